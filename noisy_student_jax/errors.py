@@ -1,0 +1,25 @@
+"""What can go wrong by somebody's doing, and how it is said."""
+
+
+class UserError(Exception):
+    """A mistake of the user's, told in one sentence: what, where, what to do.
+
+    The command line prints the message alone, without a traceback, and exits
+    with status 2.
+    """
+
+
+class TrainingDivergedError(Exception):
+    """The loss stopped being finite; the last good checkpoint is kept."""
+
+
+class Interrupted(Exception):  # noqa: N818 - not an error: asked to stop, saved, leaving
+    """SIGTERM or Ctrl-C arrived; everything finished so far is on disk."""
+
+
+def nearest(name: str, known: list[str] | tuple[str, ...]) -> str:
+    """Returns ``"; did you mean 'x'?"`` for the known name nearest to `name`, or ''."""
+    import difflib
+
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else ""

@@ -1,0 +1,44 @@
+"""Packaging of noisy-student-jax; tested pins are in constraints.txt."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+RUNTIME = [
+    "absl-py",
+    "clu",
+    "flax>=0.12",
+    "jax>=0.10",
+    "jinja2",
+    "ml_collections",
+    "numpy>=2.0",
+    "optax>=0.2.5",
+    "orbax-checkpoint>=0.11,<1.0",
+    "pillow",
+    "pyarrow",
+    "safetensors",
+    "scikit-learn",
+    "tensorboardX",
+]
+
+setup(
+    name="noisy-student-jax",
+    version="0.1.0",
+    description="Noisy Student Training in JAX and Flax",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["noisy_student_jax", "noisy_student_jax.*"]),
+    package_data={"noisy_student_jax": ["report/*.html", "report/*.css"]},
+    install_requires=RUNTIME,
+    extras_require={
+        "dev": ["pre-commit", "pytest", "pytest-xdist", "ruff"],
+        "gpu": ["jax[cuda13]>=0.10"],
+        "tpu": ["jax[tpu]>=0.10"],
+        "bench": ["torch"],
+    },
+    entry_points={"console_scripts": ["noisy-student=noisy_student_jax.cli:main"]},
+)
