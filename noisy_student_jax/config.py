@@ -1,0 +1,443 @@
+"""Configs: one base that names every field, completed and checked before use.
+
+A config file has ``get_config()`` and starts from `base_config`. `load` reads it,
+applies ``--config.key=value`` overrides, and completes it: every generation, and
+the control, get a full copy of the sections a generation owns, so that what is
+written as ``config.json`` is all that a run reads.
+"""
+
+import ast
+import copy
+import importlib.util
+import json
+import pathlib
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import ml_collections
+from ml_collections.config_flags import config_path
+
+from noisy_student_jax.errors import UserError, nearest
+
+ConfigDict = ml_collections.ConfigDict
+
+GENERATION_SECTIONS = ("model", "train", "noise", "labels", "selection")
+"""What a generation may say for itself; the rest is the run's."""
+
+OPERATIONAL = (
+    "checkpoint",
+    "log",
+    "labels.batch",
+    "evaluation.batch",
+)
+"""Fields that change how a run goes but not its result; no stage depends on them."""
+
+
+def base_config() -> ConfigDict:
+    """Returns the paper's defaults (section numbers are those of METHOD in docs)."""
+    noise = {
+        "randaugment_layers": 2,
+        "randaugment_magnitude": 27.0,
+        "randaugment_translate": 100.0,
+        "randaugment_cutout": 40.0,
+        "flip": True,
+        "crop_padding": 0,
+        "cutout_size": 0,
+        "dropout": True,
+        "stochastic_depth": True,
+    }
+    return ConfigDict(
+        {
+            "seed": 0,
+            "task": "classification",
+            "data": {
+                "name": "digits",
+                "labels_per_class": 5,
+                "validation": 200,
+                "test": 600,
+                "pool_shards": 4,
+                "options": {},
+            },
+            "model": {
+                "name": "efficientnet_b0",
+                "resolution": 0,
+                "crop_padding": 32,
+                "interpolation": "bicubic",
+                "mean": (0.485, 0.456, 0.406),
+                "std": (0.229, 0.224, 0.225),
+                "dropout_rate": -1.0,
+                "stochastic_depth": 0.2,
+                "batch_norm_momentum": 0.99,
+                "batch_norm_epsilon": 1e-3,
+                "dtype": "float32",
+                "remat": False,
+                "depthwise": "auto",
+            },
+            "train": {
+                "batch": 2048,
+                "ratio": 14.0,
+                "epochs": 350.0,
+                "steps": 0,
+                "microbatches": 1,
+                "optimizer": "rmsprop",
+                "learning_rate": 0.016,
+                "schedule": "exponential",
+                "decay_epochs": 2.4,
+                "decay_factor": 0.97,
+                "warmup_epochs": 5.0,
+                "momentum": 0.9,
+                "weight_decay": 1e-5,
+                "label_smoothing": 0.1,
+                "loss_normalization": "code",
+                "targets": "soft",
+                "temperature": 1.0,
+                "ema_decay": 0.9999,
+            },
+            "noise": {"labelled": dict(noise), "pseudo": dict(noise)},
+            "labels": {"batch": 256, "top_k": 0},
+            "selection": {
+                "method": "paper",
+                "min_score": 0.3,
+                "per_class": 130_000,
+                "seed": 0,
+            },
+            "generations": (),
+            "control": {"enabled": True},
+            "evaluation": {
+                "batch": 256,
+                "confidence": 0.95,
+                "bootstrap": 10_000,
+            },
+            "checkpoint": {"every_steps": 1000, "keep": 2},
+            "log": {"every_steps": 100, "every_seconds": 10.0},
+        }
+    )
+
+
+_OWNERS = ("generations", "control")
+
+CHOICES = {
+    "model.interpolation": ("bicubic", "bilinear", "nearest"),
+    "model.dtype": ("float32", "bfloat16"),
+    "model.depthwise": ("auto", "grouped", "shifted"),
+    "train.optimizer": ("rmsprop", "sgd", "adamw"),
+    "train.schedule": ("exponential", "cosine", "constant"),
+    "train.loss_normalization": ("code", "sum", "average"),
+    "train.targets": ("soft", "hard"),
+    "selection.method": ("paper", "all"),
+}
+
+_FRACTION = (0.0, 1.0)
+_POSITIVE = (1e-12, float("inf"))
+_AT_LEAST_ZERO = (0.0, float("inf"))
+_AT_LEAST_ONE = (1, float("inf"))
+RANGES = {
+    "seed": (0, 2**31 - 1),
+    "data.labels_per_class": _AT_LEAST_ONE,
+    "data.validation": _AT_LEAST_ONE,
+    "data.test": _AT_LEAST_ONE,
+    "data.pool_shards": _AT_LEAST_ONE,
+    "model.resolution": _AT_LEAST_ZERO,
+    "model.crop_padding": _AT_LEAST_ZERO,
+    "model.dropout_rate": (-1.0, 0.999),
+    "model.stochastic_depth": (0.0, 0.999),
+    "model.batch_norm_momentum": _FRACTION,
+    "model.batch_norm_epsilon": _POSITIVE,
+    "train.batch": _AT_LEAST_ONE,
+    "train.ratio": _AT_LEAST_ZERO,
+    "train.epochs": _AT_LEAST_ZERO,
+    "train.steps": _AT_LEAST_ZERO,
+    "train.microbatches": _AT_LEAST_ONE,
+    "train.learning_rate": _POSITIVE,
+    "train.decay_epochs": _POSITIVE,
+    "train.decay_factor": _FRACTION,
+    "train.warmup_epochs": _AT_LEAST_ZERO,
+    "train.momentum": (0.0, 0.9999),
+    "train.weight_decay": _AT_LEAST_ZERO,
+    "train.label_smoothing": (0.0, 0.999),
+    "train.temperature": _POSITIVE,
+    "train.ema_decay": (0.0, 0.9999999),
+    "noise.*.randaugment_layers": (0, 16),
+    "noise.*.randaugment_magnitude": (0.0, 30.0),
+    "noise.*.crop_padding": _AT_LEAST_ZERO,
+    "noise.*.cutout_size": _AT_LEAST_ZERO,
+    "labels.batch": _AT_LEAST_ONE,
+    "labels.top_k": _AT_LEAST_ZERO,
+    "selection.min_score": _FRACTION,
+    "selection.per_class": _AT_LEAST_ONE,
+    "selection.seed": (0, 2**31 - 1),
+    "evaluation.batch": _AT_LEAST_ONE,
+    "evaluation.confidence": (0.5, 0.9999),
+    "evaluation.bootstrap": (100, 10_000_000),
+    "checkpoint.every_steps": _AT_LEAST_ONE,
+    "checkpoint.keep": _AT_LEAST_ONE,
+    "log.every_steps": _AT_LEAST_ONE,
+    "log.every_seconds": _AT_LEAST_ZERO,
+}
+
+
+def load(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> ConfigDict:
+    """Reads a config file, applies overrides, completes and checks it.
+
+    Args:
+      path: a Python file with ``get_config()``. It is executed: read configs of
+        strangers before you run them.
+      overrides: ``--config.key=value`` arguments.
+
+    Returns:
+      A locked, complete config.
+
+    Raises:
+      UserError: no such file, no ``get_config``, an unknown key, a wrong type or
+        value; the message names the key.
+    """
+    config = complete(_execute(pathlib.Path(path)))
+    config = _override(config, overrides)
+    check(config)
+    return config
+
+
+def complete(config: ConfigDict) -> ConfigDict:
+    """Gives every generation, and the control, a full copy of its sections.
+
+    The control takes what it does not say itself from the last generation.
+
+    Raises:
+      UserError: no generations, or a key that the base does not know.
+    """
+    _check_keys(plain(config), plain(base_config()), "config")
+    config = copy.deepcopy(config)
+    if not config.generations:
+        raise UserError(
+            "config.generations is empty: name at least the teacher's, for example"
+            " ({'model': {'name': 'efficientnet_b0'}},)"
+        )
+    shared = {name: plain(config[name]) for name in GENERATION_SECTIONS}
+    generations = [
+        _merged(shared, plain(own), f"config.generations[{number}]")
+        for number, own in enumerate(config.generations)
+    ]
+    control = plain(config.control)
+    enabled = control.pop("enabled", True)
+    control = _merged(generations[-1], control, "config.control")
+    config.unlock()
+    config.generations = tuple(ConfigDict(one) for one in generations)
+    config.control = ConfigDict({"enabled": enabled, **control})
+    config.lock()
+    return config
+
+
+def check(config: ConfigDict) -> None:
+    """Checks every choice and range of a complete config.
+
+    Raises:
+      UserError: names the field, its value, and what it may be.
+    """
+    leaves = flatten(plain(config))
+    for path in sorted(leaves, key=lambda path: path.startswith(_OWNERS)):
+        value = leaves[path]
+        field = re.sub(r"^(generations\[\d+\]|control)\.", "", path)
+        if field in CHOICES and value not in CHOICES[field]:
+            raise UserError(
+                f"config.{path} is '{value}', but may only be one of"
+                f" {', '.join(CHOICES[field])}{nearest(str(value), CHOICES[field])}"
+            )
+        pattern = re.sub(r"^noise\.\w+\.", "noise.*.", field)
+        if pattern in RANGES:
+            low, high = RANGES[pattern]
+            if not low <= value <= high:
+                limits = (
+                    f"at least {low:g}"
+                    if high == float("inf")
+                    else (f"from {low:g} to {high:g}")
+                )
+                raise UserError(f"config.{path} is {value}, but must be {limits}")
+    for number, generation in enumerate(config.generations):
+        train = generation.train
+        if (train.steps > 0) == (train.epochs > 0):
+            raise UserError(
+                f"generation {number} needs either train.steps or train.epochs above"
+                f" zero, got steps={train.steps} and epochs={train.epochs:g}"
+            )
+
+
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Returns leaves by dotted path; members of tuples of sections by ``[index]``."""
+    if isinstance(tree, dict):
+        leaves = {}
+        for key, value in tree.items():
+            leaves |= flatten(value, f"{prefix}.{key}" if prefix else key)
+        return leaves
+    if isinstance(tree, (tuple, list)) and any(
+        isinstance(member, dict) for member in tree
+    ):
+        leaves = {}
+        for number, value in enumerate(tree):
+            leaves |= flatten(value, f"{prefix}[{number}]")
+        return leaves
+    return {prefix: tree}
+
+
+def identity(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Drops the operational fields of a (part of a) config.
+
+    Args:
+      section: plain dictionaries.
+      prefix: where in a generation's or the run's config the section stands.
+    """
+    kept = {}
+    for key, value in section.items():
+        path = f"{prefix}.{key}" if prefix else key
+        if path in OPERATIONAL:
+            continue
+        kept[key] = identity(value, path) if isinstance(value, dict) else value
+    return kept
+
+
+def plain(tree: Any) -> Any:
+    """Returns dictionaries, lists of them, and leaves; no ConfigDict."""
+    if isinstance(tree, (ConfigDict, dict)):
+        return {key: plain(value) for key, value in tree.items()}
+    if isinstance(tree, (tuple, list)):
+        return tuple(plain(value) for value in tree)
+    return tree
+
+
+def to_json(config: ConfigDict) -> str:
+    """The resolved copy that a run directory keeps."""
+    return json.dumps(plain(config), indent=2, sort_keys=True) + "\n"
+
+
+def _execute(path: pathlib.Path) -> ConfigDict:
+    if not path.is_file():
+        raise UserError(
+            f"no config file at '{path}': give a Python file, for example"
+            " --config=configs/digits.py"
+        )
+    if path.suffix != ".py":
+        raise UserError(f"a config is a Python file, but '{path}' does not end in .py")
+    spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        get_config = module.get_config
+    except UserError:
+        raise
+    except AttributeError as error:
+        if "get_config" not in str(error):
+            raise UserError(f"config '{path}' failed: {_one_line(error)}") from error
+        raise UserError(
+            f"config '{path}' has no get_config(): define it and return a config"
+        ) from error
+    except Exception as error:
+        raise UserError(f"config '{path}' failed: {_one_line(error)}") from error
+    try:
+        config = get_config()
+    except Exception as error:
+        raise UserError(
+            f"get_config() of '{path}' failed: {_one_line(error)}"
+        ) from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(
+            f"get_config() of '{path}' returned {type(config).__name__}, not a"
+            " ConfigDict: start from noisy_student_jax.config.base_config()"
+        )
+    return config
+
+
+def _override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
+    """Applies ``--config.key=value`` arguments to a complete config.
+
+    A key of a generation's section given without a generation is given to all of
+    them and to the control.
+    """
+    for override in overrides:
+        if "=" not in override:
+            raise UserError(f"'{override}' has no value: write {override}=VALUE")
+        name, text = override.removeprefix("--config.").split("=", 1)
+        for target in _targets(config, name):
+            _require(config, target)
+            value = _parse(text, config_path.get_value(target, config), name)
+            config_path.set_value(target, config, value)
+    return config
+
+
+def _parse(text: str, default: Any, name: str) -> Any:
+    """Reads a value of the type that the field has."""
+    wanted = type(default)
+    try:
+        if wanted is str:
+            return text
+        if wanted is bool:
+            return {"true": True, "false": False}[text.lower()]
+        value = ast.literal_eval(text)
+        if wanted is float and type(value) is int:
+            return float(value)
+        if wanted is tuple and isinstance(value, (list, tuple)):
+            return tuple(value)
+        if type(value) is wanted:
+            return value
+    except (KeyError, ValueError, SyntaxError):
+        pass
+    raise UserError(
+        f"config.{name} takes a value of type {wanted.__name__}, but got '{text}'"
+    )
+
+
+def _targets(config: ConfigDict, name: str) -> list[str]:
+    """Returns the fields that an override means."""
+    if name.split(".")[0] not in GENERATION_SECTIONS:
+        return [name]
+    owners = [f"generations[{k}]" for k in range(len(config.generations))]
+    return [name, *(f"{owner}.{name}" for owner in [*owners, "control"])]
+
+
+def _require(config: ConfigDict, name: str) -> None:
+    known = flatten(plain(config))
+    if name in known:
+        return
+    if any(path.startswith((f"{name}.", f"{name}[")) for path in known):
+        raise UserError(f"config.{name} is a section: set one of the fields in it")
+    match = re.match(r"generations\[(\d+)\]", name)
+    if match and int(match[1]) >= len(config.generations):
+        raise UserError(
+            f"config.{name}: there are only generations 0 to"
+            f" {len(config.generations) - 1}"
+        )
+    raise UserError(f"config.{name} does not exist{nearest(name, list(known))}")
+
+
+def _check_keys(given: dict, known: dict, where: str) -> None:
+    for key, value in given.items():
+        if key not in known:
+            # Sections of the control, and free options, are checked elsewhere.
+            if where == "config.control" and key in GENERATION_SECTIONS:
+                continue
+            if where == "config.data.options":
+                continue
+            raise UserError(f"{where}.{key} does not exist{nearest(key, list(known))}")
+        if isinstance(known[key], dict) and not isinstance(value, dict):
+            raise UserError(f"{where}.{key} must be a section, not {value!r}")
+        if isinstance(known[key], dict):
+            _check_keys(value, known[key], f"{where}.{key}")
+
+
+def _merged(shared: dict, own: dict, where: str) -> dict:
+    """Returns `shared` with `own` on top; refuses keys that `shared` lacks."""
+    merged = copy.deepcopy(shared)
+    for key, value in own.items():
+        if key not in merged:
+            raise UserError(f"{where}.{key} does not exist{nearest(key, list(merged))}")
+        if isinstance(merged[key], dict):
+            if not isinstance(value, dict):
+                raise UserError(f"{where}.{key} must be a section, not {value!r}")
+            merged[key] = _merged(merged[key], value, f"{where}.{key}")
+        else:
+            merged[key] = value
+    return merged
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

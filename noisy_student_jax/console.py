@@ -1,0 +1,104 @@
+"""What a person sees while a command runs."""
+
+import sys
+import time
+from typing import TextIO
+
+_last_is_progress = False
+
+
+def say(line: str = "", *, stream: TextIO | None = None) -> None:
+    """Prints one line, clearing a progress line that stands there."""
+    global _last_is_progress
+    stream = stream or sys.stderr
+    if _last_is_progress:
+        sys.stderr.write("\r\x1b[K")
+        sys.stderr.flush()
+        _last_is_progress = False
+    print(line, file=stream, flush=True)
+
+
+def warn(line: str) -> None:
+    """Prints a warning that cannot be overlooked."""
+    say(f"WARNING: {line}")
+
+
+def printable(text: str) -> str:
+    """Makes control characters of a file or class name visible and harmless."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def duration(seconds: float) -> str:
+    """Writes 3725 seconds as ``1 h 02 min``, 65 as ``1 min 05 s``, 5 as ``5 s``."""
+    seconds = round(seconds)
+    hours, minutes, rest = seconds // 3600, seconds // 60 % 60, seconds % 60
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+class Progress:
+    """Rate and time left, of the stage and of the whole run.
+
+    On a terminal one line is rewritten; in a log, plain lines at intervals. Work is
+    counted in any unit that is proportional to time (multiply–adds here), so that
+    the time left for the run can be told from the speed so far.
+    """
+
+    def __init__(self, *, total_work: float = 0.0, every_seconds: float = 10.0):
+        """Starts the clock of the run; `total_work` is all that is still to do."""
+        self.total_work = total_work
+        self.every_seconds = every_seconds
+        self._done_work = 0.0
+        self._spent = 0.0
+        self.begin("", size=1, unit="", work=0.0)
+
+    def begin(
+        self, title: str, *, size: int, unit: str, work: float, at: int = 0
+    ) -> None:
+        """Starts a stage of `size` units (some done already: `at`)."""
+        self._title, self._size, self._unit, self._work = title, size, unit, work
+        self._from = self._at = at
+        self._started = self._told = time.monotonic()
+
+    def update(self, at: int, note: str = "") -> None:
+        """Says how far the stage is, if it is time to say something."""
+        global _last_is_progress
+        self._at = at
+        now = time.monotonic()
+        terminal = sys.stderr.isatty()
+        wait = 0.2 if terminal else self.every_seconds
+        if now - self._told < wait:
+            return
+        self._told = now
+        line = f"{self._title}: {self._line(now)}{note}"
+        if terminal:
+            sys.stderr.write(f"\r\x1b[K{line}")
+            sys.stderr.flush()
+            _last_is_progress = True
+        else:
+            say(line)
+
+    def finish(self) -> float:
+        """Ends the stage; returns its seconds."""
+        seconds = time.monotonic() - self._started
+        if self._at > self._from:
+            self._done_work += self._work * (self._at - self._from) / self._size
+            self._spent += seconds
+        return seconds
+
+    def _line(self, now: float) -> str:
+        elapsed = max(now - self._started, 1e-9)
+        done = self._at - self._from
+        rate = done / elapsed
+        text = f"{self._at:,}/{self._size:,} {self._unit}"
+        if done <= 0:
+            return text
+        left = (self._size - self._at) / rate
+        text += f", {rate:,.0f}/s, {duration(left)} left"
+        if self.total_work > 0:
+            work = self._done_work + self._work * done / self._size
+            speed = work / (self._spent + elapsed)
+            run_left = max(left, (self.total_work - work) / speed)
+            text += f", run {duration(run_left)} left"
+        return text
