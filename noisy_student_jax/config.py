@@ -110,7 +110,11 @@ def base_config() -> ConfigDict:
                 "bootstrap": 10_000,
             },
             "checkpoint": {"every_steps": 1000, "keep": 2},
-            "log": {"every_steps": 100, "every_seconds": 10.0},
+            "log": {
+                "every_steps": 100,
+                "validate_every_steps": 1000,
+                "every_seconds": 10.0,
+            },
         }
     )
 
@@ -173,6 +177,7 @@ RANGES = {
     "checkpoint.every_steps": _AT_LEAST_ONE,
     "checkpoint.keep": _AT_LEAST_ONE,
     "log.every_steps": _AT_LEAST_ONE,
+    "log.validate_every_steps": _AT_LEAST_ONE,
     "log.every_seconds": _AT_LEAST_ZERO,
 }
 
@@ -194,6 +199,34 @@ def load(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> ConfigDict:
     """
     config = complete(_execute(pathlib.Path(path)))
     config = _override(config, overrides)
+    check(config)
+    return config
+
+
+def defaults(overrides: Sequence[str] = ()) -> ConfigDict:
+    """Returns the base with overrides, for commands that need no run.
+
+    Raises:
+      UserError: see `load`.
+    """
+    config = base_config()
+    config.generations = ({},)
+    config = _override(complete(config), overrides)
+    check(config)
+    return config
+
+
+def from_json(path: pathlib.Path) -> ConfigDict:
+    """Reads the resolved copy that a run directory keeps.
+
+    Raises:
+      UserError: it is damaged, or of a version with other fields.
+    """
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    generations = tuple(ConfigDict(one) for one in stored.pop("generations"))
+    config = ConfigDict(stored)
+    config.generations = generations
+    config = complete(config)
     check(config)
     return config
 

@@ -2,19 +2,25 @@
 
 import sys
 import time
-from typing import TextIO
 
 _last_is_progress = False
+_lines_to_stderr = False
 
 
-def say(line: str = "", *, stream: TextIO | None = None) -> None:
+def leave_stdout_to_machines() -> None:
+    """Sends what is meant for people to standard error from now on."""
+    global _lines_to_stderr
+    _lines_to_stderr = True
+
+
+def say(line: str = "", *, error: bool = False) -> None:
     """Prints one line, clearing a progress line that stands there."""
     global _last_is_progress
-    stream = stream or sys.stderr
     if _last_is_progress:
         sys.stderr.write("\r\x1b[K")
         sys.stderr.flush()
         _last_is_progress = False
+    stream = sys.stderr if error or _lines_to_stderr else sys.stdout
     print(line, file=stream, flush=True)
 
 
@@ -51,21 +57,29 @@ class Progress:
         self.every_seconds = every_seconds
         self._done_work = 0.0
         self._spent = 0.0
-        self.begin("", size=1, unit="", work=0.0)
+        self.begin("", work=0.0)
 
-    def begin(
-        self, title: str, *, size: int, unit: str, work: float, at: int = 0
-    ) -> None:
-        """Starts a stage of `size` units (some done already: `at`)."""
-        self._title, self._size, self._unit, self._work = title, size, unit, work
+    def begin(self, title: str, *, work: float) -> None:
+        """Starts a stage that is `work` of the run's."""
+        self._title, self._work = title, work
+        self.start(1, "")
+
+    def start(self, size: int, unit: str, *, at: int = 0) -> None:
+        """Says what the stage consists of, and how much of it is done already."""
+        self._size, self._unit = size, unit
         self._from = self._at = at
         self._started = self._told = time.monotonic()
+        self._compiling = True
 
     def update(self, at: int, note: str = "") -> None:
         """Says how far the stage is, if it is time to say something."""
         global _last_is_progress
         self._at = at
         now = time.monotonic()
+        if self._compiling:
+            # What came first waited for the compiler: it tells nothing of the rate.
+            self._compiling = False
+            self._from, self._started = at, now
         terminal = sys.stderr.isatty()
         wait = 0.2 if terminal else self.every_seconds
         if now - self._told < wait:
@@ -79,13 +93,12 @@ class Progress:
         else:
             say(line)
 
-    def finish(self) -> float:
-        """Ends the stage; returns its seconds."""
+    def finish(self) -> None:
+        """Ends the stage; what it did tells how long the rest will take."""
         seconds = time.monotonic() - self._started
         if self._at > self._from:
             self._done_work += self._work * (self._at - self._from) / self._size
             self._spent += seconds
-        return seconds
 
     def _line(self, now: float) -> str:
         elapsed = max(now - self._started, 1e-9)

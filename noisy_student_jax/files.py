@@ -6,6 +6,9 @@ import os
 import pathlib
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from noisy_student_jax.errors import UserError
 
 
@@ -67,6 +70,14 @@ def tree_hashes(root: pathlib.Path, paths: list[str]) -> dict[str, str]:
         whole = root / path
         members = sorted(whole.rglob("*")) if whole.is_dir() else [whole]
         for member in members:
-            if member.is_file():
+            # Names with a dot are of writes that were cut short.
+            if member.is_file() and not member.name.startswith("."):
                 found[member.relative_to(root).as_posix()] = sha256(member)
     return dict(sorted(found.items()))
+
+
+def write_parquet(path: pathlib.Path, table: pa.Table) -> None:
+    """Writes a table atomically."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    write_atomically(path, sink.getvalue().to_pybytes())

@@ -138,8 +138,7 @@ class Ledger:
         """
         moved = [self._path(stage), self._path(stage, ".started")]
         moved += [self.workdir / path for path in outputs]
-        moved = [path for path in moved if path.exists()]
-        if not moved:
+        if not any(path.exists() for path in moved):
             return None
         number = 1
         while (folder := self.workdir / "superseded" / str(number)) and any(
@@ -147,6 +146,8 @@ class Ledger:
         ):
             number += 1
         for path in moved:
+            if not path.exists():
+                continue  # moved already, with the folder it was in
             target = folder / path.relative_to(self.workdir)
             target.parent.mkdir(parents=True, exist_ok=True)
             path.rename(target)

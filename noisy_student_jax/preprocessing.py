@@ -9,6 +9,7 @@ import dataclasses
 import io
 import math
 import pathlib
+from collections.abc import Iterable
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -85,7 +86,7 @@ class Preprocessing:
         )
         return np.asarray(resized)
 
-    def apply_all(self, images) -> np.ndarray:
+    def apply_all(self, images: Iterable[np.ndarray]) -> np.ndarray:
         """Applies to many images; returns uint8 ``[count, side, side, 3]``."""
         done = [self.apply(image) for image in images]
         shape = (0, self.resolution, self.resolution, 3)

@@ -13,9 +13,40 @@ A *batch* is a dictionary, the same for every task:
 
 from typing import Any
 
+import flax.struct
+import jax
+import jax.numpy as jnp
+
 LABELLED = 0
 PSEUDO = 1
 STREAMS = ("labelled", "pseudo")
 
 Batch = dict[str, Any]
 PyTree = Any
+
+
+@flax.struct.dataclass
+class PerStream:
+    """A quantity summed over the examples of each stream, and what it is divided by.
+
+    Attributes:
+      total: float32 ``[streams]``.
+      normalizer: float32 ``[streams]``.
+    """
+
+    total: jax.Array
+    normalizer: jax.Array
+
+    @classmethod
+    def of(
+        cls, values: jax.Array, *, stream: jax.Array, weight: jax.Array
+    ) -> "PerStream":
+        """Sums one value an example, ``[batch]``, by stream, under weights."""
+        member = jax.nn.one_hot(stream, len(STREAMS), dtype=jnp.float32)
+        weighted = member * weight[:, None]
+        return cls(total=values @ weighted, normalizer=weighted.sum(axis=0))
+
+    def means(self) -> tuple[jax.Array, ...]:
+        """Returns each stream's mean; 0 for a stream without examples."""
+        mean = self.total / jnp.maximum(self.normalizer, 1e-12)
+        return tuple(mean[number] for number in range(len(STREAMS)))

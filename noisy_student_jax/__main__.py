@@ -1,0 +1,7 @@
+"""``python -m noisy_student_jax``."""
+
+import sys
+
+from noisy_student_jax.cli import main
+
+sys.exit(main())

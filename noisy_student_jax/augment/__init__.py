@@ -1,0 +1,1 @@
+"""Input noise on the device: RandAugment and its companions, in JAX."""

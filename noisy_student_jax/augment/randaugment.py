@@ -1,0 +1,191 @@
+"""RandAugment on the device: the table's operations, drawn and applied.
+
+Drawing and applying are two steps, so that a batch's random numbers are made in one
+go, outside the loop over its images.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from noisy_student_jax import randaugment as table
+from noisy_student_jax.augment import colour, geometry
+from noisy_student_jax.errors import UserError
+from noisy_student_jax.randaugment import FILL, IMAGENET_CONSTANTS, RandAugmentConstants
+
+
+class Draws(NamedTuple):
+    """What is random in RandAugment, one entry per layer, all `[layers]`.
+
+    Attributes:
+        op: int32, the row of the table.
+        negative: bool, whether a signed argument is negated.
+        row: int32, the centre of Cutout.
+        column: int32, the centre of Cutout.
+    """
+
+    op: jax.Array
+    negative: jax.Array
+    row: jax.Array
+    column: jax.Array
+
+
+FUNCTIONS: dict[str, Callable[..., jax.Array]] = {
+    "AutoContrast": colour.autocontrast,
+    "Equalize": colour.equalize,
+    "Invert": colour.invert,
+    "Rotate": geometry.rotate,
+    "Posterize": colour.posterize,
+    "Solarize": colour.solarize,
+    "Color": colour.color,
+    "Contrast": colour.contrast,
+    "Brightness": colour.brightness,
+    "Sharpness": colour.sharpness,
+    "ShearX": geometry.shear_x,
+    "ShearY": geometry.shear_y,
+    "TranslateX": geometry.translate_x,
+    "TranslateY": geometry.translate_y,
+    "SolarizeAdd": colour.solarize_add,
+}
+"""One function per row of the table, but for Cutout, which needs to know where."""
+
+
+def randaugment(
+    key: jax.Array,
+    image: jax.Array,
+    *,
+    layers: int,
+    magnitude: float,
+    constants: RandAugmentConstants = IMAGENET_CONSTANTS,
+) -> jax.Array:
+    """Applies `layers` operations, each drawn uniformly and with replacement.
+
+    Args:
+        key: the random key `[]` of this image.
+        image: uint8 `[height, width, channels]`, of 1 or 3 channels.
+        layers: the paper's N.
+        magnitude: the paper's M.
+        constants: what depends on the data set.
+
+    Returns:
+        uint8 `[height, width, channels]`.
+
+    Raises:
+        UserError: the image is not uint8, or the magnitude is negative.
+    """
+    height, width, _ = image.shape
+    draws = draw(key, layers=layers, height=height, width=width)
+    return apply(image, draws, magnitude=magnitude, constants=constants)
+
+
+def draw(key: jax.Array, *, layers: int, height: int, width: int) -> Draws:
+    """Draws the operations, signs and places for one image.
+
+    A layer's draws depend on its own number, not on how many layers there are.
+
+    Args:
+        key: the random key `[]` of this image.
+        layers: how many operations.
+        height: of the image.
+        width: of the image.
+
+    Returns:
+        the draws, each `[layers]`.
+    """
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(layers))
+    bits = jax.vmap(lambda k: jax.random.bits(k, (4,), jnp.uint32))(keys)
+
+    def below(count: int, words: jax.Array) -> jax.Array:
+        # Uneven by at most count/2³², exactly even for the table's sixteen rows.
+        return (words % count).astype(jnp.int32)
+
+    return Draws(
+        op=below(len(table.OPS), bits[:, 0]),
+        negative=below(2, bits[:, 1]) == 1,
+        row=below(height, bits[:, 2]),
+        column=below(width, bits[:, 3]),
+    )
+
+
+def apply(
+    image: jax.Array,
+    draws: Draws,
+    *,
+    magnitude: float,
+    constants: RandAugmentConstants = IMAGENET_CONSTANTS,
+) -> jax.Array:
+    """Applies drawn operations, first to last.
+
+    Args:
+        image: uint8 `[height, width, channels]`, of 1 or 3 channels.
+        draws: what `draw` gave, each `[layers]`.
+        magnitude: the paper's M.
+        constants: what depends on the data set.
+
+    Returns:
+        uint8 `[height, width, channels]`.
+
+    Raises:
+        UserError: the image is not uint8, or the magnitude is negative.
+    """
+    if image.dtype != jnp.uint8:
+        raise UserError(
+            f"RandAugment works on uint8 images, values 0–255, not on {image.dtype}: "
+            "augment before normalising."
+        )
+    branches = [_branch(op, magnitude, constants) for op in table.OPS]
+    (layers,) = draws.op.shape
+    for layer in range(layers):
+        drawn = jax.tree.map(lambda leaf, layer=layer: leaf[layer], draws)
+        image = lax.switch(drawn.op, branches, image, drawn)
+    return image
+
+
+def _branch(
+    op: table.Op, magnitude: float, constants: RandAugmentConstants
+) -> Callable[[jax.Array, Draws], jax.Array]:
+    """Returns the row as a function of an image and one layer's draws."""
+    argument = table.argument(op, magnitude, constants)
+    if op.name == "Cutout":
+        return lambda image, drawn: cutout(
+            image, 2 * argument, row=drawn.row, column=drawn.column
+        )
+    function = FUNCTIONS[op.name]
+    if op.signed:
+        return lambda image, drawn: function(image, argument, drawn.negative)
+    if argument is None:
+        return lambda image, drawn: function(image)
+    return lambda image, drawn: function(image, argument)
+
+
+def cutout(
+    image: jax.Array,
+    side: int | jax.Array,
+    *,
+    row: int | jax.Array,
+    column: int | jax.Array,
+) -> jax.Array:
+    """Paints a square mid-grey, clipped at the border.
+
+    Args:
+        image: uint8 `[height, width, channels]`.
+        side: of the square; 0 paints nothing.
+        row: where its centre is. An even side reaches one pixel less beyond it than
+            before it, as the authors' does.
+        column: likewise.
+
+    Returns:
+        uint8 `[height, width, channels]`.
+    """
+    height, width, _ = image.shape
+
+    def covered(size: int, centre: int | jax.Array) -> jax.Array:
+        start = centre - side // 2
+        index = jnp.arange(size)
+        return (index >= start) & (index < start + side)
+
+    square = covered(height, row)[:, None] & covered(width, column)[None, :]
+    return jnp.where(square[..., None], jnp.uint8(FILL), image)

@@ -1,0 +1,1 @@
+"""Checkpoints of a training run, and bundles: weights with how to use them."""

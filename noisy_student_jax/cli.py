@@ -1,0 +1,182 @@
+"""The command line: ``noisy-student COMMAND``."""
+
+import argparse
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from noisy_student_jax import __version__, console
+from noisy_student_jax.errors import (
+    Interrupted,
+    TrainingDivergedError,
+    UserError,
+    nearest,
+)
+from noisy_student_jax.interruption import EXIT_STATUS, Interruption
+
+COMMANDS = {
+    "run": "the whole loop: every generation, evaluation, report",
+    "train": "train one generation (--generation=K, or control)",
+    "label": "have one generation label the pool",
+    "select": "select among pseudo-labels, of a run or of any directory of them",
+    "evaluate": "evaluate one generation",
+    "report": "judge a finished run and write its report",
+    "status": "what is done, running, left",
+    "predict": "class and probability of images, from any bundle",
+    "plan": "before spending anything: parameters, FLOPs, memory, steps, disk",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit status.
+
+    0 done; 1 the command failed or found something wrong; 2 a mistake in how it was
+    called; 75 asked to stop, everything saved: the same command goes on.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _dispatch(arguments)
+    except UserError as error:
+        console.say(f"error: {error}", error=True)
+        return 2
+    except TrainingDivergedError as error:
+        console.say(f"error: {error}", error=True)
+        return 1
+    except Interrupted as error:
+        console.say(f"{error}; saved; the same command goes on from here")
+        return EXIT_STATUS
+    except KeyboardInterrupt:
+        console.say("stopped at once; the same command goes on from the last save")
+        return EXIT_STATUS
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        console.say(f"error: {error}", error=True)
+        return 1
+
+
+def _dispatch(arguments: list[str]) -> int:
+    parser = _parser()
+    if not arguments:
+        parser.print_help()
+        return 0
+    options, rest = parser.parse_known_args(arguments)
+    overrides = [one for one in rest if one.startswith("--config.")]
+    unknown = [one for one in rest if not one.startswith("--config.")]
+    if unknown:
+        flags = [f for action in _flags(parser, options.command) for f in action]
+        raise UserError(
+            f"`noisy-student {options.command}` does not know"
+            f" '{unknown[0]}'{nearest(unknown[0].split('=')[0], flags)} (see"
+            f" `noisy-student {options.command} --help`)"
+        )
+    options.overrides = overrides
+    if getattr(options, "json", False):
+        console.leave_stdout_to_machines()
+    # JAX and the rest are slow to import: not for --help or a mistyped command.
+    from noisy_student_jax import commands, devices
+
+    devices.announce()
+    with Interruption() as interruption:
+        return getattr(commands, options.command)(options, interruption)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one sentence, without the usage in front of it."""
+
+    def error(self, message: str) -> NoReturn:
+        text = message
+        if "invalid choice" in message and "argument COMMAND" in message:
+            wrong = message.split("'")[1]
+            text = f"there is no command '{wrong}'{nearest(wrong, list(COMMANDS))}"
+        raise UserError(f"{text} (see `{self.prog} --help`)")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="noisy-student",
+        description="Noisy Student Training in JAX.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, help_text in COMMANDS.items():
+        one = commands.add_parser(
+            name, help=help_text, description=help_text, allow_abbrev=False
+        )
+        _FLAGS[name](one)
+    return parser
+
+
+def _flags(parser: argparse.ArgumentParser, command: str) -> list[list[str]]:
+    choices: dict[str, Any] = {}
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            choices = action.choices
+    return [action.option_strings for action in choices[command]._actions]
+
+
+def _run_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", metavar="FILE", help="a config file")
+    parser.add_argument("--workdir", metavar="DIR", help="the run directory")
+    parser.add_argument(
+        "--again",
+        action="store_true",
+        help="do again what was done with other settings (nothing is deleted)",
+    )
+
+
+def _stage_flags(parser: argparse.ArgumentParser) -> None:
+    _run_flags(parser)
+    parser.add_argument("--generation", metavar="K", help="which generation")
+
+
+def _select_flags(parser: argparse.ArgumentParser) -> None:
+    _stage_flags(parser)
+    parser.add_argument("--labels", metavar="DIR", help="a directory of sidecars")
+    parser.add_argument("--output", metavar="DIR", help="where the selection goes")
+
+
+def _status_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--workdir", metavar="DIR", help="the run directory")
+    parser.add_argument("--json", action="store_true", help="for machines")
+
+
+def _predict_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", metavar="BUNDLE", help="a bundle's directory")
+    parser.add_argument("--json", action="store_true", help="one object a line")
+    parser.add_argument("--logits", action="store_true", help="add the logits")
+    parser.add_argument("--batch", type=int, default=32, help="images at once")
+    parser.add_argument("images", metavar="IMAGE", nargs="*", type=pathlib.Path)
+
+
+def _plan_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", metavar="FILE", help="a config file")
+    parser.add_argument("--model", metavar="NAME", help="one model instead")
+    parser.add_argument("--resolution", type=int, default=0, help="of that model")
+    parser.add_argument("--json", action="store_true", help="for machines")
+    parser.add_argument(
+        "--recipe", action="store_true", help="what the config resolves to"
+    )
+
+
+_FLAGS = {
+    "run": _run_flags,
+    "train": _stage_flags,
+    "label": _stage_flags,
+    "select": _select_flags,
+    "evaluate": _stage_flags,
+    "report": _run_flags,
+    "status": _status_flags,
+    "predict": _predict_flags,
+    "plan": _plan_flags,
+}
+
+
+def print_json(value: Any) -> None:
+    """Prints one JSON object on one line of standard output."""
+    print(json.dumps(value), flush=True)

@@ -1,0 +1,266 @@
+"""The commands: each takes its options and returns an exit status."""
+
+import argparse
+import pathlib
+from typing import Any
+
+from noisy_student_jax import config as configs
+from noisy_student_jax import console, files, judgement, planning, stages, tasks
+from noisy_student_jax.checkpoints import bundle as bundles
+from noisy_student_jax.cli import print_json
+from noisy_student_jax.errors import UserError
+from noisy_student_jax.evaluation.predictor import Predictor
+from noisy_student_jax.interruption import Interruption
+from noisy_student_jax.preprocessing import UndecodableImageError, decode
+from noisy_student_jax.pseudo_labels import selection
+from noisy_student_jax.pseudo_labels.plan import SelectionOptions
+from noisy_student_jax.run import Run
+from noisy_student_jax.self_training import noisy_student
+
+Options = argparse.Namespace
+
+
+def run(options: Options, interruption: Interruption) -> int:
+    """The whole loop."""
+    one = _open_run(options, interruption)
+    stages.perform(one, noisy_student(one), again=options.again)
+    _conclude(one)
+    return 0
+
+
+def train(options: Options, interruption: Interruption) -> int:
+    """Trains one generation, or the control."""
+    return _one_stage(options, interruption, "train")
+
+
+def label(options: Options, interruption: Interruption) -> int:
+    """Has one generation label the pool."""
+    return _one_stage(options, interruption, "label")
+
+
+def evaluate(options: Options, interruption: Interruption) -> int:
+    """Evaluates one generation, or the control."""
+    return _one_stage(options, interruption, "evaluate")
+
+
+def select(options: Options, interruption: Interruption) -> int:
+    """Selects among the labels of a run, or of any directory of sidecars."""
+    if options.labels is None and options.output is None:
+        return _one_stage(options, interruption, "select")
+    if options.labels is None or options.output is None:
+        missing = "--labels=DIR" if options.labels is None else "--output=DIR"
+        raise UserError(f"`noisy-student select` also needs {missing}")
+    if options.config:
+        config = configs.load(options.config, options.overrides)
+    else:
+        config = configs.defaults(options.overrides)
+    summary = selection.select(
+        options.labels,
+        options.output,
+        SelectionOptions(**config.selection.to_dict()),
+    )
+    for warning in summary["warnings"]:
+        console.warn(warning)
+    counts = summary["counts"]
+    console.say(
+        f"read {counts['read']:,} = selected {counts['selected']:,} + quarantined"
+        f" {counts['quarantined']:,} + not above {config.selection.min_score:g}"
+        f" {counts['below_threshold']:,} + over capacity {counts['over_capacity']:,};"
+        f" {counts['draws']:,} draws, written to '{options.output}'"
+    )
+    return 0
+
+
+def report(options: Options, interruption: Interruption) -> int:
+    """Judges a finished run and writes its report."""
+    one = _open_run(options, interruption)
+    stages.perform(one, noisy_student(one), only={"report"}, again=options.again)
+    _conclude(one)
+    return 0
+
+
+def status(options: Options, interruption: Interruption) -> int:
+    """Says what is done, running and left."""
+    if not options.workdir:
+        raise UserError("`noisy-student status` needs --workdir=DIR")
+    workdir = pathlib.Path(options.workdir)
+    if not (workdir / "config.json").is_file():
+        raise UserError(
+            f"'{workdir}' is not a run directory: it has no config.json (it is what"
+            " --workdir of `noisy-student run` was)"
+        )
+    config = configs.from_json(workdir / "config.json")
+    one = Run(config, workdir, interruption=interruption)
+    whole = noisy_student(one)
+    found = stages.standings(one, whole)
+    rows = []
+    for stage in whole:
+        manifest = one.ledger.manifest(stage.name)
+        standing = found[stage.name]
+        rows.append(
+            {
+                "stage": stage.name,
+                "state": standing.state,
+                "seconds": manifest["seconds"] if manifest else None,
+                "why": list(standing.why),
+            }
+        )
+    if options.json:
+        done = all(row["state"] == "finished" for row in rows)
+        print_json({"workdir": str(workdir), "finished": done, "stages": rows})
+        return 0
+    width = max(len(row["stage"]) for row in rows)
+    for row in rows:
+        took = console.duration(row["seconds"]) if row["seconds"] is not None else ""
+        why = "; ".join(row["why"])
+        line = f"{row['stage'].ljust(width)}  {row['state'].ljust(8)}  {took or why}"
+        console.say(line.rstrip())
+    return 0
+
+
+def predict(options: Options, interruption: Interruption) -> int:
+    """Prints class and probability of each image; 1 if any could not be decoded."""
+    if not options.model:
+        raise UserError("`noisy-student predict` needs --model=BUNDLE")
+    if not options.images:
+        raise UserError("`noisy-student predict` needs at least one image")
+    if options.batch < 1:
+        raise UserError(f"--batch is {options.batch}, but must be at least 1")
+    bundle = bundles.read(options.model)
+    task = tasks.create(bundle.task, bundle.classes)
+    predictor = Predictor.from_bundle(bundle, task, batch=options.batch)
+    variables = predictor.place(bundle.variables)
+    failed = 0
+    for start in range(0, len(options.images), options.batch):
+        interruption.check()
+        paths = options.images[start : start + options.batch]
+        images, problems = [], {}
+        for path in paths:
+            try:
+                images.append(decode(path))
+            except UndecodableImageError as error:
+                problems[path] = str(error)
+        predictions = iter(())
+        if images:
+            whole = predictor(variables, bundle.preprocessing.apply_all(images))
+            predictions = iter(_rows(task, whole))
+        for path in paths:
+            if path in problems:
+                failed += 1
+                row: dict[str, Any] = {"image": str(path), "error": problems[path]}
+            else:
+                row = {"image": str(path), **next(predictions)}
+            _print_prediction(row, options)
+    if failed:
+        console.say(
+            f"{failed} of {len(options.images)} images could not be read", error=True
+        )
+    return 1 if failed else 0
+
+
+def plan(options: Options, interruption: Interruption) -> int:
+    """Says what a model, or a whole config, would cost."""
+    if bool(options.model) == bool(options.config):
+        raise UserError(
+            "`noisy-student plan` needs either --config=FILE or --model=NAME"
+        )
+    if options.model:
+        facts = planning.model_facts(options.model, resolution=options.resolution)
+        if options.json:
+            print_json(facts)
+        else:
+            console.say(planning.model_text(facts))
+        return 0
+    config = configs.load(options.config, options.overrides)
+    one = Run(config, "runs/plan", interruption=interruption)
+    if options.recipe:
+        console.say(planning.recipe(one))
+    elif options.json:
+        print_json(planning.run_facts(one))
+    else:
+        console.say(planning.run_text(planning.run_facts(one)))
+    return 0
+
+
+def _open_run(options: Options, interruption: Interruption) -> Run:
+    for flag in ("config", "workdir"):
+        if not getattr(options, flag):
+            example = "FILE" if flag == "config" else "DIR"
+            raise UserError(
+                f"`noisy-student {options.command}` needs --{flag}={example}"
+            )
+    config = configs.load(options.config, options.overrides)
+    workdir = pathlib.Path(options.workdir)
+    if workdir.exists() and not workdir.is_dir():
+        raise UserError(f"--workdir='{workdir}' is a file, not a directory")
+    foreign = workdir.is_dir() and any(workdir.iterdir())
+    if foreign and not (workdir / "config.json").is_file():
+        raise UserError(
+            f"--workdir='{workdir}' has other files in it and no run of ours: give an"
+            " empty or a new directory"
+        )
+    return Run(config, workdir, interruption=interruption)
+
+
+def _one_stage(options: Options, interruption: Interruption, kind: str) -> int:
+    one = _open_run(options, interruption)
+    names = [s.name for s in noisy_student(one) if s.name.endswith(f"/{kind}")]
+    known = [name.removesuffix(f"/{kind}").split("_")[-1] for name in names]
+    if options.generation is None:
+        raise UserError(
+            f"`noisy-student {kind}` needs --generation=K, one of {', '.join(known)}"
+        )
+    if options.generation not in known:
+        raise UserError(
+            f"--generation={options.generation}: this config can {kind} only"
+            f" {', '.join(known) or 'nothing'}"
+        )
+    name = names[known.index(options.generation)]
+    only = {name, "data"} if kind == "train" else {name}
+    stages.perform(one, noisy_student(one), only=only, again=options.again)
+    return 0
+
+
+def _conclude(one: Run) -> None:
+    summary = files.read_json(one.workdir / judgement.SUMMARY)
+    console.say()
+    console.say(judgement.table(one, summary))
+    console.say()
+    console.say(summary["verdict"]["says"])
+    console.say(
+        f"validation prefers generation {summary['best']}: {one.workdir / 'best'}"
+    )
+    console.say(f"report: {one.workdir / 'report.html'}")
+
+
+def _rows(task: Any, predictions: dict[str, Any]) -> list[dict[str, Any]]:
+    """Turns predictions into one JSON-able dictionary an image."""
+    buckets, scores = task.bucket(predictions), task.score(predictions)
+    rows = []
+    for number, (index, score) in enumerate(zip(buckets, scores, strict=True)):
+        row = {
+            "index": int(index),
+            "class": task.classes[index],
+            "probability": float(score),
+        }
+        if "logits" in predictions:
+            row["logits"] = [float(value) for value in predictions["logits"][number]]
+        rows.append(row)
+    return rows
+
+
+def _print_prediction(row: dict[str, Any], options: Options) -> None:
+    if not options.logits:
+        row.pop("logits", None)
+    if options.json:
+        print_json(row)
+        return
+    image = console.printable(row["image"])
+    if "error" in row:
+        console.say(f"{image}: cannot be read: {console.printable(row['error'])}")
+        return
+    name = console.printable(row["class"])
+    line = f"{image}: {name} ({100 * row['probability']:.1f} %)"
+    if "logits" in row:
+        line += " " + " ".join(f"{value:.4f}" for value in row["logits"])
+    console.say(line)

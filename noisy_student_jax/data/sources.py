@@ -1,0 +1,179 @@
+"""Sources: records with a stable key each, read by index."""
+
+import dataclasses
+import hashlib
+import itertools
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from noisy_student_jax.errors import UserError
+from noisy_student_jax.preprocessing import Preprocessing
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """Records as read.
+
+    Attributes:
+      images: uint8 ``[height, width, 3]`` each; None where `status` is not ``ok``.
+      status: ``ok``, or why the record cannot be used.
+      labels: what the source knows of each record, ``[records, …]``; None for a
+        source without labels.
+    """
+
+    images: list[np.ndarray | None]
+    status: list[str]
+    labels: np.ndarray | None
+
+
+class Source(Protocol):
+    """Addressable records."""
+
+    def __len__(self) -> int:
+        """Number of records."""
+
+    def key(self, index: int) -> str:
+        """A name of the record that is unique in the data set and never changes."""
+
+    def read(self, indices: Sequence[int]) -> Examples:
+        """Reads records in the order asked for."""
+
+
+class ArraySource:
+    """Records in memory."""
+
+    def __init__(
+        self,
+        keys: Sequence[str],
+        images: np.ndarray | Sequence[np.ndarray],
+        labels: np.ndarray | None = None,
+    ):
+        """Takes one key, one uint8 ``[height, width, 3]`` and one label a record."""
+        self.keys = list(keys)
+        self.images = images
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def key(self, index: int) -> str:
+        """See `Source`."""
+        return self.keys[index]
+
+    def read(self, indices: Sequence[int]) -> Examples:
+        """See `Source`."""
+        labels = None if self.labels is None else self.labels[np.asarray(indices, int)]
+        images = [self.images[index] for index in indices]
+        return Examples(images, ["ok"] * len(images), labels)
+
+    def subset(self, indices: np.ndarray, *, labelled: bool = True) -> "ArraySource":
+        """Returns some of the records; without their labels if they may not be seen."""
+        indices = np.asarray(indices, int)
+        return ArraySource(
+            [self.keys[index] for index in indices],
+            [self.images[index] for index in indices],
+            self.labels[indices] if labelled and self.labels is not None else None,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """What a run learns from and is judged on. The four parts do not overlap.
+
+    Attributes:
+      name: as configs say it.
+      classes: class names in index order.
+      labelled: with labels.
+      pool: without.
+      validation: with labels; chooses among generations.
+      test: with labels; judges, and nothing else touches it.
+      facts: what a reader should know (how it was split, what was left out).
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    labelled: Source
+    pool: Source
+    validation: Source
+    test: Source
+    facts: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def parts(self) -> dict[str, Source]:
+        """Returns the four sources by name."""
+        return {
+            "labelled": self.labelled,
+            "pool": self.pool,
+            "validation": self.validation,
+            "test": self.test,
+        }
+
+
+def fingerprint(source: Source) -> str:
+    """Returns the SHA-256 over a source's keys and, where it has them, its labels.
+
+    Keys are made from content or stand for it, so the pixels are not read.
+    """
+    digest = hashlib.sha256()
+    for index in range(len(source)):
+        digest.update(source.key(index).encode() + b"\0")
+    labels = getattr(source, "labels", None)
+    if labels is not None:
+        digest.update(np.ascontiguousarray(labels).tobytes())
+    return digest.hexdigest()
+
+
+def key_hashes(source: Source, indices: Sequence[int] | None = None) -> np.ndarray:
+    """Returns the first 8 bytes of each key's SHA-256 as uint64, sorted.
+
+    Args:
+      source: of the keys.
+      indices: of the records meant; None for all.
+    """
+    keys = (
+        source.key(int(n)) for n in (range(len(source)) if indices is None else indices)
+    )
+    hashes = [
+        int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") for key in keys
+    ]
+    return np.sort(np.array(hashes, np.uint64))
+
+
+def read_all_good(
+    source: Source,
+    preprocessing: Preprocessing,
+    indices: Sequence[int] | None = None,
+    *,
+    part: str,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Reads and preprocesses records that all have to be usable.
+
+    Args:
+      source: of the records.
+      preprocessing: what is done to each image.
+      indices: of the records wanted; None for all.
+      part: what the records are, for the message.
+
+    Returns:
+      uint8 ``[records, side, side, 3]``, and the labels.
+
+    Raises:
+      UserError: a record cannot be used.
+    """
+    indices = range(len(source)) if indices is None else indices
+    examples = source.read(indices)
+    bad = [n for n, status in enumerate(examples.status) if status != "ok"]
+    if bad:
+        raise UserError(
+            f"{len(bad)} of {len(indices)} {part} images cannot be used, the first"
+            f" being '{source.key(int(indices[bad[0]]))}'"
+            f" ({examples.status[bad[0]]}): repair or remove them"
+        )
+    return preprocessing.apply_all(examples.images), examples.labels
+
+
+def shard_bounds(count: int, shards: int) -> list[tuple[int, int]]:
+    """Cuts `count` records into virtual shards of equal size, give or take one."""
+    edges = [count * number // shards for number in range(shards + 1)]
+    return list(itertools.pairwise(edges))

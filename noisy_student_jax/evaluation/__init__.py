@@ -1,0 +1,1 @@
+"""Predicting with a model, and judging what it predicts."""

@@ -1,0 +1,126 @@
+"""Intervals, the paired difference, and the sentence that a run ends with."""
+
+import dataclasses
+import math
+import statistics
+
+import numpy as np
+
+LEANING = 0.9
+"""A share of bootstrap samples on one side that is called probable, not sure."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """The paired difference of two models on the same images.
+
+    Attributes:
+      value: mean of ours minus theirs.
+      low: lower end of the interval.
+      high: upper end.
+      above: share of bootstrap samples in which ours is ahead (ties count half).
+      images: how many images both saw.
+      only_ours: images on which only ours is right (for metrics of 0 and 1).
+      only_theirs: images on which only theirs is right.
+    """
+
+    value: float
+    low: float
+    high: float
+    above: float
+    images: int
+    only_ours: int
+    only_theirs: int
+
+
+def wilson(successes: float, images: int, confidence: float) -> tuple[float, float]:
+    """Returns Wilson's interval of a share.
+
+    Args:
+      successes: number of images counted right (may be a sum of fractions).
+      images: number of images.
+      confidence: for example 0.95.
+    """
+    z = statistics.NormalDist().inv_cdf((1 + confidence) / 2)
+    share = successes / images
+    centre = (share + z * z / (2 * images)) / (1 + z * z / images)
+    half = (
+        z
+        / (1 + z * z / images)
+        * math.sqrt(share * (1 - share) / images + z * z / (4 * images**2))
+    )
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def paired_bootstrap(
+    ours: np.ndarray,
+    theirs: np.ndarray,
+    *,
+    confidence: float,
+    samples: int,
+    seed: int = 0,
+) -> Difference:
+    """Resamples images with replacement and looks at the mean difference.
+
+    Percentile interval. Images are drawn in pairs, so what both models find hard
+    does not widen it.
+
+    Args:
+      ours: the metric on each image, float ``[images]``.
+      theirs: the same images in the same order.
+      confidence: for example 0.95.
+      samples: number of resamples.
+      seed: of the resampling.
+    """
+    if ours.shape != theirs.shape:
+        raise ValueError(f"not the same images: {ours.shape} against {theirs.shape}")
+    gaps = ours - theirs
+    values, counts = np.unique(gaps, return_counts=True)
+    rng = np.random.Generator(np.random.Philox(seed))
+    # Resampling images is drawing how often each distinct gap occurs.
+    drawn = rng.multinomial(len(gaps), counts / len(gaps), size=samples)
+    means = drawn @ values / len(gaps)
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
+    # A sum of many fractions is seldom exactly zero when it should be.
+    level = np.abs(means) < 1e-12
+    return Difference(
+        value=float(gaps.mean()),
+        low=float(low),
+        high=float(high),
+        above=float(((means > 0) & ~level).mean() + 0.5 * level.mean()),
+        images=len(gaps),
+        only_ours=int((gaps > 0).sum()),
+        only_theirs=int((gaps < 0).sum()),
+    )
+
+
+def judge(difference: Difference) -> str:
+    """Says what a difference means, in a person's words."""
+    if difference.low > 0:
+        return "better"
+    if difference.high < 0:
+        return "worse"
+    if difference.above >= LEANING:
+        return "probably better, not surely"
+    if difference.above <= 1 - LEANING:
+        return "probably worse, not surely"
+    return "cannot tell"
+
+
+def sentence(
+    difference: Difference, *, ours: float, theirs: float, against: str
+) -> str:
+    """Writes the verdict, as the last line of a run."""
+    low, high = (f"{_minus(100 * end)}" for end in (difference.low, difference.high))
+    value = 100 * difference.value
+    sign = "+" if value >= 0 else ""
+    return (
+        f"student {100 * ours:.1f} %, {against} {100 * theirs:.1f} %, difference"
+        f" {sign}{_minus(value)} [{low}, {high}] on {difference.images} test images:"
+        f" {judge(difference)}"
+    )
+
+
+def _minus(points: float) -> str:
+    return f"{points:.1f}".replace("-", "−")

@@ -1,0 +1,288 @@
+"""One generation: train a student, evaluate it, have it label the pool, select."""
+
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+import pyarrow as pa
+
+from noisy_student_jax import console, files, streams, train_loop
+from noisy_student_jax.checkpoints import bundle as bundles
+from noisy_student_jax.checkpoints.bundle import Bundle
+from noisy_student_jax.data.resident import ResidentPipeline
+from noisy_student_jax.data.sources import (
+    Source,
+    key_hashes,
+    read_all_good,
+    shard_bounds,
+)
+from noisy_student_jax.errors import UserError
+from noisy_student_jax.evaluation.predictor import Predictor
+from noisy_student_jax.evaluation.statistics import wilson
+from noisy_student_jax.models.initialize import initialize
+from noisy_student_jax.pseudo_labels import label, selection
+from noisy_student_jax.pseudo_labels.plan import SelectionOptions
+from noisy_student_jax.run import Student
+from noisy_student_jax.tasks.base import Arrays, LossOptions
+from noisy_student_jax.training import optimizer as optimizers
+from noisy_student_jax.training import partitioning
+from noisy_student_jax.training.optimizer import OptimizerOptions
+from noisy_student_jax.training.state import TrainState
+from noisy_student_jax.training.step import StepOptions, TrainStep, make_train_step
+from noisy_student_jax.types import PyTree
+
+MODEL = "model"
+RAW_MODEL = "train/raw_model"
+EVALUATION = "evaluation.json"
+PREDICTIONS = "predictions.parquet"
+
+
+def train(student: Student) -> dict[str, Any]:
+    """Trains a student on its streams; writes its bundle (EMA), and the raw one."""
+    run, seed = student.run, student.run.config.seed
+    mesh = partitioning.make_mesh()
+    layout = student.layout
+    layout.check(devices=mesh.size, microbatches=student.config.train.microbatches)
+    learnt = streams.make(student)
+    pipeline = ResidentPipeline(
+        learnt.labelled,
+        learnt.second,
+        layout,
+        mesh,
+        seed=seed,
+        generation=student.number,
+    )
+    step, state = step_and_state(student)
+    state = train_loop.train(
+        step,
+        state,
+        pipeline,
+        _loop_options(student),
+        mesh=mesh,
+        folder=student.folder / "train",
+        batch_size=layout.total,
+        validate=_validation(student),
+        records=pipeline.records,
+        interruption=run.interruption,
+        progress=run.progress,
+    )
+    sha256 = _write_bundles(student, state, learnt.trained_on)
+    pseudo = learnt.second if student.teacher else None
+    return {
+        "steps": student.steps,
+        "images_drawn": student.steps * layout.total,
+        "labelled": len(learnt.labelled.images),
+        "pseudo_labelled": len(pseudo.images) if pseudo else 0,
+        "parameters": student.parameters,
+        "sha256": sha256,
+    }
+
+
+def step_and_state(student: Student) -> tuple[TrainStep, TrainState]:
+    """Builds a student's training step and the state that it starts from."""
+    run, config = student.run, student.config
+    options = OptimizerOptions.from_config(config.train)
+    schedule = optimizers.make_schedule(
+        options,
+        batch=config.train.batch,
+        steps=student.steps,
+        steps_per_epoch=student.steps_per_epoch,
+    )
+    optimizer = optimizers.make_optimizer(options, schedule)
+    layout = student.layout
+    step = make_train_step(
+        student.module,
+        functools.partial(run.task.loss, options=LossOptions.from_config(config.train)),
+        optimizer,
+        schedule,
+        StepOptions(
+            ratio=config.train.ratio,
+            loss_normalization=config.train.loss_normalization,
+            weight_decay=options.weight_decay if options.decay_in_loss else 0.0,
+            ema_decay=config.train.ema_decay,
+            microbatches=config.train.microbatches,
+            group=layout.total // layout.groups,
+        ),
+        mean=student.preprocessing.mean,
+        std=student.preprocessing.std,
+    )
+    numbers = {"seed": run.config.seed, "generation": student.number}
+    variables = initialize(student.module, resolution=student.resolution, **numbers)
+    return step, TrainState.create(variables, optimizer, **numbers)
+
+
+def evaluate(student: Student) -> dict[str, Any]:
+    """Evaluates a student's weights, EMA and raw, on validation and test images.
+
+    Raises:
+      UserError: a test image is among those that it or its teachers learnt from.
+    """
+    run, options = student.run, student.run.config.evaluation
+    ema = bundles.read(student.folder / MODEL)
+    raw = bundles.read(student.folder / RAW_MODEL)
+    _refuse_overlap(ema, run.dataset.test)
+    predictor = Predictor.from_bundle(ema, run.task, batch=options.batch)
+    splits = {}
+    for part in ("validation", "test"):
+        source = run.dataset.parts()[part]
+        images, labels = read_all_good(source, ema.preprocessing, part=part)
+        predictions = predictor(ema.variables, images)
+        primary = run.task.primary(predictions, labels)
+        splits[part] = {
+            "images": len(source),
+            "ema": run.task.metrics(predictions, labels),
+            "raw": run.task.metrics(predictor(raw.variables, images), labels),
+            "interval": wilson(float(primary.sum()), len(source), options.confidence),
+        }
+    # The last part was the test set.
+    _write_predictions(student, source, predictions, labels, primary)
+    files.write_json(
+        student.folder / EVALUATION,
+        {
+            "schema": 1,
+            "generation": student.generation,
+            "model": ema.architecture,
+            "sha256": ema.sha256,
+            "splits": splits,
+        },
+    )
+    metric = run.task.primary_metric
+    return {f"{part}_{metric}": split["ema"][metric] for part, split in splits.items()}
+
+
+def label_pool(teacher: Student) -> dict[str, Any]:
+    """Has a teacher's bundle label the pool, un-noised (paper §2, step 2)."""
+    run, config = teacher.run, teacher.config
+    bundle = bundles.read(teacher.folder / MODEL)
+    pool = run.dataset.pool
+    bounds = shard_bounds(len(pool), min(run.config.data.pool_shards, len(pool)))
+    return label.label_pool(
+        Predictor.from_bundle(bundle, run.task, batch=config.labels.batch),
+        bundle.variables,
+        run.task,
+        pool,
+        [label.Shard(number, *ends) for number, ends in enumerate(bounds)],
+        teacher.folder / "labels",
+        top_k=config.labels.top_k,
+        metadata={
+            "task": run.config.task,
+            "model": bundle.architecture,
+            "model_sha256": bundle.sha256,
+            "classes": str(len(run.dataset.classes)),
+        },
+        interruption=run.interruption,
+        progress=run.progress,
+    )
+
+
+def select_pseudo_labels(teacher: Student, student: Student) -> dict[str, Any]:
+    """Selects, of a teacher's labels, what its student will see."""
+    folder = teacher.folder / "selection"
+    if (folder / selection.SUMMARY).is_file():
+        # Written whole by a run that was stopped before it could say so.
+        summary = files.read_json(folder / selection.SUMMARY)
+    else:
+        summary = selection.select(
+            teacher.folder / "labels",
+            folder,
+            SelectionOptions(**student.config.selection.to_dict()),
+            targets=teacher.run.task.stored_targets,
+        )
+    for warning in summary["warnings"]:
+        console.warn(warning)
+    return summary["counts"]
+
+
+def _loop_options(student: Student) -> train_loop.LoopOptions:
+    log, checkpoint = student.run.config.log, student.run.config.checkpoint
+    return train_loop.LoopOptions(
+        steps=student.steps,
+        checkpoint_every=checkpoint.every_steps,
+        checkpoints_kept=checkpoint.keep,
+        log_every=log.every_steps,
+        validate_every=log.validate_every_steps,
+    )
+
+
+def _validation(student: Student):
+    """Returns a function that measures a state, raw and EMA, on validation images."""
+    run = student.run
+    source, preprocessing = run.dataset.validation, student.preprocessing
+    images, labels = read_all_good(source, preprocessing, part="validation")
+    predictor = Predictor(
+        run.task,
+        student.module,
+        preprocessing,
+        batch=run.config.evaluation.batch,
+    )
+
+    def validate(state: TrainState) -> dict[str, float]:
+        found = {}
+        for name, variables in (
+            ("raw", state.raw_variables),
+            ("ema", state.ema_variables),
+        ):
+            local = predictor.place(jax.device_get(variables))
+            metrics = run.task.metrics(predictor(local, images), labels)
+            found |= {f"validation/{name}/{key}": v for key, v in metrics.items()}
+        return found
+
+    return validate
+
+
+def _write_bundles(student: Student, state: TrainState, trained_on: np.ndarray) -> str:
+    """Writes the EMA and the raw weights; returns the SHA-256 of the former."""
+    run = student.run
+
+    def write(variables: PyTree, weights: str, place: str) -> str:
+        bundle = Bundle(
+            architecture=student.config.model.name,
+            arguments=student.arguments,
+            preprocessing=student.preprocessing,
+            task=run.config.task,
+            classes=run.dataset.classes,
+            variables=jax.device_get(variables),
+            origin={
+                "generation": student.generation,
+                "dataset": run.dataset.name,
+                "steps": student.steps,
+                "seed": run.config.seed,
+                "weights": weights,
+            },
+            trained_on=trained_on,
+        )
+        return bundles.write(bundle, student.folder / place).sha256
+
+    write(state.raw_variables, "raw", RAW_MODEL)
+    return write(state.ema_variables, "ema", MODEL)
+
+
+def _refuse_overlap(bundle: Bundle, test: Source) -> None:
+    shared = int(np.isin(key_hashes(test), bundle.trained_on).sum())
+    if shared:
+        raise UserError(
+            f"{shared} of {len(test)} test images are among those that this model or"
+            " its teachers learnt from, so the result would mean nothing: give a test"
+            " set of other images"
+        )
+
+
+def _write_predictions(
+    student: Student,
+    test: Source,
+    predictions: Arrays,
+    labels: np.ndarray,
+    primary: np.ndarray,
+) -> None:
+    """Keeps what was predicted for each test image, for paired comparison."""
+    task = student.run.task
+    columns = {
+        "key": pa.array([test.key(index) for index in range(len(test))]),
+        "truth": pa.array(labels.tolist()),
+        "label": pa.array(task.bucket(predictions)),
+        "score": pa.array(task.score(predictions)),
+        "primary": pa.array(primary),
+        **task.columns(predictions, top_k=student.config.labels.top_k),
+    }
+    files.write_parquet(student.folder / PREDICTIONS, pa.table(columns))

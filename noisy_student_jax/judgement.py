@@ -1,0 +1,202 @@
+"""Judging a run: against the control, on the same test images, in one sentence."""
+
+import shutil
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from noisy_student_jax import console, files, report
+from noisy_student_jax.checkpoints import bundle as bundles
+from noisy_student_jax.evaluation import statistics
+from noisy_student_jax.generation import EVALUATION, MODEL, PREDICTIONS
+from noisy_student_jax.run import CONTROL, Run, Student
+
+SUMMARY = "summary.json"
+
+
+def judge(run: Run) -> dict[str, Any]:
+    """Writes ``summary.json``, ``best/``, ``README.md`` and ``report.html``."""
+    summary = summarize(run)
+    files.write_json(run.workdir / SUMMARY, summary)
+    _keep_best(run, summary["best"])
+    files.write_atomically(run.workdir / "README.md", _readme(run, summary))
+    report.write(run, summary)
+    return {"best": summary["best"], "verdict": summary["verdict"]["says"]}
+
+
+def summarize(run: Run) -> dict[str, Any]:
+    """Collects what the stages found, chooses the best generation and judges."""
+    students = [run.student(number) for number in range(run.last + 1)]
+    generations = [_generation(student) for student in students]
+    metric = run.task.primary_metric
+    # On validation, never on test; of equals the earlier, which is the smaller.
+    best = max(
+        range(len(students)), key=lambda k: (generations[k]["validation"][metric], -k)
+    )
+    control = run.student(CONTROL) if run.config.control.enabled else None
+    return {
+        "schema": 1,
+        "task": run.config.task,
+        "dataset": run.dataset.name,
+        "classes": list(run.dataset.classes),
+        "primary_metric": metric,
+        "splits": {name: len(part) for name, part in run.dataset.parts().items()},
+        "generations": generations,
+        "control": _control(control) if control else None,
+        "baselines": [],
+        "best": best,
+        "verdict": _verdict(run, students, control),
+    }
+
+
+def table(run: Run, summary: dict[str, Any]) -> str:
+    """Draws the table that a run ends with."""
+    metric = summary["primary_metric"]
+    head = ("", "model", "parameters", "labelled", "pseudo", f"{metric} raw")
+    rows = [(*head, f"{metric} EMA", "95 % interval", "seconds")]
+    rows[0] = (*rows[0][:7], f"{run.config.evaluation.confidence:.0%} interval", "time")
+    entries = [
+        (f"generation {entry['generation']}", entry) for entry in summary["generations"]
+    ]
+    if summary["control"]:
+        entries.append(("control", summary["control"]))
+    for name, entry in entries:
+        low, high = (100 * end for end in entry["interval"])
+        rows.append(
+            (
+                name,
+                entry["model"],
+                f"{entry['parameters']:,}",
+                f"{entry['labelled']:,}",
+                f"{entry['pseudo_labelled']:,}",
+                f"{100 * entry['raw'][metric]:.1f}",
+                f"{100 * entry['metrics'][metric]:.1f}",
+                f"[{low:.1f}, {high:.1f}]",
+                console.duration(entry["seconds"]),
+            )
+        )
+    widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.ljust(width) if n < 2 else cell.rjust(width)
+            for n, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def _generation(student: Student) -> dict[str, Any]:
+    return {"generation": student.generation, **_control(student)}
+
+
+def _control(student: Student) -> dict[str, Any]:
+    """Returns what the summary says of a trained model."""
+    ledger = student.run.ledger
+    trained = ledger.manifest(f"{student.name}/train")
+    evaluation = files.read_json(student.folder / EVALUATION)
+    test, validation = (evaluation["splits"][part] for part in ("test", "validation"))
+    seconds = sum(
+        manifest["seconds"]
+        for stage in ("train", "evaluate", "label", "select")
+        if (manifest := ledger.manifest(f"{student.name}/{stage}"))
+    )
+    return {
+        "model": evaluation["model"],
+        "parameters": trained["counts"]["parameters"],
+        "resolution": student.resolution,
+        "labelled": trained["counts"]["labelled"],
+        "pseudo_labelled": trained["counts"]["pseudo_labelled"],
+        "images_drawn": trained["counts"]["images_drawn"],
+        "metrics": test["ema"],
+        "raw": test["raw"],
+        "interval": test["interval"],
+        "validation": validation["ema"],
+        "seconds": round(seconds, 1),
+    }
+
+
+def _verdict(
+    run: Run, students: list[Student], control: Student | None
+) -> dict[str, Any]:
+    """Compares the last student with the control, or else with the first teacher."""
+    options = run.config.evaluation
+    last = students[-1]
+    against, rival = ("labels-only", control) if control else ("teacher", students[0])
+    if rival is last:
+        return {
+            "against": None,
+            "difference": None,
+            "interval": None,
+            "says": "there is one generation and no control: nothing to compare with",
+        }
+    ours, theirs = _primary(last), _primary(rival)
+    difference = statistics.paired_bootstrap(
+        ours,
+        theirs,
+        confidence=options.confidence,
+        samples=options.bootstrap,
+        seed=run.config.seed,
+    )
+    return {
+        "against": "control" if control else "teacher",
+        "difference": difference.value,
+        "interval": [difference.low, difference.high],
+        "method": f"paired bootstrap over test images, {options.bootstrap:,} samples",
+        "confidence": options.confidence,
+        "images": difference.images,
+        "only_student_right": difference.only_ours,
+        "only_rival_right": difference.only_theirs,
+        "outcome": statistics.judge(difference),
+        "says": statistics.sentence(
+            difference,
+            ours=float(ours.mean()),
+            theirs=float(theirs.mean()),
+            against=against,
+        ),
+    }
+
+
+def _primary(student: Student) -> np.ndarray:
+    """Returns the primary metric of each test image, in the order of the test set."""
+    rows = pq.read_table(student.folder / PREDICTIONS, columns=["key", "primary"])
+    test = student.run.dataset.test
+    keys = [test.key(index) for index in range(len(test))]
+    if rows["key"].to_pylist() != keys:
+        raise AssertionError(f"{student.name} was evaluated on other test images")
+    return rows["primary"].to_numpy()
+
+
+def _keep_best(run: Run, best: int) -> None:
+    """Copies the bundle to use into ``best/``."""
+    source, target = run.student(best).folder / MODEL, run.workdir / "best"
+    target.mkdir(exist_ok=True)
+    for path in sorted(source.iterdir()):
+        partial = target / f".{path.name}.partial"
+        shutil.copyfile(path, partial)
+        partial.replace(target / path.name)
+    bundles.read(target)
+
+
+def _readme(run: Run, summary: dict[str, Any]) -> str:
+    verdict = summary["verdict"]["says"]
+    return f"""# A run of Noisy Student Training
+
+{verdict}
+
+```
+{table(run, summary)}
+```
+
+Data: {summary["dataset"]}, {summary["splits"]["labelled"]:,} labelled images,
+{summary["splits"]["pool"]:,} unlabelled; judged on {summary["splits"]["test"]:,} test
+images that nothing else touched; the generation to use was chosen on
+{summary["splits"]["validation"]:,} validation images: generation {summary["best"]}.
+
+- `report.html`: the result, to look at
+- `best/`: the model to use: `noisy-student predict --model=best IMAGE…`
+- `config.json`: what was run; `ledger/`: from what, and with which versions
+
+The same command that made this directory resumes it, or says that it is finished.
+"""

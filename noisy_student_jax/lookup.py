@@ -1,0 +1,36 @@
+"""Finding a model, a data set or a task by name, in the package or outside it."""
+
+import importlib
+from collections.abc import Callable, Mapping
+
+from noisy_student_jax.errors import UserError, nearest
+
+
+def find(name: str, table: Mapping[str, str], kind: str) -> Callable:
+    """Imports what a name stands for.
+
+    Args:
+      name: a key of `table`, or ``package.module:function`` from anywhere.
+      table: ``package.module:function`` by name; imported only when asked for.
+      kind: what is looked for, as the error says it.
+
+    Raises:
+      UserError: no such name, module or function.
+    """
+    place = table.get(name, name)
+    module_name, colon, attribute = place.partition(":")
+    if not colon:
+        raise UserError(
+            f"no {kind} is called '{name}'{nearest(name, list(table))} (known:"
+            f" {', '.join(table)}; or give package.module:function)"
+        )
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"{kind} '{name}': cannot import '{error.name}'; is it installed, or on"
+            " PYTHONPATH?"
+        ) from error
+    if not hasattr(module, attribute):
+        raise UserError(f"{kind} '{name}': module {module_name} has no '{attribute}'")
+    return getattr(module, attribute)

@@ -1,0 +1,131 @@
+"""The models, by name.
+
+A model is a function that takes `outputs` and keyword arguments and returns a Linen
+module, which is called as ``module.apply(variables, images, train=False, noise=None)``
+on normalised images ``[batch, height, width, channels]`` and returns ``{"logits":
+float32 [batch, outputs], "features": {stride: [batch, h, w, c]}}``. To add one, write
+the function in a file of this package and name it in the table below; or name it in a
+configuration as ``package.module:function``, without touching this package.
+
+Nothing but this table is imported before a model is asked for.
+"""
+
+import importlib
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from noisy_student_jax.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    import flax.linen as nn
+
+_EFFICIENTNET = "noisy_student_jax.models.efficientnet:"
+_MODELS = {
+    name: _EFFICIENTNET + name
+    for name in (
+        "efficientnet_b0",
+        "efficientnet_b1",
+        "efficientnet_b2",
+        "efficientnet_b3",
+        "efficientnet_b4",
+        "efficientnet_b5",
+        "efficientnet_b6",
+        "efficientnet_b7",
+        "efficientnet_l2",
+        "efficientnet_b0_svhn",
+        "efficientnet_tiny_s",
+        "efficientnet_tiny_m",
+        "efficientnet_tiny_l",
+        "efficientnet_test",
+    )
+}
+
+
+def names() -> tuple[str, ...]:
+    """Returns the names of the package's own models."""
+    return tuple(_MODELS)
+
+
+def create(name: str, *, outputs: int, **arguments: Any) -> "nn.Module":
+    """Returns the module of a name.
+
+    Args:
+      name: one of `names()`, or ``package.module:function``.
+      outputs: number of logits; 0 for feature maps only.
+      **arguments: of the model; None stands for its own default. The package's
+        models take `dropout_rate`, `stochastic_depth`, `batch_norm_momentum`,
+        `batch_norm_epsilon`, `dtype`, `remat` and `depthwise`.
+
+    Raises:
+      UserError: If the name or an argument is unknown, or out of its range.
+    """
+    function = _function(name)
+    given = {key: value for key, value in arguments.items() if value is not None}
+    given["outputs"] = outputs
+    known = accepted_arguments(name, among=tuple(given))
+    for key in given:
+        if key not in known:
+            raise UserError(
+                f"Model '{name}' takes no argument '{key}'{nearest(key, known)}"
+            )
+    return function(**given)
+
+
+def accepted_arguments(name: str, *, among: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Returns the arguments that a model names, or `among` if it takes any.
+
+    Raises:
+      UserError: If the name is unknown.
+    """
+    parameters = inspect.signature(_function(name)).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return among
+    return tuple(
+        p.name
+        for p in parameters
+        if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)
+    )
+
+
+def resolution(name: str) -> int:
+    """Returns the height and width that a model is used at by default.
+
+    Raises:
+      UserError: If the name is unknown, or the model from outside has no
+        ``default_resolution``.
+    """
+    size = getattr(_function(name), "default_resolution", None)
+    if size is None:
+        raise UserError(
+            f"Model '{name}' has no attribute 'default_resolution', so the "
+            "configuration must say its resolution."
+        )
+    return size
+
+
+def _function(name: str) -> "Callable[..., nn.Module]":
+    target = _MODELS.get(name, name)
+    if ":" not in target:
+        raise UserError(f"There is no model '{name}'{nearest(name, names())}")
+    module_name, _, function_name = target.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        # A missing import inside the module is another mistake, told as it is.
+        if not (module_name + ".").startswith((error.name or "") + "."):
+            raise
+        raise UserError(
+            f"Model '{name}' cannot be imported: there is no module '{error.name}'."
+        ) from error
+    except ValueError as error:
+        raise UserError(
+            f"Model '{name}' is not of the form 'package.module:function'."
+        ) from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        raise UserError(
+            f"Model '{name}' cannot be imported: module '{module_name}' has no "
+            f"function '{function_name}'."
+        )
+    return function

@@ -1,0 +1,119 @@
+"""What a model costs, read from its abstract forward pass: nothing is computed.
+
+Any Linen module with the call of this package's models can be measured, also one from
+outside.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, Jaxpr
+
+from noisy_student_jax.models.depthwise import IMPLEMENTATIONS
+from noisy_student_jax.models.initialize import abstract_variables
+
+
+def parameter_count(module: nn.Module, *, resolution: int, channels: int = 3) -> int:
+    """Returns the number of trainable parameters (no batch statistics)."""
+    variables = abstract_variables(module, resolution=resolution, channels=channels)
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
+
+
+def forward_flops(module: nn.Module, *, resolution: int, channels: int = 3) -> int:
+    """Returns the floating point operations of one image's forward pass.
+
+    Counted are the multiplications and additions of convolutions and matrix
+    products, two for each pair; the rest (batch norm, activations, pooling) is not.
+    Of branches the costliest counts; a loop of unknown length counts once.
+    """
+    module = _with_grouped_convolutions(module)
+    variables = abstract_variables(module, resolution=resolution, channels=channels)
+    jaxpr = jax.make_jaxpr(lambda v, x: module.apply(v, x, train=False))(
+        variables, _images(1, resolution, channels)
+    )
+    return 2 * _multiplications(jaxpr.jaxpr)
+
+
+def activation_bytes(module: nn.Module, *, resolution: int, channels: int = 3) -> int:
+    """Estimates the activation memory that training needs for one more image.
+
+    Counted is what differentiation keeps from the forward pass for the backward
+    pass, in the module's own dtype and with its `remat`, before the compiler fuses
+    anything. What does not grow with the batch (parameters, optimizer, workspace) is
+    left out. The compiler keeps less, where it fuses batch norms and activations (a
+    quarter less, measured on a small member on CPU); and with `remat` the block that
+    is being computed again needs room that is not counted.
+    """
+    module = _with_grouped_convolutions(module)
+    variables = abstract_variables(module, resolution=resolution, channels=channels)
+    one, two = (
+        _residual_bytes(module, variables, _images(batch, resolution, channels))
+        for batch in (1, 2)
+    )
+    return two - one
+
+
+def _with_grouped_convolutions(module: nn.Module) -> nn.Module:
+    # Sums of shifted slices are no convolutions, and would not be counted.
+    if getattr(module, "depthwise", None) in IMPLEMENTATIONS:
+        return module.clone(depthwise="grouped")
+    return module
+
+
+def _images(batch: int, resolution: int, channels: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((batch, resolution, resolution, channels), jnp.float32)
+
+
+def _residual_bytes(
+    module: nn.Module, variables: Any, images: jax.ShapeDtypeStruct
+) -> int:
+    def pullback(variables: dict[str, Any], images: jax.Array) -> Any:
+        rest = {key: value for key, value in variables.items() if key != "params"}
+        streams = {name: jax.random.key(0) for name in ("dropout", "stochastic_depth")}
+
+        def forward(parameters: Any) -> Any:
+            return module.apply(
+                {"params": parameters, **rest},
+                images,
+                train=True,
+                rngs=streams,
+                mutable=list(rest),
+            )
+
+        return jax.vjp(forward, variables["params"])[1]
+
+    # The pullback is a pytree: its leaves are what it keeps.
+    kept = jax.eval_shape(pullback, variables, images)
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept))
+
+
+def _multiplications(jaxpr: Jaxpr) -> int:
+    return sum(_of_equation(equation) for equation in jaxpr.eqns)
+
+
+def _of_equation(equation: Any) -> int:
+    parameters = equation.params
+    if equation.primitive.name == "conv_general_dilated":
+        kernel = equation.invars[1].aval.shape
+        outputs = kernel[parameters["dimension_numbers"].rhs_spec[0]]
+        return equation.outvars[0].aval.size * math.prod(kernel) // outputs
+    if equation.primitive.name == "dot_general":
+        (contracted, _), _ = parameters["dimension_numbers"]
+        left = equation.invars[0].aval.shape
+        return equation.outvars[0].aval.size * math.prod(left[i] for i in contracted)
+    if equation.primitive.name == "cond":
+        return max(_multiplications(b.jaxpr) for b in parameters["branches"])
+    times = parameters["length"] if equation.primitive.name == "scan" else 1
+    return times * sum(_multiplications(inner) for inner in _inner(parameters))
+
+
+def _inner(parameters: dict[str, Any]) -> Iterator[Jaxpr]:
+    for value in parameters.values():
+        if isinstance(value, ClosedJaxpr):
+            yield value.jaxpr
+        elif isinstance(value, Jaxpr):
+            yield value

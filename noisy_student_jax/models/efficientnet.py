@@ -1,0 +1,284 @@
+"""EfficientNet, with the model's noise of Noisy Student: dropout, stochastic depth.
+
+Tan and Le, "EfficientNet" (2019), as in `efficientnet_model.py` of the authors' code.
+A module takes images that are already normalised and returns its logits and, for a
+detector to stand on, the last feature map of each stride.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from noisy_student_jax.errors import UserError
+from noisy_student_jax.models import architectures, initialize, layers
+from noisy_student_jax.models.architectures import Architecture, Stage
+from noisy_student_jax.models.depthwise import IMPLEMENTATIONS
+
+DTYPES = ("float32", "bfloat16")
+Noise = dict[str, jax.Array]
+
+
+class Block(nn.Module):
+    """MBConv, or its fused form: expand, filter, gate, project, add."""
+
+    stage: Stage
+    stride: int
+    drop_rate: float
+    momentum: float
+    epsilon: float
+    dtype: Any
+    depthwise: str
+
+    @nn.compact
+    def __call__(
+        self, images: jax.Array, train: bool, noise: jax.Array | None
+    ) -> jax.Array:
+        """Maps ``[batch, h, w, inputs]`` to ``[batch, ⌈h/s⌉, ⌈w/s⌉, outputs]``.
+
+        Args:
+          images: the feature map.
+          train: batch statistics and stochastic depth instead of moving statistics.
+          noise: float32 ``[batch]``, 0 where the block must not be dropped; None
+            noises every example.
+        """
+        stage, inputs = self.stage, images.shape[-1]
+        conv = functools.partial(layers.conv, dtype=self.dtype)
+        norm = functools.partial(
+            layers.batch_norm,
+            use_running_average=not train,
+            momentum=self.momentum,
+            epsilon=self.epsilon,
+            dtype=self.dtype,
+        )
+        hidden = images
+        if stage.fused:
+            expand = conv(
+                inputs * stage.expand,
+                kernel=stage.kernel,
+                stride=self.stride,
+                name="expand_conv",
+            )
+            hidden = nn.swish(norm(name="expand_bn")(expand(hidden)))
+        else:
+            if stage.expand != 1:
+                expand = conv(inputs * stage.expand, name="expand_conv")
+                hidden = nn.swish(norm(name="expand_bn")(expand(hidden)))
+            depthwise = layers.DepthwiseConv(
+                stage.kernel,
+                self.stride,
+                self.depthwise,
+                self.dtype,
+                name="depthwise_conv",
+            )
+            hidden = nn.swish(norm(name="depthwise_bn")(depthwise(hidden)))
+        if stage.se_ratio:
+            # The squeeze is sized by the block's input, not by the expanded map.
+            squeezed = max(1, int(inputs * stage.se_ratio))
+            gate = hidden.mean((1, 2), keepdims=True, dtype=jnp.float32)
+            gate = nn.swish(conv(squeezed, bias=True, name="se_reduce")(gate))
+            gate = conv(hidden.shape[-1], bias=True, name="se_expand")(gate)
+            hidden = hidden * nn.sigmoid(gate)
+        hidden = conv(stage.outputs, name="project_conv")(hidden)
+        hidden = norm(name="project_bn")(hidden)
+        if self.stride == 1 and inputs == stage.outputs:
+            if train and self.drop_rate:
+                hidden = layers.drop_per_example(
+                    hidden,
+                    self.make_rng("stochastic_depth"),
+                    rate=self.drop_rate,
+                    noise=noise,
+                    mask_shape=(hidden.shape[0], 1, 1, 1),
+                )
+            hidden = hidden + images
+        return hidden
+
+
+class EfficientNet(nn.Module):
+    """A member of the family.
+
+    Attributes:
+      architecture: stem, stages and head.
+      outputs: number of logits; 0 leaves out head and classifier.
+      dropout_rate: before the classifier.
+      stochastic_depth: the drop rate that the blocks' rates grow towards.
+      batch_norm_momentum: of the moving statistics.
+      batch_norm_epsilon: added to the variance.
+      dtype: "float32" or "bfloat16", of the computation; parameters, batch
+        statistics and logits are float32.
+      remat: whether to compute each block again in the backward pass rather than
+        keep what it computed.
+      depthwise: how depthwise convolutions are computed, as in `depthwise_conv`.
+    """
+
+    architecture: Architecture
+    outputs: int
+    dropout_rate: float = 0.2
+    stochastic_depth: float = 0.2
+    batch_norm_momentum: float = 0.99
+    batch_norm_epsilon: float = 1e-3
+    dtype: str = "float32"
+    remat: bool = False
+    depthwise: str = "auto"
+
+    @nn.compact
+    def __call__(
+        self, images: jax.Array, train: bool = False, noise: Noise | None = None
+    ) -> dict[str, Any]:
+        """Returns logits and feature maps.
+
+        In training it needs the mutable collection "batch_stats" and the random
+        streams "dropout" and "stochastic_depth".
+
+        Args:
+          images: normalised, floating point ``[batch, height, width, channels]``.
+          train: batch statistics, dropout and stochastic depth on.
+          noise: ``{"dropout", "stochastic_depth"}``, each float32 ``[batch]``, 1
+            where that noise applies to the example; None applies both to all.
+
+        Returns:
+          ``{"logits": float32 [batch, outputs], "features": {stride: [batch, h, w,
+          c]}}``: the last map of each stride, before the head. Without "logits" if
+          `outputs` is 0.
+        """
+        architecture, dtype = self.architecture, jnp.dtype(self.dtype)
+        noise = noise or {}
+        norm = functools.partial(
+            layers.batch_norm,
+            use_running_average=not train,
+            momentum=self.batch_norm_momentum,
+            epsilon=self.batch_norm_epsilon,
+            dtype=dtype,
+        )
+        hidden = layers.conv(
+            architecture.stem,
+            kernel=3,
+            stride=architecture.stem_stride,
+            dtype=dtype,
+            name="stem_conv",
+        )(images.astype(dtype))
+        hidden = nn.swish(norm(name="stem_bn")(hidden))
+
+        stride = architecture.stem_stride
+        features = {stride: hidden}
+        block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
+        plan = [
+            (stage, stage.stride if repeat == 0 else 1)
+            for stage in architecture.stages
+            for repeat in range(stage.repeats)
+        ]
+        for index, (stage, block_stride) in enumerate(plan):
+            hidden = block(
+                stage=stage,
+                stride=block_stride,
+                # The authors' rate: the first block is never dropped, and the last
+                # falls one step short of the full rate.
+                drop_rate=self.stochastic_depth * index / len(plan),
+                momentum=self.batch_norm_momentum,
+                epsilon=self.batch_norm_epsilon,
+                dtype=dtype,
+                depthwise=self.depthwise,
+                name=f"blocks_{index}",
+            )(hidden, train, noise.get("stochastic_depth"))
+            stride *= block_stride
+            features[stride] = hidden
+        if not self.outputs:
+            return {"features": features}
+
+        hidden = layers.conv(architecture.head, dtype=dtype, name="head_conv")(hidden)
+        hidden = nn.swish(norm(name="head_bn")(hidden))
+        hidden = hidden.mean((1, 2), dtype=jnp.float32)
+        if train and self.dropout_rate:
+            hidden = layers.drop_per_example(
+                hidden,
+                self.make_rng("dropout"),
+                rate=self.dropout_rate,
+                noise=noise.get("dropout"),
+                mask_shape=hidden.shape,
+            )
+        logits = nn.Dense(
+            self.outputs,
+            kernel_init=initialize.DENSE,
+            bias_init=initialize.ZEROS,
+            name="classifier",
+        )(hidden)
+        return {"logits": logits, "features": features}
+
+
+def efficientnet(
+    architecture: Architecture,
+    *,
+    outputs: int,
+    dropout_rate: float | None = None,
+    stochastic_depth: float = 0.2,
+    batch_norm_momentum: float = 0.99,
+    batch_norm_epsilon: float = 1e-3,
+    dtype: str = "float32",
+    remat: bool = False,
+    depthwise: str = "auto",
+) -> EfficientNet:
+    """Builds a member of the family; the arguments are `EfficientNet`'s.
+
+    Raises:
+      UserError: If an argument is out of its range.
+    """
+    if dropout_rate is None:
+        dropout_rate = architecture.dropout_rate
+    _check(outputs >= 0, "outputs", outputs, "0 or more")
+    for name, rate in (
+        ("dropout_rate", dropout_rate),
+        ("stochastic_depth", stochastic_depth),
+        ("batch_norm_momentum", batch_norm_momentum),
+    ):
+        _check(0 <= rate < 1, name, rate, "at least 0 and below 1")
+    _check(batch_norm_epsilon > 0, "batch_norm_epsilon", batch_norm_epsilon, "positive")
+    _check(dtype in DTYPES, "dtype", dtype, " or ".join(DTYPES))
+    _check(
+        depthwise in IMPLEMENTATIONS,
+        "depthwise",
+        depthwise,
+        ", ".join(IMPLEMENTATIONS[:-1]) + " or " + IMPLEMENTATIONS[-1],
+    )
+    return EfficientNet(
+        architecture,
+        outputs,
+        dropout_rate,
+        stochastic_depth,
+        batch_norm_momentum,
+        batch_norm_epsilon,
+        dtype,
+        remat,
+        depthwise,
+    )
+
+
+def _check(good: bool, name: str, value: Any, expected: str) -> None:
+    if not good:
+        raise UserError(f"The model's {name} must be {expected}, not {value!r}.")
+
+
+def _member(name: str) -> Callable[..., EfficientNet]:
+    architecture = architectures.MEMBERS[name]
+
+    build = functools.partial(efficientnet, architecture)
+    build.default_resolution = architecture.resolution
+    return build
+
+
+efficientnet_b0 = _member("b0")
+efficientnet_b1 = _member("b1")
+efficientnet_b2 = _member("b2")
+efficientnet_b3 = _member("b3")
+efficientnet_b4 = _member("b4")
+efficientnet_b5 = _member("b5")
+efficientnet_b6 = _member("b6")
+efficientnet_b7 = _member("b7")
+efficientnet_l2 = _member("l2")
+efficientnet_b0_svhn = _member("b0_svhn")
+efficientnet_tiny_s = _member("tiny_s")
+efficientnet_tiny_m = _member("tiny_m")
+efficientnet_tiny_l = _member("tiny_l")
+efficientnet_test = _member("test")

@@ -1,0 +1,189 @@
+"""Before spending anything: what a model or a run would cost; what a config says."""
+
+from typing import Any
+
+import jax
+
+from noisy_student_jax import models
+from noisy_student_jax.models import cost
+from noisy_student_jax.models.initialize import abstract_variables
+from noisy_student_jax.run import CONTROL, Run, Student
+from noisy_student_jax.self_training import noisy_student
+from noisy_student_jax.training.optimizer import decayed
+
+FLOAT32 = 4
+STATE_COPIES = {"rmsprop": 4, "sgd": 3, "adamw": 4}
+"""Weights, their average, and the optimizer's copies of them."""
+
+
+def model_facts(name: str, *, resolution: int = 0, outputs: int = 1000) -> dict:
+    """Returns parameters and FLOPs of a model of the table.
+
+    Args:
+      name: of the model.
+      resolution: 0 for the model's own.
+      outputs: classes.
+
+    Returns:
+      ``model``, ``resolution``, ``outputs``, ``parameters``, ``flops`` (2 ×
+      multiply–adds, forward, one image) and ``activation_bytes`` (kept for the
+      backward pass, one image).
+
+    Raises:
+      UserError: no model of this name.
+    """
+    module = models.create(name, outputs=outputs)
+    side = resolution or models.resolution(name)
+    return {
+        "model": name,
+        "resolution": side,
+        "outputs": outputs,
+        "parameters": cost.parameter_count(module, resolution=side),
+        "flops": cost.forward_flops(module, resolution=side),
+        "activation_bytes": cost.activation_bytes(module, resolution=side),
+    }
+
+
+def model_text(facts: dict[str, Any]) -> str:
+    """Writes `model_facts` for a person."""
+    return (
+        f"{facts['model']} at {facts['resolution']} px, {facts['outputs']} classes:"
+        f" {facts['parameters']:,} parameters, {facts['flops'] / 1e9:,.3f} GFLOPs"
+        f" forward an image, {_bytes(facts['activation_bytes'])} of activations an"
+        " image in training"
+    )
+
+
+def run_facts(run: Run) -> dict[str, Any]:
+    """Returns what each generation, and the control, would cost."""
+    generations = [
+        {"generation": k, **_student_facts(run.student(k))} for k in range(run.last + 1)
+    ]
+    enabled = run.config.control.enabled
+    control = _student_facts(run.student(CONTROL)) if enabled else None
+    return {
+        "dataset": run.dataset.name,
+        "splits": {name: len(part) for name, part in run.dataset.parts().items()},
+        "devices": jax.device_count(),
+        "stages": [stage.name for stage in noisy_student(run)],
+        "generations": generations,
+        "control": control,
+    }
+
+
+def run_text(facts: dict[str, Any]) -> str:
+    """Writes `run_facts` for a person."""
+    splits = ", ".join(f"{count:,} {name}" for name, count in facts["splits"].items())
+    lines = [f"{facts['dataset']}: {splits}"]
+    entries = [(f"generation {g['generation']}", g) for g in facts["generations"]]
+    if facts["control"]:
+        entries.append(("control", facts["control"]))
+    for name, entry in entries:
+        lines.append(
+            f"{name}: {entry['model']} at {entry['resolution']} px,"
+            f" {entry['parameters']:,} parameters, {entry['steps']:,} steps of"
+            f" {entry['batch']['labelled']} + {entry['batch']['pseudo']} images"
+            f" ({entry['images_drawn']:,} draws, {entry['train_flops']:.2e} FLOPs),"
+            f" about {_bytes(entry['memory_per_device'])} per device, at most"
+            f" {_bytes(entry['disk'])} on disk"
+        )
+    return "\n".join(lines)
+
+
+def recipe(run: Run) -> str:
+    """Writes what a config resolves to, so that a change of recipe is a diff."""
+    lines = [f"data: {run.dataset.name}"]
+    lines += [f"  {name}: {len(part)}" for name, part in run.dataset.parts().items()]
+    names: list[int | str] = list(range(run.last + 1))
+    if run.config.control.enabled:
+        names.append(CONTROL)
+    for name in names:
+        lines += ["", *_student_recipe(run.student(name))]
+    return "\n".join(lines)
+
+
+def _student_facts(student: Student) -> dict[str, Any]:
+    layout, dtype = student.layout, student.config.model.dtype
+    variables = abstract_variables(student.module, resolution=student.resolution)
+    floats = sum(leaf.size for leaf in jax.tree.leaves(variables))
+    # One copy of the gradients, beside what the state holds.
+    copies = STATE_COPIES[student.config.train.optimizer] + 1
+    per_image = cost.activation_bytes(student.module, resolution=student.resolution)
+    if student.config.model.remat:
+        per_image //= 4
+    images = layout.total // student.config.train.microbatches
+    share = -(-images // jax.device_count())
+    draws = student.steps * layout.total
+    kept = student.run.config.checkpoint.keep
+    return {
+        "model": student.config.model.name,
+        "resolution": student.resolution,
+        "parameters": student.parameters,
+        "flops": student.flops,
+        "dtype": dtype,
+        "steps": student.steps,
+        "batch": {"labelled": layout.labelled, "pseudo": layout.pseudo},
+        "images_drawn": draws,
+        # The backward pass costs about twice the forward one.
+        "train_flops": 3 * student.flops * draws,
+        "memory_per_device": floats * FLOAT32 * copies + share * per_image,
+        "disk": floats * FLOAT32 * (copies - 1) * (kept + 1) + 2 * floats * FLOAT32,
+    }
+
+
+def _student_recipe(student: Student) -> list[str]:
+    config, layout = student.config, student.layout
+    train, model = config.train, config.model
+    shapes = abstract_variables(student.module, resolution=student.resolution)
+    decays = decayed(shapes["params"])
+    flat = jax.tree_util.tree_leaves_with_path(decays)
+    off = [path for path, on in flat if not on]
+    peak = train.learning_rate * train.batch / 256
+    warmup = train.warmup_epochs * student.steps_per_epoch
+    lines = [
+        f"{student.name}: {model.name} at {student.resolution} px",
+        f"  parameters: {student.parameters}",
+        f"  arguments: {_fields(student.arguments)}",
+        f"  steps: {student.steps}, of {layout.labelled} labelled + {layout.pseudo}"
+        " others",
+        f"  optimizer: {train.optimizer}, momentum {train.momentum:g}",
+        f"  learning rate: peak {peak:g}, {train.schedule}, warm-up {warmup:g} steps",
+    ]
+    if train.schedule == "exponential":
+        stair = train.decay_epochs * student.steps_per_epoch
+        lines.append(f"  stairs: × {train.decay_factor:g} every {stair:g} steps")
+    lines += [
+        f"  loss: {train.loss_normalization}, ratio {train.ratio:g}, {train.targets}"
+        f" pseudo-labels, temperature {train.temperature:g}, label smoothing"
+        f" {train.label_smoothing:g}",
+        f"  weight decay: {train.weight_decay:g} on {len(flat) - len(off)} of"
+        f" {len(flat)} arrays; not on"
+        f" {', '.join(sorted({_kind(path) for path in off})) or 'none'}",
+        f"  EMA decay: {train.ema_decay:g}",
+    ]
+    for stream in ("labelled", "pseudo"):
+        lines.append(f"  noise on {stream}: {_fields(config.noise[stream].to_dict())}")
+    if student.teacher:
+        fields = _fields(config.selection.to_dict())
+        lines.append(f"  selection: {fields}")
+    return lines
+
+
+def _kind(path: tuple) -> str:
+    """Names a parameter without the number of its block."""
+    return ".".join(str(part.key) for part in path[-2:])
+
+
+def _fields(fields: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}"
+        for key, value in sorted(fields.items())
+    )
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:,.3g} TB"

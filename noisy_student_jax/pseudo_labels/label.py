@@ -1,0 +1,171 @@
+"""Labelling: the un-noised teacher predicts the pool, shard by shard.
+
+One sidecar a shard, written whole; a shard whose sidecar exists is done. Paper §2,
+step 2: no noise, EMA weights, the teacher's own resolution.
+"""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+import pyarrow as pa
+from jax.experimental import multihost_utils
+
+from noisy_student_jax.console import Progress
+from noisy_student_jax.errors import TrainingDivergedError
+from noisy_student_jax.evaluation.predictor import Predictor
+from noisy_student_jax.interruption import Interruption
+from noisy_student_jax.pseudo_labels import sidecar
+from noisy_student_jax.tasks import Task
+from noisy_student_jax.types import PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """A run of consecutive records of the pool."""
+
+    number: int
+    start: int
+    stop: int
+
+    @property
+    def file_name(self) -> str:
+        """Of its sidecar; names sort as shards do."""
+        return f"shard_{self.number:06d}.parquet"
+
+
+def label_pool(
+    predictor: Predictor,
+    variables: PyTree,
+    task: Task,
+    pool: Any,
+    shards: list[Shard],
+    folder: pathlib.Path,
+    *,
+    top_k: int,
+    metadata: dict[str, str],
+    interruption: Interruption,
+    progress: Progress,
+) -> dict[str, int]:
+    """Writes the sidecars that are not there yet, then ``quarantine.parquet``.
+
+    Hosts take every n-th shard, and wait for each other once, at the end.
+
+    Args:
+      predictor: of the teacher's architecture and preprocessing.
+      variables: the teacher's EMA weights and statistics.
+      task: says what a sidecar holds.
+      pool: a source.
+      shards: of the pool.
+      folder: for the sidecars.
+      top_k: see `Task.columns`.
+      metadata: model, its SHA-256, task, classes.
+      interruption: asked at every batch.
+      progress: told at every batch.
+
+    Returns:
+      ``{"read", "labelled", "quarantined"}``, where read is the sum of the others.
+
+    Raises:
+      Interrupted: a signal arrived; finished shards are kept.
+      TrainingDivergedError: the teacher predicts what is not a number.
+    """
+    placed = predictor.place(variables)
+    progress.start(shards[-1].stop, "images")
+    mine = shards[jax.process_index() :: jax.process_count()]
+    for shard in mine:
+        interruption.check()
+        path = folder / shard.file_name
+        if not path.exists():
+            rows = _label_shard(
+                predictor, placed, task, pool, shard, top_k, interruption, progress
+            )
+            sidecar.write_shard(path, **rows, metadata=metadata)
+        progress.update(shard.stop)
+    if jax.process_count() > 1:
+        # Every host's sidecars have to be there before they are counted.
+        multihost_utils.sync_global_devices("labelled")
+    return sidecar.write_quarantine(folder)
+
+
+def _label_shard(
+    predictor: Predictor,
+    variables: PyTree,
+    task: Task,
+    pool: Any,
+    shard: Shard,
+    top_k: int,
+    interruption: Interruption,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Predicts one shard, batch by batch, so that memory does not grow with it."""
+    keys: list[str] = []
+    status: list[str] = []
+    labels, scores, columns = [], [], []
+    for start in range(shard.start, shard.stop, predictor.batch):
+        interruption.check()
+        indices = range(start, min(start + predictor.batch, shard.stop))
+        examples = pool.read(indices)
+        good = np.array([reason == sidecar.OK for reason in examples.status])
+        images = predictor.preprocessing.apply_all(
+            image for image in examples.images if image is not None
+        )
+        keys += [pool.key(index) for index in indices]
+        status += examples.status
+        own = predictor(variables, images) if good.any() else None
+        if own and not (finite := np.isfinite(task.score(own))).all():
+            row = np.flatnonzero(good)[np.argmin(finite)]
+            raise TrainingDivergedError(
+                f"what the model predicts for '{pool.key(indices[row])}' is not finite:"
+                " its weights are of no use; train it again"
+            )
+        labels.append(_scattered(good, own and task.bucket(own), np.int32))
+        scores.append(_scattered(good, own and task.score(own), np.float32))
+        columns.append(
+            {
+                name: column.take(_places(good))
+                for name, column in task.columns(own, top_k=top_k).items()
+            }
+            if own
+            else None
+        )
+        progress.update(indices.stop)
+    return {
+        "keys": keys,
+        "status": status,
+        "label": np.concatenate(labels),
+        "score": np.concatenate(scores),
+        "columns": _stacked(columns, [len(part) for part in labels]),
+    }
+
+
+def _scattered(good: np.ndarray, values: np.ndarray | None, dtype: type) -> np.ndarray:
+    """Puts the values of good rows in their places; the others hold zero."""
+    whole = np.zeros(len(good), dtype)
+    if values is not None:
+        whole[good] = values
+    return whole
+
+
+def _places(good: np.ndarray) -> pa.Array:
+    """Returns, for each row, where among the good rows it is; null for the others."""
+    return pa.array(np.cumsum(good) - 1, mask=~good)
+
+
+def _stacked(
+    parts: list[dict[str, pa.Array] | None], lengths: list[int]
+) -> dict[str, pa.Array]:
+    first = next((part for part in parts if part is not None), None)
+    if first is None:
+        return {}
+    return {
+        name: pa.concat_arrays(
+            [
+                pa.nulls(length, column.type) if part is None else part[name]
+                for part, length in zip(parts, lengths, strict=True)
+            ]
+        )
+        for name, column in first.items()
+    }

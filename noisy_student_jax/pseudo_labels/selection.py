@@ -1,0 +1,390 @@
+"""Selection: which pseudo-labelled records a student sees, and how often.
+
+The paper (Xie et al., CVPR 2020, on the unlabelled data set) keeps what the teacher
+scores above 0.3, takes per class at most the K most confident, and repeats records of
+classes with fewer until they have K. Here the K are exactly the K highest, where the
+authors' code (``filter_unlabel.py``) sub-samples above the edge of a 1 % bin, and every
+class with any record has exactly K draws, where theirs has K in expectation.
+
+Only key, status, label and score are looked at. The plan depends on these and the
+seed, never on how the pool is cut into shards or in which order they come; the
+numbering of the records in it follows the pool.
+"""
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from noisy_student_jax.errors import UserError
+from noisy_student_jax.files import write_json
+from noisy_student_jax.pseudo_labels import sidecar, writing
+from noisy_student_jax.pseudo_labels.plan import (
+    BINS,
+    EDGES,
+    MOST_CLASSES,
+    Plan,
+    SelectionOptions,
+    Survey,
+    fixed_point,
+    histogram,
+    mean,
+)
+
+PLAN = "plan.parquet"
+PICKS = "picks.npy"
+TARGETS = "targets"
+SUMMARY = "selection.json"
+
+Targets = Callable[[pa.RecordBatch], dict[str, np.ndarray]]
+
+_PICKS_AT_ONCE = 1 << 20
+_PLAN_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("label", pa.int32()),
+        ("score", pa.float32()),
+        ("copies", pa.int32()),
+    ]
+)
+
+
+def select(
+    labels_directory: str | Path,
+    output_directory: str | Path,
+    options: SelectionOptions,
+    *,
+    targets: Targets | None = None,
+) -> dict[str, Any]:
+    """Selects records, and writes the plan and what the trainer reads.
+
+    Into `output_directory`, all at once:
+
+    - ``plan.parquet``: ``key``, ``label``, ``score``, ``copies``; one row per selected
+      record, in pool order (shards by name, rows in order);
+    - ``picks.npy``: int64 `[draws, 2]`, (record number in the pool, row of the plan),
+      one line per copy, in pool order;
+    - ``targets/NAME.npy``: `[selected, …]`, one row per row of the plan;
+    - ``selection.json``: what is returned.
+
+    Args:
+      labels_directory: sidecars of one model.
+      output_directory: must not exist, or be empty.
+      options: what to select.
+      targets: a task's function from selected rows, with all their columns, to arrays
+        `[rows, …]` of one width and dtype throughout.
+
+    Returns:
+      ``schema``, ``method``, ``options``, ``counts``, ``per_class``, ``thresholds``,
+      ``score_histogram``, ``confidence``, ``labels`` and ``warnings``; in ``counts``,
+      read = selected + quarantined + below_threshold + over_capacity.
+
+    Raises:
+      UserError: the labels cannot be read or contradict themselves, nothing is left
+        to select, or the output is not free or cannot be written.
+      ValueError: `targets` does not keep its word.
+    """
+    output = Path(output_directory)
+    writing.check_free(output)
+    paths = sidecar.shards(labels_directory)
+    metadata = sidecar.common_metadata(paths)
+    survey = _survey(paths, _classes(paths[0], metadata), options)
+    if not survey.eligible.any():
+        raise UserError(_nothing(Path(labels_directory), survey, options))
+    with writing.atomic_directory(output) as temporary:
+        plan = Plan(survey, options)
+        _settle(paths, plan)
+        tally = _write(paths, plan, temporary, metadata, targets)
+        summary = _summary(survey, plan, tally, metadata, len(paths))
+        write_json(temporary / SUMMARY, summary)
+    return summary
+
+
+def load_picks(
+    selection_directory: str | Path,
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Opens what the trainer reads, without loading it.
+
+    Args:
+      selection_directory: what `select` wrote.
+
+    Returns:
+      The picks, int64 `[draws, 2]`, and the targets by name, `[selected, …]`; all
+      memory-mapped and read-only.
+
+    Raises:
+      UserError: there is no finished selection, or it is damaged.
+    """
+    directory = Path(selection_directory)
+    if not (directory / SUMMARY).is_file():
+        raise UserError(
+            f"there is no finished selection at {directory} (no {SUMMARY}); run the "
+            "select stage first or correct the path"
+        )
+    picks = _load(directory / PICKS)
+    paths = sorted((directory / TARGETS).glob("*.npy"))
+    return picks, {path.stem: _load(path) for path in paths}
+
+
+class _Tally:
+    """What was written, counted as it was."""
+
+    def __init__(self, classes: int):
+        self.selected = np.zeros(classes, np.int64)
+        self.draws = np.zeros(classes, np.int64)
+        self.thresholds = np.full(classes, np.inf, np.float32)
+        self.scores = np.zeros(BINS, np.int64)
+        self.confidence = 0  # of each record once
+        self.confidence_draws = 0
+
+    def add(self, label: np.ndarray, score: np.ndarray, copies: np.ndarray) -> None:
+        classes = len(self.selected)
+        self.selected += np.bincount(label, minlength=classes)
+        np.add.at(self.draws, label, copies)
+        np.minimum.at(self.thresholds, label, score)
+        self.scores += histogram(score)
+        self.confidence += fixed_point(score, 1)
+        self.confidence_draws += fixed_point(score, copies)
+
+
+def _survey(
+    paths: Sequence[Path], classes: int | None, options: SelectionOptions
+) -> Survey:
+    survey = Survey(classes, options)
+    for path in paths:
+        for batch in sidecar.batches(path, list(sidecar.COLUMNS)):
+            survey.add(path, batch)
+    return survey
+
+
+def _settle(paths: Sequence[Path], plan: Plan) -> None:
+    """Runs passes over all shards until every cut is known."""
+    while not plan.settled:
+        counts = plan.counters()
+        for path in paths:
+            plan.histogram(path, counts)
+        plan.advance(counts)
+
+
+class _TargetFiles:
+    """The targets of the selected records, one file per name."""
+
+    def __init__(
+        self,
+        stack: contextlib.ExitStack,
+        directory: Path,
+        function: Targets,
+        selected: int,
+    ):
+        self._stack = stack  # closes the files
+        self._directory = directory
+        self._function = function
+        self._selected = selected
+        self._files: dict[str, writing.ArrayFile] = {}
+        directory.mkdir()
+
+    def append(self, batch: pa.RecordBatch) -> None:
+        arrays = {k: np.asarray(v) for k, v in self._function(batch).items()}
+        if not self._files:
+            for name, array in arrays.items():
+                if not (
+                    name.isidentifier() and array.ndim and array.dtype.kind in "biuf"
+                ):
+                    raise ValueError(
+                        f"target {name!r} is no array of fixed width with a plain name"
+                    )
+                shape = (self._selected, *array.shape[1:])
+                file = writing.ArrayFile(
+                    self._directory / f"{name}.npy", shape, array.dtype
+                )
+                self._files[name] = self._stack.enter_context(file)
+        if arrays.keys() != self._files.keys():
+            raise ValueError(
+                f"targets are {sorted(arrays)} after {sorted(self._files)}"
+            )
+        for name, array in arrays.items():
+            if len(array) != batch.num_rows:
+                raise ValueError(
+                    f"target {name!r} has {len(array)} rows for {batch.num_rows}"
+                )
+            self._files[name].append(array)
+
+
+def _write(
+    paths: Sequence[Path],
+    plan: Plan,
+    directory: Path,
+    metadata: dict[str, str],
+    targets: Targets | None,
+) -> _Tally:
+    """Writes plan, picks and targets in one pass over the pool."""
+    tally = _Tally(len(plan.draws))
+    shape = (int(plan.draws.sum()), 2)
+    schema = _PLAN_SCHEMA.with_metadata(_plan_metadata(plan.options, metadata))
+    record = row = 0
+    with contextlib.ExitStack() as stack:
+        table = stack.enter_context(writing.TableFile(directory / PLAN, schema))
+        picks = stack.enter_context(
+            writing.ArrayFile(directory / PICKS, shape, np.dtype(np.int64))
+        )
+        own = None
+        if targets is not None:
+            selected = int(plan.capacity.sum())
+            own = _TargetFiles(stack, directory / TARGETS, targets, selected)
+        columns = None if own else _PLAN_SCHEMA.names[:3]
+        for path in paths:
+            for batch in sidecar.batches(path, columns):
+                rows, label, copies = plan.take(batch)
+                if len(rows):
+                    chosen = batch.take(pa.array(rows))
+                    ours = [chosen[name] for name in _PLAN_SCHEMA.names[:3]]
+                    table.append([*ours, pa.array(copies, pa.int32())])
+                    _write_picks(picks, record + rows, row, copies)
+                    tally.add(label, chosen["score"].to_numpy(), copies)
+                    if own is not None:
+                        own.append(chosen)
+                record += batch.num_rows
+                row += len(rows)
+    writing.sync(directory / PLAN)
+    return tally
+
+
+def _write_picks(
+    picks: writing.ArrayFile, records: np.ndarray, first_row: int, copies: np.ndarray
+) -> None:
+    ends = np.cumsum(copies)
+    # In pieces: a handful of records may be repeated a hundred thousand times each.
+    for start in range(0, int(ends[-1]), _PICKS_AT_ONCE):
+        draws = np.arange(start, min(start + _PICKS_AT_ONCE, int(ends[-1])))
+        at = np.searchsorted(ends, draws, side="right")
+        picks.append(np.stack([records[at], first_row + at], axis=1))
+
+
+def _summary(
+    survey: Survey,
+    plan: Plan,
+    tally: _Tally,
+    metadata: dict[str, str],
+    shards: int,
+) -> dict[str, Any]:
+    options = plan.options
+    read, quarantined = survey.read, survey.quarantined
+    above = int(survey.eligible.sum())
+    selected = int(tally.selected.sum())
+    draws = int(tally.draws.sum())
+    below = int(survey.ok.sum()) - above
+    over = int((survey.eligible - plan.capacity).sum())
+    if read != selected + quarantined + below + over:
+        raise AssertionError(
+            f"{read} read ≠ {selected} selected + {quarantined} quarantined + "
+            f"{below} below the threshold + {over} over capacity"
+        )
+    if (tally.selected != plan.capacity).any() or (tally.draws != plan.draws).any():
+        raise AssertionError("what was written is not what was planned")
+    return {
+        "schema": 1,
+        "method": options.method,
+        "options": dataclasses.asdict(options),
+        "labels": {
+            "shards": shards,
+            "task": metadata.get("task"),
+            "model": metadata.get("model"),
+            "model_sha256": metadata.get("model_sha256"),
+        },
+        "counts": {
+            "read": read,
+            "quarantined": quarantined,
+            "below_threshold": below,
+            "over_capacity": over,
+            "selected": selected,
+            "draws": draws,
+        },
+        "per_class": {
+            "before": survey.ok.tolist(),
+            "selected": tally.selected.tolist(),
+            "draws": tally.draws.tolist(),
+        },
+        "thresholds": [
+            score if math.isfinite(score) else None
+            for score in tally.thresholds.tolist()
+        ],
+        "score_histogram": {
+            "edges": EDGES.tolist(),
+            "before": survey.scores.tolist(),
+            "selected": tally.scores.tolist(),
+        },
+        "confidence": {  # means, of scores clipped to 0…1
+            "before": mean(survey.confidence, int(survey.ok.sum())),
+            "selected": mean(tally.confidence, selected),
+            "draws": mean(tally.confidence_draws, draws),
+        },
+        "warnings": _warnings(survey, tally, options),
+    }
+
+
+def _warnings(survey: Survey, tally: _Tally, options: SelectionOptions) -> list[str]:
+    empty = np.flatnonzero(tally.selected == 0).tolist()
+    if not empty:
+        return []
+    names = ", ".join(map(str, empty[:10]))
+    if len(empty) > 10:
+        names += f" and {len(empty) - 10} more"
+    never = int((survey.ok[empty] == 0).sum())
+    return [
+        f"{len(empty)} of {len(tally.selected)} classes get no pseudo-labels: {names} "
+        f"(no record of theirs scores above {options.min_score:g}; {never} of them "
+        "the teacher never predicts); lower min_score, add unlabelled images of these "
+        "classes, or check the teacher"
+    ]
+
+
+def _nothing(directory: Path, survey: Survey, options: SelectionOptions) -> str:
+    if not survey.read:
+        return f"{directory} holds no records; label a pool that is not empty"
+    if survey.quarantined == survey.read:
+        return (
+            f"all {survey.read} records of {directory} are quarantined; see their "
+            "status, mend the pool and label it again"
+        )
+    return (
+        f"none of {survey.read - survey.quarantined} labelled records in {directory} "
+        f"scores above min_score {options.min_score:g}, the best has "
+        f"{survey.best:.4g}; lower min_score or train a better teacher"
+    )
+
+
+def _plan_metadata(
+    options: SelectionOptions, metadata: dict[str, str]
+) -> dict[str, str]:
+    values = dataclasses.asdict(options)
+    values["model_sha256"] = metadata.get("model_sha256", "")
+    return {
+        sidecar.PREFIX + name: "" if value is None else str(value)
+        for name, value in values.items()
+    }
+
+
+def _classes(path: Path, metadata: dict[str, str]) -> int | None:
+    text = metadata.get("classes")
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit()) or not 1 <= int(text) <= MOST_CLASSES:
+        raise UserError(
+            f"{path} says in its metadata that there are {text!r} classes, which is "
+            "not a number of classes; label again"
+        )
+    return int(text)
+
+
+def _load(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(
+            f"{path} cannot be read ({error}); move the selection away and select again"
+        ) from error

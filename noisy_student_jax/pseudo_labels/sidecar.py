@@ -1,0 +1,401 @@
+"""Pseudo-label sidecars: one Parquet file per pool shard, one row per record.
+
+Every task writes four columns and then its own nullable ones:
+
+- ``key`` string: the record's stable name;
+- ``status`` string: `OK`, or the reason why the record is quarantined;
+- ``label`` int32, null unless ok: the bucket that selection balances;
+- ``score`` float32, null unless ok: what selection thresholds.
+
+The file's key-value metadata holds ``noisy_student.task``, ``.schema``, ``.model``,
+``.model_sha256`` and ``.classes``.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from noisy_student_jax.errors import UserError
+from noisy_student_jax.pseudo_labels import writing
+
+OK = "ok"
+SCHEMA = "1"
+QUARANTINE = "quarantine.parquet"
+PREFIX = "noisy_student."
+BATCH_ROWS = 1 << 16
+COLUMNS = {
+    "key": pa.string(),
+    "status": pa.string(),
+    "label": pa.int32(),
+    "score": pa.float32(),
+}
+_REQUIRED_METADATA = ("task", "model", "model_sha256")
+_QUARANTINE_SCHEMA = pa.schema([("key", pa.string()), ("reason", pa.string())])
+
+
+def write_shard(
+    path: str | Path,
+    *,
+    keys: Sequence[str] | pa.Array,
+    status: Sequence[str] | pa.Array,
+    label: Sequence[int | None] | np.ndarray | pa.Array,
+    score: Sequence[float | None] | np.ndarray | pa.Array,
+    columns: Mapping[str, pa.Array] | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Writes the sidecar of one pool shard: whole, or not at all.
+
+    Args:
+      path: where, ending in ``.parquet``; its directory is made if need be.
+      keys: `[records]` strings, in the order of the shard.
+      status: `[records]` strings, `OK` or a reason.
+      label: `[records]` integers; what rows that are not ok hold is written as null.
+      score: `[records]` numbers; likewise.
+      columns: the task's own columns, each `[records]`, in this order.
+      metadata: ``task``, ``model``, ``model_sha256`` and, where known, ``classes``
+        (the prefix ``noisy_student.`` may be left out).
+
+    Raises:
+      ValueError: lengths differ, an ok row lacks a label or a finite score, a name
+        or the metadata is not as above.
+      UserError: the file could not be written.
+    """
+    path = Path(path)
+    if path.suffix != ".parquet" or path.name == QUARANTINE:
+        raise ValueError(f"{path.name!r} is no name for a shard of labels")
+    own = dict(columns or {})
+    if taken := sorted(set(own) & set(COLUMNS)):
+        raise ValueError(f"columns {taken} belong to every task, not to one")
+    arrays = {
+        "key": _array(keys, COLUMNS["key"]),
+        "status": _array(status, COLUMNS["status"]),
+        "label": _array(label, COLUMNS["label"]),
+        "score": _array(score, COLUMNS["score"]),
+        **own,
+    }
+    lengths = {name: len(array) for name, array in arrays.items()}
+    if len(set(lengths.values())) != 1:
+        raise ValueError(f"columns differ in length: {lengths}")
+    for name in ("key", "status"):
+        if arrays[name].null_count:
+            raise ValueError(f"column '{name}' may not hold null")
+
+    ok = pc.equal(arrays["status"], OK)
+    for name in ("label", "score"):
+        arrays[name] = pc.if_else(ok, arrays[name], pa.scalar(None, COLUMNS[name]))
+    table = pa.table(arrays, metadata=_encoded(metadata or {}))
+    for batch in table.to_batches():
+        if fault := first_fault(batch):
+            raise ValueError(f"{path.name}: {fault}")
+
+    with writing.atomic_file(path) as file:
+        pq.write_table(
+            table,
+            file,
+            row_group_size=writing.ROW_GROUP,
+            compression="zstd",
+            use_dictionary=["status"],  # keys are unique: a dictionary only grows them
+        )
+
+
+def first_fault(batch: pa.RecordBatch) -> str | None:
+    """Says what is wrong with the first faulty row of a batch, if any is.
+
+    Args:
+      batch: a record batch with at least the four columns of every task.
+
+    Returns:
+      Half a sentence naming the row by its key, or None.
+    """
+    ok = pc.equal(batch["status"], OK)
+    rejected = pc.invert(ok)
+    label, score = batch["label"], batch["score"]
+    checks = (
+        (pc.is_null(batch["key"]), "a record has no key"),
+        (pc.is_null(ok), "record {key!r} has no status"),
+        (pc.and_(ok, pc.is_null(label)), "record {key!r} is ok but has no label"),
+        (pc.and_(ok, pc.less(label, 0)), "record {key!r} has a label below zero"),
+        (
+            pc.and_(ok, pc.invert(pc.fill_null(pc.is_finite(score), False))),
+            "record {key!r} is ok but its score is {score}, not a finite number",
+        ),
+        (
+            pc.and_(rejected, pc.or_(pc.is_valid(label), pc.is_valid(score))),
+            "record {key!r} is not ok but has a label or a score",
+        ),
+    )
+    for mask, says in checks:
+        if pc.any(mask).as_py():
+            row = pc.index(mask, True).as_py()
+            key, value = batch["key"][row].as_py(), score[row].as_py()
+            return says.format(key=key, score="null" if value is None else value)
+    return None
+
+
+def shards(directory: str | Path) -> list[Path]:
+    """Lists the sidecars in a directory, sorted by name, once each is fit to read.
+
+    Args:
+      directory: a ``labels/`` directory.
+
+    Returns:
+      Paths of every ``*.parquet`` but the quarantine view.
+
+    Raises:
+      UserError: there is no such directory, it holds no sidecars, or one of them is
+        not Parquet, lacks a column or has it in another type.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise UserError(
+            f"there is no directory of pseudo-labels at {directory}; run the label "
+            "stage first or correct the path"
+        )
+    paths = sorted(p for p in directory.glob("*.parquet") if p.name != QUARANTINE)
+    if not paths:
+        raise UserError(
+            f"{directory} holds no pseudo-labels (no .parquet files); run the label "
+            "stage first or correct the path"
+        )
+    for path in paths:
+        with _open(path) as file:
+            _check_columns(path, file.schema_arrow)
+    return paths
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """Reads what a sidecar says of itself.
+
+    Args:
+      path: a sidecar.
+
+    Returns:
+      Names without their prefix: ``task``, ``schema``, ``model``, ``model_sha256``,
+      ``classes``; those that the file has.
+
+    Raises:
+      UserError: the file cannot be read, or has a schema newer than this program.
+    """
+    with _open(Path(path)) as file:
+        raw = file.metadata.metadata or {}
+    found = {
+        name.decode().removeprefix(PREFIX): value.decode()
+        for name, value in raw.items()
+        if name.startswith(PREFIX.encode())
+    }
+    if found.get("schema", SCHEMA) != SCHEMA:
+        raise UserError(
+            f"{path} has pseudo-label schema {found['schema']}, this program reads "
+            f"{SCHEMA}; label again or use the program that wrote it"
+        )
+    return found
+
+
+def common_metadata(paths: Sequence[Path]) -> dict[str, str]:
+    """Reads the metadata that all sidecars of one labelling share.
+
+    Args:
+      paths: sidecars, at least one.
+
+    Returns:
+      As `read_metadata`, of the first file.
+
+    Raises:
+      UserError: two files differ in task, model or number of classes: they are not
+        one teacher's labels.
+    """
+    first = read_metadata(paths[0])
+    for path in paths[1:]:
+        other = read_metadata(path)
+        for name in ("task", "model_sha256", "classes"):
+            if other.get(name) != first.get(name):
+                raise UserError(
+                    f"{path} has {name} {other.get(name)!r} but {paths[0].name} has "
+                    f"{first.get(name)!r}; keep the labels of one model per directory"
+                )
+    return first
+
+
+def batches(
+    path: str | Path,
+    columns: Sequence[str] | None = None,
+    *,
+    batch_rows: int = BATCH_ROWS,
+) -> Iterator[pa.RecordBatch]:
+    """Streams a sidecar as Arrow record batches.
+
+    Args:
+      path: a sidecar.
+      columns: which columns, in this order; all if None.
+      batch_rows: the most rows of one batch.
+
+    Yields:
+      Batches in row order.
+
+    Raises:
+      UserError: the file is damaged, or lacks one of `columns`.
+    """
+    path = Path(path)
+    with _open(path) as file:
+        known = file.schema_arrow.names
+        for name in columns or ():
+            if name not in known:
+                raise UserError(
+                    f"{path} has no column '{name}' (it has {', '.join(known)}); "
+                    "label the pool again with the task in use"
+                )
+        stream = file.iter_batches(
+            batch_size=batch_rows,
+            columns=list(columns) if columns is not None else None,
+        )
+        while True:
+            try:
+                batch = next(stream, None)
+            except (pa.ArrowException, OSError) as error:
+                raise _unreadable(path, error) from error
+            if batch is None:
+                return
+            yield batch.select(columns) if columns is not None else batch
+
+
+def iterate(
+    path: str | Path, columns: Sequence[str], *, batch_rows: int = BATCH_ROWS
+) -> Iterator[dict[str, np.ndarray]]:
+    """Streams columns of a sidecar as NumPy arrays.
+
+    Args:
+      path: a sidecar.
+      columns: which columns.
+      batch_rows: the most rows of one batch.
+
+    Yields:
+      Arrays `[rows]` by name. A null reads as −1 in integers, NaN in floats and None
+      in the object arrays that hold strings and lists.
+
+    Raises:
+      UserError: as `batches`.
+    """
+    for batch in batches(path, columns, batch_rows=batch_rows):
+        yield {name: to_numpy(batch[name]) for name in columns}
+
+
+def to_numpy(array: pa.Array) -> np.ndarray:
+    """Converts one column: null is −1 in integers, NaN in floats, None in objects.
+
+    Args:
+      array: an Arrow array `[rows]`.
+
+    Returns:
+      A NumPy array `[rows]` of the same width, or of objects.
+    """
+    if array.null_count:
+        if pa.types.is_signed_integer(array.type):
+            array = pc.fill_null(array, -1)
+        elif pa.types.is_floating(array.type):
+            array = pc.fill_null(array, pa.scalar(np.nan, array.type))
+    return array.to_numpy(zero_copy_only=False)
+
+
+def write_quarantine(directory: str | Path) -> dict[str, int]:
+    """Writes ``quarantine.parquet``, the merged view of the rows that are not ok.
+
+    Args:
+      directory: a ``labels/`` directory.
+
+    Returns:
+      ``{"read", "labelled", "quarantined"}``; read = labelled + quarantined.
+
+    Raises:
+      UserError: as `shards`, or a row has no key or no status, or the file cannot be
+        written.
+    """
+    directory = Path(directory)
+    read = labelled = quarantined = 0
+    paths = shards(directory)
+    with (
+        writing.atomic_file(directory / QUARANTINE) as file,
+        writing.TableFile(file, _QUARANTINE_SCHEMA) as view,
+    ):
+        for path in paths:
+            for batch in batches(path, list(COLUMNS)):
+                if fault := first_fault(batch):
+                    raise faulty(path, fault)
+                ok = pc.equal(batch["status"], OK)
+                bad = batch.filter(pc.invert(ok))
+                view.append([bad["key"], bad["status"]])
+                read += batch.num_rows
+                labelled += pc.sum(ok, min_count=0).as_py()
+                quarantined += bad.num_rows
+        if read != labelled + quarantined:
+            raise AssertionError(f"{read} read ≠ {labelled} + {quarantined}")
+    return {"read": read, "labelled": labelled, "quarantined": quarantined}
+
+
+def faulty(path: Path, fault: str) -> UserError:
+    """Makes the error for a sidecar whose rows contradict each other.
+
+    Args:
+      path: the sidecar.
+      fault: what `first_fault` said.
+
+    Returns:
+      The error, to be raised.
+    """
+    return UserError(f"{path}: {fault}; label this shard again")
+
+
+@contextlib.contextmanager
+def _open(path: Path) -> Iterator[pq.ParquetFile]:
+    try:
+        # Without pre-buffering only the pages in use are in memory.
+        file = pq.ParquetFile(path, pre_buffer=False)
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(path, error) from error
+    with file:
+        yield file
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else "damaged"
+    return UserError(
+        f"{path} cannot be read as Parquet ({reason}); move it away and label this "
+        "shard again"
+    )
+
+
+def _check_columns(path: Path, schema: pa.Schema) -> None:
+    for name, kind in COLUMNS.items():
+        found = schema.names.count(name)
+        if found != 1:
+            raise UserError(
+                f"{path} has {'no' if not found else f'{found}'} column '{name}'; "
+                f"a pseudo-label file has {', '.join(COLUMNS)}: label this shard "
+                "again or move the file away"
+            )
+        if schema.field(name).type != kind:
+            raise UserError(
+                f"{path} has column '{name}' as {schema.field(name).type} where "
+                f"{kind} is needed; convert it or label this shard again"
+            )
+
+
+def _array(values: Any, kind: pa.DataType) -> pa.Array:
+    if isinstance(values, pa.ChunkedArray):
+        values = values.combine_chunks()
+    if isinstance(values, pa.Array):
+        return values if values.type == kind else values.cast(kind)
+    return pa.array(values, kind)
+
+
+def _encoded(metadata: Mapping[str, str]) -> dict[str, str]:
+    plain = {k.removeprefix(PREFIX): str(v) for k, v in metadata.items()}
+    if missing := [name for name in _REQUIRED_METADATA if name not in plain]:
+        raise ValueError(f"metadata lacks {missing}")
+    plain["schema"] = SCHEMA
+    return {PREFIX + name: value for name, value in plain.items()}

@@ -1,0 +1,190 @@
+"""A run: its config, its directory, its data, and the ledger that it keeps."""
+
+import dataclasses
+import functools
+import pathlib
+from typing import Any
+
+import flax.linen as nn
+
+from noisy_student_jax import config as configs
+from noisy_student_jax import data, files, models, tasks
+from noisy_student_jax.console import Progress
+from noisy_student_jax.data import Dataset
+from noisy_student_jax.data.sources import fingerprint
+from noisy_student_jax.errors import UserError
+from noisy_student_jax.interruption import Interruption
+from noisy_student_jax.layout import BatchLayout
+from noisy_student_jax.ledger import Ledger
+from noisy_student_jax.models import cost
+from noisy_student_jax.preprocessing import Preprocessing
+from noisy_student_jax.tasks import Task
+
+CONTROL = "control"
+
+
+class Run:
+    """One run directory and everything its stages share."""
+
+    def __init__(
+        self,
+        config: configs.ConfigDict,
+        workdir: str | pathlib.Path,
+        *,
+        interruption: Interruption,
+    ):
+        """Opens a run; writes nothing yet."""
+        self.config = config
+        self.workdir = pathlib.Path(workdir)
+        self.interruption = interruption
+        self.ledger = Ledger(self.workdir)
+        self.progress = Progress(every_seconds=config.log.every_seconds)
+
+    @functools.cached_property
+    def dataset(self) -> Dataset:
+        """The data, read when first asked for."""
+        dataset = data.load(self.config.data, seed=self.config.seed)
+        for name, source in dataset.parts().items():
+            if not len(source):
+                raise UserError(
+                    f"the {name} part of data set '{dataset.name}' is empty: a run"
+                    " needs labelled, pool, validation and test images"
+                )
+        return dataset
+
+    @functools.cached_property
+    def fingerprints(self) -> dict[str, str]:
+        """SHA-256 over the keys and labels of each part of the data."""
+        parts = self.dataset.parts()
+        return {name: fingerprint(source) for name, source in parts.items()}
+
+    @functools.cached_property
+    def task(self) -> Task:
+        """The task, with the data set's classes."""
+        return tasks.create(self.config.task, self.dataset.classes)
+
+    @property
+    def last(self) -> int:
+        """Number of the last generation."""
+        return len(self.config.generations) - 1
+
+    def student(self, generation: int | str) -> "Student":
+        """Returns what is trained in a generation, or as the control."""
+        if generation == CONTROL:
+            return Student(self, CONTROL, self.config.control)
+        return Student(self, generation, self.config.generations[generation])
+
+    def write_config(self) -> None:
+        """Keeps the resolved config with the run."""
+        files.write_atomically(
+            self.workdir / "config.json", configs.to_json(self.config)
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Student:
+    """A model to be trained: of a generation, or the control.
+
+    Attributes:
+      run: that it belongs to.
+      generation: its number, or `CONTROL`.
+      config: its sections of the config.
+    """
+
+    run: Run
+    generation: int | str
+    config: configs.ConfigDict
+
+    @property
+    def name(self) -> str:
+        """Its folder in the run directory."""
+        if self.generation == CONTROL:
+            return CONTROL
+        return f"generation_{self.generation}"
+
+    @property
+    def folder(self) -> pathlib.Path:
+        """Its folder."""
+        return self.run.workdir / self.name
+
+    @property
+    def number(self) -> int:
+        """What its random keys are folded from; the control's is one past the last."""
+        return self.run.last + 1 if self.generation == CONTROL else self.generation
+
+    @property
+    def teacher(self) -> "Student | None":
+        """Whose pseudo-labels it learns from; the first and the control have none."""
+        if self.generation in (CONTROL, 0):
+            return None
+        return self.run.student(self.generation - 1)
+
+    @property
+    def resolution(self) -> int:
+        """Side of the images that it reads."""
+        model = self.config.model
+        return model.resolution or models.resolution(model.name)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What is done to an image before it sees it."""
+        model = self.config.model
+        return Preprocessing(
+            resolution=self.resolution,
+            crop_padding=model.crop_padding,
+            interpolation=model.interpolation,
+            mean=tuple(model.mean),
+            std=tuple(model.std),
+        )
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What its architecture is created with."""
+        model = self.config.model
+        wanted = {
+            "dropout_rate": None if model.dropout_rate < 0 else model.dropout_rate,
+            "stochastic_depth": model.stochastic_depth,
+            "batch_norm_momentum": model.batch_norm_momentum,
+            "batch_norm_epsilon": model.batch_norm_epsilon,
+            "dtype": model.dtype,
+            "remat": model.remat,
+            "depthwise": model.depthwise,
+        }
+        accepted = models.accepted_arguments(model.name, among=tuple(wanted))
+        given = {name: value for name, value in wanted.items() if name in accepted}
+        return {"outputs": self.run.task.outputs, **given}
+
+    @property
+    def module(self) -> nn.Module:
+        """Its model."""
+        return models.create(self.config.model.name, **self.arguments)
+
+    @property
+    def layout(self) -> BatchLayout:
+        """Its batch."""
+        train = self.config.train
+        # The control draws as many images as a student; the first teacher has one
+        # stream only.
+        ratio = 0.0 if self.generation == 0 else train.ratio
+        return BatchLayout.from_ratio(train.batch, ratio)
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Steps that draw as many labelled images as there are."""
+        return len(self.run.dataset.labelled) / self.config.train.batch
+
+    @property
+    def steps(self) -> int:
+        """Steps it is trained for."""
+        train = self.config.train
+        return train.steps or max(1, round(train.epochs * self.steps_per_epoch))
+
+    @functools.cached_property
+    def parameters(self) -> int:
+        """Number of its parameters."""
+        return cost.parameter_count(self.module, resolution=self.resolution)
+
+    @functools.cached_property
+    def flops(self) -> int:
+        """Of one forward pass of one image."""
+        return cost.forward_flops(self.module, resolution=self.resolution)

@@ -1,0 +1,23 @@
+"""Tasks: what a label is, how it is learnt, predicted, stored and judged.
+
+A task is found by name in `TASKS`, or by ``package.module:function``. The function
+takes the class names and returns a `Task`.
+"""
+
+from noisy_student_jax.lookup import find
+from noisy_student_jax.tasks.base import LossOptions, Task
+
+TASKS = {
+    "classification": "noisy_student_jax.tasks.classification:Classification",
+}
+
+__all__ = ["TASKS", "LossOptions", "Task", "create"]
+
+
+def create(name: str, classes: tuple[str, ...]) -> Task:
+    """Makes the task of this name for these classes.
+
+    Raises:
+      UserError: no task of this name.
+    """
+    return find(name, TASKS, "task")(classes)

@@ -1,0 +1,81 @@
+"""What every task answers; the loop itself never asks which task it is."""
+
+import dataclasses
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+import pyarrow as pa
+
+from noisy_student_jax.types import Batch, PerStream, PyTree
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class LossOptions:
+    """How targets are softened or hardened.
+
+    Attributes:
+      label_smoothing: of true labels and of hard pseudo-labels; never of soft ones.
+      targets: ``soft`` or ``hard`` pseudo-labels.
+      temperature: T of ``q ∝ p^(1/T)`` for soft pseudo-labels.
+    """
+
+    label_smoothing: float = 0.0
+    targets: str = "soft"
+    temperature: float = 1.0
+
+    @classmethod
+    def from_config(cls, train: Any) -> "LossOptions":
+        """Takes the fields from a generation's ``train`` section."""
+        return cls(**{f.name: train[f.name] for f in dataclasses.fields(cls)})
+
+
+class Task(Protocol):
+    """A task. Arrays of many images have the axis ``[images]`` first.
+
+    Attributes:
+      name: as configs say it.
+      classes: names of the classes (of what selection balances).
+      outputs: width of the model's head.
+      primary_metric: key of `metrics` that generations are compared by; a mean over
+        images of `primary`, larger is better.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    outputs: int
+    primary_metric: str
+
+    def targets(self, labels: np.ndarray) -> Arrays | np.ndarray:
+        """Turns a source's labels into targets, as training takes them."""
+
+    def loss(
+        self, outputs: PyTree, batch: Batch, options: LossOptions
+    ) -> dict[str, PerStream]:
+        """Returns ``loss`` and whatever else is worth logging, by stream."""
+
+    def predict(self, outputs: PyTree) -> dict[str, jax.Array]:
+        """Turns the model's outputs into predictions of static shapes."""
+
+    def bucket(self, predictions: Arrays) -> np.ndarray:
+        """Returns int32 ``[images]``: the class that selection balances."""
+
+    def score(self, predictions: Arrays) -> np.ndarray:
+        """Returns float32 ``[images]``: the confidence that selection thresholds."""
+
+    def columns(self, predictions: Arrays, *, top_k: int) -> dict[str, pa.Array]:
+        """Returns the task's own sidecar columns."""
+
+    def stored_targets(self, rows: pa.RecordBatch) -> Arrays:
+        """Reads its columns back as arrays of fixed width, for memory maps."""
+
+    def pseudo_targets(self, stored: dict[str, jax.Array]) -> PyTree:
+        """Turns stored targets into targets, on the device."""
+
+    def primary(self, predictions: Arrays, labels: np.ndarray) -> np.ndarray:
+        """Returns float64 ``[images]``: what the primary metric averages."""
+
+    def metrics(self, predictions: Arrays, labels: np.ndarray) -> dict[str, float]:
+        """Returns the task's metrics on these images."""

@@ -1,0 +1,176 @@
+"""Classification: one class an image; a target is a vector of probabilities."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pyarrow as pa
+
+from noisy_student_jax import types
+from noisy_student_jax.errors import UserError
+from noisy_student_jax.tasks.base import Arrays, LossOptions
+from noisy_student_jax.types import Batch, PerStream, PyTree
+
+FEW_CLASSES = 128
+"""Up to here a sidecar keeps every class's probability; above, the top k."""
+DEFAULT_TOP_K = 10
+CALIBRATION_BINS = 15
+
+
+class Classification:
+    """Softmax classification (paper §2)."""
+
+    name = "classification"
+    primary_metric = "top1"
+
+    def __init__(self, classes: tuple[str, ...]):
+        """Takes the class names in index order.
+
+        Raises:
+          UserError: fewer than two classes.
+        """
+        if len(classes) < 2:
+            raise UserError(
+                f"classification needs at least two classes, got {len(classes)}"
+            )
+        self.classes = tuple(classes)
+        self.outputs = len(classes)
+
+    def targets(self, labels: np.ndarray) -> np.ndarray:
+        """Class indices ``[images]`` → one-hot float32 ``[images, classes]``."""
+        return np.eye(self.outputs, dtype=np.float32)[np.asarray(labels, np.int64)]
+
+    def loss(
+        self, outputs: PyTree, batch: Batch, options: LossOptions
+    ) -> dict[str, PerStream]:
+        """Cross-entropy; smoothed where the target is hard (authors' ``main.py``)."""
+        target = training_target(batch["target"], batch["stream"], options)
+        log_p = jax.nn.log_softmax(outputs["logits"].astype(jnp.float32))
+        cross_entropy = -jnp.sum(target * log_p, axis=-1)
+        agrees = jnp.argmax(log_p, -1) == jnp.argmax(batch["target"], -1)
+        by_stream = {"stream": batch["stream"], "weight": batch["weight"]}
+        return {
+            "loss": PerStream.of(cross_entropy, **by_stream),
+            "agreement": PerStream.of(agrees.astype(jnp.float32), **by_stream),
+        }
+
+    def predict(self, outputs: PyTree) -> dict[str, jax.Array]:
+        """Returns ``probabilities`` and ``logits``, float32 ``[images, classes]``."""
+        logits = outputs["logits"].astype(jnp.float32)
+        return {"probabilities": jax.nn.softmax(logits), "logits": logits}
+
+    def bucket(self, predictions: Arrays) -> np.ndarray:
+        """The most probable class."""
+        return predictions["probabilities"].argmax(axis=1).astype(np.int32)
+
+    def score(self, predictions: Arrays) -> np.ndarray:
+        """The probability of the most probable class."""
+        return predictions["probabilities"].max(axis=1).astype(np.float32)
+
+    def columns(self, predictions: Arrays, *, top_k: int) -> dict[str, pa.Array]:
+        """All probabilities in half precision, or the top k where classes are many.
+
+        Args:
+          predictions: of `predict`.
+          top_k: 0 decides by the number of classes.
+        """
+        p = predictions["probabilities"]
+        if top_k == 0 and self.outputs <= FEW_CLASSES:
+            return {"probabilities": _list_array(p.astype(np.float16))}
+        k = min(top_k or DEFAULT_TOP_K, self.outputs)
+        ids = np.argsort(-p, axis=1, kind="stable")[:, :k].astype(np.int32)
+        top = np.take_along_axis(p, ids, axis=1).astype(np.float16)
+        return {"top_ids": _list_array(ids), "top_probabilities": _list_array(top)}
+
+    def stored_targets(self, rows: pa.RecordBatch) -> Arrays:
+        """Lists of equal length → arrays ``[images, k]``."""
+        names = set(rows.schema.names)
+        wanted = (
+            ("probabilities",)
+            if "probabilities" in names
+            else ("top_ids", "top_probabilities")
+        )
+        return {name: _matrix(rows.column(name)) for name in wanted}
+
+    def pseudo_targets(self, stored: dict[str, jax.Array]) -> jax.Array:
+        """Probabilities, renormalised after half precision.
+
+        What the top k leave over is spread evenly over the other classes.
+        """
+        if "probabilities" in stored:
+            p = stored["probabilities"].astype(jnp.float32)
+            return p / p.sum(axis=-1, keepdims=True)
+        top = stored["top_probabilities"].astype(jnp.float32)
+        rest = jnp.clip(1 - top.sum(axis=-1, keepdims=True), 0, 1)
+        others = max(self.outputs - top.shape[-1], 1)
+        dense = jnp.broadcast_to(rest / others, (top.shape[0], self.outputs))
+        rows = jnp.arange(top.shape[0])[:, None]
+        dense = dense.at[rows, stored["top_ids"]].set(top)
+        return dense / dense.sum(axis=-1, keepdims=True)
+
+    def primary(self, predictions: Arrays, labels: np.ndarray) -> np.ndarray:
+        """1 where the most probable class is right, else 0."""
+        return (self.bucket(predictions) == labels).astype(np.float64)
+
+    def metrics(self, predictions: Arrays, labels: np.ndarray) -> dict[str, float]:
+        """``top1``, ``top5`` (above five classes), ``nll`` and ``ece``."""
+        p = predictions["probabilities"].astype(np.float64)
+        right = self.primary(predictions, labels)
+        own = p[np.arange(len(labels)), labels]
+        metrics = {"top1": float(right.mean())}
+        if self.outputs > 5:
+            top5 = np.argsort(-p, axis=1, kind="stable")[:, :5]
+            metrics["top5"] = float((top5 == labels[:, None]).any(axis=1).mean())
+        metrics["nll"] = float(-np.log(np.maximum(own, 1e-12)).mean())
+        metrics["ece"] = calibration_error(p.max(axis=1), right)
+        return metrics
+
+
+def training_target(
+    target: jax.Array, stream: jax.Array, options: LossOptions
+) -> jax.Array:
+    """Applies temperature or hardening to pseudo-labels, and smoothing to hard ones.
+
+    Args:
+      target: float32 ``[batch, classes]``.
+      stream: int32 ``[batch]``.
+      options: see `LossOptions`.
+
+    Returns:
+      float32 ``[batch, classes]``, each row summing to one.
+    """
+    classes = target.shape[-1]
+    smoothing = options.label_smoothing
+    smooth = (1 - smoothing) * target + smoothing / classes
+    if options.targets == "hard":
+        hard = jax.nn.one_hot(jnp.argmax(target, axis=-1), classes)
+        pseudo = (1 - smoothing) * hard + smoothing / classes
+    elif options.temperature != 1.0:
+        # q ∝ p^(1/T), which for stored probabilities is softmax(logits / T).
+        pseudo = jax.nn.softmax(
+            jnp.log(jnp.maximum(target, 1e-12)) / options.temperature
+        )
+    else:
+        pseudo = target
+    return jnp.where((stream == types.PSEUDO)[:, None], pseudo, smooth)
+
+
+def calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
+    """Expected calibration error over equal-width bins of confidence."""
+    bins = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    gap = 0.0
+    for number in range(CALIBRATION_BINS):
+        inside = bins == number
+        if inside.any():
+            gap += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
+    return float(gap)
+
+
+def _list_array(matrix: np.ndarray) -> pa.Array:
+    width = matrix.shape[1]
+    offsets = np.arange(0, (len(matrix) + 1) * width, width, dtype=np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(matrix.reshape(-1)))
+
+
+def _matrix(column: pa.ListArray) -> np.ndarray:
+    values = column.flatten().to_numpy(zero_copy_only=False)
+    return values.reshape(len(column), -1)

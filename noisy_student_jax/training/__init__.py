@@ -1,0 +1,1 @@
+"""The training step: state, optimizer, moving averages, partitioning."""

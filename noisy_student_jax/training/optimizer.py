@@ -1,0 +1,131 @@
+"""Optimizers, learning-rate schedules and what weight decay applies to."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from noisy_student_jax.types import PyTree
+
+Schedule = Callable[[jax.Array], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerOptions:
+    """How the weights move; times in labelled epochs, as in the paper.
+
+    Attributes:
+      optimizer: ``rmsprop`` (TensorFlow's), ``sgd`` or ``adamw``.
+      learning_rate: per 256 labelled images (0.016 in the paper).
+      schedule: ``exponential`` staircase, ``cosine`` or ``constant``.
+      decay_epochs: length of one stair.
+      decay_factor: what each stair multiplies by.
+      warmup_epochs: linear warm-up from zero.
+      momentum: of RMSProp's and SGD's momentum buffer.
+      weight_decay: λ.
+    """
+
+    optimizer: str
+    learning_rate: float
+    schedule: str
+    decay_epochs: float
+    decay_factor: float
+    warmup_epochs: float
+    momentum: float
+    weight_decay: float
+
+    @classmethod
+    def from_config(cls, train: Any) -> "OptimizerOptions":
+        """Takes the fields from a generation's ``train`` section."""
+        return cls(**{f.name: train[f.name] for f in dataclasses.fields(cls)})
+
+    @property
+    def decay_in_loss(self) -> bool:
+        """Whether weight decay is an L2 term of the loss (all but AdamW)."""
+        return self.optimizer != "adamw"
+
+
+def make_schedule(
+    options: OptimizerOptions, *, batch: int, steps: int, steps_per_epoch: float
+) -> Schedule:
+    """Returns the learning rate by step.
+
+    The peak is ``learning_rate · batch / 256``; decay counts from step 0, not from
+    the end of the warm-up (authors' ``utils.build_learning_rate``).
+
+    Args:
+      options: see `OptimizerOptions`.
+      batch: labelled images per step: all schedules use the labelled batch only.
+      steps: length of the training, where the cosine ends.
+      steps_per_epoch: labelled images / batch.
+    """
+    peak = options.learning_rate * batch / 256
+    warmup = options.warmup_epochs * steps_per_epoch
+    stair = options.decay_epochs * steps_per_epoch
+
+    def schedule(step: jax.Array) -> jax.Array:
+        step = jnp.asarray(step, jnp.float32)
+        if options.schedule == "exponential":
+            # The tiny term keeps a stair that begins at a whole step from being
+            # missed by the rounding of the division.
+            stairs = jnp.floor(step / stair + 1e-6)
+            rate = peak * options.decay_factor**stairs
+        elif options.schedule == "cosine":
+            progress = jnp.clip(step / max(steps, 1), 0.0, 1.0)
+            rate = peak * 0.5 * (1 + jnp.cos(jnp.pi * progress))
+        else:
+            rate = jnp.full((), peak)
+        if warmup > 0:
+            rate = jnp.where(step < warmup, peak * step / warmup, rate)
+        return rate
+
+    return schedule
+
+
+def make_optimizer(
+    options: OptimizerOptions, schedule: Schedule
+) -> optax.GradientTransformation:
+    """Builds the optimizer.
+
+    RMSProp is TensorFlow 1's: ε inside the square root, the second moment starting
+    at one, the learning rate inside the momentum buffer (authors' ``main.py``).
+    """
+    if options.optimizer == "rmsprop":
+        return optax.rmsprop(
+            schedule,
+            decay=0.9,
+            eps=1e-3,
+            initial_scale=1.0,
+            eps_in_sqrt=True,
+            momentum=options.momentum,
+        )
+    if options.optimizer == "sgd":
+        return optax.sgd(schedule, momentum=options.momentum)
+    return optax.adamw(schedule, weight_decay=options.weight_decay, mask=decayed)
+
+
+def decayed(params: PyTree) -> PyTree:
+    """Says which parameters decay: all but batch norm's scale and bias.
+
+    Biases of squeeze-and-excitation and of the classifier do decay (authors'
+    ``main.py`` leaves out only names with ``batch_normalization``). Batch-norm
+    modules are those whose name ends in ``_bn``, or is Flax's ``BatchNorm_N``.
+    """
+
+    def decays(path: tuple, _: Any) -> bool:
+        names = [str(getattr(part, "key", part)) for part in path]
+        return not any(n.endswith("_bn") or n.startswith("BatchNorm") for n in names)
+
+    return jax.tree_util.tree_map_with_path(decays, params)
+
+
+def l2(params: PyTree) -> jax.Array:
+    """Returns Σ ½‖w‖² over the decayed parameters (TensorFlow's ``l2_loss``)."""
+    mask = decayed(params)
+    terms = jax.tree.map(
+        lambda w, on: 0.5 * jnp.sum(jnp.square(w)) if on else 0.0, params, mask
+    )
+    return sum(jax.tree.leaves(terms))

@@ -1,0 +1,76 @@
+"""What a training run carries from step to step."""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from noisy_student_jax.types import PyTree
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """Everything a checkpoint holds; with the config, all that resuming needs.
+
+    Attributes:
+      step: int32, steps completed.
+      params: raw weights.
+      batch_stats: raw moving statistics of batch norm.
+      ema_params: moving average of `params`; what is evaluated, and teaches.
+      ema_batch_stats: moving average of `batch_stats`.
+      opt_state: the optimizer's.
+      noise_key: uint32 ``[2]``, folded with the step for the model's noise.
+    """
+
+    step: jax.Array
+    params: PyTree
+    batch_stats: PyTree
+    ema_params: PyTree
+    ema_batch_stats: PyTree
+    opt_state: PyTree
+    noise_key: jax.Array
+
+    @classmethod
+    def create(
+        cls,
+        variables: PyTree,
+        optimizer: optax.GradientTransformation,
+        *,
+        seed: int,
+        generation: int,
+    ) -> "TrainState":
+        """Starts from initial variables ``{"params", "batch_stats"}``."""
+        params = jax.tree.map(jnp.asarray, variables["params"])
+        batch_stats = jax.tree.map(jnp.asarray, variables.get("batch_stats", {}))
+        key = jax.random.fold_in(jax.random.key(seed), generation)
+        return cls(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            batch_stats=batch_stats,
+            # Copies: the step donates its state, and a buffer can be given once.
+            ema_params=jax.tree.map(jnp.copy, params),
+            ema_batch_stats=jax.tree.map(jnp.copy, batch_stats),
+            opt_state=optimizer.init(params),
+            noise_key=jnp.asarray(np.asarray(jax.random.key_data(key))),
+        )
+
+    @property
+    def raw_variables(self) -> PyTree:
+        """Raw weights and statistics, as Flax takes them."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+    @property
+    def ema_variables(self) -> PyTree:
+        """Averaged weights and statistics, as Flax takes them."""
+        return {"params": self.ema_params, "batch_stats": self.ema_batch_stats}
+
+
+def ema_decay(decay: float, updates: jax.Array) -> jax.Array:
+    """Returns ``min(decay, (1 + t) / (10 + t))``, the ramp of TensorFlow's EMA."""
+    updates = jnp.asarray(updates, jnp.float32)
+    return jnp.minimum(decay, (1 + updates) / (10 + updates))
+
+
+def ema_update(average: PyTree, value: PyTree, decay: jax.Array) -> PyTree:
+    """Moves an average towards a value."""
+    return jax.tree.map(lambda a, v: a + (1 - decay) * (v - a), average, value)

@@ -1,0 +1,182 @@
+"""One training step: both streams in one forward pass, one update, one EMA."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from noisy_student_jax import types
+from noisy_student_jax.training import partitioning
+from noisy_student_jax.training.optimizer import l2
+from noisy_student_jax.training.state import TrainState, ema_decay, ema_update
+from noisy_student_jax.types import Batch, PyTree
+
+Metrics = dict[str, jax.Array]
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+
+
+@dataclasses.dataclass(frozen=True)
+class StepOptions:
+    """What the step needs to know beyond model, task and optimizer.
+
+    Attributes:
+      ratio: r, pseudo-labelled images per labelled one.
+      loss_normalization: how the streams' mean losses add up. ``code``:
+        ``L_l + r·L_u`` (the authors' code); ``sum``: ``L_l + L_u`` (the paper's
+        Algorithm 1); ``average``: ``(L_l + r·L_u) / (1 + r)`` (the paper's text).
+      weight_decay: λ of the L2 term in the loss; 0 where the optimizer decays.
+      ema_decay: of weights and batch statistics alike.
+      microbatches: parts that the batch is worked through in; gradients average.
+      group: examples in one group of the batch layout; a microbatch takes every
+        ``microbatches``-th group, so that each device has its share of each.
+    """
+
+    ratio: float
+    loss_normalization: str = "code"
+    weight_decay: float = 0.0
+    ema_decay: float = 0.9999
+    microbatches: int = 1
+    group: int = 1
+
+
+class Loss(Protocol):
+    """A task's loss, with its options bound."""
+
+    def __call__(self, outputs: PyTree, batch: Batch) -> dict[str, "types.PerStream"]:
+        """Returns at least ``{"loss": …}``, sums and normalisers per stream."""
+
+
+def normalize(images: jax.Array, mean: Any, std: Any) -> jax.Array:
+    """Maps values 0–255 to the model's scale: ``(x / 255 − mean) / std``.
+
+    Args:
+      images: uint8 or float ``[batch, height, width, channels]``.
+      mean: per channel, on the 0–1 scale.
+      std: per channel, on the 0–1 scale.
+
+    Returns:
+      float32 of the same shape.
+    """
+    mean = jnp.asarray(mean, jnp.float32) * 255
+    std = jnp.asarray(std, jnp.float32) * 255
+    return (images.astype(jnp.float32) - mean) / std
+
+
+def total_loss(labelled: jax.Array, pseudo: jax.Array, options: StepOptions):
+    """Adds the two streams' mean losses by the chosen normalisation."""
+    if options.loss_normalization == "code":
+        return labelled + options.ratio * pseudo
+    if options.loss_normalization == "sum":
+        return labelled + pseudo
+    return (labelled + options.ratio * pseudo) / (1 + options.ratio)
+
+
+def make_train_step(
+    module: nn.Module,
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    schedule: Callable[[jax.Array], jax.Array],
+    options: StepOptions,
+    *,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> TrainStep:
+    """Builds the pure step ``(state, batch) → (state, metrics)``.
+
+    Metrics are float32 scalars: ``loss`` (what is descended, with the L2 term),
+    ``labelled/…`` and ``pseudo/…`` means of what the task measures, ``l2``,
+    ``learning_rate``, ``gradient_norm``.
+    """
+
+    def objective(params, batch_stats, batch, key):
+        outputs, updates = module.apply(
+            {"params": params, "batch_stats": batch_stats},
+            normalize(batch["image"], mean, std),
+            train=True,
+            noise=batch["noise"],
+            mutable=["batch_stats"],
+            rngs={
+                "dropout": jax.random.fold_in(key, 0),
+                "stochastic_depth": jax.random.fold_in(key, 1),
+            },
+        )
+        measured = {name: m.means() for name, m in loss(outputs, batch).items()}
+        data_loss = total_loss(*measured["loss"], options)
+        decay = l2(params)
+        value = data_loss + options.weight_decay * decay
+        metrics = {"loss": value, "l2": decay}
+        for name, means in measured.items():
+            for stream, mean_ in zip(types.STREAMS, means, strict=True):
+                metrics[f"{stream}/{name}"] = mean_
+        return value, (updates.get("batch_stats", {}), metrics)
+
+    def gradients(params, batch_stats, batch, key):
+        (_, (batch_stats, metrics)), gradient = jax.value_and_grad(
+            objective, has_aux=True
+        )(params, batch_stats, batch, key)
+        return batch_stats, gradient, metrics
+
+    def microbatched(params, batch_stats, batch, key):
+        count = options.microbatches
+
+        def deal(x):
+            x = x.reshape(-1, count, options.group, *x.shape[1:]).swapaxes(0, 1)
+            return x.reshape(count, -1, *x.shape[3:])
+
+        parts = jax.tree.map(deal, batch)
+
+        def one(batch_stats, numbered):
+            number, part = numbered
+            part_key = jax.random.fold_in(key, number)
+            batch_stats, *rest = gradients(params, batch_stats, part, part_key)
+            return batch_stats, rest
+
+        batch_stats, stacked = jax.lax.scan(
+            one, batch_stats, (jnp.arange(count), parts)
+        )
+        gradient, metrics = jax.tree.map(lambda x: x.mean(axis=0), stacked)
+        return batch_stats, gradient, metrics
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.noise_key), state.step)
+        work = gradients if options.microbatches == 1 else microbatched
+        batch_stats, gradient, metrics = work(
+            state.params, state.batch_stats, batch, key
+        )
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        done = state.step + 1
+        decay = ema_decay(options.ema_decay, done)
+        metrics |= {
+            "learning_rate": schedule(state.step),
+            "gradient_norm": optax.global_norm(gradient),
+        }
+        return (
+            state.replace(
+                step=done,
+                params=params,
+                batch_stats=batch_stats,
+                ema_params=ema_update(state.ema_params, params, decay),
+                ema_batch_stats=ema_update(state.ema_batch_stats, batch_stats, decay),
+                opt_state=opt_state,
+            ),
+            metrics,
+        )
+
+    return step
+
+
+def jit_train_step(step: TrainStep, mesh: Mesh) -> TrainStep:
+    """Compiles the step: state replicated and donated, batch spread."""
+    whole, spread = partitioning.replicated(mesh), partitioning.along_batch(mesh)
+    return jax.jit(
+        step,
+        in_shardings=(whole, spread),
+        out_shardings=(whole, whole),
+        donate_argnums=0,
+    )

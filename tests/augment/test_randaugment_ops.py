@@ -1,0 +1,333 @@
+"""Each operation against an implementation that shares nothing with it.
+
+Pillow where its arithmetic is the same, NumPy taken literally from the authors' code
+elsewhere; and Pillow again, loosely, for the operations where it computes otherwise.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image, ImageEnhance, ImageFilter, ImageOps
+
+from noisy_student_jax.augment import colour
+from noisy_student_jax.augment import randaugment as backend
+from noisy_student_jax.errors import UserError
+from noisy_student_jax.randaugment import OPS, SVHN_CONSTANTS, argument, named
+
+MAGNITUDES = (5, 10, 20, 27)
+SHAPES = ((8, 8), (32, 32), (19, 26))
+# 4 pixels at magnitude 10 instead of 100, so that something is left of a small image.
+CONSTANTS = SVHN_CONSTANTS
+GEOMETRY = ("Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY")
+BLENDS = ("Color", "Contrast", "Brightness", "Sharpness")
+
+
+def pictures(height, width):
+    """Noise, dim noise, one grey, a gradient: uint8 `[4, height, width, 3]`."""
+    rng = np.random.default_rng(0)
+    column = np.arange(width)[None, :, None] * 255 // (width - 1)
+    row = np.arange(height)[:, None, None] * np.array([3, 5, 1])
+    gradient = (column + row) % 256
+    return np.stack(
+        [
+            rng.integers(0, 256, (height, width, 3)),
+            rng.integers(90, 130, (height, width, 3)),
+            np.full((height, width, 3), 77),
+            gradient,
+        ]
+    ).astype(np.uint8)
+
+
+@functools.cache
+def results(shape):
+    """Everything for one shape in one program: (name, magnitude, sign) → images."""
+
+    def everything(image):
+        out = {}
+        for op in OPS:
+            for magnitude in MAGNITUDES if op.name in needed else (5,):
+                value = argument(op, magnitude, CONSTANTS)
+                for sign in (1, -1) if op.signed else (1,):
+                    out[f"{op.name} {magnitude} {sign}"] = call(
+                        op, image, value, jnp.asarray(sign < 0)
+                    )
+        return out
+
+    needed = {op.name for op in OPS if argument(op, 5) is not None}
+    return jax.device_get(jax.jit(jax.vmap(everything))(pictures(*shape)))
+
+
+def call(op, image, value, negative):
+    if op.name == "Cutout":
+        return backend.cutout(image, 2 * value, row=3, column=5)
+    function = backend.FUNCTIONS[op.name]
+    if op.signed:
+        return function(image, value, negative)
+    return function(image) if value is None else function(image, value)
+
+
+def cases(name, magnitudes=MAGNITUDES):
+    """Yields (argument, sign, input image, result) over magnitudes, signs, images."""
+    op = named(name)
+    for shape in SHAPES:
+        for magnitude in magnitudes:
+            for sign in (1, -1) if op.signed else (1,):
+                ours = results(shape)[f"{name} {magnitude} {sign}"]
+                value = argument(op, magnitude, CONSTANTS)
+                for image, result in zip(pictures(*shape), ours, strict=True):
+                    assert result.dtype == np.uint8
+                    assert result.shape == image.shape
+                    yield value, sign, image, result
+
+
+def assert_same(result, expected):
+    np.testing.assert_array_equal(result, np.asarray(expected))
+
+
+def test_invert_is_pillows():
+    for _, _, image, result in cases("Invert", (5,)):
+        assert_same(result, ImageOps.invert(Image.fromarray(image)))
+
+
+def test_equalize_is_pillows():
+    for _, _, image, result in cases("Equalize", (5,)):
+        assert_same(result, ImageOps.equalize(Image.fromarray(image)))
+
+
+def test_autocontrast_is_the_authors_and_pillows_within_one():
+    for _, _, image, result in cases("AutoContrast", (5,)):
+        expected = image.copy()
+        for channel in range(3):
+            values = image[..., channel].astype(np.float32)
+            low, high = values.min(), values.max()
+            if high > low:
+                scale = np.float32(255) / (high - low)
+                stretched = values * scale + -low * scale
+                expected[..., channel] = np.clip(stretched, 0, 255).astype(np.uint8)
+        assert_same(result, expected)
+        pillow = np.asarray(ImageOps.autocontrast(Image.fromarray(image)))
+        assert np.abs(result.astype(int) - pillow).max() <= 1
+
+
+def test_every_stretch_is_rounded_as_a_division():
+    spans = np.arange(256, dtype=np.uint8)
+    expected = np.float32(255) / np.maximum(spans, 1).astype(np.float32)
+    assert_same(jax.jit(colour._stretch)(spans), expected)
+
+
+def test_posterize_is_pillows():
+    for shift, _, image, result in cases("Posterize"):
+        assert_same(result, ImageOps.posterize(Image.fromarray(image), 8 - shift))
+
+
+def test_solarize_is_pillows():
+    for threshold, _, image, result in cases("Solarize"):
+        assert_same(result, ImageOps.solarize(Image.fromarray(image), threshold))
+
+
+def test_solarize_takes_256_for_nothing_at_all():
+    image = pictures(8, 8)[0]
+    assert_same(colour.solarize(jnp.asarray(image), 256), image)
+
+
+def test_solarize_add_is_the_authors():
+    for addition, _, image, result in cases("SolarizeAdd"):
+        added = np.clip(image.astype(np.int64) + addition, 0, 255)
+        assert_same(result, np.where(image < 128, added, image))
+
+
+def blend(degenerate, image, factor):
+    """The authors' `blend`, one float32 rounding per step."""
+    base = degenerate.astype(np.float32)
+    scaled = np.float32(factor) * (image.astype(np.float32) - base)
+    return np.clip(base + scaled, 0, 255).astype(np.uint8)
+
+
+def grey(image):
+    """``tf.image.rgb_to_grayscale``, as it computes it."""
+    unit = image.astype(np.float32) * np.float32(1 / 255)
+    weights = np.float32([0.2989, 0.5870, 0.1140])
+    total = unit[..., 0] * weights[0] + unit[..., 1] * weights[1]
+    total = total + unit[..., 2] * weights[2]
+    return (total * np.float32(255.5)).astype(np.uint8)[..., None]
+
+
+def smooth(image):
+    """Pillow's 3 × 3 kernel, moved from rounding to truncating; it keeps the border."""
+    weights = [1, 1, 1, 1, 5, 1, 1, 1, 1]
+    kernel = ImageFilter.Kernel((3, 3), weights, scale=13, offset=1 / 26 - 0.5)
+    return np.asarray(Image.fromarray(image).filter(kernel))
+
+
+def level(image):
+    """The authors' "mean": pixels over the 256 bins of the histogram."""
+    height, width, _ = image.shape
+    return np.full_like(image, int(min(height * width / 256, 255)))
+
+
+DEGENERATE = {
+    "Color": grey,
+    "Contrast": level,
+    "Brightness": np.zeros_like,
+    "Sharpness": smooth,
+}
+
+
+@pytest.mark.parametrize("name", BLENDS)
+def test_blends_are_the_authors_and_pillows(name):
+    for factor, _, image, result in cases(name):
+        degenerate = np.broadcast_to(DEGENERATE[name](image), image.shape)
+        assert_same(result, blend(degenerate, image, factor))
+        ends = Image.fromarray(np.ascontiguousarray(degenerate)), Image.fromarray(image)
+        assert_same(result, Image.blend(*ends, factor))
+
+
+@pytest.mark.parametrize("name", BLENDS)
+def test_magnitude_five_changes_nothing(name):
+    for _, _, image, result in cases(name, (5,)):
+        assert_same(result, image)
+
+
+@pytest.mark.parametrize("name", ["Color", "Sharpness"])
+def test_pillows_own_greys_differ_by_one_before_the_blend(name):
+    for factor, _, image, result in cases(name):
+        pillow = getattr(ImageEnhance, name)(Image.fromarray(image)).enhance(factor)
+        difference = np.abs(result.astype(int) - np.asarray(pillow))
+        assert difference.max() <= np.ceil(abs(1 - factor))
+
+
+def test_brightness_is_pillows():
+    for factor, _, image, result in cases("Brightness"):
+        assert_same(
+            result, ImageEnhance.Brightness(Image.fromarray(image)).enhance(factor)
+        )
+
+
+def test_contrast_is_measured_from_the_number_of_pixels():
+    black = jnp.zeros((32, 32, 3), jnp.uint8)
+    assert int(colour.contrast(black, 0.0)[0, 0, 0]) == 4
+    large = jnp.zeros((224, 224, 3), jnp.uint8)
+    assert int(colour.contrast(large, 0.0)[0, 0, 0]) == 196
+    huge = jnp.zeros((260, 256, 3), jnp.uint8)
+    assert int(colour.contrast(huge, 0.0)[0, 0, 0]) == 255
+
+
+def coefficients(name, value, height, width):
+    """``contrib_image``'s matrices, float32: output (x, y) → input (x, y)."""
+    value = np.float32(value)
+    if name == "Rotate":
+        angle = value * np.float32(np.pi / 180)
+        cos, sin = np.cos(angle), np.sin(angle)
+        right, bottom = np.float32(width - 1), np.float32(height - 1)
+        c = (right - (cos * right - sin * bottom)) / np.float32(2)
+        f = (bottom - (sin * right + cos * bottom)) / np.float32(2)
+        return np.float32([cos, -sin, c, sin, cos, f])
+    return np.float32(
+        {
+            "ShearX": [1, value, 0, 0, 1, 0],
+            "ShearY": [1, 0, 0, value, 1, 0],
+            "TranslateX": [1, 0, value, 0, 1, 0],
+            "TranslateY": [1, 0, 0, 0, 1, value],
+        }[name]
+    )
+
+
+def sources(matrix, height, width):
+    """Where each output pixel comes from, before rounding: float32 x and y."""
+    a, b, c, d, e, f = matrix
+    y, x = np.meshgrid(
+        np.arange(height, dtype=np.float32),
+        np.arange(width, dtype=np.float32),
+        indexing="ij",
+    )
+    return (a * x + b * y) + c, (d * x + e * y) + f
+
+
+@pytest.mark.parametrize("name", GEOMETRY)
+def test_geometry_is_the_authors_pixel_for_pixel(name):
+    for value, sign, image, result in cases(name):
+        height, width, _ = image.shape
+        matrix = coefficients(name, sign * value, height, width)
+        expected = np.full_like(image, 128)
+        from_x, from_y = sources(matrix, height, width)
+        for y in range(height):
+            for x in range(width):
+                # C's round(): halves go away from zero.
+                column = int(
+                    np.copysign(np.floor(abs(from_x[y, x]) + 0.5), from_x[y, x])
+                )
+                row = int(np.copysign(np.floor(abs(from_y[y, x]) + 0.5), from_y[y, x]))
+                if 0 <= row < height and 0 <= column < width:
+                    expected[y, x] = image[row, column]
+        assert_same(result, expected)
+
+
+@pytest.mark.parametrize("name", GEOMETRY)
+def test_geometry_is_pillows_with_centres_at_halves(name):
+    grey_fill = (128, 128, 128)
+    for value, sign, image, result in cases(name):
+        height, width, _ = image.shape
+        a, b, c, d, e, f = (
+            float(v) for v in coefficients(name, sign * value, height, width)
+        )
+        picture = Image.fromarray(image)
+        if name == "Rotate":
+            pillow = picture.rotate(sign * value, fillcolor=grey_fill)
+        else:
+            moved = (a, b, c + (1 - a - b) / 2, d, e, f + (1 - d - e) / 2)
+            pillow = picture.transform(
+                picture.size, Image.Transform.AFFINE, moved, fillcolor=grey_fill
+            )
+        # Halfway between two pixels, Pillow's fixed point decides either way.
+        distance = [
+            np.abs(s - np.floor(s) - 0.5)
+            for s in sources((a, b, c, d, e, f), height, width)
+        ]
+        clear = np.minimum(*distance) > 1e-3
+        assert clear.mean() > 0.4
+        assert_same(result[clear], np.asarray(pillow)[clear])
+
+
+def test_a_shear_keeps_the_first_row_and_a_rotation_the_centre():
+    image = jnp.asarray(pictures(19, 27)[0])
+    sheared = backend.FUNCTIONS["ShearX"](image, 0.81)
+    assert_same(sheared[0], image[0])
+    turned = backend.FUNCTIONS["Rotate"](image, 81.0)
+    assert_same(turned[9, 13], image[9, 13])
+
+
+def test_cutout_is_the_authors():
+    for half, _, image, result in cases("Cutout"):
+        height, width, _ = image.shape
+        expected = image.copy()
+        top, left = max(0, 3 - half), max(0, 5 - half)
+        expected[top : min(height, 3 + half), left : min(width, 5 + half)] = 128
+        assert_same(result, expected)
+
+
+def test_any_size_works_and_every_row_of_the_table_is_called():
+    for shape in ((1, 1, 3), (2, 5, 3), (1, 7, 1)):
+        image = jnp.asarray(np.random.default_rng(1).integers(0, 256, shape), jnp.uint8)
+
+        def all_ops(image):
+            def one(op):
+                draws = backend.Draws(op, op > 0, op * 0, op * 0)
+                return backend.apply(image, draws, magnitude=9)
+
+            return jax.lax.map(one, jnp.arange(len(OPS))[:, None])
+
+        out = np.asarray(jax.jit(all_ops)(image))
+        assert out.shape == (16, *shape)
+        assert_same(out[2], 255 - image)
+        assert (out[15] == 128).all()
+
+
+def test_what_cannot_be_augmented_is_refused():
+    draws = backend.draw(jax.random.key(0), layers=1, height=4, width=4)
+    with pytest.raises(UserError, match="uint8"):
+        backend.apply(jnp.zeros((4, 4, 3)), draws, magnitude=9)
+    with pytest.raises(UserError, match="1 or 3 channels, not 4"):
+        colour.color(jnp.zeros((4, 4, 4), jnp.uint8), 1.9)

@@ -1,0 +1,131 @@
+import subprocess
+import sys
+import types
+
+import flax.linen as nn
+import pytest
+
+from noisy_student_jax import models
+from noisy_student_jax.errors import UserError
+
+
+class Outside(nn.Module):
+    outputs: int
+    dropout_rate: float = 0.3
+
+
+def outside(*, outputs, dropout_rate=0.3):
+    return Outside(outputs, dropout_rate)
+
+
+@pytest.fixture
+def outside_name(monkeypatch):
+    package = types.ModuleType("somebodys_models")
+    package.net = outside
+    package.sized = lambda **arguments: Outside(**arguments)
+    package.sized.default_resolution = 20
+    monkeypatch.setitem(sys.modules, "somebodys_models", package)
+    return "somebodys_models:net"
+
+
+def test_every_name_builds_a_module_and_has_a_resolution():
+    for name in models.names():
+        assert isinstance(models.create(name, outputs=3), nn.Module)
+        assert models.resolution(name) >= 8
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "dropout"),
+    [("b0", 224, 0.2), ("b2", 260, 0.3), ("b7", 600, 0.5), ("l2", 475, 0.5)],
+)
+def test_default_resolution_and_dropout_are_the_papers(name, size, dropout):
+    name = f"efficientnet_{name}"
+    assert models.resolution(name) == size
+    assert models.create(name, outputs=1).dropout_rate == dropout
+
+
+def test_defaults_are_the_papers_and_none_means_the_default():
+    nothing = dict.fromkeys(
+        (
+            "dropout_rate",
+            "stochastic_depth",
+            "batch_norm_momentum",
+            "batch_norm_epsilon",
+            "dtype",
+            "remat",
+            "depthwise",
+        )
+    )
+    module = models.create("efficientnet_b4", outputs=5, **nothing)
+    assert module == models.create("efficientnet_b4", outputs=5)
+    assert module.dropout_rate == 0.4
+    assert module.stochastic_depth == 0.2
+    assert module.batch_norm_momentum == 0.99
+    assert module.batch_norm_epsilon == 1e-3
+    assert module.dtype == "float32"
+
+
+def test_zero_is_a_value_and_not_the_default():
+    module = models.create(
+        "efficientnet_b4", outputs=5, dropout_rate=0.0, stochastic_depth=0.0
+    )
+    assert (module.dropout_rate, module.stochastic_depth) == (0.0, 0.0)
+
+
+def test_an_unknown_name_is_told_with_the_nearest():
+    with pytest.raises(UserError, match=r"efficientnet_bo.*did you mean 'efficientnet"):
+        models.create("efficientnet_bo", outputs=3)
+    with pytest.raises(UserError, match="no model 'resnet'"):
+        models.resolution("resnet")
+
+
+def test_an_unknown_argument_is_told_with_the_nearest():
+    with pytest.raises(UserError, match=r"'dropout'.*did you mean 'dropout_rate'"):
+        models.create("efficientnet_b0", outputs=3, dropout=0.1)
+    with pytest.raises(UserError, match="'architecture'"):
+        models.create("efficientnet_b0", outputs=3, architecture=1)
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        {"dropout_rate": 1.0},
+        {"stochastic_depth": -0.1},
+        {"batch_norm_momentum": 1.0},
+        {"batch_norm_epsilon": 0.0},
+        {"dtype": "float16"},
+        {"depthwise": "fast"},
+        {"outputs": -1},
+    ],
+    ids=str,
+)
+def test_an_argument_out_of_range_is_told(argument):
+    with pytest.raises(UserError, match=f"{next(iter(argument))} must be"):
+        models.create("efficientnet_b0", **{"outputs": 3, **argument})
+
+
+def test_a_model_from_outside_needs_no_registration(outside_name):
+    module = models.create(outside_name, outputs=4, dropout_rate=0.1, remat=None)
+    assert module == Outside(4, 0.1)
+    assert models.resolution("somebodys_models:sized") == 20
+    with pytest.raises(UserError, match="must say its resolution"):
+        models.resolution(outside_name)
+    with pytest.raises(UserError, match="takes no argument 'remat'"):
+        models.create(outside_name, outputs=4, remat=True)
+
+
+def test_a_model_from_outside_that_is_not_there_is_told(outside_name):
+    with pytest.raises(UserError, match="no module 'nowhere_at_all'"):
+        models.create("nowhere_at_all:net", outputs=1)
+    with pytest.raises(UserError, match="no function 'ned'"):
+        models.create("somebodys_models:ned", outputs=1)
+    with pytest.raises(UserError, match="not of the form"):
+        models.create(":net", outputs=1)
+
+
+def test_the_table_alone_imports_no_framework():
+    code = (
+        "import sys, noisy_student_jax.models as m; m.names();"
+        "sys.exit(any(x in sys.modules for x in ('flax', 'jax', 'tensorflow')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,663 @@
+"""Selection against a sorted reference, its files, and what it refuses."""
+
+import collections
+import json
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from noisy_student_jax.errors import UserError
+from noisy_student_jax.pseudo_labels import plan, radix, sidecar
+from noisy_student_jax.pseudo_labels.selection import (
+    SelectionOptions,
+    load_picks,
+    select,
+)
+
+MASK = (1 << 64) - 1
+METADATA = {"task": "toy", "model": "b0", "model_sha256": "ab" * 32}
+
+
+# --- the reference: everything in memory, sorted, in plain Python ---------------
+
+
+def mix(x):
+    x = (x + 0x9E3779B97F4A7C15) & MASK
+    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 & MASK
+    x = (x ^ x >> 27) * 0x94D049BB133111EB & MASK
+    return x ^ x >> 31
+
+
+def reference_hash(key, seed):
+    data = key.encode()
+    state = mix(mix(seed & MASK) ^ len(data))
+    for at in range(0, len(data), 8):
+        state = mix(state ^ int.from_bytes(data[at : at + 8], "little"))
+    return state
+
+
+def reference(records, options):
+    """Returns {record number: copies}; a record is (key, label or None, score)."""
+    by_class = collections.defaultdict(list)
+    for number, (key, label, score) in enumerate(records):
+        if label is not None and np.float32(score) > np.float32(options.min_score):
+            by_class[label].append((number, key, np.float32(score)))
+    copies = {}
+    for rows in by_class.values():
+        if options.method == "all":
+            copies |= {number: 1 for number, _, _ in rows}
+            continue
+        K, n = options.per_class, len(rows)
+
+        def tie(row):
+            return (-row[2], -reference_hash(row[1], options.seed ^ 0x7469 << 48))
+
+        def draw(row):
+            return (-reference_hash(row[1], options.seed ^ 0x7265 << 48), -row[2])
+
+        if n >= K:
+            copies |= {row[0]: 1 for row in sorted(rows, key=tie)[:K]}
+        else:
+            copies |= {row[0]: K // n for row in rows}
+            for row in sorted(rows, key=draw)[: K % n]:
+                copies[row[0]] += 1
+    return copies
+
+
+# --- helpers --------------------------------------------------------------------
+
+
+def write(directory, records, shards=1, classes=None, names=None):
+    """Writes records, (key, label or None, score), as consecutive shards."""
+    metadata = METADATA | ({} if classes is None else {"classes": str(classes)})
+    for shard, numbers in enumerate(np.array_split(np.arange(len(records)), shards)):
+        rows = [records[i] for i in numbers]
+        name = names[shard] if names else f"{shard:03d}"
+        sidecar.write_shard(
+            directory / f"{name}.parquet",
+            keys=[key for key, _, _ in rows],
+            status=["ok" if label is not None else "truncated" for _, label, _ in rows],
+            label=[label for _, label, _ in rows],
+            score=[score for _, _, score in rows],
+            columns={"double": pa.array([score * 2 for _, _, score in rows])},
+            metadata=metadata,
+        )
+    return directory
+
+
+def random_records(seed, n=600, classes=7, scores=None, skew=2.0):
+    rng = np.random.default_rng(seed)
+    p = np.arange(1, classes + 1.0) ** -skew
+    label = rng.choice(classes, n, p=p / p.sum())
+    if scores is None:
+        score = rng.random(n, dtype=np.float32)
+    else:
+        score = rng.choice(np.array(scores, np.float32), n)
+    bad = rng.random(n) < 0.05
+    return [
+        (f"{rng.integers(1 << 40):x}-{i}", None if bad[i] else int(label[i]), s)
+        for i, s in enumerate(score.tolist())
+    ]
+
+
+def selected(directory):
+    return pq.read_table(directory / "plan.parquet").to_pylist()
+
+
+def as_multiset(rows):
+    return collections.Counter(tuple(row.values()) for row in rows)
+
+
+def check(tmp_path, records, options, shards=3, classes=None):
+    """Selects, compares everything with the reference, returns the summary."""
+    write(tmp_path / "labels", records, shards, classes)
+    summary = select(tmp_path / "labels", tmp_path / "out", options)
+    copies = reference(records, options)
+
+    rows = selected(tmp_path / "out")
+    order = sorted(copies)
+    assert [tuple(row.values()) for row in rows] == [
+        (records[i][0], records[i][1], float(np.float32(records[i][2])), copies[i])
+        for i in order
+    ]
+    picks, targets = load_picks(tmp_path / "out")
+    assert targets == {}
+    assert picks.dtype == np.int64
+    assert picks.tolist() == [
+        [i, row] for row, i in enumerate(order) for _ in range(copies[i])
+    ]
+
+    counts = summary["counts"]
+    assert counts["read"] == len(records)
+    assert counts["quarantined"] == sum(label is None for _, label, _ in records)
+    assert (
+        counts["read"]
+        == sum(counts[k] for k in ("selected", "quarantined", "below_threshold"))
+        + counts["over_capacity"]
+    )
+    assert counts["selected"] == len(copies)
+    assert counts["draws"] == sum(copies.values())
+    per_class = summary["per_class"]
+    for label in range(len(per_class["before"])):
+        ours = [i for i in order if records[i][1] == label]
+        assert per_class["before"][label] == sum(r[1] == label for r in records)
+        assert per_class["selected"][label] == len(ours)
+        assert per_class["draws"][label] == sum(copies[i] for i in ours)
+        lowest = min((float(np.float32(records[i][2])) for i in ours), default=None)
+        assert summary["thresholds"][label] == lowest
+        if options.method == "paper" and ours:
+            assert per_class["draws"][label] == options.per_class
+    histogram = summary["score_histogram"]
+    assert len(histogram["edges"]) == 101
+    assert sum(histogram["before"]) == counts["read"] - counts["quarantined"]
+    assert sum(histogram["selected"]) == counts["selected"]
+    assert json.loads((tmp_path / "out" / "selection.json").read_text()) == summary
+    return summary
+
+
+# --- exactness ------------------------------------------------------------------
+
+SCORES = {
+    "distinct": None,
+    "three values": [0.3, 0.31, 0.9],
+    "all equal": [1.0],
+    "neighbours": np.nextafter(np.float32(0.7), np.float32([0, 1])),
+}
+
+
+@pytest.mark.parametrize("scores", SCORES.values(), ids=SCORES)
+@pytest.mark.parametrize("per_class", [1, 7, 40, 1000])
+def test_equals_the_sorted_reference(tmp_path, scores, per_class):
+    records = random_records(per_class, scores=scores)
+    options = SelectionOptions(per_class=per_class, seed=per_class)
+    check(tmp_path, records, options)
+
+
+@pytest.mark.parametrize("scores", SCORES.values(), ids=SCORES)
+def test_all_takes_everything_above_the_threshold_once(tmp_path, scores):
+    options = SelectionOptions(method="all", per_class=3)
+    summary = check(tmp_path, random_records(5, scores=scores), options)
+    assert summary["counts"]["over_capacity"] == 0
+    assert summary["counts"]["draws"] == summary["counts"]["selected"]
+
+
+records_strategy = st.lists(
+    st.tuples(
+        st.text(max_size=20).filter(lambda s: s.isprintable()),
+        st.none() | st.integers(0, 3),
+        st.floats(0, 1, width=32) | st.sampled_from([0.3, 0.5, 0.5, 1.0]),
+    ),
+    min_size=1,
+    max_size=40,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    records=records_strategy,
+    per_class=st.integers(1, 12),
+    seed=st.integers(0, 2**63 - 1),
+    shards=st.integers(1, 4),
+)
+def test_equals_the_reference_on_anything(
+    tmp_path_factory, records, per_class, seed, shards
+):
+    records.append(("always", 0, 0.99))
+    options = SelectionOptions(per_class=per_class, seed=seed)
+    check(tmp_path_factory.mktemp("any"), records, options, shards)
+
+
+def test_the_threshold_is_strict_in_float32(tmp_path):
+    above = float(np.nextafter(np.float32(0.3), np.float32(1)))
+    records = [("at", 0, 0.3), ("above", 0, above), ("below", 0, 0.29)]
+    summary = check(tmp_path, records, SelectionOptions(per_class=5))
+    assert [row["key"] for row in selected(tmp_path / "out")] == ["above"]
+    assert summary["counts"]["below_threshold"] == 2
+    assert summary["score_histogram"]["before"][29:31] == [1, 2]
+
+
+def test_few_records_are_repeated_evenly_whatever_their_score(tmp_path):
+    """K mod n of them once more: a fair draw, which the score does not sway."""
+    n, K = 2000, 3000
+    scores = np.linspace(0.4, 1.0, n).tolist()
+    records = [(f"k{i}", 0, s) for i, s in enumerate(scores)]
+    check(tmp_path, records, SelectionOptions(per_class=K))
+    extra = [row["copies"] == 2 for row in selected(tmp_path / "out")]
+    assert sum(extra) == K - n
+    lower_half = sum(extra[: n // 2])  # hypergeometric: 500, sigma 11
+    assert abs(lower_half - 500) < 60
+
+
+def test_repeats_are_written_in_pieces(tmp_path, monkeypatch):
+    monkeypatch.setattr("noisy_student_jax.pseudo_labels.selection._PICKS_AT_ONCE", 7)
+    check(tmp_path, random_records(3, n=40), SelectionOptions(per_class=50))
+
+
+def test_repeated_keys_and_equal_ranks_do_not_break_exactness(tmp_path):
+    records = [("same", 0, 0.9)] * 10 + [("same", 0, 0.8)] * 10 + [("same", 1, 0.8)] * 2
+    check(tmp_path / "cut", records, SelectionOptions(per_class=13), shards=5)
+    check(tmp_path / "draw", records, SelectionOptions(per_class=33), shards=5)
+
+
+def test_keys_that_share_a_beginning_or_are_empty(tmp_path):
+    keys = ["", "a", "a" * 8, "a" * 9, "a" * 16, "a" * 17, "ä" * 30, "\0", "\0\0"]
+    records = [(key, 0, 1.0) for key in keys]
+    check(tmp_path / "cut", records, SelectionOptions(per_class=4), shards=2)
+    check(tmp_path / "draw", records, SelectionOptions(per_class=13), shards=2)
+
+
+# --- sharding, order, seed ------------------------------------------------------
+
+
+@pytest.mark.parametrize("scores", [None, [0.5, 0.9], [1.0]])
+def test_the_plan_does_not_depend_on_shards_or_their_order(tmp_path, scores):
+    records = random_records(11, n=500, scores=scores)
+    records += records[:20]  # repeated keys, too
+    options = SelectionOptions(per_class=60, seed=4)
+    plans, summaries = [], []
+    rng = np.random.default_rng(0)
+    for trial, shards in enumerate([1, 2, 17, 400]):
+        if trial:
+            records = [records[i] for i in rng.permutation(len(records))]
+        place = tmp_path / str(trial)
+        write(place / "labels", records, shards)
+        summaries.append(select(place / "labels", place / "out", options))
+        summaries[-1]["labels"].pop("shards")
+        plans.append(as_multiset(selected(place / "out")))
+    assert all(p == plans[0] for p in plans)
+    assert all(s == summaries[0] for s in summaries)
+
+
+def test_batches_do_not_matter(tmp_path, monkeypatch):
+    write(tmp_path / "labels", random_records(2, scores=[0.5, 0.6]), 2)
+    options = SelectionOptions(per_class=30)
+    select(tmp_path / "labels", tmp_path / "whole", options)
+    whole = sidecar.batches
+    monkeypatch.setattr(
+        sidecar, "batches", lambda path, columns: whole(path, columns, batch_rows=13)
+    )
+    select(tmp_path / "labels", tmp_path / "parts", options)
+    for name in ("plan.parquet", "picks.npy", "selection.json"):
+        a, b = (tmp_path / d / name for d in ("whole", "parts"))
+        assert a.read_bytes() == b.read_bytes()
+
+
+def test_the_seed_decides_ties_and_remainders_only(tmp_path):
+    records = random_records(8, n=900, classes=3, scores=[0.4, 0.6, 0.8], skew=1.0)
+    records += [(f"few-{i}", 3, 0.5 + i / 100) for i in range(10)]
+    write(tmp_path / "labels", records)
+    rows = {}
+    for seed in (0, 0, 1):
+        out = tmp_path / f"out{len(rows)}-{seed}"
+        if out.exists():
+            continue
+        select(tmp_path / "labels", out, SelectionOptions(per_class=100, seed=seed))
+        rows[seed] = selected(out)
+    assert rows[0] != rows[1]
+    for label in range(4):
+        scores = [
+            sorted(r["score"] for r in rows[s] if r["label"] == label) for s in rows
+        ]
+        assert scores[0] == scores[1]  # ties are among equal scores
+
+    distinct = random_records(9, n=900, classes=3)
+    write(tmp_path / "distinct", distinct)
+    for seed in (0, 1):
+        select(
+            tmp_path / "distinct",
+            tmp_path / f"d{seed}",
+            SelectionOptions(per_class=20, seed=seed),
+        )
+    assert selected(tmp_path / "d0") == selected(tmp_path / "d1")
+
+
+def test_the_hash_of_a_key_never_changes():
+    keys = pa.array(["unused", "", "a", "n01440764/10026.jpg", "ü" * 9]).slice(1)
+    got = radix.hash_keys(keys, np.arange(4), seed=7)
+    assert got.tolist() == [reference_hash(k, 7) for k in keys.to_pylist()]
+    assert got[2] == 0x805C05242336B136
+
+
+def test_score_ranks_are_in_the_order_of_scores():
+    scores = np.array(
+        [-np.inf, -2, -1e-40, 0.0, 1e-45, 1e-40, 0.3, 1.0, 3.0, np.inf], np.float32
+    )
+    ranks = radix.score_rank(scores)
+    assert (np.diff(ranks.astype(np.int64)) > 0).all()
+    assert radix.score_rank(np.float32([-0.0])) == radix.score_rank(np.float32([0.0]))
+
+
+def test_counts_of_hosts_add_up(tmp_path):
+    """Two hosts, each with its own shards, that exchange nothing but sums."""
+    records = random_records(21, n=3000, scores=[0.5, 0.7, 0.7, 0.9])
+    options = SelectionOptions(per_class=200, seed=3)
+    paths = sidecar.shards(write(tmp_path, records, 6) and tmp_path)
+    survey = plan.Survey(None, options)
+    for path in paths:
+        for batch in sidecar.batches(path):
+            survey.add(path, batch)
+    hosts = [(plan.Plan(survey, options), paths[h::2]) for h in range(2)]
+    passes = 0
+    while not hosts[0][0].settled:
+        counts = [host.counters() for host, _ in hosts]
+        for (host, own), into in zip(hosts, counts, strict=True):
+            for path in own:
+                host.histogram(path, into)
+        total = [a if a is None else a + b for a, b in zip(*counts, strict=True)]
+        for host, _ in hosts:
+            host.advance(total)
+        passes += 1
+    assert hosts[1][0].settled
+    assert 0 < passes <= 6
+    chosen = {}
+    for host, own in hosts:
+        for path in own:
+            batch = pa.Table.from_batches(sidecar.batches(path)).combine_chunks()
+            batch = batch.to_batches()[0]
+            rows, _, copies = host.take(batch)
+            keys = batch["key"].take(pa.array(rows)).to_pylist()
+            chosen |= dict(zip(keys, copies.tolist(), strict=True))
+    wanted = reference(records, options)
+    assert chosen == {records[i][0]: c for i, c in wanted.items()}
+
+
+def test_many_classes_count_in_smaller_digits():
+    cut = radix.Cut(
+        np.ones(50_000, np.int64), np.full(50_000, 2, np.int64), words=(32, 64)
+    )
+    assert cut.counters().nbytes <= 64 << 20
+    assert cut.counters().shape[1] >= 16
+
+
+def test_counts_that_lack_records_are_refused():
+    cut = radix.Cut(np.array([2]), np.array([3]), words=(32,))
+    with pytest.raises(ValueError, match="fewer records than"):
+        cut.advance(cut.counters())
+
+
+# --- files ----------------------------------------------------------------------
+
+
+def test_plan_and_summary_files(tmp_path):
+    write(tmp_path / "labels", random_records(1), classes=9)
+    options = SelectionOptions(per_class=20, min_score=0.25, seed=5)
+    summary = select(tmp_path / "labels", tmp_path / "out", options)
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "picks.npy",
+        "plan.parquet",
+        "selection.json",
+    ]
+    schema = pq.read_schema(tmp_path / "out" / "plan.parquet")
+    assert dict(zip(schema.names, map(str, schema.types), strict=True)) == {
+        "key": "string",
+        "label": "int32",
+        "score": "float",
+        "copies": "int32",
+    }
+    assert {k.decode(): v.decode() for k, v in schema.metadata.items()} == {
+        "noisy_student.method": "paper",
+        "noisy_student.min_score": "0.25",
+        "noisy_student.per_class": "20",
+        "noisy_student.seed": "5",
+        "noisy_student.model_sha256": "ab" * 32,
+    }
+    assert summary["schema"] == 1
+    assert summary["options"]["min_score"] == 0.25
+    assert summary["labels"]["model_sha256"] == "ab" * 32
+    assert len(summary["per_class"]["before"]) == 9
+    assert summary["thresholds"][8] is None
+    before, chosen = (summary["confidence"][k] for k in ("before", "selected"))
+    assert chosen > before
+
+
+def test_targets_are_the_selected_rows_in_the_order_of_the_plan(tmp_path):
+    records = random_records(6)
+    write(tmp_path / "labels", records, 4)
+
+    def targets(batch):
+        double = batch["double"].to_numpy()
+        return {
+            "pair": np.stack([double, -double], axis=1).astype(np.float16),
+            "label": batch["label"].to_numpy(),
+        }
+
+    select(
+        tmp_path / "labels",
+        tmp_path / "out",
+        SelectionOptions(per_class=50),
+        targets=targets,
+    )
+    picks, arrays = load_picks(tmp_path / "out")
+    assert isinstance(picks, np.memmap)
+    assert all(isinstance(array, np.memmap) for array in arrays.values())
+    rows = selected(tmp_path / "out")
+    assert arrays["pair"].shape == (len(rows), 2)
+    assert arrays["pair"].dtype == np.float16
+    assert arrays["label"].tolist() == [row["label"] for row in rows]
+    for number, row in picks:
+        assert records[number][0] == rows[row]["key"]
+        assert arrays["pair"][row, 0] == np.float16(records[number][2] * 2)
+
+
+@pytest.mark.parametrize(
+    ("targets", "says"),
+    [
+        (lambda b: {"x": np.zeros(b.num_rows + 1)}, "has .* rows for"),
+        (lambda b: {"../x": np.zeros(b.num_rows)}, "plain name"),
+        (lambda b: {"x": np.array([None] * b.num_rows)}, "fixed width"),
+        (lambda b: {"x": np.zeros((b.num_rows, b.num_rows))}, r"rows are .* after"),
+    ],
+)
+def test_targets_must_keep_their_word(tmp_path, targets, says):
+    records = random_records(6, n=100) + random_records(7, n=30)
+    write(tmp_path / "labels", records, 3)
+    options = SelectionOptions(method="all")
+    with pytest.raises(ValueError, match=says):
+        select(tmp_path / "labels", tmp_path / "out", options, targets=targets)
+    assert [p.name for p in tmp_path.iterdir()] == ["labels"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_failure_half_way_leaves_nothing(tmp_path, error):
+    write(tmp_path / "labels", random_records(6), 4)
+    seen = []
+
+    def targets(batch):
+        seen.append(batch.num_rows)
+        if len(seen) == 3:
+            raise error
+        return {"x": np.zeros(batch.num_rows)}
+
+    with pytest.raises(error):
+        select(
+            tmp_path / "labels",
+            tmp_path / "out",
+            SelectionOptions(per_class=50),
+            targets=targets,
+        )
+    assert len(seen) == 3
+    assert [p.name for p in tmp_path.iterdir()] == ["labels"]
+
+
+def test_an_output_with_content_is_never_touched(tmp_path):
+    write(tmp_path / "labels", random_records(6))
+    (tmp_path / "out").mkdir()
+    options = SelectionOptions(per_class=50)
+    select(tmp_path / "labels", tmp_path / "out", options)  # empty: may be used
+    before = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
+    with pytest.raises(UserError, match=r"already exists .*move it away or choose"):
+        select(tmp_path / "labels", tmp_path / "out", options)
+    assert before == {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
+    with pytest.raises(UserError, match="already exists"):
+        select(tmp_path / "labels", tmp_path / "labels" / "000.parquet", options)
+
+
+def test_empty_classes_are_warned_of_by_name(tmp_path):
+    records = [("a", 0, 0.9), ("b", 2, 0.2), ("c", 4, 0.8)]
+    summary = check(tmp_path / "a", records, SelectionOptions(per_class=2), classes=6)
+    (warning,) = summary["warnings"]
+    assert warning.startswith("4 of 6 classes get no pseudo-labels: 1, 2, 3, 5 (")
+    assert "3 of them the teacher never predicts" in warning
+    assert "lower min_score" in warning
+    summary = check(tmp_path / "b", records, SelectionOptions(per_class=2), classes=40)
+    assert "10, 11 and 28 more" in summary["warnings"][0]
+    full = [("a", 0, 0.9), ("b", 1, 0.9)]
+    summary = check(tmp_path / "c", full, SelectionOptions(per_class=2), classes=2)
+    assert summary["warnings"] == []
+
+
+# --- what is refused ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({}, "'paper' needs per_class; set it to the number of images"),
+        ({"method": "best"}, "'best' is not known; choose 'paper' or 'all'"),
+        ({"min_score": "0.3"}, "min_score must be a number, not '0.3'"),
+        ({"min_score": True}, "min_score must be a number"),
+        ({"min_score": 30}, "min_score is 30 but must be at least 0 and below 1"),
+        ({"min_score": float("nan")}, "min_score is nan"),
+        ({"min_score": -0.1}, "min_score is -0.1"),
+        ({"per_class": 0}, "per_class is 0 but must be"),
+        ({"per_class": 1.5}, "per_class is 1.5 but must be a whole number"),
+        ({"per_class": True}, "per_class is True"),
+        ({"per_class": 5, "seed": -1}, "seed is -1 but must be a whole number"),
+        ({"per_class": 5, "seed": None}, "seed is None"),
+    ],
+)
+def test_options_are_checked(changes, says):
+    with pytest.raises(UserError, match=says):
+        SelectionOptions(**changes)
+
+
+def spoiled(directory, **changes):
+    """A file that our own writer would not write."""
+    values = {
+        "key": pa.array(["a", "b"]),
+        "status": pa.array(["ok", "ok"]),
+        "label": pa.array([0, 1], pa.int32()),
+        "score": pa.array([0.5, 0.6], pa.float32()),
+    }
+    metadata = {"noisy_student.classes": changes.pop("classes", "2")}
+    directory.mkdir()
+    table = pa.table(values | changes, metadata=metadata)
+    pq.write_table(table, directory / "0.parquet")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda d: None, "no directory of pseudo-labels"),
+        (lambda d: d.mkdir(), "holds no pseudo-labels"),
+        (
+            lambda d: spoiled(d, score=pa.array([0.5, np.nan], pa.float32())),
+            r"0\.parquet: record 'b' is ok but its score is nan",
+        ),
+        (
+            lambda d: spoiled(d, score=pa.array([np.inf, 0.5], pa.float32())),
+            "record 'a' is ok but its score is inf",
+        ),
+        (
+            lambda d: spoiled(d, score=pa.array([0.5, None], pa.float32())),
+            "'b' is ok but its score is null",
+        ),
+        (lambda d: spoiled(d, score=pa.array([0.5, 0.6])), "'score' as double"),
+        (
+            lambda d: spoiled(d, label=pa.array([0, 2], pa.int32())),
+            "label 2 but its metadata says 2 classes",
+        ),
+        (lambda d: spoiled(d, label=pa.array([0, -1], pa.int32())), "below zero"),
+        (lambda d: spoiled(d, classes="many"), "'many' classes"),
+        (lambda d: spoiled(d, status=pa.array(["x", "ok"])), "'a' is not ok but"),
+        (lambda d: write(d, [("a", 0, 0.2)]), "none of 1 labelled.*best has 0.2;"),
+        (lambda d: write(d, [("a", None, 0.2)]), "all 1 records .* are quarantined"),
+        (lambda d: write(d, []), "holds no records"),
+        (
+            lambda d: write(d, [("a", 2**31 - 1, 0.9)]),
+            "label 2147483647, more than the",
+        ),
+    ],
+)
+def test_bad_labels_are_named_and_nothing_is_written(tmp_path, spoil, says):
+    spoil(tmp_path / "labels")
+    with pytest.raises(UserError, match=says) as caught:
+        select(tmp_path / "labels", tmp_path / "out", SelectionOptions(per_class=2))
+    assert "\n" not in str(caught.value)
+    assert {p.name for p in tmp_path.iterdir()} <= {"labels"}
+
+
+@pytest.mark.parametrize("damage", ["missing", "unfinished", "truncated"])
+def test_load_picks_says_what_is_wrong(tmp_path, damage):
+    out = tmp_path / "out"
+    if damage != "missing":
+        write(tmp_path / "labels", random_records(6))
+        select(tmp_path / "labels", out, SelectionOptions(per_class=50))
+    if damage == "unfinished":
+        (out / "selection.json").unlink()
+    if damage == "truncated":
+        data = (out / "picks.npy").read_bytes()
+        (out / "picks.npy").write_bytes(data[: len(data) // 2])
+    says = "cannot be read" if damage == "truncated" else "no finished selection"
+    with pytest.raises(UserError, match=says):
+        load_picks(out)
+
+
+# --- load -----------------------------------------------------------------------
+
+MILLION = """
+    import pathlib, resource, sys
+    import numpy as np
+    from noisy_student_jax.pseudo_labels import selection, sidecar
+
+    place = pathlib.Path(sys.argv[1])
+    rng = np.random.default_rng(0)
+    shards, rows, classes, K = 16, 62_500, 1000, 800
+    p = rng.dirichlet(np.full(classes, 0.5))
+    before = np.zeros(classes, np.int64)
+    for shard in range(shards):
+        label = rng.choice(classes, rows, p=p).astype(np.int32)
+        score = rng.random(rows, dtype=np.float32)
+        score[::3] = 1.0  # heavy ties as well
+        np.add.at(before, label[score > np.float32(0.3)], 1)
+        sidecar.write_shard(
+            place / "labels" / f"{shard:03d}.parquet",
+            keys=[f"pool/{shard:04d}/image_{i:08d}.jpg" for i in range(rows)],
+            status=["ok"] * rows, label=label, score=score,
+            metadata={
+                "task": "t", "model": "m", "model_sha256": "0", "classes": "1000"
+            },
+        )
+    summary = selection.select(
+        place / "labels", place / "out", selection.SelectionOptions(per_class=K)
+    )
+    assert summary["counts"]["read"] == shards * rows
+    assert summary["per_class"]["selected"] == np.minimum(before, K).tolist()
+    assert summary["per_class"]["draws"] == np.where(before > 0, K, 0).tolist()
+    picks, _ = selection.load_picks(place / "out")
+    assert len(picks) == summary["counts"]["draws"]
+    assert (np.diff(picks[:, 0]) >= 0).all()
+    loaded = {"jax", "tensorflow", "flax"} & set(sys.modules)
+    assert not loaded, loaded
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert peak < 2 << 20, peak  # in kB
+    print("peak", peak)
+"""
+
+
+def test_a_million_records_in_a_thousand_classes(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(MILLION), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("peak")

@@ -1,0 +1,108 @@
+"""The RandAugment table against the figures of the paper's code, written out."""
+
+import subprocess
+import sys
+
+import pytest
+
+from noisy_student_jax.errors import UserError
+from noisy_student_jax.randaugment import (
+    OPS,
+    SVHN_CONSTANTS,
+    RandAugmentConstants,
+    argument,
+    named,
+)
+
+MAGNITUDES = (5, 9, 10, 12, 15, 18, 20, 24, 27)
+
+FIGURES = {
+    "Rotate": (15, 27, 30, 36, 45, 54, 60, 72, 81),
+    "ShearX": (0.15, 0.27, 0.3, 0.36, 0.45, 0.54, 0.6, 0.72, 0.81),
+    "ShearY": (0.15, 0.27, 0.3, 0.36, 0.45, 0.54, 0.6, 0.72, 0.81),
+    "TranslateX": (50, 90, 100, 120, 150, 180, 200, 240, 270),
+    "TranslateY": (50, 90, 100, 120, 150, 180, 200, 240, 270),
+    "Color": (1.0, 1.72, 1.9, 2.26, 2.8, 3.34, 3.7, 4.42, 4.96),
+    "Contrast": (1.0, 1.72, 1.9, 2.26, 2.8, 3.34, 3.7, 4.42, 4.96),
+    "Brightness": (1.0, 1.72, 1.9, 2.26, 2.8, 3.34, 3.7, 4.42, 4.96),
+    "Sharpness": (1.0, 1.72, 1.9, 2.26, 2.8, 3.34, 3.7, 4.42, 4.96),
+    # Bits kept: 2, 3, 4, 4, 6, 7, 8, then the wrapped shift, clamped, leaves one.
+    "Posterize": (6, 5, 4, 4, 2, 1, 0, 7, 7),
+    "Solarize": (128, 230, 0, 51, 128, 204, 0, 102, 179),
+    "SolarizeAdd": (55, 99, 110, 132, 165, 198, 220, 264, 297),
+    "Cutout": (20, 36, 40, 48, 60, 72, 80, 96, 108),
+    "AutoContrast": (None,) * 9,
+    "Equalize": (None,) * 9,
+    "Invert": (None,) * 9,
+}
+
+
+def test_sixteen_operations_in_the_papers_order_and_no_identity():
+    assert [op.name for op in OPS] == [
+        "AutoContrast",
+        "Equalize",
+        "Invert",
+        "Rotate",
+        "Posterize",
+        "Solarize",
+        "Color",
+        "Contrast",
+        "Brightness",
+        "Sharpness",
+        "ShearX",
+        "ShearY",
+        "TranslateX",
+        "TranslateY",
+        "SolarizeAdd",
+        "Cutout",
+    ]
+
+
+def test_only_geometry_has_a_random_sign():
+    signed = {op.name for op in OPS if op.signed}
+    assert signed == {"Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY"}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_arguments_are_the_papers(name):
+    for magnitude, figure in zip(MAGNITUDES, FIGURES[name], strict=True):
+        value = argument(named(name), magnitude)
+        if figure is None:
+            assert value is None
+        else:
+            assert value == pytest.approx(figure, rel=1e-12), magnitude
+
+
+def test_integer_arguments_are_integers():
+    for name in ("Posterize", "Solarize", "SolarizeAdd", "Cutout"):
+        assert all(type(argument(named(name), m)) is int for m in MAGNITUDES)
+
+
+def test_magnitude_five_blends_by_exactly_one():
+    assert argument(named("Color"), 5) == 1.0
+
+
+def test_posterize_below_two_and_a_half_keeps_one_bit():
+    assert [argument(named("Posterize"), m) for m in (0, 2, 2.5)] == [7, 7, 7]
+    assert argument(named("Posterize"), 5) == 6
+
+
+def test_svhn_moves_and_hides_less():
+    assert argument(named("TranslateX"), 5, SVHN_CONSTANTS) == 2.0
+    assert argument(named("Cutout"), 5, SVHN_CONSTANTS) == 2
+    assert argument(named("Cutout"), 9, RandAugmentConstants(cutout=4.5)) == 4
+
+
+def test_mistakes_are_told():
+    with pytest.raises(UserError, match="did you mean 'Rotate'"):
+        named("Rotat")
+    with pytest.raises(UserError, match=r"magnitude is -1; it must be 0 or more"):
+        argument(named("Rotate"), -1)
+
+
+def test_the_table_needs_no_framework():
+    code = (
+        "import sys, noisy_student_jax.randaugment\n"
+        "assert not {'jax', 'tensorflow', 'flax'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
