@@ -81,6 +81,7 @@ def _dispatch(arguments: list[str]) -> int:
     from noisy_student_jax import commands, devices
 
     devices.announce()
+    devices.keep_compiled_programs()
     with Interruption() as interruption:
         return getattr(commands, options.command)(options, interruption)
 

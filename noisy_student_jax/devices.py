@@ -1,7 +1,9 @@
 """Saying which device a command uses, and when a better one lies idle."""
 
+import hashlib
 import os
 import pathlib
+import platform
 import shutil
 
 import jax
@@ -18,6 +20,34 @@ def announce() -> None:
             " extra (pip install 'noisy-student-jax[gpu]') and unset JAX_PLATFORMS, or"
             " expect to wait many times longer"
         )
+
+
+def keep_compiled_programs() -> None:
+    """Keeps compiled programs in the user's cache, for the next process to find.
+
+    Leaves JAX's own setting alone if there is one. Programs for another processor
+    are kept apart: one compiled for more than this one has would crash.
+    """
+    if jax.config.jax_compilation_cache_dir:
+        return
+    home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    folder = pathlib.Path(home) / "noisy_student_jax" / _processor()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+def _processor() -> str:
+    try:
+        text = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        text = platform.processor()
+    abilities = [line for line in text.splitlines() if line.startswith("flags")][:1]
+    digest = hashlib.sha256("".join(abilities or [text]).encode()).hexdigest()
+    return f"{platform.machine()}-{digest[:12]}"
 
 
 def line() -> str:

@@ -109,8 +109,6 @@ def _student_facts(student: Student) -> dict[str, Any]:
     # One copy of the gradients, beside what the state holds.
     copies = STATE_COPIES[student.config.train.optimizer] + 1
     per_image = cost.activation_bytes(student.module, resolution=student.resolution)
-    if student.config.model.remat:
-        per_image //= 4
     images = layout.total // student.config.train.microbatches
     share = -(-images // jax.device_count())
     draws = student.steps * layout.total
