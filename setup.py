@@ -7,8 +7,6 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 
 RUNTIME = [
-    "absl-py",
-    "clu",
     "flax>=0.12",
     "jax>=0.10",
     "jinja2",
@@ -35,7 +33,7 @@ setup(
     package_data={"noisy_student_jax": ["report/*.html", "report/*.css"]},
     install_requires=RUNTIME,
     extras_require={
-        "dev": ["pre-commit", "pytest", "pytest-xdist", "ruff"],
+        "dev": ["hypothesis", "pre-commit", "pytest", "ruff"],
         "gpu": ["jax[cuda13]>=0.10"],
         "tpu": ["jax[tpu]>=0.10"],
         "bench": ["torch"],

@@ -1,0 +1,41 @@
+# Sourced by the scripts beside it: makes or reuses .venv and installs into it.
+#
+# usage: source launch/environment.sh EXTRAS   (for example "" or "[dev]")
+# It leaves the interpreter in $PYTHON.
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+EXTRAS="${1:-}"
+PYTHON=.venv/bin/python
+
+find_python() {
+  local candidate
+  for candidate in python3 python3.13 python3.12 python3.11; do
+    if command -v "$candidate" >/dev/null 2>&1 && "$candidate" -c \
+      'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+      echo "$candidate"
+      return
+    fi
+  done
+  echo "error: Python 3.11 or newer is needed; on Debian or Ubuntu:" \
+    "apt-get install python3 python3-venv" >&2
+  exit 1
+}
+
+if [ ! -x "$PYTHON" ]; then
+  BASE="$(find_python)" || exit 1
+  if ! "$BASE" -m venv .venv; then
+    rm -rf .venv
+    echo "error: $BASE cannot make a virtual environment; on Debian or Ubuntu:" \
+      "apt-get install python3-venv" >&2
+    exit 1
+  fi
+fi
+
+# What is installed is noted with what it was installed from.
+WANTED="$(cat setup.py constraints.txt pyproject.toml | sha256sum | cut -d' ' -f1) $EXTRAS"
+if [ "$(cat .venv/installed 2>/dev/null)" != "$WANTED" ]; then
+  echo "installing into .venv (once; some minutes) …"
+  "$PYTHON" -m pip install --quiet --disable-pip-version-check \
+    --constraint constraints.txt --editable ".$EXTRAS"
+  echo "$WANTED" >.venv/installed
+fi

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Lints and runs the test suite; further flags go to pytest.
+#
+#   bash launch/test.sh
+#   bash launch/test.sh tests/test_order.py -k permutation
+set -euo pipefail
+FLAGS=("$@")
+source "$(dirname "$0")/environment.sh" "[dev]"
+
+"$PYTHON" -m ruff check .
+"$PYTHON" -m ruff format --check .
+exec "$PYTHON" -m pytest ${FLAGS[@]+"${FLAGS[@]}"}
