@@ -1,11 +1,93 @@
-"""The report of a run: one self-contained HTML file."""
+"""The report of a run: one self-contained HTML file.
 
+Nothing in it comes from elsewhere and nothing in it is executed: charts are inline
+SVG, images are data, and its own content security policy forbids the rest. It only
+tells what the files of the run say; what is missing there is said to be missing.
+"""
+
+import pathlib
+import re
 from typing import Any
 
-from noisy_student_jax import files
+import jinja2
+from markupsafe import Markup, escape
+
+from noisy_student_jax import console, files
+from noisy_student_jax.report import (
+    formatting,
+    gallery,
+    learning,
+    mistakes,
+    provenance,
+    pseudo,
+    results,
+)
+from noisy_student_jax.report.students import colours, students_of
 from noisy_student_jax.run import Run
+
+REPORT = "report.html"
+_HERE = pathlib.Path(__file__).parent
+_PERCENT = re.compile(r"[\d.,]+ %")
 
 
 def write(run: Run, summary: dict[str, Any]) -> None:
-    """Writes ``report.html``."""
-    files.write_atomically(run.workdir / "report.html", "<html></html>")
+    """Writes ``report.html``.
+
+    Args:
+      run: a run of which at least the evaluation is finished.
+      summary: what ``summary.json`` holds.
+    """
+    files.write_atomically(run.workdir / REPORT, render(run, summary))
+
+
+def render(run: Run, summary: dict[str, Any]) -> str:
+    """Returns the report as HTML."""
+    students = students_of(run.workdir, summary)
+    return (
+        _environment()
+        .get_template("template.html")
+        .render(
+            dataset=summary["dataset"],
+            task=summary["task"],
+            splits=summary["splits"],
+            style=Markup((_HERE / "style.css").read_text(encoding="utf-8")),
+            colours=Markup(colours(students)),
+            verdict=results.verdict(run.workdir, summary),
+            table=results.table(run, summary, students),
+            by_generation=results.by_generation(summary, students),
+            learning=learning.panels(summary, students),
+            teachers=pseudo.teachers(summary, students),
+            gallery=gallery.gallery(run, summary, students),
+            mistakes=mistakes.mistakes(run, summary, students),
+            provenance=provenance.provenance(run),
+        )
+    )
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_HERE),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=_visible,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "count": formatting.count,
+        "prose": _prose,
+    }
+    return environment
+
+
+def _prose(text: str) -> Markup:
+    """Keeps a number and its percent sign on one line."""
+    safe = str(escape(console.printable(text)))
+    return Markup(_PERCENT.sub(r'<span class="together">\g<0></span>', safe))
+
+
+def _visible(value: Any) -> Any:
+    """Makes control characters visible in what is inserted; markup is ours already."""
+    if isinstance(value, str) and not isinstance(value, Markup):
+        return console.printable(value)
+    return value

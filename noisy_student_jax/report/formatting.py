@@ -1,0 +1,89 @@
+"""Numbers as the report writes them; what is no number is a dash."""
+
+import math
+import re
+from typing import Any
+
+from noisy_student_jax import console
+
+NOTHING = "–"
+_FRACTIONS = re.compile(r"top\d+|ap\d*|accuracy|recall|precision")
+
+
+def is_number(value: Any) -> bool:
+    """Whether this is a finite number."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and math.isfinite(value)
+
+
+def is_interval(value: Any) -> bool:
+    """Whether this is a pair of finite numbers."""
+    return (
+        isinstance(value, (list, tuple))
+        and len(value) == 2
+        and all(map(is_number, value))
+    )
+
+
+def count(value: Any) -> str:
+    """Writes 12345 as ``12,345``."""
+    return f"{value:,}" if is_number(value) else NOTHING
+
+
+def percent(value: Any, *, digits: int = 1) -> str:
+    """Writes 0.9332 as ``93.3 %``."""
+    return f"{_plain(100 * value, digits)} %" if is_number(value) else NOTHING
+
+
+def points(value: Any) -> str:
+    """Writes a difference of 0.0033 as ``+0.3``, in points."""
+    if not is_number(value):
+        return NOTHING
+    text = _plain(100 * value, 1)
+    return text if text.startswith("−") or float(text) == 0 else f"+{text}"
+
+
+def interval(value: Any, *, signed: bool = False) -> str:
+    """Writes (0.910, 0.951) as ``[91.0, 95.1]``."""
+    if not is_interval(value):
+        return NOTHING
+    low, high = (points(end) if signed else _plain(100 * end, 1) for end in value)
+    return f"[{low}, {high}]"
+
+
+def metric(name: str, value: Any, *, primary: str) -> str:
+    """Writes a metric: what is surely a fraction in percent, the rest as it is."""
+    if not is_number(value):
+        return NOTHING
+    if name == primary or _FRACTIONS.fullmatch(name):
+        return percent(value)
+    return _plain(value, 3)
+
+
+def seconds(value: Any) -> str:
+    """Writes seconds as a duration; short ones with decimals."""
+    if not is_number(value):
+        return NOTHING
+    if value >= 9.95:
+        return console.duration(value)
+    return f"{value:.1f} s" if value >= 0.95 else f"{value:.2f} s"
+
+
+def short(text: str, *, length: int) -> str:
+    """Cuts a name that is too long for a chart."""
+    text = console.printable(str(text))
+    return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
+def listed(names: list[str]) -> str:
+    """Writes names as ``a, b and c``."""
+    if len(names) < 2:
+        return "".join(names)
+    return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _plain(value: float, digits: int) -> str:
+    text = f"{value:.{digits}f}"
+    if float(text) == 0:
+        text = text.removeprefix("-")
+    return text.replace("-", "−")

@@ -1,0 +1,138 @@
+"""The most and the least confident of the pseudo-labelled images, class by class."""
+
+import base64
+import dataclasses
+import io
+import pathlib
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from noisy_student_jax.errors import UserError
+from noisy_student_jax.pseudo_labels import selection
+from noisy_student_jax.report.pseudo import class_name
+from noisy_student_jax.report.students import Shown, generations
+from noisy_student_jax.run import Run
+
+CLASSES_SHOWN = 10
+IMAGES_SHOWN = 6
+_SIDE = 112  # pixels that an image is stored with, at most
+_SMALL = 56  # below this an image is shown with its pixels visible
+
+
+def gallery(run: Run, summary: dict[str, Any], students: list[Shown]) -> dict[str, Any]:
+    """Returns images of the last teacher's selection, or why there are none."""
+    teacher = next(
+        (
+            one
+            for one in reversed(generations(students))
+            if (one.folder / "selection" / selection.PLAN).is_file()
+        ),
+        None,
+    )
+    if teacher is None:
+        return {"missing": "No selection of pseudo-labels is there to show images of."}
+    folder = teacher.folder / "selection"
+    try:
+        extremes = _extremes(folder / selection.PLAN)
+        rows = _with_images(run, folder, extremes, summary["classes"])
+    except pa.ArrowException:
+        return {"missing": f"The images cannot be shown: {selection.PLAN} is damaged."}
+    except (UserError, OSError, ValueError, LookupError, RuntimeError) as error:
+        # Data may come from anywhere, and may be gone: the rest is worth showing.
+        return {"missing": f"The images cannot be shown: {_one_line(error)}."}
+    return {
+        "missing": None,
+        "teacher": teacher.title,
+        "rows": rows,
+        "left_out": max(0, len(summary["classes"]) - len(rows)),
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class _Ends:
+    """Rows of the plan at both ends of a class, the most confident first."""
+
+    rows: np.ndarray
+    scores: np.ndarray
+    keys: np.ndarray
+
+    def merged(self, other: "_Ends") -> "_Ends":
+        """Returns the ends of both together."""
+        both = [
+            np.concatenate([getattr(self, f.name), getattr(other, f.name)])
+            for f in dataclasses.fields(self)
+        ]
+        order = np.argsort(-both[1], kind="stable")
+        if len(order) > 2 * IMAGES_SHOWN:
+            order = np.concatenate([order[:IMAGES_SHOWN], order[-IMAGES_SHOWN:]])
+        return _Ends(*(values[order] for values in both))
+
+
+def _extremes(path: pathlib.Path) -> dict[int, _Ends]:
+    """Finds, in one pass over the plan, the ends of the first classes."""
+    kept: dict[int, _Ends] = {}
+    nothing = _Ends(np.zeros(0, int), np.zeros(0), np.zeros(0, object))
+    first = 0
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(columns=["key", "label", "score"]):
+            labels, scores = (batch[n].to_numpy() for n in ("label", "score"))
+            there = kept.keys() | set(np.unique(labels).tolist())
+            wanted = sorted(there)[:CLASSES_SHOWN]
+            for label in wanted:
+                here = np.flatnonzero(labels == label)
+                order = here[np.argsort(-scores[here], kind="stable")]
+                if len(order) > 2 * IMAGES_SHOWN:
+                    order = np.r_[order[:IMAGES_SHOWN], order[-IMAGES_SHOWN:]]
+                keys = batch["key"].take(pa.array(order)).to_numpy(zero_copy_only=False)
+                new = _Ends(first + order, scores[order].astype(float), keys)
+                kept[label] = kept.get(label, nothing).merged(new)
+            kept = {label: kept[label] for label in wanted}
+            first += batch.num_rows
+    return kept
+
+
+def _with_images(
+    run: Run, folder: pathlib.Path, extremes: dict[int, _Ends], classes: list[str]
+) -> list[dict[str, Any]]:
+    picks, _ = selection.load_picks(folder)
+    pool = run.dataset.pool
+    shown = []
+    for label, ends in extremes.items():
+        # Picks are in the order of the plan, a line a copy: the first of each row.
+        records = [
+            int(picks[np.searchsorted(picks[:, 1], row), 0]) for row in ends.rows
+        ]
+        if [pool.key(record) for record in records] != ends.keys.tolist():
+            raise ValueError("the pool is not the one that was labelled")
+        examples = pool.read(records)
+        tiles = []
+        for key, score, image, status in zip(
+            ends.keys, ends.scores, examples.images, examples.status, strict=True
+        ):
+            tile = {"score": f"{score:.2f}", "key": key, "data": None, "small": False}
+            if image is not None and status == "ok":
+                tile["small"] = max(np.asarray(image).shape[:2]) < _SMALL
+                tile["data"] = _png(image)
+            tiles.append(tile)
+        # Of a class with few images none is shown on both sides.
+        most = min(IMAGES_SHOWN, -(-len(tiles) // 2))
+        name = class_name(classes, label)
+        shown.append({"name": name, "most": tiles[:most], "least": tiles[most:]})
+    return shown
+
+
+def _png(image: np.ndarray) -> str:
+    """Writes an image, made smaller if it is large, as a data URL."""
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    picture.thumbnail((_SIDE, _SIDE))
+    file = io.BytesIO()
+    picture.save(file, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

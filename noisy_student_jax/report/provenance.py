@@ -1,0 +1,161 @@
+"""What was run, on what, with which data, how long it took, and how to go on."""
+
+import json
+import pathlib
+import re
+import shlex
+from typing import Any
+
+from noisy_student_jax import files
+from noisy_student_jax.config import GENERATION_SECTIONS, flatten, plain
+from noisy_student_jax.errors import UserError
+from noisy_student_jax.report.formatting import NOTHING, count, seconds
+from noisy_student_jax.run import CONTROL, Run
+from noisy_student_jax.splitting import DATASET
+
+
+def provenance(run: Run) -> dict[str, Any]:
+    """Returns config, data, environment, stages and commands."""
+    manifests = _manifests(run)
+    return {
+        "config": _config(run),
+        "data": _data(run.workdir / DATASET),
+        "environments": _environments(manifests),
+        "stages": _stages(manifests),
+        "commands": _commands(run.workdir),
+    }
+
+
+def _config(run: Run) -> dict[str, Any]:
+    """Returns the config as two tables: of the run, and of what is trained in it."""
+    config = plain(run.config)
+    shared = {
+        name: value
+        for name, value in config.items()
+        if name not in (*GENERATION_SECTIONS, "generations", CONTROL)
+    }
+    trained = {
+        f"generation {number}": flatten(one)
+        for number, one in enumerate(config["generations"])
+    }
+    if config[CONTROL]["enabled"]:
+        own = {k: v for k, v in config[CONTROL].items() if k != "enabled"}
+        trained[CONTROL] = flatten(own)
+    fields = list(dict.fromkeys(name for one in trained.values() for name in one))
+    rows = []
+    for field in fields:
+        values = [_written(one.get(field, NOTHING)) for one in trained.values()]
+        rows.append({"field": field, "cells": values, "same": len(set(values)) == 1})
+    run_level = {**flatten(shared), "control.enabled": config[CONTROL]["enabled"]}
+    return {
+        "run": [(name, _written(value)) for name, value in run_level.items()],
+        "columns": list(trained),
+        "rows": rows,
+    }
+
+
+def _data(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        found = files.read_json(path)
+        rows = [
+            {
+                "part": part,
+                "images": count(number),
+                "fingerprint": (found.get("fingerprints") or {}).get(part, NOTHING)[
+                    :16
+                ],
+            }
+            for part, number in found["splits"].items()
+        ]
+    except FileNotFoundError:
+        return {"missing": f"{DATASET} is not there", "rows": [], "facts": []}
+    except (UserError, KeyError, TypeError, AttributeError):
+        return {"missing": f"{DATASET} is damaged", "rows": [], "facts": []}
+    facts = [(name, _written(v)) for name, v in (found.get("facts") or {}).items()]
+    return {"missing": None, "rows": rows, "facts": facts}
+
+
+def _manifests(run: Run) -> list[dict[str, Any]]:
+    """Reads the manifests of the finished stages, in the order of the loop."""
+    found = []
+    for path in run.ledger.folder.glob("*.json"):
+        if path.name.endswith(".started.json"):
+            continue
+        try:
+            manifest = files.read_json(path)
+        except UserError:
+            continue
+        # This report's own is written after it, so what is there is of an earlier one.
+        if isinstance(manifest, dict) and manifest.get("stage", "report") != "report":
+            found.append(manifest)
+    return sorted(found, key=lambda one: _place(one["stage"]))
+
+
+def _place(stage: str) -> tuple[int, int, str]:
+    owner, _, kind = stage.partition("/")
+    kinds = ("train", "evaluate", "label", "select")
+    number = re.fullmatch(r"generation_(\d+)", owner)
+    order = kinds.index(kind) if kind in kinds else len(kinds)
+    if number:
+        return int(number[1]), order, stage
+    return (-1 if owner == "data" else 1 << 30), order, stage
+
+
+def _stages(manifests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    longest = max((one.get("seconds") or 0 for one in manifests), default=0) or 1
+    return [
+        {
+            "name": one["stage"].replace("_", " "),
+            "seconds": seconds(one.get("seconds")),
+            "share": f"{100 * (one.get('seconds') or 0) / longest:.1f}",
+            "started": (one.get("started") or NOTHING).replace("T", " "),
+            "finished": (one.get("finished") or NOTHING).replace("T", " "),
+        }
+        for one in manifests
+    ]
+
+
+def _environments(manifests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns each distinct environment with the stages that ran in it."""
+    found: dict[str, dict[str, Any]] = {}
+    for one in manifests:
+        environment = one.get("environment") or {}
+        same = found.setdefault(
+            json.dumps(environment, sort_keys=True),
+            {
+                "facts": [
+                    (name.removeprefix("versions."), _written(value))
+                    for name, value in flatten(environment).items()
+                ],
+                "stages": [],
+            },
+        )
+        same["stages"].append(one["stage"].replace("_", " "))
+    return list(found.values())
+
+
+def _commands(workdir: pathlib.Path) -> list[tuple[str, str]]:
+    place = shlex.quote(str(workdir))
+    best = shlex.quote(str(workdir / "best"))
+    return [
+        ("What is done and left", f"noisy-student status --workdir={place}"),
+        (
+            "Go on, or check that it is finished: with the config and the settings that"
+            " made it",
+            f"noisy-student run --config=FILE --workdir={place}",
+        ),
+        (
+            "Class and probability of images",
+            f"noisy-student predict --model={best} IMAGE…",
+        ),
+    ]
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_written, value)) or "none"
+    if isinstance(value, dict):
+        return "none" if not value else json.dumps(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)

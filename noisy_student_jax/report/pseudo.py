@@ -1,0 +1,232 @@
+"""What each teacher's pseudo-labels were, and what selection made of them."""
+
+import pathlib
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from markupsafe import Markup
+
+from noisy_student_jax import files
+from noisy_student_jax.errors import UserError
+from noisy_student_jax.pseudo_labels import selection, sidecar
+from noisy_student_jax.report import svg
+from noisy_student_jax.report.formatting import count, is_number, percent, short
+from noisy_student_jax.report.students import Shown, generations
+
+MANY_CLASSES = 20
+QUARANTINED_SHOWN = 50
+_HEIGHT = 170
+_ROW = 26
+
+
+def teachers(summary: dict[str, Any], students: list[Shown]) -> list[dict[str, Any]]:
+    """Returns what is said of each generation that had a student."""
+    return [
+        _teacher(one, summary["classes"], student=pupil)
+        for one, pupil in zip(
+            generations(students), generations(students)[1:], strict=False
+        )
+    ]
+
+
+def class_name(classes: list[str], label: int) -> str:
+    """Returns the name of a class, or its number where it has none."""
+    return str(classes[label]) if 0 <= label < len(classes) else f"class {label}"
+
+
+def _teacher(one: Shown, classes: list[str], *, student: Shown) -> dict[str, Any]:
+    said = {
+        "title": one.title,
+        "css": one.css,
+        "model": one.entry.get("model", ""),
+        "student": student.title,
+        "quarantine": _quarantine(one.folder / "labels" / sidecar.QUARANTINE),
+    }
+    path = one.folder / "selection" / selection.SUMMARY
+    try:
+        found = files.read_json(path)
+        counts = found["counts"]
+    except FileNotFoundError:
+        return said | {"missing": f"{path.name} is not there"}
+    except (UserError, KeyError, TypeError):
+        return said | {"missing": f"{path.name} is damaged"}
+    return said | {
+        "missing": None,
+        "method": found.get("method", ""),
+        "counts": counts,
+        "adds_up": counts["read"]
+        == sum(
+            counts[part]
+            for part in ("selected", "quarantined", "below_threshold", "over_capacity")
+        ),
+        "min_score": found.get("options", {}).get("min_score"),
+        "confidence": {
+            name: percent(value)
+            for name, value in (found.get("confidence") or {}).items()
+        },
+        "lowest": _lowest(found.get("thresholds") or []),
+        "histogram": _histogram(one, found),
+        "balance": _balance(one, found, classes),
+        "warnings": found.get("warnings") or [],
+    }
+
+
+def _lowest(thresholds: list[float | None]) -> str:
+    """Says what the least confident record that was selected has, by class."""
+    there = [score for score in thresholds if is_number(score)]
+    if not there:
+        return ""
+    return (
+        f" The least confident record selected of a class scores {min(there):.2f} to"
+        f" {max(there):.2f}, by class."
+    )
+
+
+def _histogram(one: Shown, found: dict[str, Any]) -> Markup | None:
+    """Draws how many records have which score, and which of them were selected."""
+    bins = found.get("score_histogram") or {}
+    edges, before, selected = (
+        bins.get(name) for name in ("edges", "before", "selected")
+    )
+    if not edges or not before or not max(before):
+        return None
+    y = svg.Scale(0, max(before), ticks=3)
+    low, width = edges[0], edges[-1] - edges[0]
+    marks = []
+    for tick in y.ticks:
+        height = _HEIGHT * (1 - y(tick))
+        marks.append(svg.line(0, height, 1, height, "grid"))
+        marks.append(svg.text(0, height + 4, y.name(tick), anchor="end", dx=-8))
+    for css, counts in (("bar before", before), ("bar selected", selected or [])):
+        for left, right, number in zip(edges, edges[1:], counts, strict=False):
+            if not number:
+                continue
+            tall = _HEIGHT * y(number)
+            what = f"{left:g} to {right:g}: {count(number)} {css.removeprefix('bar ')}"
+            place = (left - low) / width, (right - left) / width
+            marks.append(
+                svg.tag(
+                    "rect",
+                    svg.tag("title", what),
+                    x=svg.across(place[0]),
+                    width=svg.across(place[1]),
+                    y=_HEIGHT - tall,
+                    height=tall,
+                    class_=css,
+                )
+            )
+    for tick in (0, 0.25, 0.5, 0.75, 1):
+        at = low + tick * width
+        anchor = "middle" if 0 < tick < 1 else "end" if tick else "start"
+        marks.append(svg.text(tick, _HEIGHT + 18, f"{at:g}", anchor=anchor))
+    threshold = found.get("options", {}).get("min_score")
+    if is_number(threshold):
+        at = (threshold - low) / width
+        anchor, shift = ("end", -6) if at > 0.6 else ("start", 6)
+        marks.append(svg.line(at, -14, at, _HEIGHT, "threshold"))
+        marks.append(
+            svg.text(
+                at,
+                -4,
+                f"selected above {threshold:g}",
+                anchor=anchor,
+                dx=shift,
+                class_="label halo",
+            )
+        )
+    title = f"records by the score of {one.title}, before and after selection"
+    return svg.chart(title, *marks, height=_HEIGHT + 24, css=f"histogram {one.css}")
+
+
+def _balance(
+    one: Shown, found: dict[str, Any], classes: list[str]
+) -> dict[str, Any] | None:
+    """Draws records per class: predicted, selected, drawn."""
+    per_class = found.get("per_class") or {}
+    series = [per_class.get(name) for name in ("before", "selected", "draws")]
+    if not all(series) or not max(map(max, series)):
+        return None
+    if len(series[0]) <= MANY_CLASSES:
+        return {"many": False, "chart": _rows(one, series, classes), "says": ""}
+    ordered = sorted(range(len(series[0])), key=lambda label: -series[0][label])
+    most, fewest = ordered[0], ordered[-1]
+    says = (
+        f"{len(ordered):,} classes, sorted by how often the teacher predicts them:"
+        f" from '{class_name(classes, most)}' ({count(series[0][most])}) to"
+        f" '{class_name(classes, fewest)}' ({count(series[0][fewest])})."
+    )
+    return {"many": True, "chart": _profile(one, series, ordered), "says": says}
+
+
+def _rows(one: Shown, series: list[list[int]], classes: list[str]) -> Markup:
+    most = max(map(max, series))
+    names = [class_name(classes, label) for label in range(len(series[0]))]
+    shorts = [short(name, length=13) for name in names]
+    told = [" → ".join(map(count, numbers)) for numbers in zip(*series, strict=True)]
+    marks = []
+    for label, numbers in enumerate(zip(*series, strict=True)):
+        top = _ROW * label
+        before, selected, draws = (number / most for number in numbers)
+        name = svg.tag("title", names[label])
+        marks += [
+            svg.text(
+                0, top + 17, name, shorts[label], anchor="end", dx=-10, class_="label"
+            ),
+            svg.rectangle(0, top + 4, before, 17, "bar before"),
+            svg.rectangle(0, top + 8, selected, 9, "bar selected"),
+            svg.line(draws, top + 2, draws, top + 23, "draws") if draws else "",
+            svg.text(1, top + 17, told[label], dx=12),
+        ]
+    return svg.chart(
+        f"pseudo-labels of {one.title} per class: predicted, selected, drawn",
+        *marks,
+        height=_ROW * len(names),
+        css=f"balance {one.css}",
+        style=f"--names:{max(map(len, shorts))};--told:{max(map(len, told))}",
+    )
+
+
+def _profile(one: Shown, series: list[list[int]], ordered: list[int]) -> Markup:
+    y = svg.Scale(0, max(map(max, series)), ticks=3)
+    last = len(ordered) - 1
+    # Not more points than a screen has columns.
+    places = sorted(
+        {round(k * last / min(last, 800)) for k in range(min(last, 800) + 1)}
+    )
+    marks = []
+    for tick in y.ticks:
+        height = _HEIGHT * (1 - y(tick))
+        marks.append(svg.line(0, height, 1, height, "grid"))
+        marks.append(svg.text(0, height + 4, y.name(tick), anchor="end", dx=-8))
+    styles = ("curve second", "curve first", "curve third")
+    ends = []
+    for css, counts in zip(styles, series, strict=True):
+        curve = [(k / last, _HEIGHT * (1 - y(counts[ordered[k]]))) for k in places]
+        marks.append(svg.path(curve, height=_HEIGHT, css=css))
+        ends.append(curve[-1][1] + 4)
+    ends = svg.spread(ends, gap=14, low=8, high=_HEIGHT)
+    for name, height in zip(("predicted", "selected", "drawn"), ends, strict=True):
+        marks.append(svg.text(1, height, name, dx=8, class_="label"))
+    marks.append(svg.text(0, _HEIGHT + 18, "most predicted class"))
+    marks.append(svg.text(1, _HEIGHT + 18, "least", anchor="end"))
+    title = f"pseudo-labels of {one.title} per class, sorted"
+    return svg.chart(title, *marks, height=_HEIGHT + 24, css=f"profile {one.css}")
+
+
+def _quarantine(path: pathlib.Path) -> dict[str, Any]:
+    """Reads the first quarantined records; at scale there may be millions."""
+    try:
+        with pq.ParquetFile(path) as file:
+            total = file.metadata.num_rows
+            first = next(
+                file.iter_batches(QUARANTINED_SHOWN, columns=["key", "reason"])
+            )
+            rows = first.to_pylist()
+    except StopIteration:
+        return {"missing": None, "total": 0, "rows": []}
+    except FileNotFoundError:
+        return {"missing": f"{path.name} is not there", "total": 0, "rows": []}
+    except (pa.ArrowException, OSError, ValueError):
+        return {"missing": f"{path.name} cannot be read", "total": 0, "rows": []}
+    return {"missing": None, "total": total, "rows": rows}

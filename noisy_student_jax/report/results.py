@@ -1,0 +1,345 @@
+"""The verdict, the table of models, and the metric that they are compared by."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+from markupsafe import Markup
+
+from noisy_student_jax.report import svg
+from noisy_student_jax.report.formatting import (
+    NOTHING,
+    count,
+    interval,
+    is_interval,
+    is_number,
+    metric,
+    percent,
+    points,
+    seconds,
+)
+from noisy_student_jax.report.students import Shown, control
+from noisy_student_jax.run import Run
+
+_HEADLINES = {
+    "better": "The student is better than {rival}.",
+    "probably better, not surely": (
+        "The student is probably better than {rival}, not surely."
+    ),
+    "cannot tell": "This test cannot tell the student and {rival} apart.",
+    "probably worse, not surely": (
+        "{Rival} is probably better than the student, not surely."
+    ),
+    "worse": "{Rival} is better than the student.",
+}
+_RIVALS = {"control": "the control", "teacher": "the first teacher"}
+_ROW = 52
+
+
+def verdict(workdir: pathlib.Path, summary: dict[str, Any]) -> dict[str, Any]:
+    """Returns what the section on the verdict says."""
+    found = summary["verdict"] or {}
+    rival = _RIVALS.get(found.get("against"))
+    headline = _HEADLINES.get(found.get("outcome"))
+    if rival and headline:
+        headline = headline.format(rival=rival, Rival=rival[0].upper() + rival[1:])
+    else:
+        headline = "There is nothing to compare with."
+    return {
+        "headline": headline,
+        "says": found.get("says") or "",
+        "chart": _difference(found, rival),
+        "facts": _comparison(summary, rival),
+        "notes": _notes(workdir, summary),
+    }
+
+
+def table(run: Run, summary: dict[str, Any], students: list[Shown]) -> dict[str, Any]:
+    """Returns the table of generations, and one of every metric."""
+    primary = summary["primary_metric"]
+    rows = []
+    for one in students:
+        entry = one.entry
+        measured = (entry.get(part) or {} for part in ("metrics", "raw", "validation"))
+        ema, raw, validation = (metrics.get(primary) for metrics in measured)
+        rows.append(
+            {
+                "title": one.title,
+                "css": one.css,
+                "best": one.generation == summary["best"] and not one.is_control,
+                "model": entry.get("model", NOTHING),
+                "parameters": count(entry.get("parameters")),
+                "resolution": count(entry.get("resolution")),
+                "labelled": count(entry.get("labelled")),
+                "pseudo_labelled": count(entry.get("pseudo_labelled")),
+                "images_drawn": count(entry.get("images_drawn")),
+                "raw": percent(raw),
+                "ema": percent(ema),
+                "interval": interval(entry.get("interval")),
+                "validation": percent(validation),
+                "seconds": seconds(entry.get("seconds")),
+            }
+        )
+    return {
+        "rows": rows,
+        "primary": primary,
+        "confidence": percent(run.config.evaluation.confidence, digits=0),
+        "others": _all_metrics(students, primary),
+    }
+
+
+def by_generation(summary: dict[str, Any], students: list[Shown]) -> Markup | None:
+    """Draws the primary metric of each model with its interval.
+
+    Returns:
+      None if no model has a number.
+    """
+    primary = summary["primary_metric"]
+    values = {
+        one.title: one.entry["metrics"].get(primary)
+        for one in students
+        if is_number((one.entry.get("metrics") or {}).get(primary))
+    }
+    if not values:
+        return None
+    shown = [one for one in students if one.title in values]
+    ends = [100 * value for value in values.values()]
+    for one in shown:
+        if is_interval(one.entry.get("interval")):
+            ends += [100 * end for end in one.entry["interval"]]
+    scale = svg.Scale(min(ends), max(ends), ticks=5)
+    height = _ROW * len(shown) + 12
+    marks = [svg.line(scale(t), 0, scale(t), height, "grid") for t in scale.ticks]
+    marks += [
+        svg.text(scale(t), height + 18, f"{scale.name(t)} %", anchor="middle")
+        for t in scale.ticks
+    ]
+    rival = control(shown)
+    if rival:
+        at = scale(100 * values[rival.title])
+        if is_interval(rival.entry.get("interval")):
+            low, high = (scale(100 * end) for end in rival.entry["interval"])
+            marks.append(svg.rectangle(low, 0, high - low, height, "band control"))
+        marks.append(svg.line(at, 0, at, height, "reference control"))
+    for number, one in enumerate(shown):
+        marks += _row(one, values[one.title], scale, _ROW * number + 6)
+    title = f"{primary} on the test images: " + "; ".join(
+        f"{name} {percent(value)}" for name, value in values.items()
+    )
+    return svg.chart(title, *marks, height=height + 26, css="inset")
+
+
+def _row(one: Shown, value: float, scale: svg.Scale, top: float) -> list[Markup]:
+    """Draws one model: its name and number above its interval."""
+    at, middle = scale(100 * value), top + 32
+    model = svg.tag("tspan", f" {one.entry.get('model', '')}", class_="aside wide")
+    bounds = svg.tag("tspan", f" {interval(one.entry.get('interval'))}", class_="aside")
+    marks = [
+        svg.text(0, top + 16, one.title, model, class_="name halo"),
+        svg.text(1, top + 16, percent(value), bounds, anchor="end", class_="name halo"),
+    ]
+    if is_interval(one.entry.get("interval")):
+        low, high = (scale(100 * end) for end in one.entry["interval"])
+        marks.append(svg.line(low, middle, high, middle, f"whisker {one.css}"))
+    if one.is_control:
+        # A mark of its own, for those who do not see the colour.
+        return [*marks, _diamond(at, middle, one.css)]
+    return [*marks, svg.circle(at, middle, 6, f"dot {one.css}")]
+
+
+def _diamond(x: float, y: float, css: str) -> Markup:
+    shape = svg.tag("polygon", points="0,-7 7,0 0,7 -7,0", class_=f"dot {css}")
+    return svg.tag("svg", shape, x=svg.across(x), y=y, class_="loose")
+
+
+def _difference(found: dict[str, Any], rival: str | None) -> Markup | None:
+    """Draws the difference and its interval against zero."""
+    value, ends = found.get("difference"), found.get("interval")
+    if rival is None or not is_number(value) or not is_interval(ends):
+        return None
+    reach = 100 * max(abs(end) for end in (value, *ends)) * 1.15 or 1.0
+    scale = svg.Scale(-reach, reach, ticks=6, tight=True)
+    low, high = (scale(100 * end) for end in ends)
+    at, zero = scale(100 * value), scale(0)
+    # Only what is sure has a colour.
+    side = "ahead" if ends[0] > 0 else "behind" if ends[1] < 0 else "level"
+    marks = [svg.line(scale(t), 46, scale(t), 86, "grid") for t in scale.ticks]
+    marks += [
+        svg.text(scale(t), 104, _signed(scale, t), anchor="middle") for t in scale.ticks
+    ]
+    marks += [
+        svg.text(0, 14, f"← {rival} better", class_="aside"),
+        svg.text(1, 14, "student better →", anchor="end", class_="aside"),
+        svg.rectangle(low, 56, high - low, 18, f"span {side}", rx=3),
+        svg.line(zero, 46, zero, 86, "zero"),
+        svg.circle(at, 65, 7, f"dot {side}"),
+        svg.text(at, 40, points(value), anchor="middle", class_="name"),
+    ]
+    title = (
+        f"difference {points(value)} points, interval {interval(ends, signed=True)},"
+        " against zero"
+    )
+    return svg.chart(title, *marks, height=110, css="inset")
+
+
+def _signed(scale: svg.Scale, value: float) -> str:
+    name = scale.name(value)
+    return f"+{name}" if value > scale.step / 2 else name
+
+
+def _comparison(summary: dict[str, Any], rival: str | None) -> list[tuple[str, str]]:
+    """Returns what was compared with what, and how, as terms and facts."""
+    found = summary["verdict"]
+    if rival is None:
+        return []
+    last = summary["generations"][-1]
+    facts = [("Student", f"generation {last['generation']}, {_trained(last)}")]
+    if found["against"] == "control" and summary.get("control"):
+        facts.append(
+            (
+                "Control",
+                f"{_trained(summary['control'])}: what labels alone give the"
+                " architecture",
+            )
+        )
+    else:
+        facts.append(
+            ("First teacher", f"generation 0, {_trained(summary['generations'][0])}")
+        )
+    facts.append(
+        (
+            "Difference",
+            f"{points(found.get('difference'))} points,"
+            f" {percent(found.get('confidence'), digits=0)} interval"
+            f" {interval(found.get('interval'), signed=True)}",
+        )
+    )
+    if found.get("method"):
+        facts.append(("Method", found["method"]))
+    images = found.get("images")
+    ours, theirs = found.get("only_student_right"), found.get("only_rival_right")
+    if is_number(images):
+        facts.append(("Test images", f"{count(images)}, the same for both"))
+    if is_number(ours) and is_number(theirs):
+        facts.append(
+            (
+                "Where they differ",
+                f"only the student is right on {count(ours)}, only {rival} on"
+                f" {count(theirs)}",
+            )
+        )
+    return facts
+
+
+def _trained(entry: dict[str, Any]) -> str:
+    return (
+        f"{entry.get('model', NOTHING)} trained on {count(entry.get('labelled'))}"
+        f" labelled and {count(entry.get('pseudo_labelled'))} pseudo-labelled images,"
+        f" {count(entry.get('images_drawn'))} image draws"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Note:
+    """A sentence beside the verdict; adverse if it speaks against the student."""
+
+    says: str
+    adverse: bool = False
+
+
+def _notes(workdir: pathlib.Path, summary: dict[str, Any]) -> list[Note]:
+    """Says, whatever it is, who is ahead besides the comparison of the verdict."""
+    name, entries = summary["primary_metric"], summary["generations"]
+    last, rival = entries[-1], summary.get("control")
+    best = next((e for e in entries if e["generation"] == summary["best"]), None)
+    notes = _chosen(workdir, summary, best, last)
+    theirs = _value(rival or {}, "validation", name)
+    ours = _value(best or {}, "validation", name)
+    if is_number(theirs) and is_number(ours) and theirs > ours:
+        notes.append(
+            Note(
+                "On validation the control is ahead of every generation:"
+                f" {percent(theirs)} against {percent(ours)}. best/ is chosen among the"
+                " generations; the control's bundle is in control/model.",
+                adverse=True,
+            )
+        )
+    notes += _against_teacher(entries[0], last, name)
+    if rival and rival.get("images_drawn") != last.get("images_drawn"):
+        notes.append(
+            Note(
+                "The comparison is not on equal terms: the control drew"
+                f" {count(rival.get('images_drawn'))} images, the student"
+                f" {count(last.get('images_drawn'))}.",
+                adverse=True,
+            )
+        )
+    return notes
+
+
+def _chosen(
+    workdir: pathlib.Path,
+    summary: dict[str, Any],
+    best: dict[str, Any] | None,
+    last: dict[str, Any],
+) -> list[Note]:
+    """Says which generation validation prefers, and where its bundle is."""
+    if best is None:
+        return [Note("Which generation validation prefers is not known.")]
+    name = summary["primary_metric"]
+    images = count(summary["splits"].get("validation"))
+    there = (workdir / "best" / "model.json").is_file()
+    says = (
+        f"Of the generations, validation prefers generation {best['generation']}"
+        f" ({percent(_value(best, 'validation', name))} on {images} images);"
+        f" {'its bundle is in best/' if there else 'best/ is not there'}."
+    )
+    if best is not last:
+        says += (
+            f" The verdict is on the last generation, {last['generation']}, which"
+            f" reaches {percent(_value(last, 'validation', name))} on validation."
+        )
+    return [Note(says)]
+
+
+def _against_teacher(
+    first: dict[str, Any], last: dict[str, Any], name: str
+) -> list[Note]:
+    ours, theirs = _value(last, "metrics", name), _value(first, "metrics", name)
+    if first is last or not (is_number(ours) and is_number(theirs)):
+        return []
+    student, teacher = percent(ours), percent(theirs)
+    if ours > theirs:
+        says = f"The last student is ahead of the first teacher: {student} against"
+        return [Note(f"{says} {teacher} on the test images.")]
+    if ours < theirs:
+        says = f"The first teacher is ahead of the last student: {teacher} against"
+        return [Note(f"{says} {student} on the test images.", adverse=True)]
+    says = "The last student and the first teacher are level"
+    return [Note(f"{says}, both at {student} of the test images.")]
+
+
+def _value(entry: dict[str, Any], part: str, name: str) -> Any:
+    return (entry.get(part) or {}).get(name)
+
+
+def _all_metrics(students: list[Shown], primary: str) -> dict[str, Any] | None:
+    names = list(
+        dict.fromkeys(n for one in students for n in one.entry.get("metrics") or {})
+    )
+    if len(names) < 2:
+        return None
+    return {
+        "names": names,
+        "rows": [
+            {
+                "title": one.title,
+                "css": one.css,
+                "cells": [
+                    metric(n, _value(one.entry, "metrics", n), primary=primary)
+                    for n in names
+                ],
+            }
+            for one in students
+        ],
+    }

@@ -1,0 +1,83 @@
+"""The models that a report tells of, each with its place, name and colour."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+from noisy_student_jax.run import CONTROL
+
+# One hue for the generations, pale to strong: they are a sequence. The control is
+# what they are compared with: another hue, told apart by the colour-blind as well.
+_LIGHT = ((0x74, 0xA5, 0xD6), (0x12, 0x3F, 0x78))
+_DARK = ((0x4C, 0x7A, 0xAD), (0xB5, 0xD8, 0xFF))
+
+
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """A trained model, as the report shows it.
+
+    Attributes:
+      title: ``generation 2`` or ``control``.
+      css: class that gives its colour.
+      folder: its folder in the run directory.
+      entry: what the summary says of it.
+      generation: its number; None for the control.
+    """
+
+    title: str
+    css: str
+    folder: pathlib.Path
+    entry: dict[str, Any]
+    generation: int | None
+
+    @property
+    def is_control(self) -> bool:
+        """Whether it learnt from labels alone, for comparison."""
+        return self.generation is None
+
+
+def students_of(workdir: pathlib.Path, summary: dict[str, Any]) -> list[Shown]:
+    """Returns the generations in order, then the control if there is one."""
+    shown = []
+    for entry in summary["generations"]:
+        number = int(entry["generation"])
+        folder = workdir / f"generation_{number}"
+        shown.append(Shown(f"generation {number}", f"s{number}", folder, entry, number))
+    if summary.get("control"):
+        folder = workdir / CONTROL
+        shown.append(Shown(CONTROL, CONTROL, folder, summary["control"], None))
+    return shown
+
+
+def generations(students: list[Shown]) -> list[Shown]:
+    """Returns all but the control."""
+    return [one for one in students if not one.is_control]
+
+
+def control(students: list[Shown]) -> Shown | None:
+    """Returns the control, if there is one."""
+    return next((one for one in students if one.is_control), None)
+
+
+def colours(students: list[Shown]) -> str:
+    """Returns the style rules that give each generation its colour."""
+    own = generations(students)
+
+    def rules(ramp: tuple) -> str:
+        return "".join(
+            f".{one.css}{{--c:{_between(*ramp, at=place)}}}"
+            for one, place in zip(own, _places(len(own)), strict=True)
+        )
+
+    light, dark = rules(_LIGHT), rules(_DARK)
+    # Paper is white whatever the screen is.
+    return f"{light}@media screen and (prefers-color-scheme:dark){{{dark}}}"
+
+
+def _places(number: int) -> list[float]:
+    return [k / (number - 1) for k in range(number)] if number > 1 else [0.6] * number
+
+
+def _between(start: tuple, end: tuple, *, at: float) -> str:
+    mixed = (round(a + (b - a) * at) for a, b in zip(start, end, strict=True))
+    return "#" + "".join(f"{value:02x}" for value in mixed)

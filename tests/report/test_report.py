@@ -1,0 +1,576 @@
+"""The report: what it says, that it comes alone, and that no name can harm it."""
+
+import html
+import itertools
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from noisy_student_jax import config as configs
+from noisy_student_jax import files, report
+from noisy_student_jax.data.sources import ArraySource, Dataset
+from noisy_student_jax.interruption import Interruption
+from noisy_student_jax.pseudo_labels import selection, sidecar
+from noisy_student_jax.pseudo_labels.plan import SelectionOptions
+from noisy_student_jax.run import Run
+
+HOSTILE = "class\"'><script>alert(1)</script>\x00\u202e&{{ 7*7 }}"
+CLASSES = ("ant", "bee", HOSTILE)
+POOL = 60
+TEST = 40
+
+
+class Page(HTMLParser):
+    """A parsed report: its elements, and its text without style."""
+
+    VOID = ("meta", "img", "br")
+
+    def __init__(self, source: str):
+        super().__init__()
+        self.elements, self.text, self._open = [], "", []
+        self.feed(source)
+        assert not self._open, f"left open: {self._open}"
+        self.text = " ".join(self.text.split())
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        if tag not in self.VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" not in self._open:
+            self.text += data
+
+    def of(self, css, tag=None):
+        return [
+            attributes
+            for name, attributes in self.elements
+            if set(css.split()) <= set((attributes.get("class") or "").split())
+            and tag in (None, name)
+        ]
+
+
+def make_run(workdir, *, classes=CLASSES, generations=3, control=True):
+    config = configs.base_config()
+    config.data.pool_shards = 1
+    config.train.steps, config.train.epochs = 10, 0.0
+    config.model.name = "efficientnet_test"
+    config.generations = tuple({} for _ in range(generations))
+    config.control.enabled = control
+    run = Run(configs.complete(config), workdir, interruption=Interruption())
+    rng = np.random.default_rng(0)
+
+    def source(name, size, *, labelled=True):
+        images = rng.integers(0, 256, (size, 8, 8, 3), np.uint8)
+        labels = np.arange(size) % len(classes) if labelled else None
+        keys = [f"{name}/{k}-{HOSTILE}" for k in range(size)]
+        return ArraySource(keys, list(images), labels)
+
+    run.dataset = Dataset(
+        name="made up",
+        classes=tuple(classes),
+        labelled=source("labelled", 6),
+        pool=source("pool", POOL, labelled=False),
+        validation=source("validation", 20),
+        test=source("test", TEST),
+        facts={"split": HOSTILE},
+    )
+    run.write_config()
+    return run
+
+
+def entry(top1, *, validation=0.8, pseudo=48):
+    return {
+        "model": "efficientnet_test",
+        "parameters": 1234567,
+        "resolution": 8,
+        "labelled": 6,
+        "pseudo_labelled": pseudo,
+        "images_drawn": 4321,
+        "metrics": {"top1": top1, "nll": 0.4567, "ece": 0.1234},
+        "raw": {"top1": top1 - 0.012, "nll": 0.5, "ece": 0.1},
+        "interval": [top1 - 0.0456, top1 + 0.0345],
+        "validation": {"top1": validation},
+        "seconds": 75.0,
+    }
+
+
+def summary_of(run, *, outcome="cannot tell", difference=0.01, interval=(-0.02, 0.04)):
+    generations = [
+        {"generation": k, **entry(0.8 + 0.05 * k, pseudo=48 if k else 0)}
+        for k in range(len(run.config.generations))
+    ]
+    generations[0]["validation"] = {"top1": 0.85}
+    parts = {name: len(part) for name, part in run.dataset.parts().items()}
+    control = entry(0.873, validation=0.7, pseudo=0)
+    return {
+        "schema": 1,
+        "task": "classification",
+        "dataset": run.dataset.name,
+        "classes": list(run.dataset.classes),
+        "primary_metric": "top1",
+        "splits": parts,
+        "generations": generations,
+        "control": control if run.config.control.enabled else None,
+        "baselines": [],
+        "best": 0,
+        "verdict": {
+            "against": "control" if run.config.control.enabled else "teacher",
+            "difference": difference,
+            "interval": list(interval),
+            "method": "paired bootstrap over test images, 777 samples",
+            "confidence": 0.9,
+            "images": TEST,
+            "only_student_right": 13,
+            "only_rival_right": 11,
+            "outcome": outcome,
+            "says": "student 90.0 %, labels-only 87.3 %: a sentence",
+        },
+    }
+
+
+def fill(run):
+    """Writes what the stages of a run would have left."""
+    rng = np.random.default_rng(1)
+    students = [run.student(k) for k in range(len(run.config.generations))]
+    if run.config.control.enabled:
+        students.append(run.student("control"))
+    for student in students:
+        write_metrics(student.folder)
+        write_predictions(student.folder, run, rng)
+        write_manifest(run, student.name)
+    for student in students[: run.last]:
+        write_labels(student.folder, run, rng)
+    files.write_json(
+        run.workdir / "data" / "dataset.json",
+        {
+            "name": "made up",
+            "splits": {"labelled": 6, "pool": POOL},
+            "fingerprints": {"labelled": "a" * 64, "pool": "b" * 64},
+            "facts": run.dataset.facts,
+        },
+    )
+
+
+def write_metrics(folder):
+    lines = []
+    for step in (5, 10):
+        lines.append({"step": step, "labelled/loss": 2.0 - step / 10, "loss": 9.0})
+        values = {f"validation/{w}/top1": 0.5 + step / 50 for w in ("raw", "ema")}
+        lines.append({"step": step, **values})
+    lines.append({"step": 10, "labelled/loss": float("nan")})
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    files.write_atomically(folder / "train" / "metrics.jsonl", text)
+
+
+def write_predictions(folder, run, rng):
+    truth = np.arange(TEST) % len(run.dataset.classes)
+    label = truth.copy()
+    label[:4] = (truth[:4] + 1) % len(run.dataset.classes)
+    columns = {
+        "key": [run.dataset.test.key(k) for k in range(TEST)],
+        "truth": truth,
+        "label": label.astype(np.int32),
+        "score": rng.uniform(0.4, 1, TEST).astype(np.float32),
+        "primary": (truth == label).astype(float),
+    }
+    files.write_parquet(folder / "predictions.parquet", pa.table(columns))
+
+
+def write_labels(folder, run, rng):
+    good = np.arange(POOL) >= 3
+    metadata = {"task": "classification", "model": "m", "model_sha256": "c" * 64}
+    sidecar.write_shard(
+        folder / "labels" / "shard_000000.parquet",
+        keys=[run.dataset.pool.key(k) for k in range(POOL)],
+        status=np.where(good, "ok", f"cannot decode {HOSTILE}").tolist(),
+        label=(np.arange(POOL) % len(run.dataset.classes)).astype(np.int32),
+        score=rng.beta(4, 2, POOL).astype(np.float32),
+        metadata=metadata | {"classes": str(len(run.dataset.classes))},
+    )
+    sidecar.write_quarantine(folder / "labels")
+    options = SelectionOptions(min_score=0.4, per_class=16)
+    selection.select(folder / "labels", folder / "selection", options)
+
+
+def write_manifest(run, name):
+    versions = {"jax": "1.2.3", "numpy": "4.5.6"}
+    manifest = {
+        "stage": f"{name}/train",
+        "seconds": 12.5,
+        "environment": {"devices": 8, "cores": 16, "versions": versions},
+        "started": "2024-01-01T00:00:00+0000",
+        "finished": "2024-01-01T00:00:12+0000",
+    }
+    files.write_json(run.ledger.folder / f"{name}.train.json", manifest)
+
+
+def render(run, summary):
+    report.write(run, summary)
+    return (run.workdir / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A fabricated finished run, its summary, and its report."""
+    run = make_run(tmp_path_factory.mktemp("run"))
+    fill(run)
+    summary = summary_of(run)
+    return run, summary, render(run, summary)
+
+
+def test_it_needs_nothing_from_elsewhere(finished):
+    _, _, source = finished
+    page = Page(source)
+    assert "://" not in source
+    assert "url(" not in source and "@import" not in source
+    names = {name for name, _ in page.elements}
+    assert not names & {"script", "link", "iframe", "object", "embed", "base", "use"}
+    for name, attributes in page.elements:
+        assert not any(key.startswith("on") for key in attributes)
+        if name == "img":
+            assert attributes["src"].startswith("data:image/png;base64,")
+            assert attributes["alt"]
+        if "href" in attributes:
+            assert attributes["href"].startswith("#")
+    policy = next(a for n, a in page.elements if n == "meta" and "http-equiv" in a)
+    assert policy["content"].startswith("default-src 'none'; img-src data:;")
+
+
+def test_links_lead_somewhere_and_headings_are_in_order(finished):
+    page = Page(finished[2])
+    ids = {a["id"] for _, a in page.elements if "id" in a}
+    links = {a["href"][1:] for n, a in page.elements if n == "a"}
+    assert links and links <= ids
+    levels = [int(n[1]) for n, _ in page.elements if re.fullmatch(r"h\d", n)]
+    assert levels[0] == 1 and levels.count(1) == 1
+    steps = itertools.pairwise(levels)
+    assert all(after <= before + 1 for before, after in steps)
+
+
+def test_charts_have_names_and_tables_captions_and_scopes(finished):
+    source = finished[2]
+    for chart in re.findall(r'<svg[^>]*role="img".*?>(.{30})', source, re.S):
+        assert chart.startswith("<title>")
+    assert source.count("<table") == source.count("<caption>") > 5
+    assert not re.search(r"<th(?![^>]*scope)[ >]", source)
+
+
+def test_hostile_names_are_only_text(finished):
+    source = finished[2]
+    page = Page(source)  # which fails if a name closed an element
+    assert "<script" not in source.lower()
+    assert "\x00" not in source and "\u202e" not in source
+    assert "{{ 7*7 }}" in page.text  # nor is it read as a template
+    visible = "class\"'><script>alert(1)</script>\\x00\\u202e&"
+    for place in (
+        "cannot decode " + visible,  # a reason
+        "pool/0-" + visible,  # a key
+        visible,  # a class and a fact about the data
+    ):
+        assert place in page.text
+    assert any(visible in a.get("alt", "") for n, a in page.elements if n == "img")
+
+
+def test_hostile_names_of_everything_else(tmp_path):
+    run = make_run(tmp_path)
+    fill(run)
+    summary = summary_of(run)
+    for one in (*summary["generations"], summary["control"]):
+        one["model"] = HOSTILE
+        one["metrics"][HOSTILE] = 1.0
+    summary |= {"dataset": HOSTILE, "task": HOSTILE}
+    summary["verdict"] |= {"says": HOSTILE, "method": HOSTILE}
+    path = tmp_path / "generation_0" / "selection" / "selection.json"
+    found = files.read_json(path)
+    files.write_json(path, found | {"warnings": [HOSTILE], "method": HOSTILE})
+    source = render(run, summary)
+    page = Page(source)
+    assert "<script" not in source.lower()
+    assert "\x00" not in source and "\u202e" not in source
+    assert page.text.count("<script>alert(1)</script>") > 30
+
+
+def test_numbers_are_those_of_the_files(finished):
+    run, summary, source = finished
+    text = Page(source).text
+    for one in (*summary["generations"], summary["control"]):
+        top1, (low, high) = one["metrics"]["top1"], one["interval"]
+        assert f"{100 * top1:.1f} %" in text
+        assert f"{100 * one['raw']['top1']:.1f} %" in text
+        assert f"[{100 * low:.1f}, {100 * high:.1f}]" in text
+        assert f"{one['images_drawn']:,}" in text
+    assert summary["verdict"]["says"] in text
+    assert "0.457" in text and "0.123" in text  # nll and ece as they are
+    assert "1 min 15 s" in text and "1,234,567" in text
+    assert "+1.0 points, 90 % interval [−2.0, +4.0]" in text
+    assert "only the student is right on 13, only the control on 11" in text
+    assert "paired bootstrap over test images, 777 samples" in text
+    counts = files.read_json(
+        run.workdir / "generation_1" / "selection" / "selection.json"
+    )["counts"]
+    assert (
+        f"{counts['read']} read = {counts['selected']} selected +"
+        f" {counts['quarantined']} quarantined + {counts['below_threshold']} not above"
+        f" 0.4 + {counts['over_capacity']} over a class's capacity"
+    ) in text
+    assert counts["quarantined"] == 3 and "3 quarantined records" in text
+    assert "4 of 40 test images are taken for another class" in text
+    assert "1.2.3" in text and "4.5.6" in text and "a" * 16 in text
+    assert f"--workdir={run.workdir}" in text
+
+
+def test_validation_chooses_and_the_page_says_so(finished):
+    run, _, source = finished
+    text = Page(source).text
+    assert "validation prefers generation 0 (85.0 % on 20 images)" in text
+    assert "best/ is not there" in text
+    files.write_json(run.workdir / "best" / "model.json", {})
+    assert "its bundle is in best/" in Page(render(run, finished[1])).text
+
+
+@pytest.mark.parametrize(
+    ("outcome", "difference", "interval", "headline"),
+    [
+        ("better", 0.03, (0.01, 0.05), "The student is better than the control."),
+        ("worse", -0.03, (-0.05, -0.01), "The control is better than the student."),
+        (
+            "probably worse, not surely",
+            -0.01,
+            (-0.03, 0.002),
+            "The control is probably better than the student, not surely.",
+        ),
+        (
+            "cannot tell",
+            0.0,
+            (-0.02, 0.02),
+            "This test cannot tell the student and the control apart.",
+        ),
+    ],
+)
+def test_every_outcome_is_said_as_plainly(
+    tmp_path, outcome, difference, interval, headline
+):
+    run = make_run(tmp_path)
+    summary = summary_of(run, outcome=outcome, difference=difference, interval=interval)
+    page = Page(render(run, summary))
+    assert headline in page.text
+    sure = {"better": "ahead", "worse": "behind"}.get(outcome, "level")
+    assert len(page.of(f"span {sure}", "rect")) == 1
+
+
+def test_a_better_teacher_and_a_control_ahead_on_validation_are_said(tmp_path):
+    run = make_run(tmp_path)
+    summary = summary_of(run)
+    summary["generations"][0]["metrics"]["top1"] = 0.95
+    summary["control"]["validation"]["top1"] = 0.991
+    summary["control"]["images_drawn"] = 17
+    page = Page(render(run, summary))
+    assert (
+        "The first teacher is ahead of the last student: 95.0 % against 90.0 %"
+        in page.text
+    )
+    assert (
+        "On validation the control is ahead of every generation: 99.1 % against 85.0 %"
+        in page.text
+    )
+    assert "the control drew 17 images, the student 4,321" in page.text
+    assert len(page.of("adverse", "li")) == 3
+
+
+def test_histogram_bars_are_proportional(finished):
+    run, _, source = finished
+    found = files.read_json(
+        run.workdir / "generation_0" / "selection" / "selection.json"
+    )["score_histogram"]
+    chart = re.search(r'class="chart histogram s0".*?</svg>', source, re.S)[0]
+    for css, name in (("bar before", "before"), ("bar selected", "selected")):
+        pattern = rf'<rect [^>]*height="([\d.]+)" class="{css}"><title>'
+        heights = [float(h) for h in re.findall(pattern, chart)]
+        counts = [n for n in found[name] if n]
+        assert len(heights) == len(counts) > 5
+        unit = heights[0] / counts[0]
+        np.testing.assert_allclose(heights, np.multiply(counts, unit), atol=0.02)
+    assert "selected above 0.4" in chart
+
+
+def test_class_balance_bars_are_proportional(finished):
+    run, _, source = finished
+    found = files.read_json(
+        run.workdir / "generation_0" / "selection" / "selection.json"
+    )["per_class"]
+    chart = re.search(r'class="chart balance s0".*?</svg>', source, re.S)[0]
+    most = max(map(max, found.values()))
+    for css, name in (("bar before", "before"), ("bar selected", "selected")):
+        widths = re.findall(rf'width="([\d.]+)%" [^>]*class="{css}"', chart)
+        expected = [100 * n / most for n in found[name]]
+        np.testing.assert_allclose([float(w) for w in widths], expected, atol=0.01)
+    rows = zip(*found.values(), strict=True)
+    told = [" → ".join(map(str, numbers)) for numbers in rows]
+    assert all(html.escape(one) in chart for one in told)
+
+
+def test_images_are_the_most_and_least_confident(finished):
+    run, _, source = finished
+    folder = run.workdir / "generation_1" / "selection"
+    plan = pq.ParquetFile(folder / "plan.parquet").read().to_pylist()
+    shown = [a for n, a in Page(source).elements if n == "img"]
+    start = 0
+    for label in range(len(CLASSES)):
+        rows = [row for row in plan if row["label"] == label]
+        rows.sort(key=lambda row: -row["score"])
+        expected = rows if len(rows) <= 12 else rows[:6] + rows[-6:]
+        tiles = shown[start : start + len(expected)]
+        start += len(expected)
+        scores = [tile["alt"].rsplit(" ", 1)[1] for tile in tiles]
+        assert scores == [f"{row['score']:.2f}" for row in expected]
+        keys = [tile["title"].split("-")[0] for tile in tiles]
+        assert keys == [row["key"].split("-")[0] for row in expected]
+    assert start == len(shown)
+    assert all(tile["class"] == "pixels" for tile in shown)
+
+
+def test_a_pool_that_changed_shows_no_wrong_images(tmp_path):
+    run = make_run(tmp_path)
+    fill(run)
+    run.dataset.pool.keys.reverse()
+    page = Page(render(run, summary_of(run)))
+    assert "the pool is not the one that was labelled" in page.text
+    assert not [n for n, _ in page.elements if n == "img"]
+
+
+def test_everything_missing_is_said_in_sentences(tmp_path):
+    run = make_run(tmp_path)
+    text = Page(render(run, summary_of(run))).text
+    for sentence in (
+        "metrics.jsonl lacks curves of generation 0, generation 1, generation 2,"
+        " control.",
+        "What was selected is not known: selection.json is not there.",
+        "Which records were quarantined is not known: quarantine.parquet is not there.",
+        "No selection of pseudo-labels is there to show images of.",
+        "There is no confusion to show: predictions.parquet of generation 2 is not"
+        " there.",
+        "Nothing to draw: predictions.parquet of control is not there.",
+        "How the data were split is not known: data/dataset.json is not there.",
+        "The ledger holds no finished stage.",
+    ):
+        assert sentence in text
+
+
+def test_damaged_files_are_said_to_be_damaged(tmp_path):
+    run = make_run(tmp_path)
+    fill(run)
+    folder = tmp_path / "generation_1"
+    (folder / "selection" / "selection.json").write_text("{")
+    (folder / "selection" / "plan.parquet").write_bytes(b"PAR1 no")
+    (folder / "labels" / "quarantine.parquet").write_bytes(b"")
+    (tmp_path / "generation_2" / "predictions.parquet").write_bytes(b"no")
+    (tmp_path / "generation_2" / "train" / "metrics.jsonl").write_bytes(b"\xff\xfe")
+    (tmp_path / "data" / "dataset.json").write_text("[]")
+    (run.ledger.folder / "control.train.json").write_text("no")
+    text = Page(render(run, summary_of(run))).text
+    for sentence in (
+        "selection.json is damaged",
+        "plan.parquet is damaged",
+        "quarantine.parquet cannot be read",
+        "predictions.parquet of generation 2 cannot be read",
+        "metrics.jsonl lacks curves of generation 2",
+        "data/dataset.json is damaged",
+    ):
+        assert sentence in text
+
+
+def test_one_generation_and_no_control(tmp_path):
+    run = make_run(tmp_path, generations=1, control=False)
+    fill(run)
+    summary = summary_of(run)
+    nothing = dict.fromkeys(("against", "difference", "interval"))
+    summary["verdict"] = {**nothing, "says": "nothing to compare with"}
+    text = Page(render(run, summary)).text
+    assert "There is nothing to compare with." in text
+    assert "There is one generation, so nobody learnt from pseudo-labels." in text
+    assert "This run has no control" in text
+    assert "There is no control to set beside it." in text
+
+
+def test_without_a_control_the_teacher_is_the_rival(tmp_path):
+    run = make_run(tmp_path, generations=2, control=False)
+    page = Page(render(run, summary_of(run, outcome="worse")))
+    assert "The first teacher is better than the student." in page.text
+
+
+def test_values_that_are_no_numbers(tmp_path):
+    run = make_run(tmp_path)
+    fill(run)
+    summary = summary_of(run)
+    nan = float("nan")
+    summary["generations"][0] |= {"interval": None, "metrics": {"top1": nan}}
+    summary["generations"][1] |= {"raw": None, "validation": {}, "seconds": None}
+    summary["generations"][2]["metrics"]["nll"] = nan
+    summary["control"] |= {"metrics": {}, "interval": [nan, nan]}
+    summary["verdict"] |= {"difference": nan, "interval": [nan, nan]}
+    source = render(run, summary)
+    text = Page(source).text
+    assert not re.search(
+        r"\b(nan|none|inf)\b", text.split("The resolved config")[0], re.I
+    )
+    assert not re.search(r'="[^"]*\bnan\b', source)
+    assert "There is no difference to draw." in text
+
+
+def test_many_classes_have_a_profile_and_pairs(tmp_path):
+    names = [f"class number {k}" for k in range(30)]
+    run = make_run(tmp_path, classes=names)
+    fill(run)
+    source = render(run, summary_of(run))
+    page = Page(source)
+    assert "30 classes, sorted by how often the teacher predicts them" in page.text
+    assert not page.of("matrix") and page.of("profile")
+    assert "The most confused pairs" in page.text
+    assert "classes are not shown here" in page.text
+
+
+def test_a_task_whose_truths_are_no_classes(tmp_path):
+    run = make_run(tmp_path)
+    fill(run)
+    for name in ("generation_2", "control"):
+        path = tmp_path / name / "predictions.parquet"
+        table = pq.ParquetFile(path).read().drop_columns("truth")
+        places = pa.array([[0.5, 0.5]] * TEST)
+        primary = pa.array(np.linspace(0, 1, TEST))
+        table = table.drop_columns("primary").append_column("primary", primary)
+        files.write_parquet(path, table.append_column("truth", places))
+    text = Page(render(run, summary_of(run))).text
+    assert "this task's truths are not classes, one an image" in text
+    assert "calibration is drawn only where an image is right or wrong" in text
+
+
+def test_many_quarantined_records_are_counted(tmp_path):
+    run = make_run(tmp_path)
+    fill(run)
+    rows = {"key": [f"key {k}" for k in range(1234)], "reason": ["broken"] * 1234}
+    path = tmp_path / "generation_0" / "labels" / "quarantine.parquet"
+    files.write_parquet(path, pa.table(rows))
+    text = Page(render(run, summary_of(run))).text
+    assert "1,234 quarantined records" in text
+    assert "the first 50, and 1,184 more" in text
+    assert "key 49" in text and "key 50" not in text
+
+
+def test_stages_in_different_environments_are_a_warning(tmp_path):
+    run = make_run(tmp_path)
+    fill(run)
+    path = run.ledger.folder / "control.train.json"
+    manifest = files.read_json(path)
+    manifest["environment"]["cores"] = 1
+    files.write_json(path, manifest)
+    text = Page(render(run, summary_of(run))).text
+    assert "Stages ran in 2 different environments" in text
