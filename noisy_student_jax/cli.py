@@ -40,10 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(arguments)
     except UserError as error:
-        console.say(f"error: {error}", error=True)
+        _say_error(error)
         return 2
     except TrainingDivergedError as error:
-        console.say(f"error: {error}", error=True)
+        _say_error(error)
         return 1
     except Interrupted as error:
         console.say(f"{error}; saved; the same command goes on from here")
@@ -55,18 +55,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        console.say(f"error: {error}", error=True)
+        _say_error(error)
         return 1
+
+
+def _say_error(error: Exception) -> None:
+    """One line, whatever a file or a class is called."""
+    console.say(f"error: {console.printable(str(error))}", error=True)
 
 
 def _dispatch(arguments: list[str]) -> int:
     parser = _parser()
     if not arguments:
-        parser.print_help()
-        return 0
+        raise UserError(
+            f"no command is given: it is one of {', '.join(COMMANDS)} (see"
+            " `noisy-student --help`)"
+        )
     options, rest = parser.parse_known_args(arguments)
     overrides = [one for one in rest if one.startswith("--config.")]
     unknown = [one for one in rest if not one.startswith("--config.")]
+    if not hasattr(options, "config"):
+        unknown = rest
+    elif bare := [one for one in overrides if "=" not in one]:
+        raise UserError(f"'{bare[0]}' has no value: write {bare[0]}=VALUE")
     if unknown:
         flags = [f for action in _flags(parser, options.command) for f in action]
         raise UserError(
@@ -75,8 +86,7 @@ def _dispatch(arguments: list[str]) -> int:
             f" `noisy-student {options.command} --help`)"
         )
     options.overrides = overrides
-    if getattr(options, "json", False):
-        console.leave_stdout_to_machines()
+    console.leave_stdout_to_machines(getattr(options, "json", False))
     # JAX and the rest are slow to import: not for --help or a mistyped command.
     from noisy_student_jax import commands, devices
 

@@ -2,6 +2,7 @@
 
 import argparse
 import pathlib
+import shlex
 from typing import Any
 
 from noisy_student_jax import config as configs
@@ -10,6 +11,7 @@ from noisy_student_jax.checkpoints import bundle as bundles
 from noisy_student_jax.cli import print_json
 from noisy_student_jax.errors import UserError
 from noisy_student_jax.evaluation.predictor import Predictor
+from noisy_student_jax.generation import check
 from noisy_student_jax.interruption import Interruption
 from noisy_student_jax.preprocessing import UndecodableImageError, decode
 from noisy_student_jax.pseudo_labels import selection
@@ -23,7 +25,7 @@ Options = argparse.Namespace
 def run(options: Options, interruption: Interruption) -> int:
     """The whole loop."""
     one = _open_run(options, interruption)
-    stages.perform(one, noisy_student(one), again=options.again)
+    _perform(one, options)
     _conclude(one)
     return 0
 
@@ -50,6 +52,11 @@ def select(options: Options, interruption: Interruption) -> int:
     if options.labels is None or options.output is None:
         missing = "--labels=DIR" if options.labels is None else "--output=DIR"
         raise UserError(f"`noisy-student select` also needs {missing}")
+    if options.workdir or options.generation or options.again:
+        raise UserError(
+            "`noisy-student select` takes either --labels and --output, or --workdir"
+            " and --generation (and --again)"
+        )
     if options.config:
         config = configs.load(options.config, options.overrides)
     else:
@@ -74,7 +81,7 @@ def select(options: Options, interruption: Interruption) -> int:
 def report(options: Options, interruption: Interruption) -> int:
     """Judges a finished run and writes its report."""
     one = _open_run(options, interruption)
-    stages.perform(one, noisy_student(one), only={"report"}, again=options.again)
+    _perform(one, options, only={"report"})
     _conclude(one)
     return 0
 
@@ -111,9 +118,10 @@ def status(options: Options, interruption: Interruption) -> int:
         return 0
     width = max(len(row["stage"]) for row in rows)
     for row in rows:
-        took = console.duration(row["seconds"]) if row["seconds"] is not None else ""
-        why = "; ".join(row["why"])
-        line = f"{row['stage'].ljust(width)}  {row['state'].ljust(8)}  {took or why}"
+        told = "; ".join(row["why"])
+        if row["state"] == "finished":
+            told = console.duration(row["seconds"])
+        line = f"{row['stage'].ljust(width)}  {row['state'].ljust(8)}  {told}"
         console.say(line.rstrip())
     return 0
 
@@ -164,7 +172,16 @@ def plan(options: Options, interruption: Interruption) -> int:
         raise UserError(
             "`noisy-student plan` needs either --config=FILE or --model=NAME"
         )
+    if options.json and options.recipe:
+        raise UserError("`noisy-student plan` prints either --json or --recipe")
+    if options.resolution < 0:
+        raise UserError(f"--resolution is {options.resolution}, but must be above 0")
     if options.model:
+        if options.overrides:
+            raise UserError(
+                f"`noisy-student plan --model` takes no '{options.overrides[0]}': it"
+                " reads no config"
+            )
         facts = planning.model_facts(options.model, resolution=options.resolution)
         if options.json:
             print_json(facts)
@@ -173,6 +190,7 @@ def plan(options: Options, interruption: Interruption) -> int:
         return 0
     config = configs.load(options.config, options.overrides)
     one = Run(config, "runs/plan", interruption=interruption)
+    check(one)
     if options.recipe:
         console.say(planning.recipe(one))
     elif options.json:
@@ -191,15 +209,32 @@ def _open_run(options: Options, interruption: Interruption) -> Run:
             )
     config = configs.load(options.config, options.overrides)
     workdir = pathlib.Path(options.workdir)
-    if workdir.exists() and not workdir.is_dir():
-        raise UserError(f"--workdir='{workdir}' is a file, not a directory")
-    foreign = workdir.is_dir() and any(workdir.iterdir())
+    for place in (workdir, *workdir.parents):
+        if place.exists() and not place.is_dir():
+            where = "is" if place == workdir else f"is below '{place}', which is"
+            raise UserError(
+                f"--workdir='{workdir}' {where} a file: give a directory, a new one or"
+                " one of an earlier run"
+            )
+    # Names with a dot are of writes that were cut short.
+    foreign = workdir.is_dir() and any(
+        not path.name.startswith(".") for path in workdir.iterdir()
+    )
     if foreign and not (workdir / "config.json").is_file():
         raise UserError(
             f"--workdir='{workdir}' has other files in it and no run of ours: give an"
             " empty or a new directory"
         )
-    return Run(config, workdir, interruption=interruption)
+    command = ["noisy-student", "run", f"--config={options.config}"]
+    command += [f"--workdir={options.workdir}", *options.overrides]
+    one = Run(config, workdir, interruption=interruption, command=shlex.join(command))
+    check(one)
+    return one
+
+
+def _perform(one: Run, options: Options, *, only: set[str] | None = None) -> None:
+    with one.locked():
+        stages.perform(one, noisy_student(one), only=only, again=options.again)
 
 
 def _one_stage(options: Options, interruption: Interruption, kind: str) -> int:
@@ -217,7 +252,7 @@ def _one_stage(options: Options, interruption: Interruption, kind: str) -> int:
         )
     name = names[known.index(options.generation)]
     only = {name, "data"} if kind == "train" else {name}
-    stages.perform(one, noisy_student(one), only=only, again=options.again)
+    _perform(one, options, only=only)
     return 0
 
 

@@ -10,6 +10,7 @@ import ast
 import copy
 import importlib.util
 import json
+import math
 import pathlib
 import re
 from collections.abc import Sequence
@@ -18,7 +19,8 @@ from typing import Any
 import ml_collections
 from ml_collections.config_flags import config_path
 
-from noisy_student_jax.errors import UserError, nearest
+from noisy_student_jax import files
+from noisy_student_jax.errors import UserError, nearest, one_line
 
 ConfigDict = ml_collections.ConfigDict
 
@@ -121,6 +123,14 @@ def base_config() -> ConfigDict:
 
 _OWNERS = ("generations", "control")
 
+_TYPES = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    tuple: "a tuple of three numbers",
+}
+
 CHOICES = {
     "model.interpolation": ("bicubic", "bilinear", "nearest"),
     "model.dtype": ("float32", "bfloat16"),
@@ -164,6 +174,8 @@ RANGES = {
     "train.ema_decay": (0.0, 0.9999999),
     "noise.*.randaugment_layers": (0, 16),
     "noise.*.randaugment_magnitude": (0.0, 30.0),
+    "noise.*.randaugment_translate": _AT_LEAST_ZERO,
+    "noise.*.randaugment_cutout": _AT_LEAST_ZERO,
     "noise.*.crop_padding": _AT_LEAST_ZERO,
     "noise.*.cutout_size": _AT_LEAST_ZERO,
     "labels.batch": _AT_LEAST_ONE,
@@ -222,10 +234,10 @@ def from_json(path: pathlib.Path) -> ConfigDict:
     Raises:
       UserError: it is damaged, or of a version with other fields.
     """
-    stored = json.loads(path.read_text(encoding="utf-8"))
-    generations = tuple(ConfigDict(one) for one in stored.pop("generations"))
-    config = ConfigDict(stored)
-    config.generations = generations
+    stored = files.read_json(path)
+    if not isinstance(stored, dict) or not isinstance(stored.get("generations"), list):
+        raise UserError(f"'{path}' is not the resolved config of a run: restore it")
+    config = ConfigDict({**stored, "generations": tuple(stored["generations"])})
     config = complete(config)
     check(config)
     return config
@@ -267,8 +279,8 @@ def check(config: ConfigDict) -> None:
     Raises:
       UserError: names the field, its value, and what it may be.
     """
-    leaves = flatten(plain(config))
-    for path in sorted(leaves, key=lambda path: path.startswith(_OWNERS)):
+    leaves, known = flatten(plain(config)), flatten(plain(base_config()))
+    for path in sorted(leaves, key=_owner):
         value = leaves[path]
         field = re.sub(r"^(generations\[\d+\]|control)\.", "", path)
         if field in CHOICES and value not in CHOICES[field]:
@@ -276,16 +288,14 @@ def check(config: ConfigDict) -> None:
                 f"config.{path} is '{value}', but may only be one of"
                 f" {', '.join(CHOICES[field])}{nearest(str(value), CHOICES[field])}"
             )
+        _check_type(path, value, known.get(field, known.get(path)))
         pattern = re.sub(r"^noise\.\w+\.", "noise.*.", field)
         if pattern in RANGES:
             low, high = RANGES[pattern]
             if not low <= value <= high:
-                limits = (
-                    f"at least {low:g}"
-                    if high == float("inf")
-                    else (f"from {low:g} to {high:g}")
+                raise UserError(
+                    f"config.{path} is {value}, but must be {_limits(low, high)}"
                 )
-                raise UserError(f"config.{path} is {value}, but must be {limits}")
     for number, generation in enumerate(config.generations):
         train = generation.train
         if (train.steps > 0) == (train.epochs > 0):
@@ -359,17 +369,17 @@ def _execute(path: pathlib.Path) -> ConfigDict:
         raise
     except AttributeError as error:
         if "get_config" not in str(error):
-            raise UserError(f"config '{path}' failed: {_one_line(error)}") from error
+            raise UserError(f"config '{path}' failed: {one_line(error)}") from error
         raise UserError(
             f"config '{path}' has no get_config(): define it and return a config"
         ) from error
     except Exception as error:
-        raise UserError(f"config '{path}' failed: {_one_line(error)}") from error
+        raise UserError(f"config '{path}' failed: {one_line(error)}") from error
     try:
         config = get_config()
     except Exception as error:
         raise UserError(
-            f"get_config() of '{path}' failed: {_one_line(error)}"
+            f"get_config() of '{path}' failed: {one_line(error)}"
         ) from error
     if not isinstance(config, ConfigDict):
         raise UserError(
@@ -441,7 +451,39 @@ def _require(config: ConfigDict, name: str) -> None:
     raise UserError(f"config.{name} does not exist{nearest(name, list(known))}")
 
 
+def _owner(path: str) -> int:
+    """Orders fields: what all share first, the control last."""
+    return next((n for n, o in enumerate(_OWNERS, 1) if path.startswith(o)), 0)
+
+
+def _check_type(path: str, value: Any, default: Any) -> None:
+    if default is None:
+        return  # a free option
+    if isinstance(default, tuple):
+        good = isinstance(value, (tuple, list)) and len(value) == len(default)
+        good = good and all(type(member) in (int, float) for member in value)
+    elif type(default) is float:
+        good = type(value) in (int, float)
+    else:
+        good = type(value) is type(default)
+    if not good:
+        raise UserError(
+            f"config.{path} is {value!r}, but must be {_TYPES[type(default)]}"
+        )
+
+
+def _limits(low: float, high: float) -> str:
+    if (low, high) == _POSITIVE:
+        return "above 0"
+    return f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+
+
 def _check_keys(given: dict, known: dict, where: str) -> None:
+    if missing := [key for key in known if key not in given]:
+        raise UserError(
+            f"{where}.{missing[0]} is missing: start from"
+            " noisy_student_jax.config.base_config()"
+        )
     for key, value in given.items():
         if key not in known:
             # Sections of the control, and free options, are checked elsewhere.
@@ -458,19 +500,16 @@ def _check_keys(given: dict, known: dict, where: str) -> None:
 
 def _merged(shared: dict, own: dict, where: str) -> dict:
     """Returns `shared` with `own` on top; refuses keys that `shared` lacks."""
+    if not isinstance(own, dict):
+        raise UserError(f"{where} must be a section, not {own!r}")
     merged = copy.deepcopy(shared)
     for key, value in own.items():
         if key not in merged:
             raise UserError(f"{where}.{key} does not exist{nearest(key, list(merged))}")
         if isinstance(merged[key], dict):
-            if not isinstance(value, dict):
-                raise UserError(f"{where}.{key} must be a section, not {value!r}")
             merged[key] = _merged(merged[key], value, f"{where}.{key}")
+        elif isinstance(value, dict):
+            raise UserError(f"{where}.{key} must be a single value, not {value!r}")
         else:
             merged[key] = value
     return merged
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -7,10 +7,10 @@ _last_is_progress = False
 _lines_to_stderr = False
 
 
-def leave_stdout_to_machines() -> None:
-    """Sends what is meant for people to standard error from now on."""
+def leave_stdout_to_machines(machines: bool = True) -> None:
+    """Sends what is meant for people to standard error from now on, or not."""
     global _lines_to_stderr
-    _lines_to_stderr = True
+    _lines_to_stderr = machines
 
 
 def say(line: str = "", *, error: bool = False) -> None:
@@ -56,6 +56,8 @@ class Progress:
         self.total_work = total_work
         self.every_seconds = every_seconds
         self._done_work = 0.0
+        # What the speed is told from: work whose time was measured.
+        self._timed_work = 0.0
         self._spent = 0.0
         self.begin("", work=0.0)
 
@@ -95,10 +97,10 @@ class Progress:
 
     def finish(self) -> None:
         """Ends the stage; what it did tells how long the rest will take."""
-        seconds = time.monotonic() - self._started
+        self._done_work += self._work
         if self._at > self._from:
-            self._done_work += self._work * (self._at - self._from) / self._size
-            self._spent += seconds
+            self._timed_work += self._work * (self._at - self._from) / self._size
+            self._spent += time.monotonic() - self._started
 
     def _line(self, now: float) -> str:
         elapsed = max(now - self._started, 1e-9)
@@ -110,8 +112,9 @@ class Progress:
         left = (self._size - self._at) / rate
         text += f", {rate:,.0f}/s, {duration(left)} left"
         if self.total_work > 0:
-            work = self._done_work + self._work * done / self._size
-            speed = work / (self._spent + elapsed)
-            run_left = max(left, (self.total_work - work) / speed)
+            timed = self._timed_work + self._work * done / self._size
+            speed = timed / (self._spent + elapsed)
+            finished = self._done_work + self._work * self._at / self._size
+            run_left = max(left, (self.total_work - finished) / speed)
             text += f", run {duration(run_left)} left"
         return text

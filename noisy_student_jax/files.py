@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import pathlib
+import shutil
 from typing import Any
 
 import pyarrow as pa
@@ -42,6 +43,16 @@ def read_json(path: pathlib.Path) -> Any:
             f"'{path}' is not readable JSON ({error}): restore it, or move it away to"
             " have it made again"
         ) from error
+
+
+def remove_unfinished(folder: pathlib.Path) -> None:
+    """Removes what writes that were cut short left in a folder, and nothing else."""
+    for pattern in (".*.partial", ".*.tmp"):
+        for path in folder.glob(pattern):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
 
 def sha256(path: pathlib.Path) -> str:

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pyarrow as pa
 
-from noisy_student_jax import console, files, streams, train_loop
+from noisy_student_jax import console, files, streams, train_loop, types
 from noisy_student_jax.checkpoints import bundle as bundles
 from noisy_student_jax.checkpoints.bundle import Bundle
 from noisy_student_jax.data.resident import ResidentPipeline
@@ -23,7 +23,7 @@ from noisy_student_jax.evaluation.statistics import wilson
 from noisy_student_jax.models.initialize import initialize
 from noisy_student_jax.pseudo_labels import label, selection
 from noisy_student_jax.pseudo_labels.plan import SelectionOptions
-from noisy_student_jax.run import Student
+from noisy_student_jax.run import Run, Student
 from noisy_student_jax.tasks.base import Arrays, LossOptions
 from noisy_student_jax.training import optimizer as optimizers
 from noisy_student_jax.training import partitioning
@@ -36,6 +36,30 @@ MODEL = "model"
 RAW_MODEL = "train/raw_model"
 EVALUATION = "evaluation.json"
 PREDICTIONS = "predictions.parquet"
+
+
+def check(run: Run) -> None:
+    """Looks for what training would stumble over, before any time is spent.
+
+    Raises:
+      UserError: names the generation, what is wrong with it, and what to do.
+    """
+    for student in run.students:
+        config = student.config
+        try:
+            student.layout.check(
+                devices=jax.device_count(), microbatches=config.train.microbatches
+            )
+            for stream in types.STREAMS:
+                noise = streams.make_noise(config.noise[stream]).input
+                noise.check(height=student.resolution, width=student.resolution)
+            if student.teacher:
+                SelectionOptions(**config.selection.to_dict())
+            student.preprocessing  # noqa: B018 - checks itself
+            # Builds the model, and the shapes that pass through it.
+            student.parameters  # noqa: B018
+        except UserError as error:
+            raise UserError(f"{student.name}: {error}") from None
 
 
 def train(student: Student) -> dict[str, Any]:
@@ -97,7 +121,8 @@ def step_and_state(student: Student) -> tuple[TrainStep, TrainState]:
         optimizer,
         schedule,
         StepOptions(
-            ratio=config.train.ratio,
+            # Without a second stream there is nothing to weigh against.
+            ratio=config.train.ratio if layout.pseudo else 0.0,
             loss_normalization=config.train.loss_normalization,
             weight_decay=options.weight_decay if options.decay_in_loss else 0.0,
             ema_decay=config.train.ema_decay,
@@ -233,7 +258,8 @@ def _validation(student: Student):
 
 def _write_bundles(student: Student, state: TrainState, trained_on: np.ndarray) -> str:
     """Writes the EMA and the raw weights; returns the SHA-256 of the former."""
-    run = student.run
+    run, teacher = student.run, student.teacher
+    taught_by = bundles.read(teacher.folder / MODEL).sha256 if teacher else None
 
     def write(variables: PyTree, weights: str, place: str) -> str:
         bundle = Bundle(
@@ -249,6 +275,7 @@ def _write_bundles(student: Student, state: TrainState, trained_on: np.ndarray) 
                 "steps": student.steps,
                 "seed": run.config.seed,
                 "weights": weights,
+                "teacher": taught_by,
             },
             trained_on=trained_on,
         )

@@ -198,5 +198,9 @@ images that nothing else touched; the generation to use was chosen on
 - `best/`: the model to use: `noisy-student predict --model=best IMAGE…`
 - `config.json`: what was run; `ledger/`: from what, and with which versions
 
-The same command that made this directory resumes it, or says that it is finished.
+Made by this command, which also resumes it, or says that it is finished:
+
+```
+{run.command}
+```
 """

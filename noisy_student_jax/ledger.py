@@ -95,15 +95,14 @@ class Ledger:
         ]
 
     def begin(self, stage: str, identity: Identity) -> None:
-        """Notes that a stage starts, or goes on, with this identity."""
-        if self.started(stage) is None:
-            record = {
-                "stage": stage,
-                **identity.record(),
-                "environment": environment(),
-                "at": _now(),
-            }
-            files.write_json(self._path(stage, ".started"), record)
+        """Notes that a stage starts with this identity."""
+        record = {
+            "stage": stage,
+            **identity.record(),
+            "environment": environment(),
+            "at": _now(),
+        }
+        files.write_json(self._path(stage, ".started"), record)
 
     def finish(
         self,
@@ -145,7 +144,8 @@ class Ledger:
             (folder / path.relative_to(self.workdir)).exists() for path in moved
         ):
             number += 1
-        for path in moved:
+        # Folders before what is in them.
+        for path in sorted(moved):
             if not path.exists():
                 continue  # moved already, with the folder it was in
             target = folder / path.relative_to(self.workdir)

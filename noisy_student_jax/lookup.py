@@ -3,7 +3,7 @@
 import importlib
 from collections.abc import Callable, Mapping
 
-from noisy_student_jax.errors import UserError, nearest
+from noisy_student_jax.errors import UserError, nearest, one_line
 
 
 def find(name: str, table: Mapping[str, str], kind: str) -> Callable:
@@ -31,6 +31,8 @@ def find(name: str, table: Mapping[str, str], kind: str) -> Callable:
             f"{kind} '{name}': cannot import '{error.name}'; is it installed, or on"
             " PYTHONPATH?"
         ) from error
+    except Exception as error:
+        raise UserError(f"{kind} '{name}': {one_line(error)}") from error
     if not hasattr(module, attribute):
         raise UserError(f"{kind} '{name}': module {module_name} has no '{attribute}'")
     return getattr(module, attribute)

@@ -94,11 +94,8 @@ def recipe(run: Run) -> str:
     """Writes what a config resolves to, so that a change of recipe is a diff."""
     lines = [f"data: {run.dataset.name}"]
     lines += [f"  {name}: {len(part)}" for name, part in run.dataset.parts().items()]
-    names: list[int | str] = list(range(run.last + 1))
-    if run.config.control.enabled:
-        names.append(CONTROL)
-    for name in names:
-        lines += ["", *_student_recipe(run.student(name))]
+    for student in run.students:
+        lines += ["", *_student_recipe(student)]
     return "\n".join(lines)
 
 

@@ -12,7 +12,7 @@ import pathlib
 from collections.abc import Iterable
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from noisy_student_jax.errors import UserError
 
@@ -49,6 +49,11 @@ class Preprocessing:
             known = ", ".join(INTERPOLATIONS)
             raise UserError(
                 f"interpolation '{self.interpolation}' is not known: choose {known}"
+            )
+        if not all(value > 0 for value in self.std):
+            raise UserError(
+                f"preprocessing divides by std, so that each must be above 0, got"
+                f" {self.std}"
             )
         if self.resolution < 1 or self.crop_padding < 0:
             raise UserError(
@@ -125,6 +130,9 @@ def decode(source: str | pathlib.Path | bytes) -> np.ndarray:
         raise
     except Image.DecompressionBombError as error:
         raise UndecodableImageError(str(error)) from error
+    except UnidentifiedImageError as error:
+        # Pillow's own words hold the address of the buffer, another in every run.
+        raise UndecodableImageError("not an image of a known format") from error
     except OSError as error:
         reason = error.strerror or str(error).replace("\n", " ")
         raise UndecodableImageError(reason) from error
@@ -136,7 +144,11 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         # Pillow clips 16-bit greys at 255 when converting: scale them instead.
         values = np.asarray(image, np.float64)
-        top = 65535 if values.max(initial=0) > 255 else 255
+        deep = image.mode.startswith("I;16") or values.max(initial=0) > 255
+        top = 65535 if deep else 255
         scaled = np.clip(values * (255 / top), 0, 255)
         image = Image.fromarray(scaled.astype(np.uint8))
+    if image.mode == "P" and "transparency" in image.info:
+        # Straight to RGB, Pillow warns of what we want: that transparency goes.
+        image = image.convert("RGBA")
     return image.convert("RGB")

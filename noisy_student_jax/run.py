@@ -1,11 +1,15 @@
 """A run: its config, its directory, its data, and the ledger that it keeps."""
 
+import contextlib
 import dataclasses
+import fcntl
 import functools
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import flax.linen as nn
+import jax
 
 from noisy_student_jax import config as configs
 from noisy_student_jax import data, files, models, tasks
@@ -21,6 +25,9 @@ from noisy_student_jax.preprocessing import Preprocessing
 from noisy_student_jax.tasks import Task
 
 CONTROL = "control"
+CONTROL_NUMBER = 65_536
+"""Stands for the control where a generation's number is asked for: past them all, so
+that the control draws nothing that a generation draws, however many there are."""
 
 
 class Run:
@@ -32,13 +39,45 @@ class Run:
         workdir: str | pathlib.Path,
         *,
         interruption: Interruption,
+        command: str = "noisy-student run --config=FILE --workdir=DIR",
     ):
-        """Opens a run; writes nothing yet."""
+        """Opens a run; writes nothing yet.
+
+        Args:
+          config: complete, of `config.load`.
+          workdir: the run directory.
+          interruption: asked by every long loop.
+          command: the line that makes, and resumes, the run; for people to read.
+        """
+        self.command = command
         self.config = config
         self.workdir = pathlib.Path(workdir)
         self.interruption = interruption
         self.ledger = Ledger(self.workdir)
         self.progress = Progress(every_seconds=config.log.every_seconds)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps a second process out of the run directory.
+
+        The system lets go of the lock when a process ends, however it ends.
+
+        Raises:
+          UserError: another process is at work in it.
+        """
+        if jax.process_index() > 0:
+            yield
+            return
+        self.workdir.mkdir(parents=True, exist_ok=True)
+        with (self.workdir / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"another process is at work in '{self.workdir}': wait for it, or"
+                    " give another --workdir"
+                ) from None
+            yield
 
     @functools.cached_property
     def dataset(self) -> Dataset:
@@ -73,6 +112,14 @@ class Run:
         if generation == CONTROL:
             return Student(self, CONTROL, self.config.control)
         return Student(self, generation, self.config.generations[generation])
+
+    @property
+    def students(self) -> list["Student"]:
+        """Everything that is trained: the generations, and the control if wanted."""
+        names: list[int | str] = list(range(self.last + 1))
+        if self.config.control.enabled:
+            names.append(CONTROL)
+        return [self.student(name) for name in names]
 
     def write_config(self) -> None:
         """Keeps the resolved config with the run."""
@@ -109,8 +156,8 @@ class Student:
 
     @property
     def number(self) -> int:
-        """What its random keys are folded from; the control's is one past the last."""
-        return self.run.last + 1 if self.generation == CONTROL else self.generation
+        """What its random keys and its order are made from, beside the seed."""
+        return CONTROL_NUMBER if self.generation == CONTROL else self.generation
 
     @property
     def teacher(self) -> "Student | None":

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from noisy_student_jax import console, ledger
+from noisy_student_jax import console, files, ledger
 from noisy_student_jax.errors import UserError
 from noisy_student_jax.ledger import Identity
 from noisy_student_jax.run import Run
@@ -78,7 +78,9 @@ def standings(run: Run, stages: list[Stage]) -> dict[str, Standing]:
             why = _identity(run, stage).differences(record)
         if manifest and not why:
             why = [f"'{p}' changed" for p in run.ledger.damaged_outputs(stage.name)]
-        if why:
+        if why and not manifest and not _made_anything(run, stage):
+            found[stage.name] = Standing("pending")
+        elif why:
             found[stage.name] = Standing("stale", tuple(why))
         else:
             found[stage.name] = Standing("finished" if manifest else "started")
@@ -130,20 +132,26 @@ def perform(
                     " `noisy-student run`"
                 )
         run.interruption.check()
-        _perform_one(run, stage, label)
+        goes_on = found[stage.name].state == "started"
+        _perform_one(run, stage, label, goes_on=goes_on)
+    run.interruption.check()
 
 
-def _perform_one(run: Run, stage: Stage, label: str) -> None:
+def _perform_one(run: Run, stage: Stage, label: str, *, goes_on: bool) -> None:
     identity = _identity(run, stage)
-    started = run.ledger.started(stage.name)
-    console.say(f"{label}{': goes on' if started else ''}")
-    if started:
+    console.say(f"{label}{': goes on' if goes_on else ''}")
+    if goes_on:
+        started = run.ledger.started(stage.name)
         for change in ledger.environment_changes(started["environment"]):
             console.warn(
                 f"{stage.name} was started elsewhere ({change}): the result is the"
                 " same only to rounding"
             )
-    run.ledger.begin(stage.name, identity)
+    else:
+        run.ledger.begin(stage.name, identity)
+    for made in (run.workdir / path for path in stage.outputs):
+        for folder in (made, made.parent):
+            files.remove_unfinished(folder)
     run.progress.begin(label, work=stage.work)
     started_at = time.monotonic()
     counts = stage.perform()
@@ -162,6 +170,11 @@ def _perform_one(run: Run, stage: Stage, label: str) -> None:
         if isinstance(value, (int, float))
     )
     console.say(f"  {told or 'done'} ({console.duration(seconds)})")
+
+
+def _made_anything(run: Run, stage: Stage) -> bool:
+    made = [*stage.outputs, *stage.working_files]
+    return any((run.workdir / path).exists() for path in made)
 
 
 def _identity(run: Run, stage: Stage) -> Identity:

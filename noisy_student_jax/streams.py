@@ -77,8 +77,8 @@ def _labelled(student: Student) -> Stream:
     return Stream(
         images=images,
         picks=np.stack([rows, rows], axis=1),
-        targets={"target": student.run.task.targets(labels)},
-        to_target=lambda stored: stored["target"],
+        targets=student.run.task.targets(labels),
+        to_target=lambda stored: stored,
         noise=make_noise(student.config.noise.labelled),
         keys=source.key,
     )

@@ -12,7 +12,7 @@ import jax
 from jax.sharding import Mesh
 from tensorboardX import SummaryWriter
 
-from noisy_student_jax import console
+from noisy_student_jax import console, files
 from noisy_student_jax.checkpoints.checkpoint import Checkpoints
 from noisy_student_jax.console import Progress
 from noisy_student_jax.errors import TrainingDivergedError
@@ -95,10 +95,12 @@ def train(
         if metrics is None:
             return
         loss = float(metrics["loss"])
-        if not math.isfinite(loss):
-            raise TrainingDivergedError(
-                _diverged(loss, number, records(number), checkpoints)
-            )
+        # A loss may be fine, and what the step made of the weights not.
+        for name, value in (("loss", loss), ("gradient", metrics["gradient_norm"])):
+            if not math.isfinite(value):
+                raise TrainingDivergedError(
+                    _diverged(name, value, number, records(number), checkpoints)
+                )
         if (number + 1) % options.log_every == 0 or number + 1 == options.steps:
             rate = (number + 1 - first) * batch_size / (time.monotonic() - started)
             fetched = {name: float(value) for name, value in metrics.items()}
@@ -139,7 +141,7 @@ class MetricsLog:
         self.path = folder / "metrics.jsonl"
         kept = [e for e in read_metrics(self.path) if e["step"] <= first_step]
         lines = "".join(json.dumps(entry) + "\n" for entry in kept)
-        self.path.write_text(lines, encoding="utf-8")
+        files.write_atomically(self.path, lines)
         self._file = self.path.open("a", encoding="utf-8")
         try:
             self._board = SummaryWriter(
@@ -177,7 +179,11 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, float]]:
 
 
 def _diverged(
-    loss: float, step: int, records: dict[str, list[str]], checkpoints: Checkpoints
+    name: str,
+    value: float,
+    step: int,
+    records: dict[str, list[str]],
+    checkpoints: Checkpoints,
 ) -> str:
     kept = checkpoints.steps()
     named = "; ".join(
@@ -191,6 +197,6 @@ def _diverged(
         else ("there is no checkpoint yet")
     )
     return (
-        f"the loss became {loss} at step {step + 1:,} ({last}); lower"
+        f"the {name} became {value} at step {step + 1:,} ({last}); lower"
         f" config.train.learning_rate, or look at the records of that step: {named}"
     )

@@ -2,28 +2,11 @@
 
 import os
 import pathlib
-import subprocess
-import sys
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import pytest
-
-ROOT = pathlib.Path(__file__).parent.parent
-TINY = ROOT / "tests" / "configs" / "tiny.py"
-
-
-def command(*arguments: str, cwd=None, env=None, **options) -> subprocess.Popen:
-    """Starts ``noisy-student`` in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "noisy_student_jax", *map(str, arguments)],
-        cwd=cwd or ROOT,
-        env=dict(os.environ, PYTHONPATH=str(ROOT), **(env or {})),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **options,
-    )
+from support import TINY
 
 
 @pytest.fixture(scope="session")
@@ -36,3 +19,18 @@ def tiny_run(tmp_path_factory) -> pathlib.Path:
     workdir = tmp_path_factory.mktemp("tiny") / "run"
     assert main(["run", f"--config={TINY}", f"--workdir={workdir}"]) == 0
     return workdir
+
+
+@pytest.fixture
+def tiny_student(tiny_run):
+    """Makes students of the finished run: their number, then overrides."""
+    from noisy_student_jax import config
+    from noisy_student_jax.interruption import Interruption
+    from noisy_student_jax.run import Run
+
+    def student(number, *overrides: str):
+        return Run(
+            config.load(TINY, overrides), tiny_run, interruption=Interruption()
+        ).student(number)
+
+    return student

@@ -43,6 +43,19 @@ class InputNoise:
     crop_padding: int = 0
     cutout_size: int = 0
 
+    def check(self, *, height: int, width: int) -> None:
+        """Refuses images that are too small for it.
+
+        Raises:
+            UserError: the crop's padding reaches beyond the image.
+        """
+        if self.crop_padding > min(height, width) - 1:
+            raise UserError(
+                f"crop_padding={self.crop_padding} is too large for images of "
+                f"{height}×{width} pixels, whose reflection reaches "
+                f"{min(height, width) - 1}."
+            )
+
     def __post_init__(self) -> None:
         for name in (
             "randaugment_layers",
@@ -169,12 +182,7 @@ def _check(dtype: Any, shape: tuple[int, ...], noise: InputNoise) -> None:
             "augment before normalising."
         )
     height, width, _ = shape
-    if noise.crop_padding > min(height, width) - 1:
-        raise UserError(
-            f"crop_padding={noise.crop_padding} is too large for images of "
-            f"{height}×{width} pixels, whose reflection reaches "
-            f"{min(height, width) - 1}."
-        )
+    noise.check(height=height, width=width)
 
 
 def _draw(key: jax.Array, shape: tuple[int, ...], noise: InputNoise) -> dict[str, Any]:

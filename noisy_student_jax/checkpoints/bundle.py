@@ -62,7 +62,7 @@ def write(bundle: Bundle, folder: pathlib.Path) -> Bundle:
     """
     # safetensors writes non-contiguous arrays in the wrong order without a word.
     tensors = {
-        name: np.ascontiguousarray(jax.device_get(array))
+        name: np.asarray(jax.device_get(array), order="C")
         for name, array in traverse_util.flatten_dict(bundle.variables, sep="/").items()
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -104,10 +104,11 @@ def read(folder: str | pathlib.Path) -> Bundle:
                 " bundles in generation_N/model and best)"
             )
     card = files.read_json(folder / CARD)
-    if card.get("schema") != SCHEMA:
+    schema = card.get("schema") if isinstance(card, dict) else None
+    if schema != SCHEMA:
         raise UserError(
-            f"'{folder / CARD}' has schema {card.get('schema')}, but this version"
-            f" reads schema {SCHEMA}: update noisy-student-jax"
+            f"'{folder / CARD}' has schema {schema}, but this version reads schema"
+            f" {SCHEMA}: update noisy-student-jax"
         )
     checked = {WEIGHTS: "sha256"}
     if (folder / TRAINED_ON).is_file():

@@ -6,12 +6,15 @@ whose files match their manifest exist for us.
 """
 
 import pathlib
+import re
 import shutil
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
 from noisy_student_jax import console, files
+from noisy_student_jax.errors import UserError
 from noisy_student_jax.training.state import TrainState
 
 
@@ -31,27 +34,28 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Returns the steps that have a manifest, in order."""
-        return sorted(
-            int(p.stem.split("_")[1]) for p in self.folder.glob("step_*.json")
-        )
+        names = (path.name for path in self.folder.glob("step_*.json"))
+        found = (re.fullmatch(r"step_(\d+)\.json", name) for name in names)
+        return sorted(int(match[1]) for match in found if match)
 
     def save(self, state: TrainState) -> None:
         """Saves a state under its step, then lets go of the oldest ones."""
         step = int(state.step)
         if step in self.steps():
-            return
+            if self._intact(step):
+                return
+            self._manifest(step).unlink()
         target = self._path(step)
         if target.exists():
-            # No manifest: a save that was cut short.
+            # Damaged, or a save that was cut short.
             shutil.rmtree(target)
         self._orbax.save(target, state)
         self._orbax.wait_until_finished()
         if jax.process_index() == 0:
-            hashes = files.tree_hashes(target, ["."])
-            files.write_json(self._manifest(step), {"step": step, "files": hashes})
+            files.write_json(self._manifest(step), self._record(step))
             for old in self.steps()[: -self.keep]:
                 self._manifest(old).unlink()
-                shutil.rmtree(self._path(old))
+                shutil.rmtree(self._path(old), ignore_errors=True)
 
     def restore_latest(self, like: TrainState) -> TrainState | None:
         """Returns the newest state whose files are what was written, or None.
@@ -75,9 +79,16 @@ class Checkpoints:
         self._orbax.close()
 
     def _intact(self, step: int) -> bool:
-        recorded = files.read_json(self._manifest(step))["files"]
+        try:
+            manifest = files.read_json(self._manifest(step))
+        except UserError:
+            return False
         path = self._path(step)
-        return path.is_dir() and files.tree_hashes(path, ["."]) == recorded
+        return path.is_dir() and manifest == self._record(step)
+
+    def _record(self, step: int) -> dict[str, Any]:
+        """Returns what the manifest of a step says."""
+        return {"step": step, "files": files.tree_hashes(self._path(step), ["."])}
 
     def _path(self, step: int) -> pathlib.Path:
         return self.folder / f"step_{step:08d}"

@@ -6,6 +6,7 @@ key says which noise. Nothing is saved and nothing replayed.
 
 import dataclasses
 import functools
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -51,7 +52,7 @@ class Stream:
       images: uint8 ``[images, side, side, 3]``, preprocessed for the model.
       picks: int64 ``[draws, 2]``: for each draw of an epoch, the row of `images` and
         the row of `targets`.
-      targets: arrays ``[rows, …]``, as they are stored.
+      targets: a tree of arrays ``[rows, …]``, as they are stored.
       to_target: makes the task's target of rows of `targets`, on the device.
       noise: of this stream.
       keys: names the record in a row of `images`, for messages.
@@ -59,8 +60,8 @@ class Stream:
 
     images: np.ndarray
     picks: np.ndarray
-    targets: dict[str, np.ndarray]
-    to_target: Callable[[dict[str, jax.Array]], PyTree]
+    targets: PyTree
+    to_target: Callable[[PyTree], PyTree]
     noise: Noise
     keys: Callable[[int], str]
 
@@ -83,7 +84,7 @@ class ResidentPipeline:
         self.streams = [labelled] if pseudo is None else [labelled, pseudo]
         self._sizes = [layout.labelled, layout.pseudo][: len(self.streams)]
         # The order of another generation is another order.
-        self._order_seed = seed * 65_537 + generation
+        self._order_seed = (seed << 32) + generation
         resident = [
             {"images": stream.images, "targets": stream.targets}
             for stream in self.streams
@@ -149,9 +150,8 @@ def _assemble(
     images, targets = [], []
     for stream, held, key, rows in zip(streams, resident, keys, drawn, strict=True):
         images.append(_augmented(mesh, stream.noise.input, held["images"], key, rows))
-        stored = {
-            name: array[rows["target"]] for name, array in held["targets"].items()
-        }
+        which_rows = operator.itemgetter(rows["target"])
+        stored = jax.tree.map(which_rows, held["targets"])
         targets.append(stream.to_target(stored))
     if len(streams) == 1:
         image, target = images[0], targets[0]

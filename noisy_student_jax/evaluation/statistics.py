@@ -103,7 +103,7 @@ def judge(difference: Difference) -> str:
         return "worse"
     if difference.above >= LEANING:
         return "probably better, not surely"
-    if difference.above <= 1 - LEANING:
+    if 1 - difference.above >= LEANING:
         return "probably worse, not surely"
     return "cannot tell"
 

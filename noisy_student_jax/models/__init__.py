@@ -15,7 +15,7 @@ import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from noisy_student_jax.errors import UserError, nearest
+from noisy_student_jax.errors import UserError, nearest, one_line
 
 if TYPE_CHECKING:
     import flax.linen as nn
@@ -107,20 +107,24 @@ def resolution(name: str) -> int:
 def _function(name: str) -> "Callable[..., nn.Module]":
     target = _MODELS.get(name, name)
     if ":" not in target:
-        raise UserError(f"There is no model '{name}'{nearest(name, names())}")
+        raise UserError(
+            f"There is no model '{name}'{nearest(name, names())} (known:"
+            f" {', '.join(names())}; or give package.module:function)"
+        )
     module_name, _, function_name = target.partition(":")
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        # A missing import inside the module is another mistake, told as it is.
-        if not (module_name + ".").startswith((error.name or "") + "."):
-            raise
         raise UserError(
             f"Model '{name}' cannot be imported: there is no module '{error.name}'."
         ) from error
     except ValueError as error:
         raise UserError(
             f"Model '{name}' is not of the form 'package.module:function'."
+        ) from error
+    except Exception as error:
+        raise UserError(
+            f"Model '{name}' cannot be imported: {one_line(error)}"
         ) from error
     function = getattr(module, function_name, None)
     if not callable(function):

@@ -22,7 +22,7 @@ def provenance(run: Run) -> dict[str, Any]:
         "data": _data(run.workdir / DATASET),
         "environments": _environments(manifests),
         "stages": _stages(manifests),
-        "commands": _commands(run.workdir),
+        "commands": _commands(run.workdir, run.command),
     }
 
 
@@ -134,15 +134,14 @@ def _environments(manifests: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def _commands(workdir: pathlib.Path) -> list[tuple[str, str]]:
+def _commands(workdir: pathlib.Path, command: str) -> list[tuple[str, str]]:
     place = shlex.quote(str(workdir))
     best = shlex.quote(str(workdir / "best"))
     return [
         ("What is done and left", f"noisy-student status --workdir={place}"),
         (
-            "Go on, or check that it is finished: with the config and the settings that"
-            " made it",
-            f"noisy-student run --config=FILE --workdir={place}",
+            "Go on, or check that it is finished",
+            command,
         ),
         (
             "Class and probability of images",

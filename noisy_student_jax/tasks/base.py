@@ -48,7 +48,7 @@ class Task(Protocol):
     outputs: int
     primary_metric: str
 
-    def targets(self, labels: np.ndarray) -> Arrays | np.ndarray:
+    def targets(self, labels: np.ndarray) -> PyTree:
         """Turns a source's labels into targets, as training takes them."""
 
     def loss(

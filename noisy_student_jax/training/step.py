@@ -154,7 +154,7 @@ def make_train_step(
         decay = ema_decay(options.ema_decay, done)
         metrics |= {
             "learning_rate": schedule(state.step),
-            "gradient_norm": optax.global_norm(gradient),
+            "gradient_norm": optax.tree.norm(gradient),
         }
         return (
             state.replace(

@@ -1,0 +1,69 @@
+"""A second task, from outside the package: find the bright square.
+
+A label is where its centre is, (y, x) as fractions of the side. The model draws a heat
+map over a grid; what selection balances is the quadrant.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pyarrow as pa
+
+from noisy_student_jax.types import PerStream
+
+GRID = 6
+TOLERANCE = 0.15
+_ROWS, _COLUMNS = np.divmod(np.arange(GRID * GRID), GRID)
+CELLS = ((np.stack([_ROWS, _COLUMNS], axis=1) + 0.5) / GRID).astype(np.float32)
+
+
+class BrightSquare:
+    name = "outside.bright_square:BrightSquare"
+    outputs = GRID * GRID
+    primary_metric = "found"
+
+    def __init__(self, classes):
+        self.classes = tuple(classes)
+
+    def targets(self, labels):
+        return {"centre": labels.astype(np.float32)}
+
+    def loss(self, outputs, batch, options):
+        row, column = jnp.floor(batch["target"]["centre"] * GRID).astype(jnp.int32).T
+        heat = jax.nn.log_softmax(outputs["logits"])
+        chosen = jnp.take_along_axis(heat, (row * GRID + column)[:, None], axis=1)[:, 0]
+        by_stream = {"stream": batch["stream"], "weight": batch["weight"]}
+        return {"loss": PerStream.of(-chosen, **by_stream)}
+
+    def predict(self, outputs):
+        heat = jax.nn.softmax(outputs["logits"])
+        return {"heat": heat, "centre": heat @ CELLS}
+
+    def bucket(self, predictions):
+        below, right = (predictions["centre"] >= 0.5).T
+        return (2 * below + right).astype(np.int32)
+
+    def score(self, predictions):
+        """How much of the heat is within the tolerance of the answer."""
+        apart = np.abs(CELLS[None] - predictions["centre"][:, None]).max(axis=2)
+        heat = np.where(apart <= TOLERANCE, predictions["heat"], 0)
+        return heat.sum(axis=1).astype(np.float32)
+
+    def columns(self, predictions, *, top_k):
+        return {"centre": pa.array(list(predictions["centre"]), pa.list_(pa.float32()))}
+
+    def stored_targets(self, rows):
+        centre = rows.column("centre").flatten().to_numpy(zero_copy_only=False)
+        return {"centre": centre.reshape(rows.num_rows, 2)}
+
+    def pseudo_targets(self, stored):
+        return stored
+
+    def primary(self, predictions, labels):
+        apart = np.abs(predictions["centre"] - labels).max(axis=1)
+        return (apart <= TOLERANCE).astype(np.float64)
+
+    def metrics(self, predictions, labels):
+        apart = np.linalg.norm(predictions["centre"] - labels, axis=1)
+        found = self.primary(predictions, labels).mean()
+        return {"found": float(found), "distance": float(apart.mean())}
