@@ -1,7 +1,6 @@
 """The command line: ``noisy-student COMMAND``."""
 
 import argparse
-import json
 import os
 import pathlib
 import sys
@@ -186,8 +185,3 @@ _FLAGS = {
     "predict": _predict_flags,
     "plan": _plan_flags,
 }
-
-
-def print_json(value: Any) -> None:
-    """Prints one JSON object on one line of standard output."""
-    print(json.dumps(value), flush=True)

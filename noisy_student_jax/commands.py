@@ -8,7 +8,6 @@ from typing import Any
 from noisy_student_jax import config as configs
 from noisy_student_jax import console, files, judgement, planning, stages, tasks
 from noisy_student_jax.checkpoints import bundle as bundles
-from noisy_student_jax.cli import print_json
 from noisy_student_jax.errors import UserError
 from noisy_student_jax.evaluation.predictor import Predictor
 from noisy_student_jax.generation import check
@@ -114,7 +113,7 @@ def status(options: Options, interruption: Interruption) -> int:
         )
     if options.json:
         done = all(row["state"] == "finished" for row in rows)
-        print_json({"workdir": str(workdir), "finished": done, "stages": rows})
+        console.print_json({"workdir": str(workdir), "finished": done, "stages": rows})
         return 0
     width = max(len(row["stage"]) for row in rows)
     for row in rows:
@@ -184,7 +183,7 @@ def plan(options: Options, interruption: Interruption) -> int:
             )
         facts = planning.model_facts(options.model, resolution=options.resolution)
         if options.json:
-            print_json(facts)
+            console.print_json(facts)
         else:
             console.say(planning.model_text(facts))
         return 0
@@ -194,7 +193,7 @@ def plan(options: Options, interruption: Interruption) -> int:
     if options.recipe:
         console.say(planning.recipe(one))
     elif options.json:
-        print_json(planning.run_facts(one))
+        console.print_json(planning.run_facts(one))
     else:
         console.say(planning.run_text(planning.run_facts(one)))
     return 0
@@ -288,7 +287,7 @@ def _print_prediction(row: dict[str, Any], options: Options) -> None:
     if not options.logits:
         row.pop("logits", None)
     if options.json:
-        print_json(row)
+        console.print_json(row)
         return
     image = console.printable(row["image"])
     if "error" in row:

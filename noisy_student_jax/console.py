@@ -1,7 +1,9 @@
 """What a person sees while a command runs."""
 
+import json
 import sys
 import time
+from typing import Any
 
 _last_is_progress = False
 _lines_to_stderr = False
@@ -27,6 +29,11 @@ def say(line: str = "", *, error: bool = False) -> None:
 def warn(line: str) -> None:
     """Prints a warning that cannot be overlooked."""
     say(f"WARNING: {line}")
+
+
+def print_json(value: Any) -> None:
+    """Prints one JSON object on one line of standard output."""
+    print(json.dumps(value), flush=True)
 
 
 def printable(text: str) -> str:

@@ -1,5 +1,6 @@
 """One generation: train a student, evaluate it, have it label the pool, select."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -23,7 +24,7 @@ from noisy_student_jax.evaluation.statistics import wilson
 from noisy_student_jax.models.initialize import initialize
 from noisy_student_jax.pseudo_labels import label, selection
 from noisy_student_jax.pseudo_labels.plan import SelectionOptions
-from noisy_student_jax.run import Run, Student
+from noisy_student_jax.run import CONTROL, Run, Student
 from noisy_student_jax.tasks.base import Arrays, LossOptions
 from noisy_student_jax.training import optimizer as optimizers
 from noisy_student_jax.training import partitioning
@@ -117,7 +118,7 @@ def step_and_state(student: Student) -> tuple[TrainStep, TrainState]:
     layout = student.layout
     step = make_train_step(
         student.module,
-        functools.partial(run.task.loss, options=LossOptions.from_config(config.train)),
+        functools.partial(run.task.loss, options=loss_options(student)),
         optimizer,
         schedule,
         StepOptions(
@@ -135,6 +136,15 @@ def step_and_state(student: Student) -> tuple[TrainStep, TrainState]:
     numbers = {"seed": run.config.seed, "generation": student.number}
     variables = initialize(student.module, resolution=student.resolution, **numbers)
     return step, TrainState.create(variables, optimizer, **numbers)
+
+
+def loss_options(student: Student) -> LossOptions:
+    """Says how a student's targets are softened, hardened and smoothed."""
+    options = LossOptions.from_config(student.config.train)
+    if student.generation == CONTROL:
+        # Its second stream holds true labels: smoothed as such, never softened.
+        return dataclasses.replace(options, targets="hard")
+    return options
 
 
 def evaluate(student: Student) -> dict[str, Any]:

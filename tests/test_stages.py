@@ -1,5 +1,6 @@
 """What is finished is skipped; what changed is named, and never redone unasked."""
 
+import fcntl
 import hashlib
 import json
 import pathlib
@@ -388,3 +389,12 @@ def test_started_on_another_machine_is_said(run, capsys):
     path.with_name("control.evaluate.started.json").write_text(json.dumps(manifest))
     out = done(capsys, line("evaluate", run, "--generation=control"))
     assert "WARNING: control/evaluate was started elsewhere (cores: " in out
+
+
+def test_two_processes_do_not_work_in_one_directory(run, capsys):
+    with (run / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        said = refused(capsys, line("run", run))
+
+    assert "another process is at work" in said and "--workdir" in said
+    done(capsys, line("run", run))

@@ -111,9 +111,15 @@ def read(folder: str | pathlib.Path) -> Bundle:
             f" {SCHEMA}: update noisy-student-jax"
         )
     checked = {WEIGHTS: "sha256"}
-    if (folder / TRAINED_ON).is_file():
+    if card.get("trained_on_sha256"):
+        # Without it, evaluating on training images would go unnoticed.
         checked[TRAINED_ON] = "trained_on_sha256"
     for name, field in checked.items():
+        if not (folder / name).is_file():
+            raise UserError(
+                f"'{folder}' is not whole: its {CARD} speaks of {name}, which is not"
+                " there; copy the bundle again from where it came"
+            )
         if files.sha256(folder / name) != card.get(field):
             raise UserError(
                 f"'{folder / name}' is damaged: its SHA-256 is not the one in {CARD};"

@@ -51,11 +51,16 @@ def stratified(
     kept = np.array(sorted(first.values()))
     parts: dict[str, list[int]] = {"test": [], "validation": [], "labelled": []}
     parts["pool"] = []
+    dealt = 0
     for label in range(classes):
         members = [i for i in kept if labels[i] == label]
         members.sort(key=lambda i: hashes[i])
-        share = len(members) / len(kept)
-        heads = {"test": round(test * share), "validation": round(validation * share)}
+        # Rounded at the running total, so that the classes add up to what was asked.
+        before, dealt = dealt, dealt + len(members)
+        heads = {
+            name: round(count * dealt / len(kept)) - round(count * before / len(kept))
+            for name, count in (("test", test), ("validation", validation))
+        }
         need = sum(heads.values()) + labels_per_class + 1
         if len(members) < need:
             raise UserError(

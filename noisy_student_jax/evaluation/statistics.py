@@ -114,7 +114,7 @@ def sentence(
     """Writes the verdict, as the last line of a run."""
     low, high = (f"{_minus(100 * end)}" for end in (difference.low, difference.high))
     value = 100 * difference.value
-    sign = "+" if value >= 0 else ""
+    sign = "+" if round(value, 1) > 0 else ""
     return (
         f"student {100 * ours:.1f} %, {against} {100 * theirs:.1f} %, difference"
         f" {sign}{_minus(value)} [{low}, {high}] on {difference.images} test images:"
@@ -123,4 +123,5 @@ def sentence(
 
 
 def _minus(points: float) -> str:
-    return f"{points:.1f}".replace("-", "−")
+    # Adding zero turns a rounded −0.0 into 0.0.
+    return f"{round(points, 1) + 0.0:.1f}".replace("-", "−")

@@ -1,0 +1,256 @@
+"""Labelling: one row a record, in order, whatever the pool is like."""
+
+import hashlib
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from noisy_student_jax.checkpoints import bundle as bundles
+from noisy_student_jax.console import Progress
+from noisy_student_jax.data.sources import Examples, read_all_good, shard_bounds
+from noisy_student_jax.errors import Interrupted, TrainingDivergedError
+from noisy_student_jax.evaluation.predictor import Predictor
+from noisy_student_jax.interruption import Interruption
+from noisy_student_jax.preprocessing import Preprocessing
+from noisy_student_jax.pseudo_labels import sidecar
+from noisy_student_jax.pseudo_labels.label import Shard, label_pool
+from noisy_student_jax.tasks.classification import Classification
+
+CLASSES, SIDE, COUNT = 3, 4, 23
+TASK = Classification(("a", "b", "c"))
+METADATA = {"task": "classification", "model": "m", "model_sha256": "ab" * 32}
+
+
+class Pool:
+    """Grey images that say their number; some cannot be decoded."""
+
+    def __init__(self, bad=None, count=COUNT):
+        self.bad, self.count, self.asked = bad or {}, count, []
+
+    def __len__(self):
+        return self.count
+
+    def key(self, index):
+        return f"pool/{index:03d}"
+
+    def read(self, indices):
+        self.asked += indices
+        status = [self.bad.get(index, "ok") for index in indices]
+        images = [
+            np.full((SIDE, SIDE, 3), index, np.uint8) if reason == "ok" else None
+            for index, reason in zip(indices, status, strict=True)
+        ]
+        return Examples(images, status, None)
+
+
+def expected(numbers):
+    """What the teacher below thinks of images that say these numbers."""
+    draws = [np.random.default_rng(int(n)).dirichlet(np.ones(CLASSES)) for n in numbers]
+    return np.array(draws, np.float32).reshape(-1, CLASSES)
+
+
+class Teacher:
+    """Predicts from the pixels; takes a few images at once."""
+
+    preprocessing = Preprocessing(SIDE, 0)
+
+    def __init__(self, batch=4, poison=None):
+        self.batch, self.poison, self.placed = batch, poison, 0
+
+    def place(self, variables):
+        self.placed += 1
+        return variables
+
+    def __call__(self, variables, images):
+        assert variables == "weights"
+        assert 0 < len(images) <= self.batch
+        numbers = images[:, 0, 0, 0]
+        p = expected(numbers)
+        p[numbers == self.poison] = np.nan
+        return {"probabilities": p, "logits": np.log(p)}
+
+
+def label(folder, pool=None, *, teacher=None, shards=3, interruption=None):
+    pool = pool or Pool()
+    bounds = shard_bounds(len(pool), shards)
+    return label_pool(
+        teacher or Teacher(),
+        "weights",
+        TASK,
+        pool,
+        [Shard(number, *ends) for number, ends in enumerate(bounds)],
+        folder,
+        top_k=0,
+        metadata=METADATA,
+        interruption=interruption or Interruption(),
+        progress=Progress(every_seconds=1e9),
+    )
+
+
+def rows(folder):
+    """All rows of all sidecars, in order."""
+    return [
+        row
+        for path in sidecar.shards(folder)
+        for row in pq.read_table(path).to_pylist()
+    ]
+
+
+def digests(folder):
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.iterdir()
+    }
+
+
+@pytest.mark.parametrize("batch", [1, 4, 100])
+@pytest.mark.parametrize("shards", [1, 3, COUNT])
+def test_there_is_one_row_a_record_in_order(tmp_path, batch, shards):
+    counts = label(tmp_path, teacher=Teacher(batch), shards=shards)
+
+    assert counts == {"read": COUNT, "labelled": COUNT, "quarantined": 0}
+    assert len(sidecar.shards(tmp_path)) == shards
+    found = rows(tmp_path)
+    assert [row["key"] for row in found] == [f"pool/{n:03d}" for n in range(COUNT)]
+    p = expected(range(COUNT))
+    assert [row["label"] for row in found] == p.argmax(axis=1).tolist()
+    np.testing.assert_array_equal([row["score"] for row in found], p.max(axis=1))
+    np.testing.assert_array_equal(
+        [row["probabilities"] for row in found], p.astype(np.float16)
+    )
+
+
+BAD = {0: "truncated", 5: "not an image", 6: "not an image", 22: "truncated"}
+
+
+@pytest.mark.parametrize("batch", [1, 2, 100])
+def test_records_that_cannot_be_used_are_quarantined_by_reason(tmp_path, batch):
+    counts = label(tmp_path, Pool(BAD), teacher=Teacher(batch))
+
+    assert counts == {"read": 23, "labelled": 19, "quarantined": 4}
+    quarantine = pq.read_table(tmp_path / sidecar.QUARANTINE).to_pylist()
+    assert quarantine == [
+        {"key": f"pool/{n:03d}", "reason": reason} for n, reason in BAD.items()
+    ]
+    p = expected(range(COUNT))
+    for number, row in enumerate(rows(tmp_path)):
+        assert row["status"] == BAD.get(number, "ok")
+        if number in BAD:
+            assert row["label"] is row["score"] is row["probabilities"] is None
+        else:
+            # The bad ones beside it have not moved it.
+            assert row["label"] == p[number].argmax()
+            assert row["probabilities"] == p[number].astype(np.float16).tolist()
+
+
+def test_a_shard_of_nothing_but_bad_records_is_a_shard_too(tmp_path):
+    bad = dict.fromkeys(range(8), "missing")
+    counts = label(tmp_path, Pool(bad), shards=3)
+
+    assert counts == {"read": 23, "labelled": 15, "quarantined": 8}
+    assert len(sidecar.shards(tmp_path)) == 3
+    # The second one has records of both kinds, the first has but bad ones.
+    assert {row["status"] for row in rows(tmp_path)[:7]} == {"missing"}
+
+
+def test_a_pool_of_nothing_but_bad_records_is_labelled_nevertheless(tmp_path):
+    counts = label(tmp_path, Pool(dict.fromkeys(range(COUNT), "missing")))
+
+    assert counts == {"read": 23, "labelled": 0, "quarantined": 23}
+
+
+def test_finished_shards_are_left_as_they_are(tmp_path):
+    label(tmp_path / "whole", Pool(BAD))
+    label(tmp_path / "parts", Pool(BAD))
+    second = tmp_path / "parts" / "shard_000001.parquet"
+    times = {p: p.stat().st_mtime_ns for p in sidecar.shards(tmp_path / "parts")}
+    second.unlink()
+    (tmp_path / "parts" / sidecar.QUARANTINE).unlink()
+
+    pool = Pool(BAD)
+    counts = label(tmp_path / "parts", pool)
+
+    assert pool.asked == list(range(*shard_bounds(COUNT, 3)[1]))
+    assert counts == {"read": 23, "labelled": 19, "quarantined": 4}
+    assert digests(tmp_path / "parts") == digests(tmp_path / "whole")
+    for path, time in times.items():
+        assert (path.stat().st_mtime_ns == time) == (path != second)
+
+
+def test_labelling_twice_doubles_nothing(tmp_path):
+    first = label(tmp_path)
+    pool = Pool()
+
+    assert label(tmp_path, pool) == first
+    assert pool.asked == []
+    assert len(rows(tmp_path)) == COUNT
+
+
+def test_being_asked_to_stop_keeps_whole_shards_only(tmp_path):
+    interruption = Interruption()
+
+    class Stopping(Pool):
+        def read(self, indices):
+            if 9 in indices:
+                interruption.signal = 15
+            return super().read(indices)
+
+    with pytest.raises(Interrupted, match="SIGTERM"):
+        label(tmp_path / "stopped", Stopping(), interruption=interruption)
+    assert [p.name for p in (tmp_path / "stopped").iterdir()] == [
+        "shard_000000.parquet"
+    ]
+
+    label(tmp_path / "stopped")
+    label(tmp_path / "whole")
+    assert digests(tmp_path / "stopped") == digests(tmp_path / "whole")
+
+
+def test_a_teacher_that_predicts_no_numbers_is_refused_by_name(tmp_path):
+    with pytest.raises(TrainingDivergedError) as caught:
+        label(tmp_path, Pool({8: "missing"}), teacher=Teacher(poison=10))
+
+    assert str(caught.value) == (
+        "what the model predicts for 'pool/010' is not finite: its weights are of no"
+        " use; train it again"
+    )
+    # The shard that it is in is not written.
+    assert [path.name for path in tmp_path.iterdir()] == ["shard_000000.parquet"]
+
+
+def test_weights_are_placed_once(tmp_path):
+    teacher = Teacher()
+    label(tmp_path, teacher=teacher)
+
+    assert teacher.placed == 1
+
+
+def test_sidecars_say_by_whom(tmp_path):
+    label(tmp_path)
+
+    for path in sidecar.shards(tmp_path):
+        assert METADATA.items() <= sidecar.read_metadata(path).items()
+
+
+def test_the_teacher_of_a_run_is_its_averaged_model_without_noise(
+    tiny_run, tiny_student
+):
+    teacher = tiny_student(0)
+    model = bundles.read(tiny_run / "generation_0" / "model")
+    raw = bundles.read(tiny_run / "generation_0" / "train" / "raw_model")
+    labels = tiny_run / "generation_0" / "labels"
+    pool = teacher.run.dataset.pool
+    found = rows(labels)
+
+    metadata = sidecar.read_metadata(sidecar.shards(labels)[0])
+    assert metadata["model_sha256"] == model.sha256
+    assert model.origin["weights"] == "ema"
+    assert [row["key"] for row in found] == [pool.key(n) for n in range(len(pool))]
+    images, _ = read_all_good(pool, model.preprocessing, part="pool")
+    predictor = Predictor.from_bundle(model, teacher.run.task, batch=64)
+    p = predictor(model.variables, images)["probabilities"]
+    stored = np.array([row["probabilities"] for row in found])
+    np.testing.assert_allclose(stored, p, rtol=1e-3, atol=1e-6)
+    other = predictor(raw.variables, images)["probabilities"]
+    assert not np.allclose(stored, other, rtol=1e-3, atol=1e-6)

@@ -1,0 +1,227 @@
+"""Configs: how they are read, completed and overridden, and what they identify."""
+
+import json
+
+import pytest
+
+from noisy_student_jax import config as configs
+from noisy_student_jax.config import base_config, complete, flatten, identity, plain
+
+FILE = """
+from noisy_student_jax.config import base_config
+
+def get_config():
+    config = base_config()
+    config.train.batch = 64
+    config.generations = (
+        {"model": {"name": "efficientnet_b7"}},
+        {"train": {"ratio": 28.0}, "noise": {"pseudo": {"flip": False}}},
+    )
+    config.control.train = {"steps": 7, "epochs": 0.0}
+    return config
+"""
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(FILE)
+    return path
+
+
+def owners(config):
+    """Every generation, and the control."""
+    return [*config.generations, config.control]
+
+
+def test_every_generation_and_the_control_get_whole_sections(file):
+    config = configs.load(file)
+
+    base = plain(base_config())
+    assert len(config.generations) == 2
+    for owner in owners(config):
+        for section in configs.GENERATION_SECTIONS:
+            assert flatten(plain(owner[section])).keys() == (
+                flatten(base[section]).keys()
+            )
+
+
+def test_a_generation_says_only_what_is_its_own(file):
+    first, second = configs.load(file).generations
+
+    assert (first.model.name, second.model.name) == (
+        "efficientnet_b7",
+        "efficientnet_b0",
+    )
+    assert (first.train.ratio, second.train.ratio) == (14.0, 28.0)
+    assert (first.train.batch, second.train.batch) == (64, 64)
+    # A part of a part leaves its neighbours alone.
+    assert not second.noise.pseudo.flip
+    assert second.noise.labelled.flip
+    assert second.noise.pseudo.randaugment_magnitude == 27.0
+
+
+def test_the_control_is_the_last_student_but_for_what_it_says_itself(file):
+    config = configs.load(file)
+
+    said = ("train.steps", "train.epochs")
+    control = flatten(plain(config.control))
+    last = flatten(plain(config.generations[-1]))
+    assert control.pop("enabled") is True
+    assert {key for key in last if last[key] != control[key]} == set(said)
+    assert (config.control.train.steps, config.control.train.epochs) == (7, 0.0)
+
+
+def test_a_control_that_is_switched_off_is_complete_all_the_same(file):
+    config = configs.load(file, ["--config.control.enabled=false"])
+
+    assert config.control.enabled is False
+    assert config.control.train.batch == 64
+
+
+def test_completing_twice_changes_nothing(file):
+    config = configs.load(file)
+
+    assert plain(complete(config)) == plain(config)
+
+
+def test_generations_do_not_share_what_they_were_given():
+    config = base_config()
+    config.generations = ({}, {})
+    config = complete(config)
+
+    config.generations[0].train.batch = 1
+
+    assert config.generations[1].train.batch == 2048
+    assert config.train.batch == 2048
+
+
+def test_a_complete_config_is_locked(file):
+    config = configs.load(file)
+
+    with pytest.raises((AttributeError, KeyError)):
+        config.trian = 1
+
+
+def test_an_override_of_a_section_reaches_all_who_own_one(file):
+    config = configs.load(file, ["--config.train.batch=32"])
+
+    assert [owner.train.batch for owner in owners(config)] == [32, 32, 32]
+
+
+def test_an_override_may_name_one_generation_or_the_control(file):
+    config = configs.load(
+        file,
+        [
+            "--config.generations[1].train.batch=16",
+            "--config.control.train.batch=8",
+        ],
+    )
+
+    assert [owner.train.batch for owner in owners(config)] == [64, 16, 8]
+
+
+def test_the_last_of_two_overrides_wins(file):
+    config = configs.load(
+        file,
+        ["--config.generations[0].train.batch=16", "--config.train.batch=32"],
+    )
+
+    assert [owner.train.batch for owner in owners(config)] == [32, 32, 32]
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("seed=3", 3),
+        ("train.ratio=7", 7.0),
+        ("train.ratio=0.5", 0.5),
+        ("train.learning_rate=1e-2", 0.01),
+        ("train.targets=hard", "hard"),
+        ("model.remat=true", True),
+        ("model.remat=False", False),
+        ("model.mean=(0.1,0.2,0.3)", (0.1, 0.2, 0.3)),
+        ("model.mean=[0.1,0.2,0.3]", (0.1, 0.2, 0.3)),
+        ("noise.pseudo.flip=false", False),
+        ("log.every_seconds=5", 5.0),
+    ],
+)
+def test_a_value_gets_the_type_of_its_field(file, override, value):
+    config = configs.load(file, [f"--config.{override}"])
+
+    got = flatten(plain(config))[override.split("=")[0]]
+    assert got == value
+    assert type(got) is type(value)
+
+
+def test_a_run_reads_back_what_it_wrote(file, tmp_path):
+    config = configs.load(file, ["--config.seed=5"])
+    path = tmp_path / "config.json"
+    path.write_text(configs.to_json(config))
+
+    again = configs.from_json(path)
+
+    assert json.loads(configs.to_json(again)) == json.loads(path.read_text())
+    assert again.seed == 5
+    assert again.generations[0].model.name == "efficientnet_b7"
+
+
+def test_commands_without_a_run_get_the_base_with_their_overrides():
+    config = configs.defaults(["--config.selection.per_class=7"])
+
+    assert config.selection.per_class == 7
+    assert len(config.generations) == 1
+
+
+def test_operational_fields_identify_nothing():
+    config = plain(base_config())
+
+    kept = flatten(identity(config))
+
+    dropped = flatten(config).keys() - kept.keys()
+    assert dropped == {
+        "labels.batch",
+        "evaluation.batch",
+        "checkpoint.every_steps",
+        "checkpoint.keep",
+        "log.every_steps",
+        "log.validate_every_steps",
+        "log.every_seconds",
+    }
+
+
+def test_a_part_of_the_config_drops_its_own_operational_fields():
+    config = plain(base_config())
+
+    assert identity(config["labels"], "labels") == {"top_k": 0}
+    assert identity(config["train"], "train") == config["train"]
+    # A field of the same name elsewhere is another field.
+    assert "batch" in identity(config["train"], "train")
+
+
+def test_the_base_is_the_papers_recipe():
+    train = base_config().train
+
+    assert train.batch * train.learning_rate / 256 == pytest.approx(0.128)
+    assert (train.decay_epochs, train.decay_factor) == (2.4, 0.97)
+    assert (train.epochs, train.warmup_epochs) == (350, 5)
+    assert (train.weight_decay, train.label_smoothing) == (1e-5, 0.1)
+    assert (train.ema_decay, train.momentum) == (0.9999, 0.9)
+    assert (train.targets, train.temperature) == ("soft", 1.0)
+    assert train.loss_normalization == "code"
+    selection = base_config().selection
+    assert (selection.min_score, selection.per_class) == (0.3, 130_000)
+    for stream in base_config().noise.values():
+        assert stream.randaugment_layers == 2
+        assert stream.randaugment_magnitude == 27
+
+
+def test_leaves_are_named_as_overrides_name_them():
+    tree = {"a": {"b": 1}, "many": ({"c": 2}, {"c": 3}), "numbers": (1, 2)}
+
+    assert flatten(tree) == {
+        "a.b": 1,
+        "many[0].c": 2,
+        "many[1].c": 3,
+        "numbers": (1, 2),
+    }

@@ -1,0 +1,349 @@
+"""The training loop: it goes on where it was, says what it saw, and stops in time."""
+
+import functools
+import json
+import math
+import shutil
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from noisy_student_jax import train_loop
+from noisy_student_jax.checkpoints.checkpoint import Checkpoints
+from noisy_student_jax.console import Progress
+from noisy_student_jax.errors import Interrupted, TrainingDivergedError
+from noisy_student_jax.interruption import Interruption
+from noisy_student_jax.tasks.base import LossOptions
+from noisy_student_jax.tasks.classification import Classification
+from noisy_student_jax.train_loop import LoopOptions, MetricsLog, read_metrics
+from noisy_student_jax.training import partitioning
+from noisy_student_jax.training.state import TrainState
+from noisy_student_jax.training.step import StepOptions, make_train_step
+
+STEPS, BATCH = 11, 8
+
+
+class Small(nn.Module):
+    """Batch norm and dropout: whatever a checkpoint could forget."""
+
+    @nn.compact
+    def __call__(self, images, train, noise):
+        hidden = images.reshape(len(images), -1)
+        hidden = nn.BatchNorm(
+            use_running_average=not train, momentum=0.9, name="head_bn"
+        )(hidden)
+        hidden = nn.Dropout(0.5, deterministic=not train)(hidden)
+        return {"logits": nn.Dense(3)(hidden)}
+
+
+def batch(step):
+    rng = np.random.default_rng(step)
+    labels = rng.integers(0, 3, BATCH)
+    return {
+        "image": rng.integers(0, 256, (BATCH, 2, 2, 1)).astype(np.uint8),
+        "target": np.eye(3, dtype=np.float32)[labels],
+        "weight": np.ones(BATCH, np.float32),
+        "stream": np.zeros(BATCH, np.int32),
+        "noise": {
+            "dropout": np.ones(BATCH, np.float32),
+            "stochastic_depth": np.ones(BATCH, np.float32),
+        },
+    }
+
+
+def poisoned(at):
+    def batches(step):
+        whole = batch(step)
+        if step == at:
+            whole["weight"] = np.full(BATCH, np.nan, np.float32)
+        return whole
+
+    return batches
+
+
+@functools.cache
+def step_and_state():
+    """One step for all, so that it is compiled once; and what makes fresh states."""
+    task = Classification(("a", "b", "c"))
+    optimizer = optax.rmsprop(0.05, momentum=0.9, initial_scale=1.0)
+    step = make_train_step(
+        Small(),
+        lambda outputs, batch: task.loss(outputs, batch, LossOptions()),
+        optimizer,
+        lambda step: 0.05 + 0 * step,
+        StepOptions(ratio=0.0, ema_decay=0.9),
+        mean=(0.5,),
+        std=(0.3,),
+    )
+    variables = Small().init(jax.random.key(0), jnp.zeros((1, 2, 2, 1)), False, {})
+    variables = jax.device_get(variables)
+    return step, lambda: TrainState.create(variables, optimizer, seed=0, generation=0)
+
+
+class Training:
+    """A training in a folder, to be run, stopped and run again."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.mesh = partitioning.make_mesh(jax.devices()[:1])
+        self.validated = []
+        self.step, self.fresh = step_and_state()
+
+    def records(self, step):
+        return {"labelled": [f"r{step}-{n}" for n in range(10)]}
+
+    def validate(self, state):
+        self.validated.append(int(state.step))
+        weight = state.params["Dense_0"]["kernel"][0, 0]
+        average = state.ema_params["Dense_0"]["kernel"][0, 0]
+        return {"validation/raw/w": float(weight), "validation/ema/w": float(average)}
+
+    def run(self, *, batches=batch, stop_before=None, steps=STEPS, **options):
+        interruption = Interruption()
+
+        def watched(step):
+            if step == stop_before:
+                # The signal arrives while this step is at work.
+                interruption.signal = 15
+            return batches(step)
+
+        return train_loop.train(
+            self.step,
+            self.fresh(),
+            watched,
+            LoopOptions(
+                **{
+                    "steps": steps,
+                    "checkpoint_every": 4,
+                    "checkpoints_kept": 2,
+                    "log_every": 2,
+                    "validate_every": 5,
+                }
+                | options
+            ),
+            mesh=self.mesh,
+            folder=self.folder,
+            batch_size=BATCH,
+            validate=self.validate,
+            records=self.records,
+            interruption=interruption,
+            progress=Progress(every_seconds=1e9),
+        )
+
+    @property
+    def checkpoints(self):
+        opened = Checkpoints(self.folder / "checkpoints")
+        try:
+            return opened.steps()
+        finally:
+            opened.close()
+
+    @property
+    def log(self):
+        return read_metrics(self.folder / "metrics.jsonl")
+
+
+def without_rates(log):
+    """What does not depend on the clock."""
+    return [
+        {key: value for key, value in entry.items() if key != "images_per_second"}
+        for entry in log
+    ]
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    training = Training(tmp_path_factory.mktemp("unbroken"))
+    training.state = training.run()
+    return training
+
+
+@pytest.fixture
+def training(tmp_path):
+    return Training(tmp_path)
+
+
+def assert_equal(state, other):
+    jax.tree.map(np.testing.assert_array_equal, state, other)
+
+
+def test_it_trains_to_the_last_step_and_keeps_it(unbroken):
+    assert int(unbroken.state.step) == STEPS
+    assert unbroken.checkpoints == [8, 11]
+
+
+def test_every_interval_and_the_last_step_are_logged(unbroken):
+    logged = [entry["step"] for entry in unbroken.log if "loss" in entry]
+    validated = [entry["step"] for entry in unbroken.log if "loss" not in entry]
+
+    assert logged == [2, 4, 6, 8, 10, 11]
+    assert validated == unbroken.validated == [5, 10, 11]
+    for entry in unbroken.log:
+        if "loss" in entry:
+            assert {"labelled/loss", "learning_rate", "images_per_second"} <= (
+                entry.keys()
+            )
+        else:
+            assert {"validation/raw/w", "validation/ema/w"} <= entry.keys()
+            assert entry["validation/raw/w"] != entry["validation/ema/w"]
+
+
+def test_tensorboard_is_told_as_well(unbroken):
+    events = list((unbroken.folder / "tensorboard").glob("events*"))
+
+    assert len(events) == 1
+    assert b"validation/ema/w" in events[0].read_bytes()
+
+
+@pytest.mark.parametrize("stop", [1, 4, 6])
+def test_a_training_that_was_stopped_ends_as_one_that_was_not(training, unbroken, stop):
+    with pytest.raises(Interrupted, match="SIGTERM"):
+        training.run(stop_before=stop)
+    # The step that was at work is saved with the rest.
+    assert training.checkpoints[-1] == stop + 1
+
+    state = training.run()
+
+    assert_equal(state, unbroken.state)
+    assert without_rates(training.log) == without_rates(unbroken.log)
+
+
+def test_a_training_that_was_killed_ends_as_one_that_was_not(training, unbroken):
+    class Killed(BaseException):
+        """Nothing of ours catches it."""
+
+    def killed(step):
+        if step == 10:
+            raise Killed
+        return batch(step)
+
+    with pytest.raises(Killed):
+        training.run(batches=killed)
+    assert training.checkpoints == [4, 8]
+    # There are lines of steps that will be made again.
+    assert max(entry["step"] for entry in training.log) > 8
+
+    state = training.run()
+
+    assert_equal(state, unbroken.state)
+    assert without_rates(training.log) == without_rates(unbroken.log)
+
+
+def test_a_damaged_checkpoint_costs_steps_and_not_the_result(
+    training, unbroken, capsys
+):
+    with pytest.raises(Interrupted):
+        training.run(stop_before=8)
+    assert training.checkpoints == [8, 9]
+    shutil.rmtree(training.folder / "checkpoints" / "step_00000009")
+
+    state = training.run()
+
+    said = capsys.readouterr().out
+    assert "step_00000009' is damaged" in said
+    assert "continues from the checkpoint of step 8" in said
+    assert_equal(state, unbroken.state)
+
+
+def test_a_finished_training_has_nothing_left_to_do(training, unbroken):
+    shutil.copytree(unbroken.folder, training.folder, dirs_exist_ok=True)
+    before = training.log
+
+    state = training.run(batches=None)
+
+    assert_equal(state, unbroken.state)
+    assert training.log == before
+
+
+def test_a_longer_training_goes_on_from_a_shorter_one(training, unbroken):
+    training.run(steps=8)
+    state = training.run()
+
+    assert_equal(state, unbroken.state)
+
+
+def test_a_loss_that_is_not_finite_names_step_and_records(training):
+    with pytest.raises(TrainingDivergedError) as caught:
+        training.run(batches=poisoned(at=6))
+
+    said = str(caught.value)
+    assert "the loss became nan at step 7" in said
+    assert "the checkpoint of step 4 is kept" in said
+    assert "lower config.train.learning_rate" in said
+    assert "labelled: r6-0, r6-1, " in said
+    assert said.endswith("r6-7 and 2 more")
+
+
+@pytest.mark.parametrize(("at", "kept"), [(0, []), (3, []), (7, [4]), (10, [4, 8])])
+def test_no_checkpoint_is_made_of_what_diverged(training, at, kept):
+    with pytest.raises(TrainingDivergedError) as caught:
+        training.run(batches=poisoned(at=at))
+
+    assert training.checkpoints == kept
+    assert ("there is no checkpoint yet" in str(caught.value)) == (not kept)
+    assert all(math.isfinite(entry.get("loss", 0)) for entry in training.log)
+
+
+def test_a_gradient_that_is_not_finite_is_noticed_before_it_is_saved(training):
+    # The loss of the fourth step is fine; what it makes of the weights is not.
+    sound = training.step
+
+    def overflowing(state, batch):
+        after, metrics = sound(state, batch)
+        bad = jnp.where(state.step == 3, jnp.inf, 0.0)
+        norm = metrics["gradient_norm"] + bad
+        params = jax.tree.map(lambda w: w + bad, after.params)
+        return after.replace(params=params), metrics | {"gradient_norm": norm}
+
+    training.step = overflowing
+    with pytest.raises(
+        TrainingDivergedError, match="the gradient became inf at step 4 "
+    ):
+        training.run()
+
+    assert training.checkpoints == []
+
+
+def test_a_training_that_diverged_is_not_saved_when_it_is_asked_to_stop(training):
+    with pytest.raises(TrainingDivergedError):
+        training.run(batches=poisoned(at=5), stop_before=5)
+
+    assert training.checkpoints == [4]
+
+
+def test_names_of_records_cannot_write_to_the_terminal(training):
+    training.records = lambda step: {"labelled": ["a\x1b[2J\n"], "pseudo": []}
+
+    with pytest.raises(TrainingDivergedError) as caught:
+        training.run(batches=poisoned(at=0))
+
+    assert "\x1b" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_lines_after_the_step_that_is_gone_on_from_are_dropped(tmp_path):
+    log = MetricsLog(tmp_path, 0)
+    for step in (2, 4, 5, 6):
+        log.write(step, {"loss": float(step)})
+    log.close()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 8, "lo')
+
+    log = MetricsLog(tmp_path, 4)
+    log.write(6, {"loss": 0.5})
+    log.close()
+
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [
+        {"step": 2, "loss": 2.0},
+        {"step": 4, "loss": 4.0},
+        {"step": 6, "loss": 0.5},
+    ]
+
+
+def test_a_log_that_is_not_there_is_empty(tmp_path):
+    assert read_metrics(tmp_path / "metrics.jsonl") == []

@@ -1,0 +1,189 @@
+"""One device or eight: the same batches, losses, labels and checkpoints.
+
+What eight devices do is done in a process of its own, as the number of CPU devices
+is fixed when JAX starts.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from support import ROOT, TINY
+
+WORK = """
+import hashlib, json, pathlib, re, sys
+import jax, numpy as np
+from noisy_student_jax import config, streams
+from noisy_student_jax.checkpoints import bundle
+from noisy_student_jax.checkpoints.checkpoint import Checkpoints
+from noisy_student_jax.data.resident import ResidentPipeline
+from noisy_student_jax.data.sources import read_all_good
+from noisy_student_jax.evaluation.predictor import Predictor
+from noisy_student_jax.generation import step_and_state
+from noisy_student_jax.interruption import Interruption
+from noisy_student_jax.run import Run
+from noisy_student_jax.training import partitioning
+from noisy_student_jax.training.step import jit_train_step
+
+tiny, workdir, folder = sys.argv[1:]
+overrides = ["--config.train.ratio=2", "--config.train.microbatches=2"]
+run = Run(config.load(tiny, overrides), workdir, interruption=Interruption())
+student = run.student(1)
+learnt = streams.make(student)
+assert jax.device_count() == 8
+found = {}
+
+
+def training(devices):
+    mesh = partitioning.make_mesh(jax.devices()[:devices])
+    layout = student.layout
+    layout.check(devices=devices, microbatches=2)
+    pipeline = ResidentPipeline(
+        learnt.labelled, learnt.second, layout, mesh, seed=0, generation=1
+    )
+    step, state = step_and_state(student)
+    whole = partitioning.replicated(mesh)
+    state = jax.device_put(state, whole)
+    compiled = jit_train_step(step, mesh).lower(state, pipeline(0)).compile()
+    batches, metrics = [], []
+    for number in range(3):
+        batch = pipeline(number)
+        digest = hashlib.sha256()
+        for leaf in jax.tree.leaves(batch):
+            digest.update(np.asarray(leaf).tobytes())
+        batches.append(digest.hexdigest())
+        state, measured = compiled(state, batch)
+        metrics.append({name: float(value) for name, value in measured.items()})
+    shards = [
+        [shard.index[0].start or 0, np.asarray(shard.data).tolist()]
+        for shard in batch["stream"].addressable_shards
+    ]
+    return state, {
+        "batches": batches, "metrics": metrics, "streams": shards,
+        "step": compiled.as_text(),
+    }
+
+
+for devices in (1, 8):
+    state, told = training(devices)
+    model = bundle.read(pathlib.Path(workdir) / "generation_0" / "model")
+    predictor = Predictor(
+        run.task,
+        student.module,
+        model.preprocessing,
+        batch=60,
+        devices=jax.devices()[:devices],
+    )
+    images, _ = read_all_good(
+        run.dataset.pool, model.preprocessing, range(100), part="pool"
+    )
+    placed = predictor.place(model.variables)
+    told["probabilities"] = predictor(placed, images)["probabilities"].tolist()
+    text = predictor.apply.lower(placed, images[: predictor.batch]).compile()
+    told["predictor"] = text.as_text()
+    told["predictor_batch"] = predictor.batch
+    found[str(devices)] = told
+
+checkpoints = Checkpoints(pathlib.Path(folder))
+checkpoints.save(state)
+one = partitioning.replicated(partitioning.make_mesh(jax.devices()[:1]))
+like = jax.device_put(step_and_state(student)[1], one)
+back = checkpoints.restore_latest(like)
+checkpoints.close()
+found["restored_devices"] = sorted(
+    {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(back)}
+)
+found["restored_equal"] = all(
+    np.array_equal(a, b)
+    for a, b in zip(jax.tree.leaves(back), jax.tree.leaves(state), strict=True)
+)
+found["restored_step"] = int(back.step)
+print(json.dumps(found))
+"""
+
+COLLECTIVES = (
+    "all-reduce",
+    "all-gather",
+    "all-to-all",
+    "collective-permute",
+    "reduce-scatter",
+)
+
+
+def collectives(program):
+    """Returns which kinds of collective a compiled program holds."""
+    return {kind for kind in COLLECTIVES if re.search(rf"\b{kind}(-start)?\(", program)}
+
+
+@pytest.fixture(scope="module")
+def found(tiny_run, tmp_path_factory):
+    environment = dict(
+        os.environ,
+        JAX_PLATFORMS="cpu",
+        PYTHONPATH=os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+        XLA_FLAGS="--xla_force_host_platform_device_count=8",
+    )
+    folder = tmp_path_factory.mktemp("devices") / "checkpoints"
+    done = subprocess.run(
+        [sys.executable, "-c", WORK, str(TINY), str(tiny_run), str(folder)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_batches_are_equal_to_the_bit_augmentation_and_all(found):
+    assert found["8"]["batches"] == found["1"]["batches"]
+    assert len(set(found["1"]["batches"])) == 3
+
+
+def test_losses_are_equal_to_rounding(found):
+    for one, eight in zip(found["1"]["metrics"], found["8"]["metrics"], strict=True):
+        assert one.keys() == eight.keys()
+        for name, value in one.items():
+            assert eight[name] == pytest.approx(value, rel=1e-5), name
+        assert one["pseudo/loss"] > 0
+
+
+def test_every_device_is_given_both_streams_in_the_ratio(found):
+    shards = found["8"]["streams"]
+
+    assert len({start for start, _ in shards}) == 8
+    for _, streams in shards:
+        assert len(streams) == 6
+        assert sum(streams) == 4
+
+
+def test_no_example_moves_between_devices_in_a_step(found):
+    # Batch norm and gradients are summed over devices; that is all.
+    assert collectives(found["8"]["step"]) == {"all-reduce"}
+    assert collectives(found["1"]["step"]) == set()
+
+
+def test_labels_are_equal_whoever_gives_them(found):
+    one, eight = found["1"]["probabilities"], found["8"]["probabilities"]
+
+    assert len(one) == len(eight) == 100
+    for ours, theirs in zip(one, eight, strict=True):
+        assert theirs == pytest.approx(ours, rel=1e-5, abs=1e-7)
+
+
+def test_labelling_devices_never_speak_to_each_other(found):
+    assert collectives(found["8"]["predictor"]) == set()
+
+
+def test_a_batch_of_images_is_rounded_up_to_whole_devices(found):
+    assert found["1"]["predictor_batch"] == 60
+    assert found["8"]["predictor_batch"] == 64
+
+
+def test_a_checkpoint_of_eight_devices_is_read_on_one(found):
+    assert found["restored_devices"] == [1]
+    assert found["restored_equal"]
+    assert found["restored_step"] == 3
