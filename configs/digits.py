@@ -53,6 +53,9 @@ def get_config() -> ConfigDict:
         "noise": {"labelled": {"randaugment_magnitude": 5.0}},
     }
     config.generations = (teacher, {}, {})
+    # Labels only, the same architecture likes more noise: tuned as the students are.
+    noise = {"randaugment_magnitude": 15.0}
+    config.control.noise = ConfigDict({"labelled": noise, "pseudo": noise})
     config.checkpoint.every_steps = 200
     config.log.update(every_steps=50, validate_every_steps=200)
     return config
