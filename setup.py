@@ -10,6 +10,7 @@ RUNTIME = [
     "flax>=0.12",
     "jax>=0.10",
     "jinja2",
+    "markupsafe",
     "ml_collections",
     "numpy>=2.0",
     "optax>=0.2.5",
@@ -36,7 +37,7 @@ setup(
         "dev": ["hypothesis", "pre-commit", "pytest", "ruff"],
         "gpu": ["jax[cuda13]>=0.10"],
         "tpu": ["jax[tpu]>=0.10"],
-        "bench": ["torch"],
+        "bench": ["scipy"],
     },
     entry_points={"console_scripts": ["noisy-student=noisy_student_jax.cli:main"]},
 )

@@ -21,8 +21,9 @@ find_python() {
   exit 1
 }
 
-if [ ! -x "$PYTHON" ]; then
+if ! "$PYTHON" -m pip --version >/dev/null 2>&1; then
   BASE="$(find_python)" || exit 1
+  rm -rf .venv
   if ! "$BASE" -m venv .venv; then
     rm -rf .venv
     echo "error: $BASE cannot make a virtual environment; on Debian or Ubuntu:" \
@@ -31,11 +32,13 @@ if [ ! -x "$PYTHON" ]; then
   fi
 fi
 
-# What is installed is noted with what it was installed from.
-WANTED="$(cat setup.py constraints.txt pyproject.toml | sha256sum | cut -d' ' -f1) $EXTRAS"
-if [ "$(cat .venv/installed 2>/dev/null)" != "$WANTED" ]; then
+# What is installed is noted with what it was installed from; with the extras of the
+# tests, all that the quickstart needs is there too.
+SOURCES="$(cat setup.py constraints.txt pyproject.toml | sha256sum | cut -d' ' -f1)"
+INSTALLED="$(cat .venv/installed 2>/dev/null || true)"
+if [ "$INSTALLED" != "$SOURCES $EXTRAS" ] && [ "$INSTALLED" != "$SOURCES [dev]" ]; then
   echo "installing into .venv (once; some minutes) …"
   "$PYTHON" -m pip install --quiet --disable-pip-version-check \
     --constraint constraints.txt --editable ".$EXTRAS"
-  echo "$WANTED" >.venv/installed
+  echo "$SOURCES $EXTRAS" >.venv/installed
 fi

@@ -1,6 +1,7 @@
 """The command line: ``noisy-student COMMAND``."""
 
 import argparse
+import io
 import os
 import pathlib
 import sys
@@ -36,6 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     called; 75 asked to stop, everything saved: the same command goes on.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         return _dispatch(arguments)
     except UserError as error:
@@ -160,6 +164,9 @@ def _predict_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="BUNDLE", help="a bundle's directory")
     parser.add_argument("--json", action="store_true", help="one object a line")
     parser.add_argument("--logits", action="store_true", help="add the logits")
+    parser.add_argument(
+        "--trust", action="store_true", help="use code that the bundle names"
+    )
     parser.add_argument("--batch", type=int, default=32, help="images at once")
     parser.add_argument("images", metavar="IMAGE", nargs="*", type=pathlib.Path)
 

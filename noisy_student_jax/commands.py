@@ -99,14 +99,16 @@ def status(options: Options, interruption: Interruption) -> int:
     one = Run(config, workdir, interruption=interruption)
     whole = noisy_student(one)
     found = stages.standings(one, whole)
+    running = one.is_locked
     rows = []
     for stage in whole:
         manifest = one.ledger.manifest(stage.name)
         standing = found[stage.name]
+        going_on = standing.state == "started"
         rows.append(
             {
                 "stage": stage.name,
-                "state": standing.state,
+                "state": "running" if going_on and running else standing.state,
                 "seconds": manifest["seconds"] if manifest else None,
                 "why": list(standing.why),
             }
@@ -134,6 +136,8 @@ def predict(options: Options, interruption: Interruption) -> int:
     if options.batch < 1:
         raise UserError(f"--batch is {options.batch}, but must be at least 1")
     bundle = bundles.read(options.model)
+    if not options.trust:
+        bundles.refuse_foreign_code(bundle, options.model)
     task = tasks.create(bundle.task, bundle.classes)
     predictor = Predictor.from_bundle(bundle, task, batch=options.batch)
     variables = predictor.place(bundle.variables)

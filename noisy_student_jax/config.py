@@ -37,7 +37,7 @@ OPERATIONAL = (
 
 
 def base_config() -> ConfigDict:
-    """Returns the paper's defaults (section numbers are those of METHOD in docs)."""
+    """Returns every field, at the value of the paper's ImageNet runs."""
     noise = {
         "randaugment_layers": 2,
         "randaugment_magnitude": 27.0,
@@ -209,8 +209,9 @@ def load(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> ConfigDict:
       UserError: no such file, no ``get_config``, an unknown key, a wrong type or
         value; the message names the key.
     """
-    config = complete(_execute(pathlib.Path(path)))
-    config = _override(config, overrides)
+    config = _execute(pathlib.Path(path))
+    own = plain(config.get("control", {}))
+    config = _override(complete(config), overrides, control=own)
     check(config)
     return config
 
@@ -223,7 +224,7 @@ def defaults(overrides: Sequence[str] = ()) -> ConfigDict:
     """
     config = base_config()
     config.generations = ({},)
-    config = _override(complete(config), overrides)
+    config = _override(complete(config), overrides, control={})
     check(config)
     return config
 
@@ -389,12 +390,17 @@ def _execute(path: pathlib.Path) -> ConfigDict:
     return config
 
 
-def _override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
+def _override(
+    config: ConfigDict, overrides: Sequence[str], *, control: dict
+) -> ConfigDict:
     """Applies ``--config.key=value`` arguments to a complete config.
 
     A key of a generation's section given without a generation is given to all of
-    them and to the control.
+    them and to the control. The control follows the last generation, also where that
+    was overridden, except in what the config file (`control`) or an argument says of
+    the control itself.
     """
+    wanted = []
     for override in overrides:
         if "=" not in override:
             raise UserError(f"'{override}' has no value: write {override}=VALUE")
@@ -402,6 +408,15 @@ def _override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
         for target in _targets(config, name):
             _require(config, target)
             value = _parse(text, config_path.get_value(target, config), name)
+            wanted.append((target, value))
+    for target, value in wanted:
+        config_path.set_value(target, config, value)
+    own = {key: value for key, value in control.items() if key != "enabled"}
+    followed = _merged(plain(config.generations[-1]), own, "config.control")
+    with config.unlocked():
+        config.control = ConfigDict({"enabled": config.control.enabled, **followed})
+    for target, value in wanted:
+        if target.startswith("control."):
             config_path.set_value(target, config, value)
     return config
 
@@ -459,6 +474,9 @@ def _owner(path: str) -> int:
 def _check_type(path: str, value: Any, default: Any) -> None:
     if default is None:
         return  # a free option
+    members = value if isinstance(value, (tuple, list)) else [value]
+    if any(isinstance(one, float) and not math.isfinite(one) for one in members):
+        raise UserError(f"config.{path} is {value}, but must be a finite number")
     if isinstance(default, tuple):
         good = isinstance(value, (tuple, list)) and len(value) == len(default)
         good = good and all(type(member) in (int, float) for member in value)

@@ -9,11 +9,21 @@ import shutil
 import jax
 
 from noisy_student_jax import console
+from noisy_student_jax.errors import UserError, one_line
 
 
 def announce() -> None:
     """Prints the device line, and a warning if a GPU is present but unused."""
-    console.say(line())
+    try:
+        console.say(line())
+    except Exception as error:  # JAX raises many kinds, assertions among them
+        wanted = os.environ.get("JAX_PLATFORMS")
+        if not wanted:
+            raise
+        raise UserError(
+            f"JAX has no device of JAX_PLATFORMS={wanted} here"
+            f" ({one_line(error)}): unset it, or install JAX for that device"
+        ) from error
     if jax.default_backend() == "cpu" and (gpu := idle_gpu()):
         console.warn(
             f"this machine has a GPU ({gpu}) but JAX does not use it: install the gpu"
@@ -30,12 +40,12 @@ def keep_compiled_programs() -> None:
     """
     if jax.config.jax_compilation_cache_dir:
         return
-    home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    folder = pathlib.Path(home) / "noisy_student_jax" / _processor()
     try:
+        home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+        folder = pathlib.Path(home) / "noisy_student_jax" / _processor()
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return
+    except (OSError, RuntimeError):
+        return  # nobody's home, or not ours to write: it only takes longer
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 

@@ -41,7 +41,12 @@ def summarize(run: Run) -> dict[str, Any]:
         "dataset": run.dataset.name,
         "classes": list(run.dataset.classes),
         "primary_metric": metric,
-        "splits": {name: len(part) for name, part in run.dataset.parts().items()},
+        "splits": {
+            "train": len(run.dataset.labelled),
+            "validation": len(run.dataset.validation),
+            "test": len(run.dataset.test),
+            "pool": len(run.dataset.pool),
+        },
         "generations": generations,
         "control": _control(control) if control else None,
         "baselines": [],
@@ -189,7 +194,7 @@ def _readme(run: Run, summary: dict[str, Any]) -> str:
 {table(run, summary)}
 ```
 
-Data: {summary["dataset"]}, {summary["splits"]["labelled"]:,} labelled images,
+Data: {summary["dataset"]}, {summary["splits"]["train"]:,} labelled images,
 {summary["splits"]["pool"]:,} unlabelled; judged on {summary["splits"]["test"]:,} test
 images that nothing else touched; the generation to use was chosen on
 {summary["splits"]["validation"]:,} validation images: generation {summary["best"]}.

@@ -84,15 +84,20 @@ class Ledger:
             )
         return files.digest(manifest["outputs"])
 
-    def damaged_outputs(self, stage: str) -> list[str]:
-        """Returns the files of a finished stage that are not what they were."""
+    def changed_outputs(self, stage: str, outputs: list[str]) -> list[str]:
+        """Returns files of a finished stage that changed, went, or came.
+
+        Args:
+          stage: its name.
+          outputs: files and folders that it makes, relative to the run directory.
+        """
         recorded = self.manifest(stage)["outputs"]
-        return [
+        found = files.tree_hashes(self.workdir, outputs)
+        return sorted(
             path
-            for path, expected in recorded.items()
-            if not (self.workdir / path).is_file()
-            or files.sha256(self.workdir / path) != expected
-        ]
+            for path in recorded.keys() | found.keys()
+            if recorded.get(path) != found.get(path)
+        )
 
     def begin(self, stage: str, identity: Identity) -> None:
         """Notes that a stage starts with this identity."""
@@ -103,6 +108,12 @@ class Ledger:
             "at": _now(),
         }
         files.write_json(self._path(stage, ".started"), record)
+
+    def spend(self, stage: str, seconds: float) -> None:
+        """Adds time to what an unfinished stage has taken so far."""
+        if record := self.started(stage):
+            record["seconds"] = record.get("seconds", 0.0) + seconds
+            files.write_json(self._path(stage, ".started"), record)
 
     def finish(
         self,
@@ -121,7 +132,7 @@ class Ledger:
             **identity.record(),
             "outputs": files.tree_hashes(self.workdir, outputs),
             "counts": counts,
-            "seconds": round(seconds, 3),
+            "seconds": round(started.get("seconds", 0.0) + seconds, 3),
             "environment": environment(),
             "started": started.get("at"),
             "finished": _now(),

@@ -2,6 +2,7 @@
 
 import importlib
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from noisy_student_jax.errors import UserError, nearest, one_line
 
@@ -33,6 +34,25 @@ def find(name: str, table: Mapping[str, str], kind: str) -> Callable:
         ) from error
     except Exception as error:
         raise UserError(f"{kind} '{name}': {one_line(error)}") from error
-    if not hasattr(module, attribute):
-        raise UserError(f"{kind} '{name}': module {module_name} has no '{attribute}'")
+    if not callable(getattr(module, attribute, None)):
+        raise UserError(
+            f"{kind} '{name}': module {module_name} has no function '{attribute}'"
+        )
     return getattr(module, attribute)
+
+
+def make(name: str, table: Mapping[str, str], kind: str, *arguments, **options) -> Any:
+    """Calls what a name stands for.
+
+    Raises:
+      UserError: see `find`; or it is not a function for this kind of thing.
+    """
+    function = find(name, table, kind)
+    try:
+        return function(*arguments, **options)
+    except UserError:
+        raise
+    except Exception as error:
+        if name in table:
+            raise
+        raise UserError(f"{kind} '{name}' failed: {one_line(error)}") from error

@@ -12,6 +12,7 @@ from noisy_student_jax.self_training import noisy_student
 from noisy_student_jax.training.optimizer import decayed
 
 FLOAT32 = 4
+KEY_BYTES = 64
 STATE_COPIES = {"rmsprop": 4, "sgd": 3, "adamw": 4}
 """Weights, their average, and the optimizer's copies of them."""
 
@@ -84,7 +85,7 @@ def run_text(facts: dict[str, Any]) -> str:
             f" {entry['parameters']:,} parameters, {entry['steps']:,} steps of"
             f" {entry['batch']['labelled']} + {entry['batch']['pseudo']} images"
             f" ({entry['images_drawn']:,} draws, {entry['train_flops']:.2e} FLOPs),"
-            f" about {_bytes(entry['memory_per_device'])} per device, at most"
+            f" about {_bytes(entry['memory_per_device'])} per device and"
             f" {_bytes(entry['disk'])} on disk"
         )
     return "\n".join(lines)
@@ -109,7 +110,9 @@ def _student_facts(student: Student) -> dict[str, Any]:
     images = layout.total // student.config.train.microbatches
     share = -(-images // jax.device_count())
     draws = student.steps * layout.total
-    kept = student.run.config.checkpoint.keep
+    data = student.run.dataset
+    # The resident pipeline holds every image that a stream may draw.
+    resident = len(data.labelled) + (len(data.pool) if student.teacher else 0)
     return {
         "model": student.config.model.name,
         "resolution": student.resolution,
@@ -121,9 +124,23 @@ def _student_facts(student: Student) -> dict[str, Any]:
         "images_drawn": draws,
         # The backward pass costs about twice the forward one.
         "train_flops": 3 * student.flops * draws,
-        "memory_per_device": floats * FLOAT32 * copies + share * per_image,
-        "disk": floats * FLOAT32 * (copies - 1) * (kept + 1) + 2 * floats * FLOAT32,
+        "memory_per_device": floats * FLOAT32 * copies
+        + share * per_image
+        + resident * 3 * student.resolution**2,
+        "disk": _disk(student, floats=floats, state_copies=copies - 1),
     }
+
+
+def _disk(student: Student, *, floats: int, state_copies: int) -> int:
+    """Adds up checkpoints (one more while it is written), bundles and labels."""
+    run = student.run
+    checkpoints = (run.config.checkpoint.keep + 1) * state_copies * floats * FLOAT32
+    bundles = 2 * floats * FLOAT32
+    records = len(run.dataset.test)
+    if student.generation != CONTROL and student.generation < run.last:
+        # Sidecar, plan, picks and targets.
+        records += 3 * len(run.dataset.pool)
+    return checkpoints + bundles + records * (KEY_BYTES + 2 * len(run.dataset.classes))
 
 
 def _student_recipe(student: Student) -> list[str]:
@@ -134,6 +151,13 @@ def _student_recipe(student: Student) -> list[str]:
     flat = jax.tree_util.tree_leaves_with_path(decays)
     off = [path for path, on in flat if not on]
     peak = train.learning_rate * train.batch / 256
+    second = (
+        f", streams by '{train.loss_normalization}' at ratio {train.ratio:g}"
+        if layout.pseudo
+        else ""
+    )
+    if student.teacher:
+        second += f", {train.targets} pseudo-labels, temperature {train.temperature:g}"
     warmup = train.warmup_epochs * student.steps_per_epoch
     lines = [
         f"{student.name}: {model.name} at {student.resolution} px",
@@ -141,22 +165,21 @@ def _student_recipe(student: Student) -> list[str]:
         f"  arguments: {_fields(student.arguments)}",
         f"  steps: {student.steps}, of {layout.labelled} labelled + {layout.pseudo}"
         " others",
-        f"  optimizer: {train.optimizer}, momentum {train.momentum:g}",
+        f"  optimizer: {train.optimizer}"
+        + ("" if train.optimizer == "adamw" else f", momentum {train.momentum:g}"),
         f"  learning rate: peak {peak:g}, {train.schedule}, warm-up {warmup:g} steps",
     ]
     if train.schedule == "exponential":
         stair = train.decay_epochs * student.steps_per_epoch
         lines.append(f"  stairs: × {train.decay_factor:g} every {stair:g} steps")
     lines += [
-        f"  loss: {train.loss_normalization}, ratio {train.ratio:g}, {train.targets}"
-        f" pseudo-labels, temperature {train.temperature:g}, label smoothing"
-        f" {train.label_smoothing:g}",
+        f"  loss: label smoothing {train.label_smoothing:g}{second}",
         f"  weight decay: {train.weight_decay:g} on {len(flat) - len(off)} of"
         f" {len(flat)} arrays; not on"
         f" {', '.join(sorted({_kind(path) for path in off})) or 'none'}",
         f"  EMA decay: {train.ema_decay:g}",
     ]
-    for stream in ("labelled", "pseudo"):
+    for stream in ("labelled", "pseudo") if layout.pseudo else ("labelled",):
         lines.append(f"  noise on {stream}: {_fields(config.noise[stream].to_dict())}")
     if student.teacher:
         fields = _fields(config.selection.to_dict())

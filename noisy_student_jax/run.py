@@ -79,6 +79,17 @@ class Run:
                 ) from None
             yield
 
+    @property
+    def is_locked(self) -> bool:
+        """Whether a process is at work in the run directory."""
+        if not (self.workdir / ".lock").exists():
+            return False
+        try:
+            with self.locked():
+                return False
+        except UserError:
+            return True
+
     @functools.cached_property
     def dataset(self) -> Dataset:
         """The data, read when first asked for."""

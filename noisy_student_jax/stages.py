@@ -77,7 +77,8 @@ def standings(run: Run, stages: list[Stage]) -> dict[str, Standing]:
         elif not stale_needs:
             why = _identity(run, stage).differences(record)
         if manifest and not why:
-            why = [f"'{p}' changed" for p in run.ledger.damaged_outputs(stage.name)]
+            changed = run.ledger.changed_outputs(stage.name, list(stage.outputs))
+            why = [f"'{path}' changed" for path in changed]
         if why and not manifest and not _made_anything(run, stage):
             found[stage.name] = Standing("pending")
         elif why:
@@ -154,7 +155,12 @@ def _perform_one(run: Run, stage: Stage, label: str, *, goes_on: bool) -> None:
             files.remove_unfinished(folder)
     run.progress.begin(label, work=stage.work)
     started_at = time.monotonic()
-    counts = stage.perform()
+    try:
+        counts = stage.perform()
+    except BaseException:
+        # Going on later, it will have taken this long already.
+        run.ledger.spend(stage.name, time.monotonic() - started_at)
+        raise
     run.progress.finish()
     seconds = time.monotonic() - started_at
     run.ledger.finish(

@@ -4,11 +4,13 @@ import dataclasses
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 
 from noisy_student_jax.augment.noise import InputNoise
 from noisy_student_jax.checkpoints import bundle as bundles
 from noisy_student_jax.data.resident import Noise, Stream
-from noisy_student_jax.data.sources import key_hashes, read_all_good
+from noisy_student_jax.data.sources import Source, key_hashes, read_all_good
+from noisy_student_jax.errors import UserError
 from noisy_student_jax.pseudo_labels import selection
 from noisy_student_jax.randaugment import RandAugmentConstants
 from noisy_student_jax.run import CONTROL, Student
@@ -84,11 +86,37 @@ def _labelled(student: Student) -> Stream:
     )
 
 
+def _check_keys(student: Student, picks: np.ndarray, pool: Source) -> None:
+    """Makes sure that each label is of the image that it is joined to.
+
+    Args:
+      student: to be trained on them.
+      picks: int64 ``[records, 2]``: record of the pool, row of the plan.
+      pool: the unlabelled images.
+
+    Raises:
+      UserError: the plan was made from labels of another pool.
+    """
+    folder = student.teacher.folder / "selection"
+    planned = pq.read_table(folder / selection.PLAN, columns=["key"])[
+        "key"
+    ].combine_chunks()
+    for record, row in picks.tolist():
+        key = planned[row].as_py()
+        if record >= len(pool) or pool.key(record) != key:
+            raise UserError(
+                f"'{folder}' gives record {record} of the pool the label of '{key}',"
+                " which is another image: there are files in the labels' folder that"
+                " are not of this run; take them out, and select again"
+            )
+
+
 def _pseudo_labelled(student: Student) -> tuple[Stream, np.ndarray]:
     """Returns the stream, and the hashes of the keys in it."""
     pool = student.run.dataset.pool
     picks, targets = selection.load_picks(student.teacher.folder / "selection")
-    drawn, rows = np.unique(picks[:, 0], return_inverse=True)
+    drawn, first, rows = np.unique(picks[:, 0], return_index=True, return_inverse=True)
+    _check_keys(student, picks[first], pool)
     images, _ = read_all_good(pool, student.preprocessing, drawn, part="pool")
     stream = Stream(
         images=images,

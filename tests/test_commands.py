@@ -323,7 +323,7 @@ def test_summary_json_keeps_its_contract(tiny_run):
     assert (summary["task"], summary["dataset"]) == ("classification", "digits")
     assert summary["classes"] == CLASSES
     assert summary["primary_metric"] == "top1"
-    assert list(summary["splits"]) == ["labelled", "pool", "validation", "test"]
+    assert list(summary["splits"]) == ["train", "validation", "test", "pool"]
     assert [one["generation"] for one in summary["generations"]] == [0, 1]
     for one in [*summary["generations"], summary["control"]]:
         assert {"model", "parameters", "resolution", "labelled", "pseudo_labelled"} < (
@@ -477,6 +477,38 @@ def test_a_gpu_that_idles_is_a_loud_warning(tmp_path, monkeypatch, capsys):
     assert device.startswith("device: cpu")
     assert warning.startswith("WARNING: this machine has a GPU (/dev/nvidia0) but JAX")
     assert "pip install 'noisy-student-jax[gpu]'" in warning
+
+
+def test_a_device_that_is_not_there_is_one_sentence(tmp_path):
+    process = command("status", f"--workdir={tmp_path}", env={"JAX_PLATFORMS": "cuda"})
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "JAX has no device of JAX_PLATFORMS=cuda here" in err
+    assert "Traceback" not in err
+
+
+def test_without_a_home_nothing_is_kept_and_all_goes_on(monkeypatch):
+    def nobody():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(devices.pathlib.Path, "home", nobody)
+    before = devices.jax.config.jax_compilation_cache_dir
+    devices.jax.config.update("jax_compilation_cache_dir", None)
+    try:
+        devices.keep_compiled_programs()
+        assert devices.jax.config.jax_compilation_cache_dir is None
+    finally:
+        devices.jax.config.update("jax_compilation_cache_dir", before)
+
+
+def test_a_terminal_without_unicode_is_no_obstacle(tmp_path):
+    process = command(
+        "plan", "--model=efficientnet_test", env={"PYTHONIOENCODING": "ascii"}
+    )
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert out.startswith("device: cpu (1 \\xd7 cpu")
 
 
 class Clock:

@@ -121,6 +121,22 @@ def test_an_override_may_name_one_generation_or_the_control(file):
     assert [owner.train.batch for owner in owners(config)] == [64, 16, 8]
 
 
+def test_the_control_follows_the_last_generation_where_that_is_overridden(file):
+    config = configs.load(
+        file,
+        [
+            "--config.generations[1].train.ratio=7",
+            "--config.generations[1].train.steps=9",
+            "--config.generations[1].train.epochs=0",
+            "--config.generations[0].train.batch=16",
+        ],
+    )
+
+    assert config.control.train.ratio == 7.0
+    assert config.control.train.steps == 7, "the file says so of the control itself"
+    assert config.control.train.batch == 64
+
+
 def test_the_last_of_two_overrides_wins(file):
     config = configs.load(
         file,

@@ -240,13 +240,3 @@ def test_asked_to_stop_in_every_kind_of_stage(unbroken, env, tmp_path):
         assert "Traceback" not in out + err
     assert "goes on" not in to_the_end(workdir, env)
     assert_as_if_nothing_had_happened(workdir, unbroken)
-
-
-def test_asked_twice_it_stops_at_once(env, tmp_path):
-    process = start(tmp_path / "run", env)
-    until_line(process, "] generation_0/train")
-    process.send_signal(signal.SIGTERM)
-    time.sleep(0.2)
-    process.send_signal(signal.SIGTERM)
-    end(process)
-    assert process.returncode in (-signal.SIGTERM, EXIT_STATUS)

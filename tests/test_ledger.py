@@ -95,12 +95,12 @@ def test_an_input_that_is_gone_is_named(book):
 
 def test_outputs_that_are_not_what_they_were_are_found(book):
     finished(book, ("a", "b", "c"))
-    assert book.damaged_outputs(STAGE) == []
+    assert book.changed_outputs(STAGE, ["a", "b", "c"]) == []
 
     (book.workdir / "a" / "weights").write_text("other")
     (book.workdir / "b" / "weights").unlink()
 
-    assert book.damaged_outputs(STAGE) == ["a/weights", "b/weights"]
+    assert book.changed_outputs(STAGE, ["a", "b", "c"]) == ["a/weights", "b/weights"]
 
 
 def test_one_digest_stands_for_all_outputs(book):
@@ -170,3 +170,12 @@ def test_a_changed_environment_is_said():
         f"cores: 99 → {now['cores']}",
         f"versions.jax: 0.1 → {now['versions']['jax']}",
     ]
+
+
+def test_time_spent_before_a_stop_counts(book):
+    book.begin(STAGE, IDENTITY)
+    book.spend(STAGE, 10.0)
+    book.spend(STAGE, 2.5)
+    book.finish(STAGE, IDENTITY, outputs=[], counts={}, seconds=1.0)
+
+    assert book.manifest(STAGE)["seconds"] == 13.5

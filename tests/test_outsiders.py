@@ -26,10 +26,10 @@ def test_the_whole_loop_with_all_three(run):
     assert summary["task"] == "outside.grey:Errors"
     assert summary["dataset"] == "grey"
     assert summary["splits"] == {
-        "labelled": 12,
-        "pool": 40,
+        "train": 12,
         "validation": 20,
         "test": 30,
+        "pool": 40,
     }
     assert summary["primary_metric"] == "right"
     for entry in [*summary["generations"], summary["control"]]:
@@ -52,7 +52,7 @@ def test_predict_from_its_bundle_is_what_evaluation_saw(run, tmp_path, capsys):
     for index in range(len(source)):
         paths.append(tmp_path / source.key(index))
         Image.fromarray(source.image(index)).save(paths[-1])
-    line = ["predict", f"--model={run / 'generation_1/model'}", "--json"]
+    line = ["predict", f"--model={run / 'generation_1/model'}", "--json", "--trust"]
     capsys.readouterr()
     assert main([*line, *map(str, paths)]) == 0
     rows = [json.loads(row) for row in capsys.readouterr().out.splitlines()]
@@ -77,6 +77,11 @@ def test_one_of_ours_and_theirs_mix(name, tmp_path, capsys):
 def test_in_a_process_with_a_python_path(run, tmp_path):
     Image.fromarray(Images("test", 2).image(1)).save(tmp_path / "one.png")
     line = ["predict", f"--model={run / 'best'}", "--json", tmp_path / "one.png"]
+    process = command(*line)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert "needs code from outside this package, 'outside.grey:averages'" in err
+    line.append("--trust")
     out, err = command(*line).communicate(timeout=120)
     assert json.loads(out)["class"] == "bright", err
     process = command(*line, env={"PYTHONPATH": str(ROOT)})
@@ -84,3 +89,10 @@ def test_in_a_process_with_a_python_path(run, tmp_path):
     assert process.returncode == 2
     assert "cannot import 'outside'; is it installed, or on PYTHONPATH?" in err
     assert "Traceback" not in err
+
+
+def test_a_part_without_images_is_told_before_anything_runs(tmp_path, capsys):
+    line = [f"--config={CONFIG}", f"--workdir={tmp_path / 'run'}"]
+    assert main(["run", *line, "--config.data.options.pool=0"]) == 2
+    assert "the pool part of data set 'grey' is empty" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

@@ -6,6 +6,7 @@ import json
 import pathlib
 import shutil
 
+import numpy as np
 import pytest
 from support import ROOT
 
@@ -106,7 +107,14 @@ def test_an_operational_field_changes_nothing(override, run, capsys):
 CHANGES = {
     "generations[1].train.learning_rate=1.0": (
         "generation_1/train (config.train.learning_rate: 2.0 → 1.0)",
-        ["generation_1/train", "generation_1/evaluate", "report"],
+        [
+            "generation_1/train",
+            "generation_1/evaluate",
+            # It is the last student, but for its labels.
+            "control/train",
+            "control/evaluate",
+            "report",
+        ],
     ),
     "generations[1].selection.min_score=0.6": (
         "generation_0/select (config.selection.min_score: 0.5 → 0.6)",
@@ -148,6 +156,10 @@ CHANGES = {
 }
 
 
+AGAIN = ("generation_1", "control")
+"""What a change of the last generation touches."""
+
+
 @pytest.mark.parametrize("override", CHANGES)
 def test_a_changed_identity_field_is_named_and_refused(override, run, capsys):
     named, again = CHANGES[override]
@@ -162,7 +174,8 @@ def test_asked_for_it_is_done_again_and_the_old_is_kept(run, capsys):
     before = hashes(run)
     change = "--config.generations[1].train.learning_rate=1.0"
     out = done(capsys, line("run", run, change, "--again"))
-    assert performed(out) == ["generation_1/train", "generation_1/evaluate", "report"]
+    again = [f"{who}/{what}" for who in AGAIN for what in ("train", "evaluate")]
+    assert performed(out) == [*again, "report"]
     assert f"generation_1/train: moved what there was to '{run}/superseded/1'" in out
     after = hashes(run)
     old = {
@@ -176,11 +189,10 @@ def test_asked_for_it_is_done_again_and_the_old_is_kept(run, capsys):
     assert "ledger/generation_1.train.json" in old
     # What is not in there stands where it stood.
     assert {n for n in before if n not in old and n != "config.json"} <= after.keys()
-    assert models(run, ["generation_0", "control"]) == {
-        name: before[f"{name}/model/model.safetensors"]
-        for name in ("generation_0", "control")
-    }
-    assert models(run)["generation_1"] != old["generation_1/model/model.safetensors"]
+    kept = models(run, ["generation_0"])["generation_0"]
+    assert kept == before["generation_0/model/model.safetensors"]
+    for name in AGAIN:
+        assert models(run)[name] != old[f"{name}/model/model.safetensors"]
     assert performed(done(capsys, line("run", run, change))) == []
     # And back: the second time goes to a second place.
     done(capsys, line("run", run, "--again"))
@@ -351,6 +363,50 @@ def test_status_of_an_unfinished_and_a_damaged_run(run, capsys):
     assert states["report"][0] == "stale"
     out = done(capsys, ["status", f"--workdir={run}"])
     assert "stale     'generation_0/selection/picks.npy' changed" in out
+
+
+def test_a_stage_is_running_only_while_a_process_is_at_work(run, capsys):
+    manifest = run / "ledger" / "control.evaluate.json"
+    manifest.rename(run / "ledger" / "control.evaluate.started.json")
+
+    def state() -> str:
+        found = {row["stage"]: row["state"] for row in status(capsys, run)["stages"]}
+        return found["control/evaluate"]
+
+    assert state() == "started"
+    with (run / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert state() == "running"
+    assert state() == "started"
+
+
+def test_a_stray_file_among_the_labels_is_named(run, capsys):
+    labels = run / "generation_0" / "labels"
+    stray = labels / "shard_000000_copy.parquet"
+    shutil.copy(labels / "shard_000000.parquet", stray)
+    assert "'generation_0/labels/shard_000000_copy.parquet' changed" in refused(
+        capsys, line("run", run)
+    )
+    stray.unlink()
+    done(capsys, line("run", run))
+
+
+def test_a_label_of_another_image_is_never_learnt(run, capsys):
+    for name in ("generation_1.train", "generation_1.evaluate", "report"):
+        (run / "ledger" / f"{name}.json").unlink()
+    shutil.rmtree(run / "generation_1")
+    path = run / "generation_0" / "selection" / "picks.npy"
+    picks = np.load(path)
+    picks[:, 0] = np.roll(picks[:, 0], 1)
+    np.save(path, picks)
+    book = run / "ledger" / "generation_0.select.json"
+    manifest = json.loads(book.read_text())
+    manifest["outputs"]["generation_0/selection/picks.npy"] = hashlib.sha256(
+        path.read_bytes()
+    ).hexdigest()
+    book.write_text(json.dumps(manifest))
+    found = refused(capsys, line("train", run, "--generation=1"))
+    assert "which is another image" in found
 
 
 def test_a_stage_that_was_started_goes_on(run, capsys):

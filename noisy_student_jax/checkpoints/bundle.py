@@ -88,6 +88,20 @@ def write(bundle: Bundle, folder: pathlib.Path) -> Bundle:
     return dataclasses.replace(bundle, sha256=sha)
 
 
+def refuse_foreign_code(bundle: Bundle, folder: str | pathlib.Path) -> None:
+    """Refuses a bundle whose card names code outside the package.
+
+    Raises:
+      UserError: using it would import and call what its card says.
+    """
+    for name in (bundle.architecture, bundle.task):
+        if ":" in name:
+            raise UserError(
+                f"the model in '{folder}' needs code from outside this package,"
+                f" '{name}': if you know where it comes from, add --trust"
+            )
+
+
 def read(folder: str | pathlib.Path) -> Bundle:
     """Reads and verifies a bundle.
 

@@ -7,7 +7,7 @@ function takes the config's ``data`` section and the seed, and returns a `Datase
 from typing import Any
 
 from noisy_student_jax.data.sources import Dataset
-from noisy_student_jax.lookup import find
+from noisy_student_jax.lookup import make
 
 DATASETS = {
     "digits": "noisy_student_jax.data.digits:digits",
@@ -22,4 +22,4 @@ def load(data: Any, *, seed: int) -> Dataset:
     Raises:
       UserError: no data set of this name, or one that cannot be split as asked.
     """
-    return find(data.name, DATASETS, "data set")(data, seed=seed)
+    return make(data.name, DATASETS, "data set", data, seed=seed)

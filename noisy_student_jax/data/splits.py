@@ -1,4 +1,8 @@
-"""Splits by content: an image's part depends on its pixels and nothing else."""
+"""Splits of a fixed set of images by their content, not by their order.
+
+The cuts fall at ranks among the hashes, so that sizes are exact; a set that grows
+needs thresholds on the hash instead.
+"""
 
 import hashlib
 

@@ -10,12 +10,12 @@ configuration as ``package.module:function``, without touching this package.
 Nothing but this table is imported before a model is asked for.
 """
 
-import importlib
 import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from noisy_student_jax.errors import UserError, nearest, one_line
+from noisy_student_jax.errors import UserError, nearest
+from noisy_student_jax.lookup import find
 
 if TYPE_CHECKING:
     import flax.linen as nn
@@ -105,31 +105,4 @@ def resolution(name: str) -> int:
 
 
 def _function(name: str) -> "Callable[..., nn.Module]":
-    target = _MODELS.get(name, name)
-    if ":" not in target:
-        raise UserError(
-            f"There is no model '{name}'{nearest(name, names())} (known:"
-            f" {', '.join(names())}; or give package.module:function)"
-        )
-    module_name, _, function_name = target.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"Model '{name}' cannot be imported: there is no module '{error.name}'."
-        ) from error
-    except ValueError as error:
-        raise UserError(
-            f"Model '{name}' is not of the form 'package.module:function'."
-        ) from error
-    except Exception as error:
-        raise UserError(
-            f"Model '{name}' cannot be imported: {one_line(error)}"
-        ) from error
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        raise UserError(
-            f"Model '{name}' cannot be imported: module '{module_name}' has no "
-            f"function '{function_name}'."
-        )
-    return function
+    return find(name, _MODELS, "model")

@@ -35,6 +35,8 @@ COLUMNS = {
     "label": pa.int32(),
     "score": pa.float32(),
 }
+_SAME_AS = {pa.string(): (pa.large_string(), pa.string_view())}
+"""What other programs write where we write the key: cast when read."""
 _REQUIRED_METADATA = ("task", "model", "model_sha256")
 _QUARANTINE_SCHEMA = pa.schema([("key", pa.string()), ("reason", pa.string())])
 
@@ -261,7 +263,17 @@ def batches(
                 raise _unreadable(path, error) from error
             if batch is None:
                 return
-            yield batch.select(columns) if columns is not None else batch
+            chosen = batch.select(columns) if columns is not None else batch
+            yield _plain_strings(chosen)
+
+
+def _plain_strings(batch: pa.RecordBatch) -> pa.RecordBatch:
+    for name in set(COLUMNS) & set(batch.schema.names):
+        kind = COLUMNS[name]
+        if batch[name].type in _SAME_AS.get(kind, ()):
+            place = batch.schema.get_field_index(name)
+            batch = batch.set_column(place, name, batch[name].cast(kind))
+    return batch
 
 
 def iterate(
@@ -378,7 +390,7 @@ def _check_columns(path: Path, schema: pa.Schema) -> None:
                 f"a pseudo-label file has {', '.join(COLUMNS)}: label this shard "
                 "again or move the file away"
             )
-        if schema.field(name).type != kind:
+        if schema.field(name).type not in (kind, *_SAME_AS.get(kind, ())):
             raise UserError(
                 f"{path} has column '{name}' as {schema.field(name).type} where "
                 f"{kind} is needed; convert it or label this shard again"

@@ -4,7 +4,7 @@ A task is found by name in `TASKS`, or by ``package.module:function``. The funct
 takes the class names and returns a `Task`.
 """
 
-from noisy_student_jax.lookup import find
+from noisy_student_jax.lookup import make
 from noisy_student_jax.tasks.base import LossOptions, Task
 
 TASKS = {
@@ -20,4 +20,4 @@ def create(name: str, classes: tuple[str, ...]) -> Task:
     Raises:
       UserError: no task of this name.
     """
-    return find(name, TASKS, "task")(classes)
+    return make(name, TASKS, "task", classes)

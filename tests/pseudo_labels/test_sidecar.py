@@ -285,3 +285,22 @@ for limit in (2_000, 100_000):
     command = [sys.executable, "-W", "error", "-c", script, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("kind", [pa.large_string(), pa.string_view()])
+def test_strings_as_other_programs_write_them_are_read(tmp_path, kind):
+    table = pa.table(
+        {
+            "key": pa.array(["a", "b"], kind),
+            "status": pa.array(["ok", "torn"], kind),
+            "label": pa.array([1, None], pa.int32()),
+            "score": pa.array([0.5, None], pa.float32()),
+        }
+    )
+    pq.write_table(table, tmp_path / "0.parquet", store_schema=True)
+
+    [path] = sidecar.shards(tmp_path)
+    [batch] = sidecar.batches(path, ["key", "status"])
+
+    assert batch.schema.types == [pa.string(), pa.string()]
+    assert batch["key"].to_pylist() == ["a", "b"]

@@ -1,0 +1,34 @@
+"""A signal is noted once; a second one stops at once."""
+
+import os
+import signal
+
+import pytest
+
+from noisy_student_jax.errors import Interrupted
+from noisy_student_jax.interruption import Interruption
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_noted_until_it_is_asked_for(number):
+    with Interruption() as interruption:
+        interruption.check()
+        os.kill(os.getpid(), number)
+        assert interruption.requested
+        with pytest.raises(Interrupted, match=number.name):
+            interruption.check()
+
+
+def test_a_second_signal_does_what_it_did_before_us():
+    with Interruption() as interruption:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interruption.requested
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_handlers_are_put_back():
+    before = signal.getsignal(signal.SIGTERM)
+    with Interruption():
+        assert signal.getsignal(signal.SIGTERM) != before
+    assert signal.getsignal(signal.SIGTERM) == before
