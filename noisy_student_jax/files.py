@@ -1,11 +1,14 @@
 """Writing files so that they are either whole or not there, and hashing them."""
 
+import contextlib
 import hashlib
 import json
 import os
 import pathlib
 import shutil
-from typing import Any
+import uuid
+from collections.abc import Iterator
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,15 +17,123 @@ from noisy_student_jax.errors import UserError
 
 
 def write_atomically(path: pathlib.Path, data: str | bytes) -> None:
-    """Writes a file under another name, syncs it, and renames it into place."""
-    data = data.encode() if isinstance(data, str) else data
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    """Writes a file that is there whole or not at all.
+
+    Raises:
+      UserError: the system does not let us write there.
+    """
+    with atomic_file(path) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+
+
+def sync(path: pathlib.Path) -> None:
+    """Makes the system put a file or directory on disk before going on.
+
+    Args:
+      path: an existing file or directory.
+    """
+    if os.name != "posix" and path.is_dir():
+        return  # directories cannot be opened there
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def not_written(path: pathlib.Path, error: OSError) -> UserError:
+    """Makes the error for a path that the system would not let us write.
+
+    Args:
+      path: file or directory.
+      error: what the system said.
+
+    Returns:
+      The error, to be raised.
+    """
+    return UserError(
+        f"could not write {path} ({error.strerror or error}); make room or grant "
+        "access there, or choose another directory"
+    )
+
+
+def check_free(output: pathlib.Path) -> None:
+    """Makes sure that a directory can be written without touching anything.
+
+    Args:
+      output: the directory.
+
+    Raises:
+      UserError: it exists and is not an empty directory.
+    """
+    try:
+        free = not output.exists() or (output.is_dir() and not any(output.iterdir()))
+    except OSError as error:
+        raise not_written(output, error) from error
+    if not free:
+        raise UserError(
+            f"{output} already exists and is not an empty directory; nothing is ever "
+            "overwritten, so move it away or choose another directory"
+        )
+
+
+@contextlib.contextmanager
+def atomic_file(path: pathlib.Path) -> Iterator[BinaryIO]:
+    """Opens a temporary file that takes the name `path` only when all went well.
+
+    Args:
+      path: the file to be; its directory is made if need be.
+
+    Yields:
+      The file, open for writing.
+
+    Raises:
+      UserError: the system does not let us write there.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync(path.parent)
+    except OSError as error:
+        raise not_written(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_directory(output: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Gives a directory to write to that becomes `output` only when all went well.
+
+    Args:
+      output: the directory to be; it may exist if it is empty.
+
+    Yields:
+      A new directory beside it.
+
+    Raises:
+      UserError: the system does not let us write there, or `output` has filled up.
+    """
+    temporary = output.with_name(f".{output.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        for directory in [*filter(pathlib.Path.is_dir, temporary.iterdir()), temporary]:
+            sync(directory)
+        check_free(output)
+        if output.exists():
+            output.rmdir()  # it is empty; else this raises
+        temporary.rename(output)
+        sync(output.parent)
+    except OSError as error:
+        raise not_written(output, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
@@ -47,12 +158,11 @@ def read_json(path: pathlib.Path) -> Any:
 
 def remove_unfinished(folder: pathlib.Path) -> None:
     """Removes what writes that were cut short left in a folder, and nothing else."""
-    for pattern in (".*.partial", ".*.tmp"):
-        for path in folder.glob(pattern):
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+    for path in folder.glob(".*.tmp"):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def sha256(path: pathlib.Path) -> str:

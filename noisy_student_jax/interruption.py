@@ -47,5 +47,6 @@ class Interruption:
 
     def _restore(self) -> None:
         for number, handler in self._earlier.items():
-            signal.signal(number, handler)
+            # None stands for a handler that was not Python's, and cannot be put back.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._earlier = {}

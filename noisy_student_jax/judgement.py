@@ -1,6 +1,5 @@
 """Judging a run: against the control, on the same test images, in one sentence."""
 
-import shutil
 from typing import Any
 
 import numpy as np
@@ -48,7 +47,7 @@ def summarize(run: Run) -> dict[str, Any]:
             "pool": len(run.dataset.pool),
         },
         "generations": generations,
-        "control": _control(control) if control else None,
+        "control": _trained(control) if control else None,
         "baselines": [],
         "best": best,
         "verdict": _verdict(run, students, control),
@@ -59,8 +58,8 @@ def table(run: Run, summary: dict[str, Any]) -> str:
     """Draws the table that a run ends with."""
     metric = summary["primary_metric"]
     head = ("", "model", "parameters", "labelled", "pseudo", f"{metric} raw")
-    rows = [(*head, f"{metric} EMA", "95 % interval", "seconds")]
-    rows[0] = (*rows[0][:7], f"{run.config.evaluation.confidence:.0%} interval", "time")
+    interval = f"{run.config.evaluation.confidence:.0%} interval"
+    rows = [(*head, f"{metric} EMA", interval, "time")]
     entries = [
         (f"generation {entry['generation']}", entry) for entry in summary["generations"]
     ]
@@ -93,10 +92,10 @@ def table(run: Run, summary: dict[str, Any]) -> str:
 
 
 def _generation(student: Student) -> dict[str, Any]:
-    return {"generation": student.generation, **_control(student)}
+    return {"generation": student.generation, **_trained(student)}
 
 
-def _control(student: Student) -> dict[str, Any]:
+def _trained(student: Student) -> dict[str, Any]:
     """Returns what the summary says of a trained model."""
     ledger = student.run.ledger
     trained = ledger.manifest(f"{student.name}/train")
@@ -178,9 +177,8 @@ def _keep_best(run: Run, best: int) -> None:
     source, target = run.student(best).folder / MODEL, run.workdir / "best"
     target.mkdir(exist_ok=True)
     for path in sorted(source.iterdir()):
-        partial = target / f".{path.name}.partial"
-        shutil.copyfile(path, partial)
-        partial.replace(target / path.name)
+        with files.atomic_file(target / path.name) as file:
+            file.write(path.read_bytes())
     bundles.read(target)
 
 

@@ -412,6 +412,6 @@ def test_a_failed_selection_does_not_block_the_corrected_one(
 def test_what_is_left_of_a_first_write_is_no_foreign_file(tmp_path, capsys):
     run = tmp_path / "run"
     run.mkdir()
-    (run / ".config.json.partial").write_text("{")
+    (run / ".config.json.0a1b.tmp").write_text("{")
     line = ["evaluate", f"--config={TINY}", f"--workdir={run}", "--generation=0"]
     assert "has not finished" in mistake(capsys, *line)

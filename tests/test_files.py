@@ -84,7 +84,7 @@ def test_a_digest_depends_on_values_and_not_on_the_order_of_keys():
 
 
 def test_folders_are_hashed_file_by_file_relative_to_the_root(tmp_path):
-    for name in ("b/two", "b/a/one", "single", "elsewhere", "b/.two.partial"):
+    for name in ("b/two", "b/a/one", "single", "elsewhere", "b/.two.0a1b.tmp"):
         files.write_atomically(tmp_path / name, name)
 
     hashes = files.tree_hashes(tmp_path, ["single", "b"])
@@ -115,7 +115,7 @@ def test_what_is_written_can_be_read_by_other_tools(tmp_path):
 
 def test_what_was_cut_short_is_swept_and_nothing_else(tmp_path):
     (tmp_path / ".shard.parquet.0a1b.tmp").write_text("half")
-    (tmp_path / ".config.json.partial").write_text("half")
+    (tmp_path / ".config.json.2c3d.tmp").write_text("half")
     (tmp_path / ".selection.0a1b.tmp").mkdir()
     (tmp_path / ".selection.0a1b.tmp" / "picks.npy").write_text("half")
     kept = [".lock", ".hidden", "shard.tmp", "shard.parquet"]

@@ -19,7 +19,15 @@ def test_a_signal_is_noted_until_it_is_asked_for(number):
             interruption.check()
 
 
-def test_a_second_signal_does_what_it_did_before_us():
+@pytest.fixture
+def ctrl_c_raises():
+    """As in a terminal; a process in the background may have it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_second_signal_does_what_it_did_before_us(ctrl_c_raises):
     with Interruption() as interruption:
         os.kill(os.getpid(), signal.SIGINT)
         assert interruption.requested

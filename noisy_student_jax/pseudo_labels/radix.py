@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pyarrow as pa
 
+from noisy_student_jax.order import mix
+
 # A word of the rank for some rows of a batch: row numbers → uint64 `[rows]`. Lazy,
 # because hashing keys is dear and few rows need it.
 Word = Callable[[np.ndarray], np.ndarray]
@@ -214,10 +216,8 @@ def _place_in_class(label: np.ndarray) -> np.ndarray:
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
-    x = x + np.uint64(_GOLDEN)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    """One step of splitmix64."""
+    return mix(x + np.uint64(_GOLDEN))
 
 
 def _mix_int(x: int) -> int:

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from noisy_student_jax import files
 from noisy_student_jax.errors import UserError
-from noisy_student_jax.files import write_json
 from noisy_student_jax.pseudo_labels import sidecar, writing
 from noisy_student_jax.pseudo_labels.plan import (
     BINS,
@@ -90,18 +90,18 @@ def select(
       ValueError: `targets` does not keep its word.
     """
     output = Path(output_directory)
-    writing.check_free(output)
+    files.check_free(output)
     paths = sidecar.shards(labels_directory)
     metadata = sidecar.common_metadata(paths)
     survey = _survey(paths, _classes(paths[0], metadata), options)
     if not survey.eligible.any():
         raise UserError(_nothing(Path(labels_directory), survey, options))
-    with writing.atomic_directory(output) as temporary:
+    with files.atomic_directory(output) as temporary:
         plan = Plan(survey, options)
         _settle(paths, plan)
         tally = _write(paths, plan, temporary, metadata, targets)
         summary = _summary(survey, plan, tally, metadata, len(paths))
-        write_json(temporary / SUMMARY, summary)
+        files.write_json(temporary / SUMMARY, summary)
     return summary
 
 
@@ -250,7 +250,7 @@ def _write(
                         own.append(chosen)
                 record += batch.num_rows
                 row += len(rows)
-    writing.sync(directory / PLAN)
+    files.sync(directory / PLAN)
     return tally
 
 

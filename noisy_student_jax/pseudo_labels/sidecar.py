@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from noisy_student_jax import files
 from noisy_student_jax.errors import UserError
 from noisy_student_jax.pseudo_labels import writing
 
@@ -96,7 +97,7 @@ def write_shard(
         if fault := first_fault(batch):
             raise ValueError(f"{path.name}: {fault}")
 
-    with writing.atomic_file(path) as file:
+    with files.atomic_file(path) as file:
         pq.write_table(
             table,
             file,
@@ -331,7 +332,7 @@ def write_quarantine(directory: str | Path) -> dict[str, int]:
     read = labelled = quarantined = 0
     paths = shards(directory)
     with (
-        writing.atomic_file(directory / QUARANTINE) as file,
+        files.atomic_file(directory / QUARANTINE) as file,
         writing.TableFile(file, _QUARANTINE_SCHEMA) as view,
     ):
         for path in paths:
