@@ -109,6 +109,8 @@ def perform(
     stale = {name: s for name, s in found.items() if s.state == "stale"}
     if stale.keys() - derived and not again:
         raise UserError(_refusal(run, stale))
+    chosen = [s for s in stages if only is None or s.name in only]
+    _check_needs(run, chosen, found)
     run.write_config()
     for stage in stages:
         if stage.name in stale:
@@ -116,7 +118,6 @@ def perform(
                 stage.name, [*stage.outputs, *stage.working_files]
             )
             console.say(f"{stage.name}: moved what there was to '{folder}'")
-    chosen = [s for s in stages if only is None or s.name in only]
     run.progress.total_work = sum(
         s.work for s in chosen if found[s.name].state != "finished"
     )
@@ -125,17 +126,27 @@ def perform(
         if found[stage.name].state == "finished":
             console.say(f"{label}: finished already, skipped")
             continue
-        for need in stage.needs:
-            if run.ledger.manifest(need) is None:
-                raise UserError(
-                    f"{stage.name} needs {need}, which has not finished in"
-                    f" '{run.workdir}': run that stage first, or the whole loop with"
-                    " `noisy-student run`"
-                )
         run.interruption.check()
         goes_on = found[stage.name].state == "started"
         _perform_one(run, stage, label, goes_on=goes_on)
     run.interruption.check()
+
+
+def _check_needs(run: Run, chosen: list[Stage], found: dict[str, Standing]) -> None:
+    """Refuses stages that stand on others which neither are finished nor chosen."""
+    names = {stage.name for stage in chosen}
+    for stage in chosen:
+        missing = [
+            need
+            for need in stage.needs
+            if need not in names and found[need].state != "finished"
+        ]
+        if missing and found[stage.name].state != "finished":
+            raise UserError(
+                f"{stage.name} needs {missing[0]}, which has not finished in"
+                f" '{run.workdir}': run that stage first, or the whole loop with"
+                " `noisy-student run`"
+            )
 
 
 def _perform_one(run: Run, stage: Stage, label: str, *, goes_on: bool) -> None:
