@@ -14,6 +14,7 @@ FLOORS = (
         "config",
         "console",
         "errors",
+        "fields",
         "files",
         "interruption",
         "layout",

@@ -1,0 +1,164 @@
+"""Every field of a config: its default, what it may be, whether it identifies a run."""
+
+import ml_collections
+
+ConfigDict = ml_collections.ConfigDict
+
+GENERATION_SECTIONS = ("model", "train", "noise", "labels", "selection")
+"""What a generation may say for itself; the rest is the run's."""
+
+OPERATIONAL = (
+    "checkpoint",
+    "log",
+    "labels.batch",
+    "evaluation.batch",
+)
+"""Fields that change how a run goes but not its result; no stage depends on them."""
+
+
+def base_config() -> ConfigDict:
+    """Returns every field, at the value of the paper's ImageNet runs."""
+    noise = {
+        "randaugment_layers": 2,
+        "randaugment_magnitude": 27.0,
+        "randaugment_translate": 100.0,
+        "randaugment_cutout": 40.0,
+        "flip": True,
+        "crop_padding": 0,
+        "cutout_size": 0,
+        "dropout": True,
+        "stochastic_depth": True,
+    }
+    return ConfigDict(
+        {
+            "seed": 0,
+            "task": "classification",
+            "data": {
+                "name": "digits",
+                "labels_per_class": 5,
+                "validation": 200,
+                "test": 600,
+                "pool_shards": 4,
+                "options": {},
+            },
+            "model": {
+                "name": "efficientnet_b0",
+                "resolution": 0,
+                "crop_padding": 32,
+                "interpolation": "bicubic",
+                "mean": (0.485, 0.456, 0.406),
+                "std": (0.229, 0.224, 0.225),
+                "dropout_rate": -1.0,
+                "stochastic_depth": 0.2,
+                "batch_norm_momentum": 0.99,
+                "batch_norm_epsilon": 1e-3,
+                "dtype": "float32",
+                "remat": False,
+                "depthwise": "auto",
+            },
+            "train": {
+                "batch": 2048,
+                "ratio": 14.0,
+                "epochs": 350.0,
+                "steps": 0,
+                "microbatches": 1,
+                "optimizer": "rmsprop",
+                "learning_rate": 0.016,
+                "schedule": "exponential",
+                "decay_epochs": 2.4,
+                "decay_factor": 0.97,
+                "warmup_epochs": 5.0,
+                "momentum": 0.9,
+                "weight_decay": 1e-5,
+                "label_smoothing": 0.1,
+                "loss_normalization": "code",
+                "targets": "soft",
+                "temperature": 1.0,
+                "ema_decay": 0.9999,
+            },
+            "noise": {"labelled": dict(noise), "pseudo": dict(noise)},
+            "labels": {"batch": 256, "top_k": 0},
+            "selection": {
+                "method": "paper",
+                "min_score": 0.3,
+                "per_class": 130_000,
+                "seed": 0,
+            },
+            "generations": (),
+            "control": {"enabled": True},
+            "evaluation": {
+                "batch": 256,
+                "confidence": 0.95,
+                "bootstrap": 10_000,
+            },
+            "checkpoint": {"every_steps": 1000, "keep": 2},
+            "log": {
+                "every_steps": 100,
+                "validate_every_steps": 1000,
+                "every_seconds": 10.0,
+            },
+        }
+    )
+
+
+CHOICES = {
+    "model.interpolation": ("bicubic", "bilinear", "nearest"),
+    "model.dtype": ("float32", "bfloat16"),
+    "model.depthwise": ("auto", "grouped", "shifted"),
+    "train.optimizer": ("rmsprop", "sgd", "adamw"),
+    "train.schedule": ("exponential", "cosine", "constant"),
+    "train.loss_normalization": ("code", "sum", "average"),
+    "train.targets": ("soft", "hard"),
+    "selection.method": ("paper", "all"),
+}
+
+_FRACTION = (0.0, 1.0)
+POSITIVE = (1e-12, float("inf"))
+_AT_LEAST_ZERO = (0.0, float("inf"))
+_AT_LEAST_ONE = (1, float("inf"))
+RANGES = {
+    "seed": (0, 2**31 - 1),
+    "data.labels_per_class": _AT_LEAST_ONE,
+    "data.validation": _AT_LEAST_ONE,
+    "data.test": _AT_LEAST_ONE,
+    "data.pool_shards": _AT_LEAST_ONE,
+    "model.resolution": _AT_LEAST_ZERO,
+    "model.crop_padding": _AT_LEAST_ZERO,
+    "model.dropout_rate": (-1.0, 0.999),
+    "model.stochastic_depth": (0.0, 0.999),
+    "model.batch_norm_momentum": _FRACTION,
+    "model.batch_norm_epsilon": POSITIVE,
+    "train.batch": _AT_LEAST_ONE,
+    "train.ratio": _AT_LEAST_ZERO,
+    "train.epochs": _AT_LEAST_ZERO,
+    "train.steps": _AT_LEAST_ZERO,
+    "train.microbatches": _AT_LEAST_ONE,
+    "train.learning_rate": POSITIVE,
+    "train.decay_epochs": POSITIVE,
+    "train.decay_factor": _FRACTION,
+    "train.warmup_epochs": _AT_LEAST_ZERO,
+    "train.momentum": (0.0, 0.9999),
+    "train.weight_decay": _AT_LEAST_ZERO,
+    "train.label_smoothing": (0.0, 0.999),
+    "train.temperature": POSITIVE,
+    "train.ema_decay": (0.0, 0.9999999),
+    "noise.*.randaugment_layers": (0, 16),
+    "noise.*.randaugment_magnitude": (0.0, 30.0),
+    "noise.*.randaugment_translate": _AT_LEAST_ZERO,
+    "noise.*.randaugment_cutout": _AT_LEAST_ZERO,
+    "noise.*.crop_padding": _AT_LEAST_ZERO,
+    "noise.*.cutout_size": _AT_LEAST_ZERO,
+    "labels.batch": _AT_LEAST_ONE,
+    "labels.top_k": _AT_LEAST_ZERO,
+    "selection.min_score": _FRACTION,
+    "selection.per_class": _AT_LEAST_ONE,
+    "selection.seed": (0, 2**31 - 1),
+    "evaluation.batch": _AT_LEAST_ONE,
+    "evaluation.confidence": (0.5, 0.9999),
+    "evaluation.bootstrap": (100, 10_000_000),
+    "checkpoint.every_steps": _AT_LEAST_ONE,
+    "checkpoint.keep": _AT_LEAST_ONE,
+    "log.every_steps": _AT_LEAST_ONE,
+    "log.validate_every_steps": _AT_LEAST_ONE,
+    "log.every_seconds": _AT_LEAST_ZERO,
+}
