@@ -109,6 +109,10 @@ class Ledger:
         }
         files.write_json(self._path(stage, ".started"), record)
 
+    def forget_start(self, stage: str) -> None:
+        """Removes the note of a start that a finished stage no longer needs."""
+        self._path(stage, ".started").unlink(missing_ok=True)
+
     def spend(self, stage: str, seconds: float) -> None:
         """Adds time to what an unfinished stage has taken so far."""
         if record := self.started(stage):
@@ -138,7 +142,7 @@ class Ledger:
             "finished": _now(),
         }
         files.write_json(self._path(stage), record)
-        self._path(stage, ".started").unlink(missing_ok=True)
+        self.forget_start(stage)
 
     def supersede(self, stage: str, outputs: list[str]) -> pathlib.Path | None:
         """Moves a stage's files and records out of the way; deletes nothing.

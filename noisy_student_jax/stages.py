@@ -124,6 +124,8 @@ def perform(
     for number, stage in enumerate(chosen, start=1):
         label = f"[{number}/{len(chosen)}] {stage.name}"
         if found[stage.name].state == "finished":
+            # A kill may have fallen between the manifest and this.
+            run.ledger.forget_start(stage.name)
             console.say(f"{label}: finished already, skipped")
             continue
         run.interruption.check()

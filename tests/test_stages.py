@@ -454,3 +454,11 @@ def test_two_processes_do_not_work_in_one_directory(run, capsys):
 
     assert "another process is at work" in said and "--workdir" in said
     done(capsys, line("run", run))
+
+
+def test_a_note_of_a_start_that_outlived_its_stage_is_removed(run, capsys):
+    manifest = run / "ledger" / "generation_0.select.json"
+    started = run / "ledger" / "generation_0.select.started.json"
+    shutil.copy(manifest, started)
+    assert performed(done(capsys, line("run", run))) == []
+    assert not started.exists()
