@@ -75,13 +75,6 @@ def short(text: str, *, length: int) -> str:
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
-def listed(names: list[str]) -> str:
-    """Writes names as ``a, b and c``."""
-    if len(names) < 2:
-        return "".join(names)
-    return f"{', '.join(names[:-1])} and {names[-1]}"
-
-
 def _plain(value: float, digits: int) -> str:
     text = f"{value:.{digits}f}"
     if float(text) == 0:
