@@ -22,6 +22,17 @@ RUNTIME = [
     "tensorboardX",
 ]
 
+HEIC = ["pillow-heif"]
+STREAMING = [
+    "array_record; sys_platform == 'linux'",
+    # tensorflow-datasets imports it and does not say so.
+    "importlib_resources",
+    # The build that leaves the GPU to JAX.
+    "tensorflow-cpu>=2.21; sys_platform == 'linux' and platform_machine == 'x86_64'",
+    "tensorflow>=2.21; sys_platform != 'linux' or platform_machine != 'x86_64'",
+    "tensorflow-datasets>=4.9.10",
+]
+
 setup(
     name="noisy-student-jax",
     version="0.1.0",
@@ -34,9 +45,11 @@ setup(
     package_data={"noisy_student_jax": ["report/*.html", "report/*.css"]},
     install_requires=RUNTIME,
     extras_require={
-        "dev": ["hypothesis", "pre-commit", "pytest", "ruff"],
+        "dev": ["hypothesis", "pre-commit", "pytest", "ruff", *HEIC, *STREAMING],
         "gpu": ["jax[cuda13]>=0.10"],
         "tpu": ["jax[tpu]>=0.10"],
+        "heic": HEIC,
+        "streaming": STREAMING,
         "bench": ["scipy"],
     },
     entry_points={"console_scripts": ["noisy-student=noisy_student_jax.cli:main"]},
