@@ -32,13 +32,15 @@ if ! "$PYTHON" -m pip --version >/dev/null 2>&1; then
   fi
 fi
 
-# What is installed is noted with what it was installed from; with the extras of the
-# tests, all that the quickstart needs is there too.
+# What is installed is noted with what it was installed from, a line for each set of
+# extras; with those of the tests, all that the other scripts need is there too.
 SOURCES="$(cat setup.py constraints.txt pyproject.toml | sha256sum | cut -d' ' -f1)"
-INSTALLED="$(cat .venv/installed 2>/dev/null || true)"
-if [ "$INSTALLED" != "$SOURCES $EXTRAS" ] && [ "$INSTALLED" != "$SOURCES [dev]" ]; then
+installed() { grep -qxF "$SOURCES $1" .venv/installed 2>/dev/null; }
+if ! installed "$EXTRAS" && ! installed "[dev]"; then
   echo "installing into .venv (once; some minutes) …"
   "$PYTHON" -m pip install --quiet --disable-pip-version-check \
     --constraint constraints.txt --editable ".$EXTRAS"
-  echo "$SOURCES $EXTRAS" >.venv/installed
+  grep -F "$SOURCES" .venv/installed >.venv/installed.new 2>/dev/null || true
+  echo "$SOURCES $EXTRAS" >>.venv/installed.new
+  mv .venv/installed.new .venv/installed
 fi

@@ -19,6 +19,7 @@ from noisy_student_jax.interruption import EXIT_STATUS, Interruption
 
 COMMANDS = {
     "run": "the whole loop: every generation, evaluation, report",
+    "prepare": "read and check the images, deal them to their parts, show some",
     "train": "train one generation (--generation=K, or control)",
     "label": "have one generation label the pool",
     "select": "select among pseudo-labels, of a run or of any directory of them",
@@ -179,10 +180,14 @@ def _plan_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--recipe", action="store_true", help="what the config resolves to"
     )
+    parser.add_argument(
+        "--measure", action="store_true", help="add the hours on this machine"
+    )
 
 
 _FLAGS = {
     "run": _run_flags,
+    "prepare": _run_flags,
     "train": _stage_flags,
     "label": _stage_flags,
     "select": _select_flags,

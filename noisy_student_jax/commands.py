@@ -6,19 +6,32 @@ import shlex
 from typing import Any
 
 from noisy_student_jax import config as configs
-from noisy_student_jax import console, files, judgement, planning, stages, tasks
+from noisy_student_jax import (
+    console,
+    deciding,
+    decisions,
+    files,
+    judgement,
+    planning,
+    stages,
+    tasks,
+)
 from noisy_student_jax.checkpoints import bundle as bundles
+from noisy_student_jax.decoding import UndecodableImageError, decode
 from noisy_student_jax.errors import UserError
 from noisy_student_jax.evaluation.predictor import Predictor
 from noisy_student_jax.generation import check
 from noisy_student_jax.interruption import Interruption
-from noisy_student_jax.preprocessing import UndecodableImageError, decode
 from noisy_student_jax.pseudo_labels import selection
 from noisy_student_jax.pseudo_labels.plan import SelectionOptions
-from noisy_student_jax.run import Run
+from noisy_student_jax.run import DECISIONS, PREPARED, Run
 from noisy_student_jax.self_training import noisy_student
+from noisy_student_jax.showing import CONTACT_SHEET
 
 Options = argparse.Namespace
+
+BEFORE_THE_CONFIG = (PREPARED, DECISIONS)
+"""What a run directory may hold before its config is written."""
 
 
 def run(options: Options, interruption: Interruption) -> int:
@@ -32,6 +45,17 @@ def run(options: Options, interruption: Interruption) -> int:
 def train(options: Options, interruption: Interruption) -> int:
     """Trains one generation, or the control."""
     return _one_stage(options, interruption, "train")
+
+
+def prepare(options: Options, interruption: Interruption) -> int:
+    """Reads and checks the images, deals them to their parts, and shows some."""
+    one = _open_run(options, interruption)
+    _perform(one, options, only={"data", "contact_sheet"})
+    counts = {name: len(part) for name, part in one.dataset.parts().items()}
+    console.say()
+    console.say(", ".join(f"{count:,} {name}" for name, count in counts.items()))
+    console.say(f"look at {one.workdir / CONTACT_SHEET} before training")
+    return 0
 
 
 def label(options: Options, interruption: Interruption) -> int:
@@ -68,9 +92,10 @@ def select(options: Options, interruption: Interruption) -> int:
     for warning in summary["warnings"]:
         console.warn(warning)
     counts = summary["counts"]
+    below = "below" if summary["method"] == "reference" else "not above"
     console.say(
         f"read {counts['read']:,} = selected {counts['selected']:,} + quarantined"
-        f" {counts['quarantined']:,} + not above {config.selection.min_score:g}"
+        f" {counts['quarantined']:,} + {below} {config.selection.min_score:g}"
         f" {counts['below_threshold']:,} + over capacity {counts['over_capacity']:,};"
         f" {counts['draws']:,} draws, written to '{options.output}'"
     )
@@ -177,6 +202,13 @@ def plan(options: Options, interruption: Interruption) -> int:
         )
     if options.json and options.recipe:
         raise UserError("`noisy-student plan` prints either --json or --recipe")
+    if options.measure and options.recipe:
+        raise UserError("`noisy-student plan` takes either --measure or --recipe")
+    if options.measure and options.model:
+        raise UserError(
+            "`noisy-student plan --measure` needs --config=FILE: how long a model takes"
+            " depends on what it is trained on"
+        )
     if options.resolution < 0:
         raise UserError(f"--resolution is {options.resolution}, but must be above 0")
     if options.model:
@@ -191,15 +223,22 @@ def plan(options: Options, interruption: Interruption) -> int:
         else:
             console.say(planning.model_text(facts))
         return 0
-    config = configs.load(options.config, options.overrides)
-    one = Run(config, "runs/plan", interruption=interruption)
+    workdir = pathlib.Path("runs/plan")
+    config, _ = _load(options, workdir, interruption, fit=False)
+    one = Run(config, workdir, interruption=interruption, look_only=True)
     check(one)
     if options.recipe:
         console.say(planning.recipe(one))
-    elif options.json:
-        console.print_json(planning.run_facts(one))
+        return 0
+    if options.measure or config.budget_hours:
+        console.say("measuring; some ten seconds, and what the compiler takes")
+        facts = planning.measured_facts(one)
     else:
-        console.say(planning.run_text(planning.run_facts(one)))
+        facts = planning.run_facts(one)
+    if options.json:
+        console.print_json(facts)
+    else:
+        console.say(planning.run_text(facts))
     return 0
 
 
@@ -210,8 +249,8 @@ def _open_run(options: Options, interruption: Interruption) -> Run:
             raise UserError(
                 f"`noisy-student {options.command}` needs --{flag}={example}"
             )
-    config = configs.load(options.config, options.overrides)
     workdir = pathlib.Path(options.workdir)
+    config, decided = _load(options, workdir, interruption)
     for place in (workdir, *workdir.parents):
         if place.exists() and not place.is_dir():
             where = "is" if place == workdir else f"is below '{place}', which is"
@@ -221,7 +260,8 @@ def _open_run(options: Options, interruption: Interruption) -> Run:
             )
     # Names with a dot are of writes that were cut short.
     foreign = workdir.is_dir() and any(
-        not path.name.startswith(".") for path in workdir.iterdir()
+        not path.name.startswith(".") and path.name not in BEFORE_THE_CONFIG
+        for path in workdir.iterdir()
     )
     if foreign and not (workdir / "config.json").is_file():
         raise UserError(
@@ -230,9 +270,37 @@ def _open_run(options: Options, interruption: Interruption) -> Run:
         )
     command = ["noisy-student", "run", f"--config={options.config}"]
     command += [f"--workdir={options.workdir}", *options.overrides]
-    one = Run(config, workdir, interruption=interruption, command=shlex.join(command))
+    one = Run(
+        config,
+        workdir,
+        interruption=interruption,
+        command=shlex.join(command),
+        decisions=decided,
+    )
     check(one)
     return one
+
+
+def _load(
+    options: Options,
+    workdir: pathlib.Path,
+    interruption: Interruption,
+    *,
+    fit: bool = True,
+) -> tuple[configs.ConfigDict, dict[str, Any] | None]:
+    """Reads the config, and says what was decided for it; returns both."""
+    record = None
+
+    def decide(config: configs.ConfigDict) -> configs.ConfigDict:
+        nonlocal record
+        made = deciding.decided(config, workdir, interruption, fit=fit)
+        if made:
+            record = deciding.record(config, made)
+        for why in decisions.reasons(made):
+            console.say(f"decided: {why}")
+        return decisions.apply(config, made)
+
+    return configs.load(options.config, options.overrides, decide=decide), record
 
 
 def _perform(one: Run, options: Options, *, only: set[str] | None = None) -> None:

@@ -13,7 +13,7 @@ import json
 import math
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ml_collections.config_flags import config_path
@@ -26,6 +26,7 @@ from noisy_student_jax.fields import (
     OPERATIONAL,
     POSITIVE,
     RANGES,
+    SHORT_NAMES,
     ConfigDict,
     base_config,
 )
@@ -52,17 +53,23 @@ _TYPES = {
     int: "a whole number",
     float: "a number",
     str: "a text",
-    tuple: "a tuple of three numbers",
+    tuple: "a tuple of three numbers, or empty",
 }
 
 
-def load(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> ConfigDict:
+def load(
+    path: str | pathlib.Path,
+    overrides: Sequence[str] = (),
+    *,
+    decide: Callable[[ConfigDict], ConfigDict] = lambda config: config,
+) -> ConfigDict:
     """Reads a config file, applies overrides, completes and checks it.
 
     Args:
       path: a Python file with ``get_config()``. It is executed: read configs of
         strangers before you run them.
       overrides: ``--config.key=value`` arguments.
+      decide: fills in what the complete config leaves open, before it is checked.
 
     Returns:
       A locked, complete config.
@@ -73,7 +80,7 @@ def load(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> ConfigDict:
     """
     config = _execute(pathlib.Path(path))
     own = plain(config.get("control", {}))
-    config = _override(complete(config), overrides, control=own)
+    config = decide(_override(complete(config), overrides, control=own))
     check(config)
     return config
 
@@ -267,6 +274,7 @@ def _override(
         if "=" not in override:
             raise UserError(f"'{override}' has no value: write {override}=VALUE")
         name, text = override.removeprefix("--config.").split("=", 1)
+        name = SHORT_NAMES.get(name, name)
         for target in _targets(config, name):
             _require(config, target)
             value = _parse(text, config_path.get_value(target, config), name)
@@ -340,7 +348,8 @@ def _check_type(path: str, value: Any, default: Any) -> None:
     if any(isinstance(one, float) and not math.isfinite(one) for one in members):
         raise UserError(f"config.{path} is {value}, but must be a finite number")
     if isinstance(default, tuple):
-        good = isinstance(value, (tuple, list)) and len(value) == len(default)
+        # Empty: what the model was made for.
+        good = isinstance(value, (tuple, list)) and len(value) in (0, 3)
         good = good and all(type(member) in (int, float) for member in value)
     elif type(default) is float:
         good = type(value) in (int, float)

@@ -10,6 +10,13 @@ GENERATION_SECTIONS = ("model", "train", "noise", "labels", "selection")
 OPERATIONAL = (
     "checkpoint",
     "log",
+    # Where images lie and how they are brought in: what they are is told by their keys.
+    "data.sources",
+    "data.cache",
+    "data.side",
+    "data.workers",
+    "data.max_quarantined",
+    "data.resident_gigabytes",
     "labels.batch",
     "evaluation.batch",
 )
@@ -24,6 +31,7 @@ def base_config() -> ConfigDict:
         "randaugment_translate": 100.0,
         "randaugment_cutout": 40.0,
         "flip": True,
+        "crop_area": 0.0,
         "crop_padding": 0,
         "cutout_size": 0,
         "dropout": True,
@@ -33,11 +41,29 @@ def base_config() -> ConfigDict:
         {
             "seed": 0,
             "task": "classification",
+            "budget_hours": 0.0,
             "data": {
                 "name": "digits",
-                "labels_per_class": 5,
+                "sources": {
+                    "labeled": "",
+                    "unlabeled": "",
+                    "validation": "",
+                    "test": "",
+                },
+                "road": "prepared",
+                "cache": "",
+                "side": 0,
+                "workers": 0,
+                "max_quarantined": 0.05,
+                "resident_gigabytes": 2.0,
+                "lanes": 0,
+                "lane_block": 256,
+                "lane_window": 16,
+                "labels_per_class": 0,
                 "validation": 200,
                 "test": 600,
+                "validation_fraction": 0.1,
+                "test_fraction": 0.2,
                 "pool_shards": 4,
                 "options": {},
             },
@@ -46,12 +72,13 @@ def base_config() -> ConfigDict:
                 "resolution": 0,
                 "crop_padding": 32,
                 "interpolation": "bicubic",
-                "mean": (0.485, 0.456, 0.406),
-                "std": (0.229, 0.224, 0.225),
+                "mean": (),
+                "std": (),
                 "dropout_rate": -1.0,
                 "stochastic_depth": 0.2,
                 "batch_norm_momentum": 0.99,
                 "batch_norm_epsilon": 1e-3,
+                "batch_norm_group": 0,
                 "dtype": "float32",
                 "remat": False,
                 "depthwise": "auto",
@@ -82,6 +109,7 @@ def base_config() -> ConfigDict:
                 "method": "paper",
                 "min_score": 0.3,
                 "per_class": 130_000,
+                "max_copies": 0,
                 "seed": 0,
             },
             "generations": (),
@@ -101,7 +129,18 @@ def base_config() -> ConfigDict:
     )
 
 
+SHORT_NAMES = {
+    "labeled": "data.sources.labeled",
+    "labelled": "data.sources.labeled",
+    "unlabeled": "data.sources.unlabeled",
+    "unlabelled": "data.sources.unlabeled",
+    "validation": "data.sources.validation",
+    "test": "data.sources.test",
+}
+"""What people may write on the command line for a longer name."""
+
 CHOICES = {
+    "data.road": ("prepared", "streamed"),
     "model.interpolation": ("bicubic", "bilinear", "nearest"),
     "model.dtype": ("float32", "bfloat16"),
     "model.depthwise": ("auto", "grouped", "shifted"),
@@ -109,7 +148,7 @@ CHOICES = {
     "train.schedule": ("exponential", "cosine", "constant"),
     "train.loss_normalization": ("code", "sum", "average"),
     "train.targets": ("soft", "hard"),
-    "selection.method": ("paper", "all"),
+    "selection.method": ("paper", "reference", "all"),
 }
 
 _FRACTION = (0.0, 1.0)
@@ -118,7 +157,17 @@ _AT_LEAST_ZERO = (0.0, float("inf"))
 _AT_LEAST_ONE = (1, float("inf"))
 RANGES = {
     "seed": (0, 2**31 - 1),
-    "data.labels_per_class": _AT_LEAST_ONE,
+    "budget_hours": _AT_LEAST_ZERO,
+    "data.side": _AT_LEAST_ZERO,
+    "data.workers": _AT_LEAST_ZERO,
+    "data.max_quarantined": _FRACTION,
+    "data.resident_gigabytes": _AT_LEAST_ZERO,
+    "data.lanes": _AT_LEAST_ZERO,
+    "data.lane_block": _AT_LEAST_ONE,
+    "data.lane_window": _AT_LEAST_ONE,
+    "data.validation_fraction": (0.001, 0.9),
+    "data.test_fraction": (0.001, 0.9),
+    "data.labels_per_class": _AT_LEAST_ZERO,
     "data.validation": _AT_LEAST_ONE,
     "data.test": _AT_LEAST_ONE,
     "data.pool_shards": _AT_LEAST_ONE,
@@ -128,6 +177,7 @@ RANGES = {
     "model.stochastic_depth": (0.0, 0.999),
     "model.batch_norm_momentum": _FRACTION,
     "model.batch_norm_epsilon": POSITIVE,
+    "model.batch_norm_group": _AT_LEAST_ZERO,
     "train.batch": _AT_LEAST_ONE,
     "train.ratio": _AT_LEAST_ZERO,
     "train.epochs": _AT_LEAST_ZERO,
@@ -146,12 +196,14 @@ RANGES = {
     "noise.*.randaugment_magnitude": (0.0, 30.0),
     "noise.*.randaugment_translate": _AT_LEAST_ZERO,
     "noise.*.randaugment_cutout": _AT_LEAST_ZERO,
+    "noise.*.crop_area": _FRACTION,
     "noise.*.crop_padding": _AT_LEAST_ZERO,
     "noise.*.cutout_size": _AT_LEAST_ZERO,
     "labels.batch": _AT_LEAST_ONE,
     "labels.top_k": _AT_LEAST_ZERO,
     "selection.min_score": _FRACTION,
     "selection.per_class": _AT_LEAST_ONE,
+    "selection.max_copies": _AT_LEAST_ZERO,
     "selection.seed": (0, 2**31 - 1),
     "evaluation.batch": _AT_LEAST_ONE,
     "evaluation.confidence": (0.5, 0.9999),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import jax
@@ -11,21 +12,20 @@ import pyarrow as pa
 from noisy_student_jax import console, files, streams, train_loop, types
 from noisy_student_jax.checkpoints import bundle as bundles
 from noisy_student_jax.checkpoints.bundle import Bundle
-from noisy_student_jax.data.resident import ResidentPipeline
-from noisy_student_jax.data.sources import (
-    Source,
-    key_hashes,
-    read_all_good,
-    shard_bounds,
-)
+from noisy_student_jax.data.sources import Source, key_hashes, shard_bounds
 from noisy_student_jax.errors import UserError
-from noisy_student_jax.evaluation.predictor import Predictor
+from noisy_student_jax.evaluation.predictor import (
+    Predicted,
+    Predictor,
+    predict_source,
+)
 from noisy_student_jax.evaluation.statistics import wilson
 from noisy_student_jax.models.initialize import initialize
-from noisy_student_jax.pseudo_labels import label, selection
+from noisy_student_jax.pseudo_labels import label, plan, selection
 from noisy_student_jax.pseudo_labels.plan import SelectionOptions
+from noisy_student_jax.pseudo_labels.warnings import Expected
 from noisy_student_jax.run import CONTROL, Run, Student
-from noisy_student_jax.tasks.base import Arrays, LossOptions
+from noisy_student_jax.tasks.base import LossOptions
 from noisy_student_jax.training import optimizer as optimizers
 from noisy_student_jax.training import partitioning
 from noisy_student_jax.training.optimizer import OptimizerOptions
@@ -45,60 +45,90 @@ def check(run: Run) -> None:
     Raises:
       UserError: names the generation, what is wrong with it, and what to do.
     """
-    for student in run.students:
-        config = student.config
-        try:
-            student.layout.check(
-                devices=jax.device_count(), microbatches=config.train.microbatches
-            )
-            for stream in types.STREAMS:
-                noise = streams.make_noise(config.noise[stream]).input
-                noise.check(height=student.resolution, width=student.resolution)
-            if student.teacher:
-                SelectionOptions(**config.selection.to_dict())
-            student.preprocessing  # noqa: B018 - checks itself
-            # Builds the model, and the shapes that pass through it.
-            student.parameters  # noqa: B018
-        except UserError as error:
-            raise UserError(f"{student.name}: {error}") from None
+    for look in (_check_config, _check_model):
+        for student in run.students:
+            try:
+                look(student)
+            except UserError as error:
+                raise UserError(f"{student.name}: {error}") from None
+
+
+def _check_config(student: Student) -> None:
+    """Checks what can be told before any image is read."""
+    config = student.config
+    student.layout.check(
+        devices=jax.device_count(), microbatches=config.train.microbatches
+    )
+    _check_batch_norm_group(student)
+    if lanes := streams.make_lanes(student.run.config.data):
+        for size in filter(None, (student.layout.labelled, student.layout.pseudo)):
+            lanes.check(size=lanes.count, batch=size)
+    for stream in types.STREAMS:
+        noise = streams.make_noise(config.noise[stream]).input
+        noise.check(height=student.resolution, width=student.resolution)
+    if student.teacher:
+        SelectionOptions(**config.selection.to_dict())
+    student.preprocessing  # noqa: B018 - checks itself
+
+
+def _check_batch_norm_group(student: Student) -> None:
+    group, layout = student.config.model.batch_norm_group, student.layout
+    if not group:
+        return
+    mix = layout.total // layout.groups
+    if group % mix:
+        raise UserError(
+            f"config.model.batch_norm_group is {group}, but must be a multiple of"
+            f" {mix}, so that every group of batch norm holds both streams in their"
+            " ratio"
+        )
+    parts = jax.device_count() * student.config.train.microbatches
+    if layout.total % (group * parts):
+        raise UserError(
+            f"config.model.batch_norm_group={group} does not divide the"
+            f" {layout.total / parts:g} images of each device and microbatch: make"
+            f" config.train.batch larger, or the group smaller (0 for none)"
+        )
+
+
+def _check_model(student: Student) -> None:
+    """Builds the model, and the shapes that pass through it."""
+    student.parameters  # noqa: B018
 
 
 def train(student: Student) -> dict[str, Any]:
     """Trains a student on its streams; writes its bundle (EMA), and the raw one."""
-    run, seed = student.run, student.run.config.seed
+    run = student.run
     mesh = partitioning.make_mesh()
     layout = student.layout
     layout.check(devices=mesh.size, microbatches=student.config.train.microbatches)
     learnt = streams.make(student)
-    pipeline = ResidentPipeline(
-        learnt.labelled,
-        learnt.second,
-        layout,
-        mesh,
-        seed=seed,
-        generation=student.number,
-    )
+    pipeline = streams.open_pipeline(student, learnt, mesh)
     step, state = step_and_state(student)
-    state = train_loop.train(
-        step,
-        state,
-        pipeline,
-        _loop_options(student),
-        mesh=mesh,
-        folder=student.folder / "train",
-        batch_size=layout.total,
-        validate=_validation(student),
-        records=pipeline.records,
-        interruption=run.interruption,
-        progress=run.progress,
-    )
+    try:
+        state = train_loop.train(
+            step,
+            state,
+            pipeline,
+            _loop_options(student),
+            mesh=mesh,
+            folder=student.folder / "train",
+            batch_size=layout.total,
+            validate=_validation(student),
+            records=pipeline.records,
+            interruption=run.interruption,
+            progress=run.progress,
+        )
+    finally:
+        pipeline.close()
     sha256 = _write_bundles(student, state, learnt.trained_on)
     pseudo = learnt.second if student.teacher else None
     return {
         "steps": student.steps,
         "images_drawn": student.steps * layout.total,
-        "labelled": len(learnt.labelled.images),
-        "pseudo_labelled": len(pseudo.images) if pseudo else 0,
+        "labelled": len(learnt.labelled.source),
+        "pseudo_labelled": len(np.unique(pseudo.picks[:, 0])) if pseudo else 0,
+        "quarantined": pipeline.quarantined,
         "parameters": student.parameters,
         "sha256": sha256,
     }
@@ -128,7 +158,7 @@ def step_and_state(student: Student) -> tuple[TrainStep, TrainState]:
             weight_decay=options.weight_decay if options.decay_in_loss else 0.0,
             ema_decay=config.train.ema_decay,
             microbatches=config.train.microbatches,
-            group=layout.total // layout.groups,
+            group=_companions(student),
         ),
         mean=student.preprocessing.mean,
         std=student.preprocessing.std,
@@ -136,6 +166,16 @@ def step_and_state(student: Student) -> tuple[TrainStep, TrainState]:
     numbers = {"seed": run.config.seed, "generation": student.number}
     variables = initialize(student.module, resolution=student.resolution, **numbers)
     return step, TrainState.create(variables, optimizer, **numbers)
+
+
+def _companions(student: Student) -> int:
+    """Returns how many consecutive examples stay together in a microbatch.
+
+    Whole groups of the layout, and of batch norm: an example then has the same
+    companions in its batch statistics with and without microbatches.
+    """
+    of_layout = student.layout.total // student.layout.groups
+    return math.lcm(of_layout, student.config.model.batch_norm_group or 1)
 
 
 def loss_options(student: Student) -> LossOptions:
@@ -161,17 +201,26 @@ def evaluate(student: Student) -> dict[str, Any]:
     splits = {}
     for part in ("validation", "test"):
         source = run.dataset.parts()[part]
-        images, labels = read_all_good(source, ema.preprocessing, part=part)
-        predictions = predictor(ema.variables, images)
+        found = predict_source(
+            predictor, {"ema": ema.variables, "raw": raw.variables}, source
+        )
+        _tell_unusable(found, part)
+        labels, predictions = found.labels, found.predictions["ema"]
         primary = run.task.primary(predictions, labels)
+        scores = run.task.score(predictions)
         splits[part] = {
-            "images": len(source),
+            "images": len(labels),
+            "unusable": found.unusable,
             "ema": run.task.metrics(predictions, labels),
-            "raw": run.task.metrics(predictor(raw.variables, images), labels),
-            "interval": wilson(float(primary.sum()), len(source), options.confidence),
+            "raw": run.task.metrics(found.predictions["raw"], labels),
+            "interval": wilson(float(primary.sum()), len(labels), options.confidence),
+            "scores": {
+                "mean": plan.mean(plan.fixed_point(scores, 1), len(scores)),
+                "histogram": plan.histogram(scores).tolist(),
+            },
         }
     # The last part was the test set.
-    _write_predictions(student, source, predictions, labels, primary)
+    _write_predictions(student, found, primary)
     files.write_json(
         student.folder / EVALUATION,
         {
@@ -212,8 +261,13 @@ def label_pool(teacher: Student) -> dict[str, Any]:
 
 
 def select_pseudo_labels(teacher: Student, student: Student) -> dict[str, Any]:
-    """Selects, of a teacher's labels, what its student will see."""
-    folder = teacher.folder / "selection"
+    """Selects, of a teacher's labels, what its student will see.
+
+    Raises:
+      UserError: the teacher has not been evaluated, so that the pool cannot be
+        compared with its validation images; or as `selection.select`.
+    """
+    run, folder = teacher.run, teacher.folder / "selection"
     if (folder / selection.SUMMARY).is_file():
         # Written whole by a run that was stopped before it could say so.
         summary = files.read_json(folder / selection.SUMMARY)
@@ -222,11 +276,30 @@ def select_pseudo_labels(teacher: Student, student: Student) -> dict[str, Any]:
             teacher.folder / "labels",
             folder,
             SelectionOptions(**student.config.selection.to_dict()),
-            targets=teacher.run.task.stored_targets,
+            targets=run.task.stored_targets,
+            classes=run.dataset.classes,
+            expected=_expected(teacher),
         )
     for warning in summary["warnings"]:
         console.warn(warning)
     return summary["counts"]
+
+
+def _expected(teacher: Student) -> Expected:
+    """Says what a teacher's labels would be like on a pool like the labelled images."""
+    run = teacher.run
+    if not (teacher.folder / EVALUATION).is_file():
+        raise UserError(
+            f"{teacher.name}/select needs {teacher.name}/evaluate, which has not"
+            f" finished in '{run.workdir}': run that stage first, or the whole loop"
+            " with `noisy-student run`"
+        )
+    evaluation = files.read_json(teacher.folder / EVALUATION)
+    return Expected.from_run(
+        getattr(run.dataset.labelled, "labels", None),
+        classes=len(run.dataset.classes),
+        scores=evaluation["splits"]["validation"].get("scores"),
+    )
 
 
 def _loop_options(student: Student) -> train_loop.LoopOptions:
@@ -243,25 +316,23 @@ def _loop_options(student: Student) -> train_loop.LoopOptions:
 def _validation(student: Student):
     """Returns a function that measures a state, raw and EMA, on validation images."""
     run = student.run
-    source, preprocessing = run.dataset.validation, student.preprocessing
-    images, labels = read_all_good(source, preprocessing, part="validation")
     predictor = Predictor(
         run.task,
         student.module,
-        preprocessing,
+        student.preprocessing,
         batch=run.config.evaluation.batch,
     )
 
     def validate(state: TrainState) -> dict[str, float]:
-        found = {}
-        for name, variables in (
-            ("raw", state.raw_variables),
-            ("ema", state.ema_variables),
-        ):
-            local = predictor.place(jax.device_get(variables))
-            metrics = run.task.metrics(predictor(local, images), labels)
-            found |= {f"validation/{name}/{key}": v for key, v in metrics.items()}
-        return found
+        weights = {"raw": state.raw_variables, "ema": state.ema_variables}
+        found = predict_source(
+            predictor, jax.device_get(weights), run.dataset.validation
+        )
+        return {
+            f"validation/{name}/{key}": value
+            for name, predictions in found.predictions.items()
+            for key, value in run.task.metrics(predictions, found.labels).items()
+        }
 
     return validate
 
@@ -305,18 +376,22 @@ def _refuse_overlap(bundle: Bundle, test: Source) -> None:
         )
 
 
-def _write_predictions(
-    student: Student,
-    test: Source,
-    predictions: Arrays,
-    labels: np.ndarray,
-    primary: np.ndarray,
-) -> None:
+def _tell_unusable(found: Predicted, part: str) -> None:
+    if found.unusable:
+        key, reason = next(iter(found.unusable.items()))
+        console.warn(
+            f"{len(found.unusable)} {part} images cannot be used and are left out, the"
+            f" first being '{console.printable(key)}' ({reason})"
+        )
+
+
+def _write_predictions(student: Student, found: Predicted, primary: np.ndarray) -> None:
     """Keeps what was predicted for each test image, for paired comparison."""
-    task = student.run.task
+    task, test = student.run.task, student.run.dataset.test
+    predictions = found.predictions["ema"]
     columns = {
-        "key": pa.array([test.key(index) for index in range(len(test))]),
-        "truth": pa.array(labels.tolist()),
+        "key": pa.array([test.key(index) for index in found.records.tolist()]),
+        "truth": pa.array(found.labels.tolist()),
         "label": pa.array(task.bucket(predictions)),
         "score": pa.array(task.score(predictions)),
         "primary": pa.array(primary),

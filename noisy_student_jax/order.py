@@ -9,8 +9,6 @@ even power of two, walked until it lands inside the set. Nothing is stored, so 3
 million records cost as much memory as fifty.
 """
 
-import math
-
 import numpy as np
 
 _ROUNDS = 6
@@ -40,14 +38,49 @@ def order(
         raise ValueError(f"a stream needs at least one record, got {size}")
     positions = np.asarray(positions, np.int64)
     epoch, index = np.divmod(positions, size)
-    half_bits = max(1, math.ceil(math.log2(max(size, 2)) / 2))
-    keys = _round_keys(seed, stream, epoch)
-    record = _feistel(index.astype(np.uint64), keys, half_bits)
-    outside = record >= size
-    while outside.any():
-        record[outside] = _feistel(record[outside], keys[:, outside], half_bits)
-        outside = record >= size
-    return epoch, record.astype(np.int64)
+    words = fold(stream_word(seed, stream), epoch)
+    return epoch, permuted(index, size, words)
+
+
+def permuted(
+    values: np.ndarray, sizes: int | np.ndarray, words: np.ndarray
+) -> np.ndarray:
+    """Permutes ``[0, size)``, each value under its own word.
+
+    Args:
+      values: int64 ``[count]``, each from 0 to one less than its size.
+      sizes: integers, for all or ``[count]``, at least 1.
+      words: uint64 ``[count]``; equal words and sizes make one permutation.
+
+    Returns:
+      int64 ``[count]``.
+    """
+    sizes = np.broadcast_to(np.asarray(sizes, np.int64), np.shape(values))
+    # The bits of the largest value, halved and rounded up.
+    bits = np.frexp((sizes - 1).astype(np.float64))[1]
+    half_bits = np.maximum(1, (bits + 1) // 2).astype(np.uint64)
+    keys = _round_keys(words)
+    result = _feistel(np.asarray(values).astype(np.uint64), keys, half_bits)
+    limits = sizes.astype(np.uint64)
+    outside = np.flatnonzero(result >= limits)
+    while len(outside):
+        result[outside] = _feistel(
+            result[outside], keys[:, outside], half_bits[outside]
+        )
+        outside = outside[result[outside] >= limits[outside]]
+    return result.astype(np.int64)
+
+
+def stream_word(seed: int, stream: int) -> np.ndarray:
+    """Returns the uint64 ``[1]`` that all random words of a stream are folded from."""
+    base = mix(np.array([(seed * _GOLDEN + 1) & _WORD], np.uint64))
+    return mix(base ^ np.uint64(((stream + 1) * _GOLDEN) & _WORD))
+
+
+def fold(words: np.ndarray, numbers: int | np.ndarray) -> np.ndarray:
+    """Folds numbers, 0 or more, into words; broadcast, uint64 like the words."""
+    numbers = np.atleast_1d(numbers).astype(np.uint64)
+    return mix(words ^ mix(numbers + np.uint64(1)))
 
 
 def mix(values: np.ndarray) -> np.ndarray:
@@ -58,19 +91,16 @@ def mix(values: np.ndarray) -> np.ndarray:
     return values ^ (values >> np.uint64(31))
 
 
-def _round_keys(seed: int, stream: int, epoch: np.ndarray) -> np.ndarray:
-    """Returns one uint64 key for each round and position, ``[rounds, count]``."""
-    base = mix(np.array([(seed * _GOLDEN + 1) & _WORD], np.uint64))
-    base = mix(base ^ np.uint64(((stream + 1) * _GOLDEN) & _WORD))
-    per_epoch = mix(base ^ mix(epoch.astype(np.uint64) + np.uint64(1)))
+def _round_keys(words: np.ndarray) -> np.ndarray:
+    """Returns one uint64 key for each round and word, ``[rounds, count]``."""
     rounds = np.arange(1, _ROUNDS + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
-    return mix(per_epoch[None, :] ^ rounds[:, None])
+    return mix(words[None, :] ^ rounds[:, None])
 
 
-def _feistel(values: np.ndarray, keys: np.ndarray, half_bits: int) -> np.ndarray:
+def _feistel(values: np.ndarray, keys: np.ndarray, half_bits: np.ndarray) -> np.ndarray:
     """Permutes ``[0, 4**half_bits)``, each value under its own keys."""
-    shift, mask = np.uint64(half_bits), np.uint64((1 << half_bits) - 1)
-    left, right = values >> shift, values & mask
+    mask = (np.uint64(1) << half_bits) - np.uint64(1)
+    left, right = values >> half_bits, values & mask
     for key in keys:
         left, right = right, left ^ (mix(right ^ key) & mask)
-    return (left << shift) | right
+    return (left << half_bits) | right

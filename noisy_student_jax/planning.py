@@ -1,10 +1,13 @@
 """Before spending anything: what a model or a run would cost; what a config says."""
 
+import dataclasses
 from typing import Any
 
 import jax
 
-from noisy_student_jax import models
+from noisy_student_jax import budget, console, decisions, devices, measuring, models
+from noisy_student_jax.decisions import Decision
+from noisy_student_jax.measuring import Speeds
 from noisy_student_jax.models import cost
 from noisy_student_jax.models.initialize import abstract_variables
 from noisy_student_jax.run import CONTROL, Run, Student
@@ -55,13 +58,19 @@ def model_text(facts: dict[str, Any]) -> str:
     )
 
 
-def run_facts(run: Run) -> dict[str, Any]:
-    """Returns what each generation, and the control, would cost."""
+def run_facts(run: Run, *, speeds: Speeds | None = None) -> dict[str, Any]:
+    """Returns what each generation, and the control, would cost.
+
+    Args:
+      run: in question.
+      speeds: tells how fast this machine is with a student; adds ``hours``.
+    """
     generations = [
-        {"generation": k, **_student_facts(run.student(k))} for k in range(run.last + 1)
+        {"generation": k, **_student_facts(run.student(k), speeds)}
+        for k in range(run.last + 1)
     ]
     enabled = run.config.control.enabled
-    control = _student_facts(run.student(CONTROL)) if enabled else None
+    control = _student_facts(run.student(CONTROL), speeds) if enabled else None
     return {
         "dataset": run.dataset.name,
         "splits": {name: len(part) for name, part in run.dataset.parts().items()},
@@ -69,6 +78,44 @@ def run_facts(run: Run) -> dict[str, Any]:
         "stages": [stage.name for stage in noisy_student(run)],
         "generations": generations,
         "control": control,
+    }
+
+
+def measured_facts(run: Run, *, speeds: Speeds = measuring.measure) -> dict[str, Any]:
+    """Returns `run_facts` with hours, of the run as fitted to its budget if it has one.
+
+    Args:
+      run: as it was asked for.
+      speeds: tells how fast this machine is with a student.
+
+    Returns:
+      `run_facts` of what would be run, and ``device``, ``hours`` of the whole run,
+      ``budget_hours`` (0 for none) and ``decisions``, what was given up for it.
+
+    Raises:
+      UserError: not even the smallest run fits the budget.
+    """
+    speeds = measuring.remembered(speeds)
+    given_up, limit = [], run.config.get("budget_hours", 0)
+    if limit:
+        given_up = budget.fit(run, hours=limit, speeds=speeds)
+        config = decisions.apply(run.config, given_up)
+        run = Run(
+            config,
+            run.workdir,
+            interruption=run.interruption,
+            look_only=run.look_only,
+        )
+    facts = run_facts(run, speeds=speeds)
+    every = [*facts["generations"], *filter(None, [facts["control"]])]
+    return {
+        **facts,
+        "device": devices.line().removeprefix("device: "),
+        "hours": {
+            part: sum(one["hours"][part] for one in every) for part in every[0]["hours"]
+        },
+        "budget_hours": limit,
+        "decisions": [dataclasses.asdict(decision) for decision in given_up],
     }
 
 
@@ -86,8 +133,19 @@ def run_text(facts: dict[str, Any]) -> str:
             f" {entry['batch']['labelled']} + {entry['batch']['pseudo']} images"
             f" ({entry['images_drawn']:,} draws, {entry['train_flops']:.2e} FLOPs),"
             f" about {_bytes(entry['memory_per_device'])} per device and"
-            f" {_bytes(entry['disk'])} on disk"
+            f" {_bytes(entry['disk'])} on disk{_time(entry)}"
         )
+    if "hours" in facts:
+        parts = ", ".join(
+            f"{part} {_duration(facts['hours'][part])}"
+            for part in ("train", "label", "evaluate")
+        )
+        lines.append(
+            f"the whole run{_time(facts)} ({parts}), on {facts['device']}; not counted:"
+            " reading, compiling, saving"
+        )
+    if facts.get("budget_hours"):
+        lines += _fitted(facts)
     return "\n".join(lines)
 
 
@@ -100,7 +158,24 @@ def recipe(run: Run) -> str:
     return "\n".join(lines)
 
 
-def _student_facts(student: Student) -> dict[str, Any]:
+def _time(entry: dict[str, Any]) -> str:
+    if "hours" not in entry:
+        return ""
+    return f", about {_duration(entry['hours']['total'])} here"
+
+
+def _duration(hours: float) -> str:
+    return console.duration(3600 * hours)
+
+
+def _fitted(facts: dict[str, Any]) -> list[str]:
+    given_up = [Decision(**fields) for fields in facts["decisions"]]
+    return decisions.reasons(given_up) or [
+        f"fits {facts['budget_hours']:g} h: nothing is given up"
+    ]
+
+
+def _student_facts(student: Student, speeds: Speeds | None) -> dict[str, Any]:
     layout, dtype = student.layout, student.config.model.dtype
     variables = abstract_variables(student.module, resolution=student.resolution)
     floats = sum(leaf.size for leaf in jax.tree.leaves(variables))
@@ -128,6 +203,7 @@ def _student_facts(student: Student) -> dict[str, Any]:
         + share * per_image
         + resident * 3 * student.resolution**2,
         "disk": _disk(student, floats=floats, state_copies=copies - 1),
+        **({"hours": measuring.hours(student, speeds(student))} if speeds else {}),
     }
 
 

@@ -1,4 +1,4 @@
-"""Evaluation preprocessing: decode, crop, resize — once, for every road.
+"""Evaluation preprocessing: crop and resize — once, for every road.
 
 `label`, `evaluate` and `predict` all come through here, as do resident training
 images, so that weights are only ever read with the preprocessing they know. Pillow
@@ -6,14 +6,10 @@ and NumPy only.
 """
 
 import dataclasses
-import io
-import math
-import pathlib
-import warnings
 from collections.abc import Iterable
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from noisy_student_jax.errors import UserError
 
@@ -22,7 +18,6 @@ INTERPOLATIONS = {
     "bilinear": Image.Resampling.BILINEAR,
     "nearest": Image.Resampling.NEAREST,
 }
-MAX_PIXELS = 64_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,13 +78,28 @@ class Preprocessing:
         fraction = self.resolution / (self.resolution + self.crop_padding)
         crop = max(1, int(fraction * short))
         top, left = (height - crop + 1) // 2, (width - crop + 1) // 2
-        square = image[top : top + crop, left : left + crop]
-        if crop == self.resolution:
-            return np.ascontiguousarray(square)
+        return self.apply_box(image, top, left, crop, crop)
+
+    def apply_box(
+        self, image: np.ndarray, top: int, left: int, height: int, width: int
+    ) -> np.ndarray:
+        """Crops a box of one image, and resizes it.
+
+        Args:
+          image: uint8 ``[height, width, 3]``.
+          top: of the box.
+          left: of the box.
+          height: of the box.
+          width: of the box.
+
+        Returns:
+          uint8 ``[resolution, resolution, 3]``.
+        """
+        box = np.ascontiguousarray(image[top : top + height, left : left + width])
         size = (self.resolution, self.resolution)
-        resized = Image.fromarray(square).resize(
-            size, INTERPOLATIONS[self.interpolation]
-        )
+        if (height, width) == size:
+            return box
+        resized = Image.fromarray(box).resize(size, INTERPOLATIONS[self.interpolation])
         return np.asarray(resized)
 
     def apply_all(self, images: Iterable[np.ndarray]) -> np.ndarray:
@@ -97,66 +107,3 @@ class Preprocessing:
         done = [self.apply(image) for image in images]
         shape = (0, self.resolution, self.resolution, 3)
         return np.stack(done) if done else np.zeros(shape, np.uint8)
-
-
-class UndecodableImageError(Exception):
-    """The bytes are no image that we read; the message says why."""
-
-
-def decode(source: str | pathlib.Path | bytes) -> np.ndarray:
-    """Decodes an image file to RGB, upright by its EXIF orientation.
-
-    Args:
-      source: a path, or the file's bytes.
-
-    Returns:
-      uint8 ``[height, width, 3]``.
-
-    Raises:
-      UndecodableImageError: missing, truncated, not an image, or more than
-        `MAX_PIXELS` by its header (checked before any pixel is decoded).
-    """
-    try:
-        data = (
-            source if isinstance(source, bytes) else pathlib.Path(source).read_bytes()
-        )
-        with _open(data) as image:
-            pixels = math.prod(image.size)
-            if pixels > MAX_PIXELS:
-                raise UndecodableImageError(
-                    f"{pixels:,} pixels by its header, more than {MAX_PIXELS:,}"
-                )
-            return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
-    except UndecodableImageError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise UndecodableImageError(str(error)) from error
-    except UnidentifiedImageError as error:
-        # Pillow's own words hold the address of the buffer, another in every run.
-        raise UndecodableImageError("not an image of a known format") from error
-    except OSError as error:
-        reason = error.strerror or str(error).replace("\n", " ")
-        raise UndecodableImageError(reason) from error
-    except Exception as error:  # Pillow's plugins raise many kinds on broken files
-        raise UndecodableImageError(f"{type(error).__name__}: {error}") from error
-
-
-def _open(data: bytes) -> Image.Image:
-    """Reads the header; Pillow's own warning at 89 megapixels is ours at 64."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        return Image.open(io.BytesIO(data))
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":
-        # Pillow clips 16-bit greys at 255 when converting: scale them instead.
-        values = np.asarray(image, np.float64)
-        deep = image.mode.startswith("I;16") or values.max(initial=0) > 255
-        top = 65535 if deep else 255
-        scaled = np.clip(values * (255 / top), 0, 255)
-        image = Image.fromarray(scaled.astype(np.uint8))
-    if image.mode == "P" and "transparency" in image.info:
-        # Straight to RGB, Pillow warns of what we want: that transparency goes.
-        image = image.convert("RGBA")
-    return image.convert("RGB")

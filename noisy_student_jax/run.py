@@ -25,6 +25,9 @@ from noisy_student_jax.preprocessing import Preprocessing
 from noisy_student_jax.tasks import Task
 
 CONTROL = "control"
+DECISIONS = "decisions.json"
+PREPARED = "prepared"
+"""The folder of a run's prepared images, unless they are kept elsewhere."""
 CONTROL_NUMBER = 65_536
 """Stands for the control where a generation's number is asked for: past them all, so
 that the control draws nothing that a generation draws, however many there are."""
@@ -40,6 +43,8 @@ class Run:
         *,
         interruption: Interruption,
         command: str = "noisy-student run --config=FILE --workdir=DIR",
+        look_only: bool = False,
+        decisions: dict[str, Any] | None = None,
     ):
         """Opens a run; writes nothing yet.
 
@@ -48,8 +53,13 @@ class Run:
           workdir: the run directory.
           interruption: asked by every long loop.
           command: the line that makes, and resumes, the run; for people to read.
+          look_only: whether the run is only looked at: nothing is prepared, and
+            images that are not prepared are counted without being read.
+          decisions: what was decided for the config, to be kept beside it.
         """
         self.command = command
+        self.look_only = look_only
+        self.decisions = decisions
         self.config = config
         self.workdir = pathlib.Path(workdir)
         self.interruption = interruption
@@ -92,8 +102,19 @@ class Run:
 
     @functools.cached_property
     def dataset(self) -> Dataset:
-        """The data, read when first asked for."""
-        dataset = data.load(self.config.data, seed=self.config.seed)
+        """The data, read when first asked for.
+
+        People's images are prepared first, unless this run is only looked at.
+        """
+        side = self.config.data.side or self.largest_side
+        section = with_places(self.config.data, self.workdir, side=side)
+        dataset = data.load(
+            section,
+            seed=self.config.seed,
+            interruption=self.interruption,
+            progress=self.progress,
+            look_only=self.look_only,
+        )
         for name, source in dataset.parts().items():
             if not len(source):
                 raise UserError(
@@ -101,6 +122,13 @@ class Run:
                     " needs labelled, pool, validation and test images"
                 )
         return dataset
+
+    @property
+    def largest_side(self) -> int:
+        """Shorter side that an image has to have for every student to see it all."""
+        return max(
+            one.resolution + one.config.model.crop_padding for one in self.students
+        )
 
     @functools.cached_property
     def fingerprints(self) -> dict[str, str]:
@@ -133,10 +161,29 @@ class Run:
         return [self.student(name) for name in names]
 
     def write_config(self) -> None:
-        """Keeps the resolved config with the run."""
+        """Keeps the resolved config with the run, and what was decided for it."""
+        if self.decisions is not None:
+            files.write_json(self.workdir / DECISIONS, self.decisions)
         files.write_atomically(
             self.workdir / "config.json", configs.to_json(self.config)
         )
+
+
+def with_places(
+    data: configs.ConfigDict, workdir: pathlib.Path, *, side: int
+) -> configs.ConfigDict:
+    """Returns a config's ``data`` section with what it leaves to the run filled in.
+
+    Args:
+      data: the section.
+      workdir: the run directory, where prepared images are kept unless it says more.
+      side: shorter side at which images are kept.
+    """
+    section = data.copy_and_resolve_references()
+    with section.unlocked():
+        section.cache = section.cache or str(workdir / PREPARED)
+        section.side = side
+    return section
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,12 +234,13 @@ class Student:
     def preprocessing(self) -> Preprocessing:
         """What is done to an image before it sees it."""
         model = self.config.model
+        mean, std = models.normalization(model.name)
         return Preprocessing(
             resolution=self.resolution,
             crop_padding=model.crop_padding,
             interpolation=model.interpolation,
-            mean=tuple(model.mean),
-            std=tuple(model.std),
+            mean=tuple(model.mean) or mean,
+            std=tuple(model.std) or std,
         )
 
     @property
@@ -204,6 +252,7 @@ class Student:
             "stochastic_depth": model.stochastic_depth,
             "batch_norm_momentum": model.batch_norm_momentum,
             "batch_norm_epsilon": model.batch_norm_epsilon,
+            "batch_norm_group": model.batch_norm_group,
             "dtype": model.dtype,
             "remat": model.remat,
             "depthwise": model.depthwise,

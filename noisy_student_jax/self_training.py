@@ -13,13 +13,14 @@ from noisy_student_jax.generation import (
 )
 from noisy_student_jax.judgement import judge
 from noisy_student_jax.run import CONTROL, Run
+from noisy_student_jax.showing import CONTACT_SHEET, show_some
 from noisy_student_jax.splitting import note_splits
 from noisy_student_jax.stages import Stage
 
 
 def noisy_student(run: Run) -> list[Stage]:
     """Returns the stages of the whole loop, in order."""
-    stages = [data(run)]
+    stages = [data(run), contact_sheet(run)]
     for generation in range(run.last + 1):
         # 1. Train the teacher on labelled images. 3. Later, train an equal or larger
         # student, noised, on labelled and pseudo-labelled images together.
@@ -38,11 +39,31 @@ def data(run: Run) -> Stage:
     """Notes which record is labelled, unlabelled, validation or test."""
     return Stage(
         name="data",
-        config={"data": plain(run.config.data), "seed": run.config.seed},
+        config={
+            "data": identity(plain(run.config.data), "data"),
+            "seed": run.config.seed,
+        },
         needs=(),
         inputs=run.fingerprints,
         outputs=("data",),
         perform=lambda: note_splits(run),
+    )
+
+
+def contact_sheet(run: Run) -> Stage:
+    """Shows some images as the last student will see them."""
+    student = run.student(run.last)
+    return Stage(
+        name="contact_sheet",
+        config={
+            "seed": run.config.seed,
+            "resolution": student.resolution,
+            "noise": plain(student.config.noise),
+        },
+        needs=("data",),
+        outputs=(CONTACT_SHEET,),
+        perform=lambda: show_some(student, run.workdir / CONTACT_SHEET),
+        derived=True,
     )
 
 
@@ -98,7 +119,12 @@ def labelling(run: Run, generation: int) -> Stage:
 
 
 def selection(run: Run, generation: int) -> Stage:
-    """Selects, of a generation's labels, what its student is trained on."""
+    """Selects, of a generation's labels, what its student is trained on.
+
+    For its warnings it reads the teacher's scores on validation images too, and refuses
+    to start without. They follow from what the labels follow from, so the evaluation is
+    not among its needs: another confidence interval shall not make a student stale.
+    """
     teacher, student = run.student(generation), run.student(generation + 1)
     return Stage(
         name=f"{teacher.name}/select",
@@ -118,7 +144,7 @@ def judging(run: Run, before: list[Stage]) -> Stage:
             "generations": len(run.config.generations),
             "control": run.config.control.enabled,
         },
-        needs=tuple(stage.name for stage in before),
+        needs=tuple(stage.name for stage in before if not stage.derived),
         outputs=("summary.json", "report.html", "README.md", "best"),
         perform=lambda: judge(run),
         derived=True,

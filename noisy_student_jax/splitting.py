@@ -8,10 +8,13 @@ from noisy_student_jax.run import Run
 
 SPLITS = "data/splits.parquet"
 DATASET = "data/dataset.json"
+QUARANTINE = "data/quarantine.parquet"
 
 
 def note_splits(run: Run) -> dict[str, int]:
     """Writes ``data/splits.parquet`` (key, part) and ``data/dataset.json``.
+
+    And ``data/quarantine.parquet`` (key, reason): what cannot be used.
 
     Raises:
       UserError: a record is in two parts.
@@ -29,6 +32,13 @@ def note_splits(run: Run) -> dict[str, int]:
             seen[key] = name
     table = pa.table({"key": list(seen), "part": list(seen.values())})
     files.write_parquet(run.workdir / SPLITS, table)
+    quarantined = [
+        {"key": key, "reason": reason} for key, reason in run.dataset.quarantined
+    ]
+    schema = pa.schema([("key", pa.string()), ("reason", pa.string())])
+    files.write_parquet(
+        run.workdir / QUARANTINE, pa.Table.from_pylist(quarantined, schema)
+    )
     counts = {name: len(source) for name, source in parts.items()}
     files.write_json(
         run.workdir / DATASET,
@@ -40,4 +50,4 @@ def note_splits(run: Run) -> dict[str, int]:
             "facts": run.dataset.facts,
         },
     )
-    return counts
+    return {**counts, "quarantined": len(quarantined)}

@@ -1,19 +1,26 @@
-"""What a student learns from: its labelled stream, and its second one."""
+"""What a student learns from: its labelled stream, its second one, and their road."""
 
 import dataclasses
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+from jax.sharding import Mesh
 
 from noisy_student_jax.augment.noise import InputNoise
 from noisy_student_jax.checkpoints import bundle as bundles
-from noisy_student_jax.data.resident import Noise, Stream
-from noisy_student_jax.data.sources import Source, key_hashes, read_all_good
+from noisy_student_jax.data.hosted import HostedPipeline, SourceFeed
+from noisy_student_jax.data.quarantine import Quarantine
+from noisy_student_jax.data.resident import ResidentPipeline
+from noisy_student_jax.data.sources import Source, key_hashes, labels_of
+from noisy_student_jax.data.stream import Noise, Stream
 from noisy_student_jax.errors import UserError
+from noisy_student_jax.lanes import Lanes
 from noisy_student_jax.pseudo_labels import selection
 from noisy_student_jax.randaugment import RandAugmentConstants
 from noisy_student_jax.run import CONTROL, Student
+
+QUARANTINE = "train/quarantine.csv"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,12 +40,17 @@ class Streams:
     second: Stream | None
     trained_on: np.ndarray
 
+    @property
+    def both(self) -> list[Stream]:
+        """Those that there are."""
+        return [self.labelled] + ([self.second] if self.second else [])
+
 
 def make(student: Student) -> Streams:
-    """Reads a student's images, and the labels that its teacher gave.
+    """Finds a student's images, and the labels that its teacher gave.
 
     Raises:
-      UserError: an image cannot be used, or there is no selection yet.
+      UserError: there is no selection yet, or it is of another pool.
     """
     labelled = _labelled(student)
     own = key_hashes(student.run.dataset.labelled)
@@ -64,6 +76,7 @@ def make_noise(section: Any) -> Noise:
                 cutout=section.randaugment_cutout,
             ),
             flip=section.flip,
+            crop_area=section.crop_area,
             crop_padding=section.crop_padding,
             cutout_size=section.cutout_size,
         ),
@@ -72,17 +85,68 @@ def make_noise(section: Any) -> Noise:
     )
 
 
+def make_lanes(section: Any) -> Lanes | None:
+    """Reads how streams are dealt out from the config's ``data`` section."""
+    if not section.lanes:
+        return None
+    return Lanes(section.lanes, section.lane_block, section.lane_window)
+
+
+def open_pipeline(
+    student: Student, learnt: Streams, mesh: Mesh
+) -> ResidentPipeline | HostedPipeline:
+    """Chooses how the images come, and makes ready for the first batch.
+
+    Encoded examples are streamed through tf.data. Other images live on the devices
+    if they fit there and are not cropped anew each time; else the host sends them.
+    """
+    numbers = {"seed": student.run.config.seed, "generation": student.number}
+    road = (learnt.both, student.layout, mesh, student.preprocessing)
+    if _is_resident(student, learnt):
+        return ResidentPipeline(*road, **numbers)
+    if any(hasattr(stream.source, "read_encoded") for stream in learnt.both):
+        # TensorFlow is slow to import, and may not be there.
+        from noisy_student_jax.data.streaming.feed import TensorFlowFeed
+
+        feed = TensorFlowFeed(*road, **numbers)
+    else:
+        feed = SourceFeed(*road, **numbers)
+    records = sum(_distinct(stream) for stream in learnt.both)
+    quarantine = Quarantine(
+        student.folder / QUARANTINE,
+        records=records,
+        most=student.run.config.data.max_quarantined,
+    )
+    return HostedPipeline(
+        learnt.both, student.layout, mesh, feed, quarantine, **numbers
+    )
+
+
+def _is_resident(student: Student, learnt: Streams) -> bool:
+    if any(
+        stream.noise.input.crop_area or hasattr(stream.source, "read_encoded")
+        for stream in learnt.both
+    ):
+        return False
+    images = sum(_distinct(stream) for stream in learnt.both)
+    held = images * 3 * student.resolution**2
+    return held <= student.run.config.data.resident_gigabytes * 1e9
+
+
+def _distinct(stream: Stream) -> int:
+    return len(np.unique(stream.picks[:, 0]))
+
+
 def _labelled(student: Student) -> Stream:
     source = student.run.dataset.labelled
-    images, labels = read_all_good(source, student.preprocessing, part="labelled")
     rows = np.arange(len(source))
     return Stream(
-        images=images,
+        source=source,
         picks=np.stack([rows, rows], axis=1),
-        targets=student.run.task.targets(labels),
+        targets=student.run.task.targets(labels_of(source)),
         to_target=lambda stored: stored,
         noise=make_noise(student.config.noise.labelled),
-        keys=source.key,
+        lanes=make_lanes(student.run.config.data),
     )
 
 
@@ -115,15 +179,14 @@ def _pseudo_labelled(student: Student) -> tuple[Stream, np.ndarray]:
     """Returns the stream, and the hashes of the keys in it."""
     pool = student.run.dataset.pool
     picks, targets = selection.load_picks(student.teacher.folder / "selection")
-    drawn, first, rows = np.unique(picks[:, 0], return_index=True, return_inverse=True)
+    drawn, first = np.unique(picks[:, 0], return_index=True)
     _check_keys(student, picks[first], pool)
-    images, _ = read_all_good(pool, student.preprocessing, drawn, part="pool")
     stream = Stream(
-        images=images,
-        picks=np.stack([rows, picks[:, 1]], axis=1),
-        targets={name: np.asarray(array) for name, array in targets.items()},
+        source=pool,
+        picks=picks,
+        targets=targets,
         to_target=student.run.task.pseudo_targets,
         noise=make_noise(student.config.noise.pseudo),
-        keys=lambda row: pool.key(int(drawn[row])),
+        lanes=make_lanes(student.run.config.data),
     )
     return stream, key_hashes(pool, drawn)

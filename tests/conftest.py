@@ -34,3 +34,11 @@ def tiny_student(tiny_run):
         ).student(number)
 
     return student
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory) -> pathlib.Path:
+    """Folders ``labeled`` and ``unlabeled`` of small images. Do not change them."""
+    from people import make_folders
+
+    return make_folders(tmp_path_factory.mktemp("people"))

@@ -147,7 +147,7 @@ WRONG_LINES = {
     "not a number": ("config.train.learning_rate = float('nan')", "is nan"),
     "a section that lacks keys": (
         "config.data = ConfigDict({'name': 'digits'})",
-        "config.data.labels_per_class is missing: start from",
+        "config.data.cache is missing: start from",
     ),
     "a data set from nowhere": (
         "config.data.name = 'no_such_package:data'",
@@ -190,7 +190,7 @@ WRONG_OVERRIDES = {
     "selection.min_score=1.5": "selection.min_score is 1.5, but must be from 0 to 1",
     "selection.min_score=1": "min_score is 1.0 but must be at least 0 and below 1",
     "selection.per_class=0": "selection.per_class is 0, but must be at least 1",
-    "selection.method=best": "may only be one of paper, all",
+    "selection.method=best": "may only be one of paper, reference, all",
     "generations[2].train.batch=8": "there are only generations 0 to 1",
     "generations[1].train.bach=8": "did you mean 'generations[1].train.batch'?",
     "data.name=digit": "no data set is called 'digit'; did you mean 'digits'?",
@@ -251,7 +251,7 @@ def test_a_mistake_in_a_config_is_told_by_plan_too(capsys):
 # {tmp} is a directory with `file`, a file; `foreign/`, with a file in it; and `none`,
 # which is not there. {run} is a finished run.
 WRONG_COMMANDS = {
-    "": "no command is given: it is one of run, train,",
+    "": "no command is given: it is one of run, prepare, train,",
     "rum": "there is no command 'rum'; did you mean 'run'?",
     "run --confg=a.py": "`noisy-student run` does not know '--confg=a.py'; did you mean"
     " '--config'?",
@@ -296,7 +296,7 @@ WRONG_COMMANDS = {
     " '--config.seed=1'",
     "plan": "needs either --config=FILE or --model=NAME",
     "plan --config={tiny} --model=efficientnet_b0": "needs either --config=FILE or",
-    "plan --model=efficientnet_b8": "is called 'efficientnet_b8'; did you mean",
+    "plan --model=efficientnet_b9": "is called 'efficientnet_b9'; did you mean",
     "plan --model=efficientnet_b0 --resolution=-8": "--resolution is -8",
     "plan --model=efficientnet_b0 --config.seed=1": "it reads no config",
     "status": "`noisy-student status` needs --workdir=DIR",

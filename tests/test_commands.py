@@ -95,8 +95,14 @@ def test_a_recipe_names_what_does_not_decay(capsys):
     out, _ = run_main(capsys, "plan", f"--config={TINY}", "--recipe")
     assert "learning rate: peak 0.003125, exponential" in out
     assert re.search(r"not on \S*bn\.bias, \S*bn\.scale", out)
-    assert "noise on pseudo: crop_padding=1, cutout_size=0, dropout=True" in out
-    assert "selection: method=paper, min_score=0.05, per_class=20, seed=0" in out
+    assert (
+        "noise on pseudo: crop_area=0, crop_padding=1, cutout_size=0, dropout=True"
+        in out
+    )
+    assert (
+        "selection: max_copies=0, method=paper, min_score=0.05, per_class=20, seed=0"
+        in out
+    )
 
 
 # ---- select, of any directory
@@ -187,7 +193,13 @@ def test_select_takes_what_a_config_says(labels, tmp_path, capsys):
     line = [f"--labels={labels}", f"--output={tmp_path / 'new'}", f"--config={TINY}"]
     run_main(capsys, "select", *line, "--config.selection.per_class=2")
     options = json.loads((tmp_path / "new/selection.json").read_text())["options"]
-    assert options == {"method": "paper", "min_score": 0.05, "per_class": 2, "seed": 0}
+    assert options == {
+        "method": "paper",
+        "min_score": 0.05,
+        "per_class": 2,
+        "max_copies": 0,
+        "seed": 0,
+    }
 
 
 def test_select_warns_of_a_class_that_gets_nothing(labels, tmp_path, capsys):

@@ -203,6 +203,15 @@ def test_operational_fields_identify_nothing():
         "log.every_steps",
         "log.validate_every_steps",
         "log.every_seconds",
+        "data.sources.labeled",
+        "data.sources.unlabeled",
+        "data.sources.validation",
+        "data.sources.test",
+        "data.cache",
+        "data.side",
+        "data.workers",
+        "data.max_quarantined",
+        "data.resident_gigabytes",
     }
 
 

@@ -13,10 +13,12 @@ FLOORS = (
     {
         "config",
         "console",
+        "decoding",
         "errors",
         "fields",
         "files",
         "interruption",
+        "lanes",
         "layout",
         "ledger",
         "lookup",
@@ -30,15 +32,21 @@ FLOORS = (
     {"evaluation", "pseudo_labels", "train_loop"},
     {
         "__main__",
+        "budget",
         "cli",
         "commands",
+        "contact_sheet",
+        "deciding",
+        "decisions",
         "devices",
         "generation",
         "judgement",
+        "measuring",
         "planning",
         "report",
         "run",
         "self_training",
+        "showing",
         "splitting",
         "stages",
         "streams",
@@ -48,6 +56,7 @@ FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 WING = "data"
 WING_STANDS_ON = 1
 WING_IS_CALLED_FROM = 4
+STREAMING = f"{PACKAGE}.data.streaming"
 
 
 def modules():
@@ -146,7 +155,19 @@ def test_tensorflow_is_imported_in_its_wing_alone():
         if target.split(".")[0] in ("tensorflow", "tensorflow_datasets", "tf_keras")
     }
 
-    assert all(name.startswith(f"{PACKAGE}.{WING}.") for name in found)
+    assert found
+    assert all(name.startswith(STREAMING) for name in found)
+
+
+def test_the_streaming_wing_is_imported_only_when_it_is_called():
+    found = {
+        name
+        for name, path in modules().items()
+        for target, _ in imports(name, path, when_imported=True)
+        if target.startswith(STREAMING) and not name.startswith(STREAMING)
+    }
+
+    assert not found
 
 
 def run(program):
@@ -178,7 +199,7 @@ def test_the_package_works_where_there_is_no_tensorflow():
     everything = [
         name.removesuffix(".__init__")
         for name in modules()
-        if not name.endswith(".__main__")
+        if not name.endswith(".__main__") and not name.startswith(STREAMING)
     ]
     program = f"""
 import importlib, sys

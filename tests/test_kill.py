@@ -17,6 +17,7 @@ from noisy_student_jax.interruption import EXIT_STATUS
 PATIENCE = 120
 STAGES = (
     "data",
+    "contact_sheet",
     "generation_0/train",
     "generation_0/evaluate",
     "generation_0/label",

@@ -8,7 +8,8 @@ from noisy_student_jax import planning
 from noisy_student_jax.interruption import Interruption
 from noisy_student_jax.run import Run
 
-CONFIGS = sorted((ROOT / "configs").glob("*.py"))
+# What people's own images are is not known here.
+CONFIGS = [p for p in sorted((ROOT / "configs").glob("*.py")) if p.stem != "folder"]
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -78,7 +78,7 @@ def test_what_is_finished_is_skipped_and_nothing_is_touched(run, capsys):
     before = hashes(run)
     out = done(capsys, line("run", run))
     assert performed(out) == []
-    assert out.count(": finished already, skipped") == 10
+    assert out.count(": finished already, skipped") == 11
     assert hashes(run) == before
     says = json.loads((run / "summary.json").read_text())["verdict"]["says"]
     assert says in out.splitlines()
@@ -142,6 +142,7 @@ CHANGES = {
         "data (config.seed: 0 → 1)",
         [
             "data",
+            "contact_sheet",
             "generation_0/train",
             "generation_0/evaluate",
             "generation_0/label",
@@ -297,7 +298,8 @@ def test_the_same_stage_by_stage(finished, tmp_path, capsys):
         for entry in [*one["generations"], one["control"]]:
             entry.pop("seconds")
     assert ours == theirs
-    assert performed(done(capsys, line("run", whole))) == []
+    # Nothing stands on it, so no stage has asked for it.
+    assert performed(done(capsys, line("run", whole))) == ["contact_sheet"]
 
 
 @pytest.mark.parametrize(
@@ -330,8 +332,9 @@ def test_status_of_a_finished_run(run, capsys):
     found = status(capsys, run)
     assert found["workdir"] == str(run)
     assert found["finished"] is True
-    assert [row["stage"] for row in found["stages"]][:2] == [
+    assert [row["stage"] for row in found["stages"]][:3] == [
         "data",
+        "contact_sheet",
         "generation_0/train",
     ]
     assert {row["state"] for row in found["stages"]} == {"finished"}

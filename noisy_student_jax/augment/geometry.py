@@ -1,28 +1,21 @@
 """RandAugment's five geometric operations: nearest neighbour, mid-grey outside.
 
-**Pixel centres lie at integers.** The output pixel ``(x, y)`` takes the input pixel
-nearest to ``(a·x + b·y + c, d·x + e·y + f)``, halves rounding away from zero, as in
-the kernel behind ``contrib_image.transform`` that the authors call. The centre of
-rotation is therefore ``((width − 1)/2, (height − 1)/2)``, and a shear leaves the first
-row or column where it is. Pillow puts centres at halves and rounds down: it gives the
-same pixels once its offset is moved by half a pixel to match.
+Which pixel comes from where is told in ``affine.py``.
 
 An argument is a plain number, known when the program is traced, so that sines and
 cosines are NumPy's and the same on every machine; only its sign may be a traced value.
 """
-
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from noisy_student_jax.augment.affine import COEFFICIENTS
 from noisy_student_jax.augment.exact import rounded
 from noisy_student_jax.randaugment import FILL
 
 Negative = bool | jax.Array
-_Coefficients = Callable[[float, int, int], tuple[float, ...]]
 
 
 def rotate(image: jax.Array, degrees: float, negative: Negative = False) -> jax.Array:
@@ -36,7 +29,7 @@ def rotate(image: jax.Array, degrees: float, negative: Negative = False) -> jax.
     Returns:
         uint8 `[height, width, channels]`.
     """
-    return _transform(image, _rotation, degrees, negative)
+    return _transform(image, "Rotate", degrees, negative)
 
 
 def shear_x(image: jax.Array, slope: float, negative: Negative = False) -> jax.Array:
@@ -50,9 +43,7 @@ def shear_x(image: jax.Array, slope: float, negative: Negative = False) -> jax.A
     Returns:
         uint8 `[height, width, channels]`.
     """
-    return _transform(
-        image, lambda s, height, width: (1, s, 0, 0, 1, 0), slope, negative
-    )
+    return _transform(image, "ShearX", slope, negative)
 
 
 def shear_y(image: jax.Array, slope: float, negative: Negative = False) -> jax.Array:
@@ -66,9 +57,7 @@ def shear_y(image: jax.Array, slope: float, negative: Negative = False) -> jax.A
     Returns:
         uint8 `[height, width, channels]`.
     """
-    return _transform(
-        image, lambda s, height, width: (1, 0, 0, s, 1, 0), slope, negative
-    )
+    return _transform(image, "ShearY", slope, negative)
 
 
 def translate_x(
@@ -84,9 +73,7 @@ def translate_x(
     Returns:
         uint8 `[height, width, channels]`.
     """
-    return _transform(
-        image, lambda p, height, width: (1, 0, p, 0, 1, 0), pixels, negative
-    )
+    return _transform(image, "TranslateX", pixels, negative)
 
 
 def translate_y(
@@ -102,27 +89,15 @@ def translate_y(
     Returns:
         uint8 `[height, width, channels]`.
     """
-    return _transform(
-        image, lambda p, height, width: (1, 0, 0, 0, 1, p), pixels, negative
-    )
-
-
-def _rotation(degrees: float, height: int, width: int) -> tuple[float, ...]:
-    """The six coefficients, rounded step by step as ``contrib_image`` computes them."""
-    radians = np.float32(degrees) * np.float32(np.pi / 180.0)
-    cos, sin = np.cos(radians), np.sin(radians)
-    right, bottom = np.float32(width - 1), np.float32(height - 1)
-    half = np.float32(2.0)
-    c = (right - (cos * right - sin * bottom)) / half
-    f = (bottom - (sin * right + cos * bottom)) / half
-    return cos, -sin, c, sin, cos, f
+    return _transform(image, "TranslateY", pixels, negative)
 
 
 def _transform(
-    image: jax.Array, coefficients: _Coefficients, argument: float, negative: Negative
+    image: jax.Array, name: str, argument: float, negative: Negative
 ) -> jax.Array:
     """Samples the image at the transformed coordinates."""
     height, width, channels = image.shape
+    coefficients = COEFFICIENTS[name]
     a, b, c, d, e, f = (
         plus if plus == minus else jnp.where(negative, minus, plus)
         for plus, minus in zip(

@@ -1,10 +1,12 @@
-"""All input noise, in its one order, each source with a switch of its own.
+"""All input noise on the device, in its one order, each source with a switch.
 
 Flip → RandAugment → cutout → reflect-pad and crop: the order of the authors' SVHN
 pipeline (``preprocessing.py``), where the crop is last. Images are uint8 throughout.
+
+The random resized crop is not among them: it needs the original image and is made
+where that is decoded (``crops.py``).
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -13,61 +15,14 @@ import numpy as np
 from jax import lax
 
 from noisy_student_jax.augment import randaugment
+from noisy_student_jax.augment.input_noise import (
+    CROP,
+    CUTOUT,
+    FLIP,
+    RANDAUGMENT,
+    InputNoise,
+)
 from noisy_student_jax.errors import UserError
-from noisy_student_jax.randaugment import IMAGENET_CONSTANTS, RandAugmentConstants
-
-# Each source's own number, folded into the example's key: switching one source off
-# leaves the draws of the others as they were. Never renumber.
-_FLIP, _RANDAUGMENT, _CUTOUT, _CROP = range(4)
-
-
-@dataclass(frozen=True)
-class InputNoise:
-    """The input noise of one stream; by default none.
-
-    Attributes:
-        randaugment_layers: the paper's N; 0 is off.
-        randaugment_magnitude: the paper's M.
-        constants: RandAugment's, which depend on the data set.
-        flip: whether half of the images are mirrored left to right.
-        crop_padding: pixels of reflection around the image before a crop of its own
-            size; 0 is off.
-        cutout_size: side of one grey square, its centre anywhere in the image; 0 is
-            off. The authors use 16 on SVHN.
-    """
-
-    randaugment_layers: int = 0
-    randaugment_magnitude: float = 0.0
-    constants: RandAugmentConstants = IMAGENET_CONSTANTS
-    flip: bool = False
-    crop_padding: int = 0
-    cutout_size: int = 0
-
-    def check(self, *, height: int, width: int) -> None:
-        """Refuses images that are too small for it.
-
-        Raises:
-            UserError: the crop's padding reaches beyond the image.
-        """
-        if self.crop_padding > min(height, width) - 1:
-            raise UserError(
-                f"crop_padding={self.crop_padding} is too large for images of "
-                f"{height}×{width} pixels, whose reflection reaches "
-                f"{min(height, width) - 1}."
-            )
-
-    def __post_init__(self) -> None:
-        for name in (
-            "randaugment_layers",
-            "randaugment_magnitude",
-            "crop_padding",
-            "cutout_size",
-        ):
-            if getattr(self, name) < 0:
-                raise UserError(
-                    f"Input noise has {name}={getattr(self, name)}; it must be 0 "
-                    "(off) or more."
-                )
 
 
 def augment_image(key: jax.Array, image: jax.Array, noise: InputNoise) -> jax.Array:
@@ -198,19 +153,19 @@ def _draw(key: jax.Array, shape: tuple[int, ...], noise: InputNoise) -> dict[str
 
     draws: dict[str, Any] = {}
     if noise.flip:
-        draws["flip"] = words(_FLIP)[0] % 2 == 1
+        draws["flip"] = words(FLIP)[0] % 2 == 1
     if noise.randaugment_layers:
         draws["randaugment"] = randaugment.draw(
-            jax.random.fold_in(key, _RANDAUGMENT),
+            jax.random.fold_in(key, RANDAUGMENT),
             layers=noise.randaugment_layers,
             height=height,
             width=width,
         )
     if noise.cutout_size:
-        draws["cutout"] = place(_CUTOUT, height, width)
+        draws["cutout"] = place(CUTOUT, height, width)
     if noise.crop_padding:
         offsets = 2 * noise.crop_padding + 1
-        draws["crop"] = place(_CROP, offsets, offsets)
+        draws["crop"] = place(CROP, offsets, offsets)
     return draws
 
 

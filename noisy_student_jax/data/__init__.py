@@ -1,25 +1,36 @@
 """Data sets: sources of records, their splits, and pipelines over them.
 
 A data set is found by name in `DATASETS`, or by ``package.module:function``. The
-function takes the config's ``data`` section and the seed, and returns a `Dataset`.
+function takes the config's ``data`` section and the keyword ``seed``, and returns a
+`Dataset`. One that takes long to make may also take ``interruption`` and ``progress``
+(to be asked and told) and ``look_only`` (count, and spend nothing).
 """
 
+import inspect
 from typing import Any
 
 from noisy_student_jax.data.sources import Dataset
-from noisy_student_jax.lookup import make
+from noisy_student_jax.lookup import find, make
 
 DATASETS = {
     "digits": "noisy_student_jax.data.digits:digits",
+    "own": "noisy_student_jax.data.own:own",
 }
 
 __all__ = ["DATASETS", "Dataset", "load"]
 
 
-def load(data: Any, *, seed: int) -> Dataset:
+def load(data: Any, *, seed: int, **helpers: Any) -> Dataset:
     """Loads the data set that a config's ``data`` section names.
+
+    Args:
+      data: the section.
+      seed: of the run.
+      **helpers: what it gets if it takes it.
 
     Raises:
       UserError: no data set of this name, or one that cannot be split as asked.
     """
-    return make(data.name, DATASETS, "data set", data, seed=seed)
+    known = inspect.signature(find(data.name, DATASETS, "data set")).parameters
+    given = {name: value for name, value in helpers.items() if name in known}
+    return make(data.name, DATASETS, "data set", data, seed=seed, **given)

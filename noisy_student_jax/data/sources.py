@@ -11,6 +11,8 @@ import numpy as np
 from noisy_student_jax.errors import UserError
 from noisy_student_jax.preprocessing import Preprocessing
 
+READ_AT_ONCE = 256
+
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
@@ -90,6 +92,7 @@ class Dataset:
       validation: with labels; chooses among generations.
       test: with labels; judges, and nothing else touches it.
       facts: what a reader should know (how it was split, what was left out).
+      quarantined: name and reason of each file that cannot be used.
     """
 
     name: str
@@ -99,6 +102,7 @@ class Dataset:
     validation: Source
     test: Source
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
+    quarantined: tuple[tuple[str, str], ...] = ()
 
     def parts(self) -> dict[str, Source]:
         """Returns the four sources by name."""
@@ -113,8 +117,11 @@ class Dataset:
 def fingerprint(source: Source) -> str:
     """Returns the SHA-256 over a source's keys and, where it has them, its labels.
 
-    Keys are made from content or stand for it, so the pixels are not read.
+    Keys are made from content or stand for it, so the pixels are not read; a source
+    whose keys do not tells its own.
     """
+    if own := getattr(source, "fingerprint", None):
+        return own
     digest = hashlib.sha256()
     for index in range(len(source)):
         digest.update(source.key(index).encode() + b"\0")
@@ -122,6 +129,18 @@ def fingerprint(source: Source) -> str:
     if labels is not None:
         digest.update(np.ascontiguousarray(labels).tobytes())
     return digest.hexdigest()
+
+
+def labels_of(source: Source) -> np.ndarray:
+    """Returns the labels of all records, ``[records, …]``, without keeping images."""
+    labels = getattr(source, "labels", None)
+    if labels is not None:
+        return labels
+    parts = [
+        source.read(range(start, min(start + READ_AT_ONCE, len(source)))).labels
+        for start in range(0, len(source), READ_AT_ONCE)
+    ]
+    return np.concatenate(parts)
 
 
 def key_hashes(source: Source, indices: Sequence[int] | None = None) -> np.ndarray:

@@ -1,13 +1,15 @@
-"""Splits of a fixed set of images by their content, not by their order.
+"""Splits of images by their content, not by their order.
 
-The cuts fall at ranks among the hashes, so that sizes are exact; a set that grows
-needs thresholds on the hash instead.
+Of a fixed set the cuts fall at ranks among the hashes, so that sizes are exact
+(`stratified`); of a set that may grow, at thresholds on the hash (`by_content`).
 """
 
 import hashlib
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from noisy_student_jax.console import printable
 from noisy_student_jax.errors import UserError
 
 
@@ -86,3 +88,90 @@ def stratified(
 
 def _salted(content: str, seed: int) -> str:
     return hashlib.sha256(f"{seed}:{content}".encode()).hexdigest()
+
+
+LABELLED, VALIDATION, TEST = "labelled", "validation", "test"
+
+
+def by_content(
+    content: Sequence[str],
+    labels: np.ndarray,
+    *,
+    validation: float,
+    test: float,
+    known: Mapping[str, str],
+    classes: Sequence[str],
+) -> np.ndarray:
+    """Deals records of a set that may grow into labelled, validation and test.
+
+    A record's part follows from its content and, once it is known, never changes: a
+    folder to which images are added moves no training image into the test set. Parts
+    are thresholds on the hash, so that their sizes are the fractions only roughly;
+    a class that would be without a part gets one image into it.
+
+    Args:
+      content: SHA-256 of each record's file, in hexadecimal.
+      labels: int ``[records]``, classes.
+      validation: fraction; 0 for no such part.
+      test: fraction; 0 for no such part.
+      known: parts that contents were dealt to before.
+      classes: their names.
+
+    Returns:
+      The part of each record, ``[records]``.
+
+    Raises:
+      UserError: a class has fewer images than there are parts.
+    """
+    share = np.array([int(text[:16], 16) / 2**64 for text in content])
+    drawn = np.where(share < test + validation, VALIDATION, LABELLED).astype(object)
+    drawn[share < test] = TEST
+    parts = np.array(
+        [known.get(c, p) for c, p in zip(content, drawn, strict=True)], object
+    )
+    new = np.array([c not in known for c in content])
+    wanted = [LABELLED] + [VALIDATION] * (validation > 0) + [TEST] * (test > 0)
+    for label, name in enumerate(classes):
+        members = np.flatnonzero(labels == label)
+        if len(members) < len(wanted):
+            raise UserError(
+                f"class '{printable(name)}' has {len(members)} images, but needs at"
+                f" least one for each of {', '.join(wanted)}: add images, or leave the"
+                " class out"
+            )
+        for part in wanted:
+            _give_one(part, members, parts, new, share)
+    return parts
+
+
+def _give_one(
+    part: str,
+    members: np.ndarray,
+    parts: np.ndarray,
+    new: np.ndarray,
+    share: np.ndarray,
+) -> None:
+    """Moves the new record of the lowest hash into a part that a class lacks."""
+    if (parts[members] == part).any():
+        return
+    for index in members[np.argsort(share[members], kind="stable")]:
+        others = (parts[members] == parts[index]).sum()
+        if new[index] and others > 1:
+            parts[index] = part
+            return
+
+
+def some_of_each_class(
+    content: Sequence[str], labels: np.ndarray, count: int, *, seed: int
+) -> np.ndarray:
+    """Draws up to `count` records of each class by content and seed.
+
+    Returns:
+      Sorted indices.
+    """
+    chosen: list[int] = []
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label).tolist()
+        members.sort(key=lambda index: _salted(content[index], seed))
+        chosen += members[:count]
+    return np.sort(np.array(chosen, int))

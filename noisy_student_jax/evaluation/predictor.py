@@ -1,6 +1,8 @@
 """A model applied to many images: un-noised, batch by batch, on local devices."""
 
+import dataclasses
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -8,6 +10,7 @@ import numpy as np
 
 from noisy_student_jax import models
 from noisy_student_jax.checkpoints.bundle import Bundle
+from noisy_student_jax.errors import UserError
 from noisy_student_jax.preprocessing import Preprocessing
 from noisy_student_jax.tasks import Task
 from noisy_student_jax.tasks.base import Arrays
@@ -96,3 +99,71 @@ class Predictor:
                 blank = np.zeros((missing, *part.shape[1:]), part.dtype)
                 part = np.concatenate([part, blank])
             yield start, part
+
+
+@dataclasses.dataclass(frozen=True)
+class Predicted:
+    """What models predict for the usable records of a source.
+
+    Attributes:
+      records: int64 ``[usable]``, their indices.
+      labels: theirs, ``[usable, …]``.
+      predictions: of each model, by its name.
+      unusable: why a record is not among them, by its key.
+    """
+
+    records: np.ndarray
+    labels: np.ndarray
+    predictions: dict[str, Arrays]
+    unusable: dict[str, str]
+
+
+def predict_source(
+    predictor: Predictor, models: dict[str, PyTree], source: Any
+) -> Predicted:
+    """Has models of one architecture predict a labelled source, reading it once.
+
+    A batch of images is held at a time, so that the source may be of any size.
+
+    Args:
+      predictor: of the architecture and its preprocessing.
+      models: weights and statistics by name.
+      source: of labelled records.
+
+    Raises:
+      UserError: none of the records can be used.
+    """
+    placed = {name: predictor.place(variables) for name, variables in models.items()}
+    parts: dict[str, list[Arrays]] = {name: [] for name in models}
+    records, labels, unusable = [], [], {}
+    for start in range(0, len(source), predictor.batch):
+        indices = range(start, min(start + predictor.batch, len(source)))
+        examples = source.read(indices)
+        good = np.array([reason == "ok" for reason in examples.status])
+        for index, reason in zip(indices, examples.status, strict=True):
+            if reason != "ok":
+                unusable[source.key(index)] = reason
+        if not good.any():
+            continue
+        images = predictor.preprocessing.apply_all(
+            image for image, use in zip(examples.images, good, strict=True) if use
+        )
+        records.append(np.array(indices)[good])
+        labels.append(np.asarray(examples.labels)[good])
+        for name, variables in placed.items():
+            parts[name].append(predictor(variables, images))
+    if not records:
+        raise UserError(
+            f"none of the {len(source)} images to be judged on can be used, the first"
+            f" being '{source.key(0)}' ({unusable[source.key(0)]}): repair or replace"
+            " them"
+        )
+    return Predicted(
+        np.concatenate(records),
+        np.concatenate(labels),
+        {
+            name: {key: np.concatenate([part[key] for part in own]) for key in own[0]}
+            for name, own in parts.items()
+        },
+        unusable,
+    )

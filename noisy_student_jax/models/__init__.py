@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from noisy_student_jax.errors import UserError, nearest
 from noisy_student_jax.lookup import find
+from noisy_student_jax.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     import flax.linen as nn
@@ -32,14 +33,31 @@ _MODELS = {
         "efficientnet_b5",
         "efficientnet_b6",
         "efficientnet_b7",
+        "efficientnet_b8",
+        "efficientnet_l0",
+        "efficientnet_l1",
         "efficientnet_l2",
-        "efficientnet_b0_svhn",
+        "efficientnet_lite0",
+        "efficientnet_lite1",
+        "efficientnet_lite2",
+        "efficientnet_lite3",
+        "efficientnet_lite4",
+        "efficientnet_b0_small",
+        "efficientnet_b1_small",
+        "efficientnet_b2_small",
+        "efficientnet_b3_small",
+        "efficientnet_lite0_small",
+        "efficientnet_mini_s",
+        "efficientnet_mini_m",
+        "efficientnet_mini_l",
         "efficientnet_tiny_s",
         "efficientnet_tiny_m",
         "efficientnet_tiny_l",
         "efficientnet_test",
     )
 }
+# The same by its older name: the authors use it for SVHN.
+_MODELS["efficientnet_b0_svhn"] = _MODELS["efficientnet_b0_small"]
 
 
 def names() -> tuple[str, ...]:
@@ -55,7 +73,7 @@ def create(name: str, *, outputs: int, **arguments: Any) -> "nn.Module":
       outputs: number of logits; 0 for feature maps only.
       **arguments: of the model; None stands for its own default. The package's
         models take `dropout_rate`, `stochastic_depth`, `batch_norm_momentum`,
-        `batch_norm_epsilon`, `dtype`, `remat` and `depthwise`.
+        `batch_norm_epsilon`, `batch_norm_group`, `dtype`, `remat` and `depthwise`.
 
     Raises:
       UserError: If the name or an argument is unknown, or out of its range.
@@ -102,6 +120,22 @@ def resolution(name: str) -> int:
             "configuration must say its resolution."
         )
     return size
+
+
+def normalization(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Returns the mean and the standard deviation that a model expects by default.
+
+    Each is per channel, on the 0–1 scale. A model from outside may say its own in the
+    attributes ``default_mean`` and ``default_std``; for one that does not, they are
+    ImageNet's.
+
+    Raises:
+      UserError: If the name is unknown.
+    """
+    function = _function(name)
+    mean = getattr(function, "default_mean", Preprocessing.mean)
+    std = getattr(function, "default_std", Preprocessing.std)
+    return tuple(mean), tuple(std)
 
 
 def _function(name: str) -> "Callable[..., nn.Module]":

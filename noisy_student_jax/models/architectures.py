@@ -1,11 +1,18 @@
 """The shapes of the EfficientNet family: stages, scaling rules, members.
 
-Numbers from the authors' `efficientnet_builder.py`; those of L2 from
-`noisystudent`'s. The tiny members are this project's, for small images on a CPU.
+Numbers from the authors' `efficientnet_builder.py`; those of L2 from `noisystudent`'s,
+those of L0 and L1 from the paper's first version, those of Lite from
+`efficientnet_lite_builder.py`. The tiny and mini members are this project's, for small
+images and small photographs on a CPU.
 """
 
 import dataclasses
 import math
+from collections.abc import Callable
+
+import jax
+
+from noisy_student_jax.preprocessing import Preprocessing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +45,20 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """A member of the family, with what it is used at by default."""
+    """A member of the family, with what it is used at by default.
+
+    Attributes:
+      stem: channels of the first convolution.
+      stages: what stands between stem and head.
+      head: channels that the classifier reads.
+      resolution: height and width of the images.
+      stem_stride: of the first convolution.
+      dropout_rate: before the classifier.
+      activation: after every batch norm but a block's last, and inside squeeze
+        excitation.
+      mean: of the images per channel, on the 0–1 scale.
+      std: of the images per channel, on the 0–1 scale.
+    """
 
     stem: int
     stages: tuple[Stage, ...]
@@ -46,6 +66,9 @@ class Architecture:
     resolution: int
     stem_stride: int = 2
     dropout_rate: float = 0.2
+    activation: Callable[[jax.Array], jax.Array] = jax.nn.swish
+    mean: tuple[float, ...] = Preprocessing.mean
+    std: tuple[float, ...] = Preprocessing.std
 
 
 _B0_STAGES = (
@@ -93,31 +116,105 @@ def scaled(
     )
 
 
-def _small_image(architecture: Architecture, resolution: int) -> Architecture:
+def lite(
+    width: float, depth: float, resolution: int, dropout_rate: float
+) -> Architecture:
+    """Lite0 at another width and depth.
+
+    Stem and head keep their width, the first and the last stage their depth.
+    """
+    whole = scaled(width, depth, resolution, dropout_rate)
+    first, *middle, last = whole.stages
+    first = dataclasses.replace(first, repeats=_B0_STAGES[0].repeats, inputs=32)
+    last = dataclasses.replace(last, repeats=_B0_STAGES[-1].repeats)
+    return dataclasses.replace(
+        whole,
+        stem=32,
+        stages=tuple(
+            dataclasses.replace(stage, se_ratio=0.0) for stage in (first, *middle, last)
+        ),
+        head=1280,
+        activation=jax.nn.relu6,
+        mean=(127 / 255,) * 3,
+        std=(128 / 255,) * 3,
+    )
+
+
+def _small(architecture: Architecture) -> Architecture:
     """The authors' change for SVHN: stages 2 and 3 keep their resolution."""
     first, second, third, *others = architecture.stages
     second = dataclasses.replace(second, stride=1)
     third = dataclasses.replace(third, stride=1)
     return dataclasses.replace(
-        architecture, stages=(first, second, third, *others), resolution=resolution
+        architecture, stages=(first, second, third, *others), resolution=32
     )
+
+
+def _mini(stem: int, stages: tuple[Stage, ...], head: int) -> Architecture:
+    return Architecture(stem, stages, head, resolution=64)
 
 
 def _tiny(stem: int, stages: tuple[Stage, ...], head: int) -> Architecture:
     return Architecture(stem, stages, head, resolution=16, stem_stride=1)
 
 
+_B0 = scaled(1.0, 1.0, 224, 0.2)
+_B1 = scaled(1.0, 1.1, 240, 0.2)
+_B2 = scaled(1.1, 1.2, 260, 0.3)
+_B3 = scaled(1.2, 1.4, 300, 0.3)
+_LITE0 = lite(1.0, 1.0, 224, 0.2)
+
 MEMBERS: dict[str, Architecture] = {
-    "b0": scaled(1.0, 1.0, 224, 0.2),
-    "b1": scaled(1.0, 1.1, 240, 0.2),
-    "b2": scaled(1.1, 1.2, 260, 0.3),
-    "b3": scaled(1.2, 1.4, 300, 0.3),
+    "b0": _B0,
+    "b1": _B1,
+    "b2": _B2,
+    "b3": _B3,
     "b4": scaled(1.4, 1.8, 380, 0.4),
     "b5": scaled(1.6, 2.2, 456, 0.4),
     "b6": scaled(1.8, 2.6, 528, 0.5),
     "b7": scaled(2.0, 3.1, 600, 0.5),
+    "b8": scaled(2.2, 3.6, 672, 0.5),
+    # The paper trains these three below the resolution that it tests them at.
+    "l0": scaled(2.8, 3.7, 380, 0.5),
+    "l1": scaled(3.9, 3.7, 380, 0.5),
     "l2": scaled(4.3, 5.3, 475, 0.5),
-    "b0_svhn": _small_image(scaled(1.0, 1.0, 224, 0.2), 32),
+    "lite0": _LITE0,
+    "lite1": lite(1.0, 1.1, 240, 0.2),
+    "lite2": lite(1.1, 1.2, 260, 0.3),
+    "lite3": lite(1.2, 1.4, 280, 0.3),
+    "lite4": lite(1.4, 1.8, 300, 0.3),
+    "b0_small": _small(_B0),
+    "b1_small": _small(_B1),
+    "b2_small": _small(_B2),
+    "b3_small": _small(_B3),
+    "lite0_small": _small(_LITE0),
+    "mini_s": _mini(
+        16,
+        (
+            Stage(1, 3, 2, 3, 16, 24, fused=True, se_ratio=0.0),
+            Stage(2, 3, 2, 3, 24, 32, fused=True, se_ratio=0.0),
+            Stage(2, 3, 2, 3, 32, 56, fused=True),
+        ),
+        192,
+    ),
+    "mini_m": _mini(
+        16,
+        (
+            Stage(1, 3, 2, 4, 16, 32, fused=True, se_ratio=0.0),
+            Stage(2, 3, 2, 4, 32, 48, fused=True, se_ratio=0.0),
+            Stage(3, 3, 2, 3, 48, 80, fused=True),
+        ),
+        256,
+    ),
+    "mini_l": _mini(
+        24,
+        (
+            Stage(1, 3, 2, 4, 24, 32, fused=True, se_ratio=0.0),
+            Stage(3, 3, 2, 4, 32, 64, fused=True, se_ratio=0.0),
+            Stage(3, 3, 2, 4, 64, 112, fused=True),
+        ),
+        384,
+    ),
     "tiny_s": _tiny(
         8,
         (

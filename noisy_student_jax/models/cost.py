@@ -50,11 +50,13 @@ def activation_bytes(module: nn.Module, *, resolution: int, channels: int = 3) -
     """
     module = _with_grouped_convolutions(module)
     variables = abstract_variables(module, resolution=resolution, channels=channels)
-    one, two = (
+    # The least batch that batch norm can work on.
+    group = getattr(module, "batch_norm_group", 0) or 1
+    less, more = (
         _residual_bytes(module, variables, _images(batch, resolution, channels))
-        for batch in (1, 2)
+        for batch in (group, 2 * group)
     )
-    return two - one
+    return (more - less) // group
 
 
 def _with_grouped_convolutions(module: nn.Module) -> nn.Module:

@@ -28,8 +28,8 @@ class Block(nn.Module):
     stage: Stage
     stride: int
     drop_rate: float
-    momentum: float
-    epsilon: float
+    norm: Callable[..., nn.Module]
+    activation: Callable[[jax.Array], jax.Array]
     dtype: Any
     depthwise: str
 
@@ -41,19 +41,13 @@ class Block(nn.Module):
 
         Args:
           images: the feature map.
-          train: batch statistics and stochastic depth instead of moving statistics.
+          train: whether the block may be dropped; `norm` knows for itself.
           noise: float32 ``[batch]``, 0 where the block must not be dropped; None
             noises every example.
         """
         stage, inputs = self.stage, images.shape[-1]
         conv = functools.partial(layers.conv, dtype=self.dtype)
-        norm = functools.partial(
-            layers.batch_norm,
-            use_running_average=not train,
-            momentum=self.momentum,
-            epsilon=self.epsilon,
-            dtype=self.dtype,
-        )
+        norm, activation = self.norm, self.activation
         hidden = images
         if stage.fused:
             expand = conv(
@@ -62,11 +56,11 @@ class Block(nn.Module):
                 stride=self.stride,
                 name="expand_conv",
             )
-            hidden = nn.swish(norm(name="expand_bn")(expand(hidden)))
+            hidden = activation(norm(name="expand_bn")(expand(hidden)))
         else:
             if stage.expand != 1:
                 expand = conv(inputs * stage.expand, name="expand_conv")
-                hidden = nn.swish(norm(name="expand_bn")(expand(hidden)))
+                hidden = activation(norm(name="expand_bn")(expand(hidden)))
             depthwise = layers.DepthwiseConv(
                 stage.kernel,
                 self.stride,
@@ -74,12 +68,12 @@ class Block(nn.Module):
                 self.dtype,
                 name="depthwise_conv",
             )
-            hidden = nn.swish(norm(name="depthwise_bn")(depthwise(hidden)))
+            hidden = activation(norm(name="depthwise_bn")(depthwise(hidden)))
         if stage.se_ratio:
             # The squeeze is sized by the block's input, not by the expanded map.
             squeezed = max(1, int(inputs * stage.se_ratio))
             gate = hidden.mean((1, 2), keepdims=True, dtype=jnp.float32)
-            gate = nn.swish(conv(squeezed, bias=True, name="se_reduce")(gate))
+            gate = activation(conv(squeezed, bias=True, name="se_reduce")(gate))
             gate = conv(hidden.shape[-1], bias=True, name="se_expand")(gate)
             hidden = hidden * nn.sigmoid(gate)
         hidden = conv(stage.outputs, name="project_conv")(hidden)
@@ -107,6 +101,8 @@ class EfficientNet(nn.Module):
       stochastic_depth: the drop rate that the blocks' rates grow towards.
       batch_norm_momentum: of the moving statistics.
       batch_norm_epsilon: added to the variance.
+      batch_norm_group: examples that share batch statistics in training: each run of
+        so many in the batch has its own. 0 for the whole batch.
       dtype: "float32" or "bfloat16", of the computation; parameters, batch
         statistics and logits are float32.
       remat: whether to compute each block again in the backward pass rather than
@@ -120,6 +116,7 @@ class EfficientNet(nn.Module):
     stochastic_depth: float = 0.2
     batch_norm_momentum: float = 0.99
     batch_norm_epsilon: float = 1e-3
+    batch_norm_group: int = 0
     dtype: str = "float32"
     remat: bool = False
     depthwise: str = "auto"
@@ -143,12 +140,18 @@ class EfficientNet(nn.Module):
           ``{"logits": float32 [batch, outputs], "features": {stride: [batch, h, w,
           c]}}``: the last map of each stride, before the head. Without "logits" if
           `outputs` is 0.
+
+        Raises:
+          UserError: In training, if the batch does not divide into groups of
+            `batch_norm_group`.
         """
         architecture, dtype = self.architecture, jnp.dtype(self.dtype)
+        activation = architecture.activation
         noise = noise or {}
         norm = functools.partial(
             layers.batch_norm,
-            use_running_average=not train,
+            train=train,
+            group=self.batch_norm_group,
             momentum=self.batch_norm_momentum,
             epsilon=self.batch_norm_epsilon,
             dtype=dtype,
@@ -160,7 +163,7 @@ class EfficientNet(nn.Module):
             dtype=dtype,
             name="stem_conv",
         )(images.astype(dtype))
-        hidden = nn.swish(norm(name="stem_bn")(hidden))
+        hidden = activation(norm(name="stem_bn")(hidden))
 
         stride = architecture.stem_stride
         features = {stride: hidden}
@@ -177,8 +180,8 @@ class EfficientNet(nn.Module):
                 # The authors' rate: the first block is never dropped, and the last
                 # falls one step short of the full rate.
                 drop_rate=self.stochastic_depth * index / len(plan),
-                momentum=self.batch_norm_momentum,
-                epsilon=self.batch_norm_epsilon,
+                norm=norm,
+                activation=activation,
                 dtype=dtype,
                 depthwise=self.depthwise,
                 name=f"blocks_{index}",
@@ -189,7 +192,7 @@ class EfficientNet(nn.Module):
             return {"features": features}
 
         hidden = layers.conv(architecture.head, dtype=dtype, name="head_conv")(hidden)
-        hidden = nn.swish(norm(name="head_bn")(hidden))
+        hidden = activation(norm(name="head_bn")(hidden))
         hidden = hidden.mean((1, 2), dtype=jnp.float32)
         if train and self.dropout_rate:
             hidden = layers.drop_per_example(
@@ -216,6 +219,7 @@ def efficientnet(
     stochastic_depth: float = 0.2,
     batch_norm_momentum: float = 0.99,
     batch_norm_epsilon: float = 1e-3,
+    batch_norm_group: int = 0,
     dtype: str = "float32",
     remat: bool = False,
     depthwise: str = "auto",
@@ -235,6 +239,7 @@ def efficientnet(
     ):
         _check(0 <= rate < 1, name, rate, "at least 0 and below 1")
     _check(batch_norm_epsilon > 0, "batch_norm_epsilon", batch_norm_epsilon, "positive")
+    _check(batch_norm_group >= 0, "batch_norm_group", batch_norm_group, "0 or more")
     _check(dtype in DTYPES, "dtype", dtype, " or ".join(DTYPES))
     _check(
         depthwise in IMPLEMENTATIONS,
@@ -249,6 +254,7 @@ def efficientnet(
         stochastic_depth,
         batch_norm_momentum,
         batch_norm_epsilon,
+        batch_norm_group,
         dtype,
         remat,
         depthwise,
@@ -265,6 +271,8 @@ def _member(name: str) -> Callable[..., EfficientNet]:
 
     build = functools.partial(efficientnet, architecture)
     build.default_resolution = architecture.resolution
+    build.default_mean = architecture.mean
+    build.default_std = architecture.std
     return build
 
 
@@ -276,8 +284,23 @@ efficientnet_b4 = _member("b4")
 efficientnet_b5 = _member("b5")
 efficientnet_b6 = _member("b6")
 efficientnet_b7 = _member("b7")
+efficientnet_b8 = _member("b8")
+efficientnet_l0 = _member("l0")
+efficientnet_l1 = _member("l1")
 efficientnet_l2 = _member("l2")
-efficientnet_b0_svhn = _member("b0_svhn")
+efficientnet_lite0 = _member("lite0")
+efficientnet_lite1 = _member("lite1")
+efficientnet_lite2 = _member("lite2")
+efficientnet_lite3 = _member("lite3")
+efficientnet_lite4 = _member("lite4")
+efficientnet_b0_small = _member("b0_small")
+efficientnet_b1_small = _member("b1_small")
+efficientnet_b2_small = _member("b2_small")
+efficientnet_b3_small = _member("b3_small")
+efficientnet_lite0_small = _member("lite0_small")
+efficientnet_mini_s = _member("mini_s")
+efficientnet_mini_m = _member("mini_m")
+efficientnet_mini_l = _member("mini_l")
 efficientnet_tiny_s = _member("tiny_s")
 efficientnet_tiny_m = _member("tiny_m")
 efficientnet_tiny_l = _member("tiny_l")

@@ -1,12 +1,12 @@
 """Layers that the models of this package are built from."""
 
-import functools
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from noisy_student_jax.errors import UserError
 from noisy_student_jax.models import initialize
 from noisy_student_jax.models.depthwise import depthwise_conv
 
@@ -34,9 +34,100 @@ def conv(
     )
 
 
-batch_norm = functools.partial(
-    nn.BatchNorm, scale_init=initialize.ONES, bias_init=initialize.ZEROS
-)
+def batch_norm(
+    *,
+    train: bool,
+    group: int = 0,
+    momentum: float,
+    epsilon: float,
+    dtype: Any = jnp.float32,
+    name: str,
+) -> nn.Module:
+    """A batch norm; its variables do not depend on `train` and `group`.
+
+    Args:
+      train: batch statistics instead of moving ones.
+      group: examples that share batch statistics, 0 for the whole batch.
+      momentum: of the moving statistics.
+      epsilon: added to the variance.
+      dtype: of what it returns; statistics are float32.
+      name: of the module.
+    """
+    shared = {"momentum": momentum, "epsilon": epsilon, "dtype": dtype, "name": name}
+    if train and group:
+        return GroupedBatchNorm(group=group, **shared)
+    return nn.BatchNorm(
+        use_running_average=not train,
+        scale_init=initialize.ONES,
+        bias_init=initialize.ZEROS,
+        **shared,
+    )
+
+
+class GroupedBatchNorm(nn.Module):
+    """Batch norm in training where each run of `group` examples is normed by itself.
+
+    The authors' TPU code takes statistics over groups of replicas in this way: the
+    variance is E[x²] − E[x]², and the moving statistics follow the mean over groups
+    of their means and variances. Variables are named as `nn.BatchNorm`'s, which
+    evaluates with them.
+
+    Attributes:
+      group: examples that share statistics.
+      momentum: of the moving statistics.
+      epsilon: added to the variance.
+      dtype: of what it returns; statistics are float32.
+    """
+
+    group: int
+    momentum: float
+    epsilon: float
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, values: jax.Array) -> jax.Array:
+        """Maps ``[batch, …, channels]`` to the same shape.
+
+        Raises:
+          UserError: If the batch does not divide into groups.
+        """
+        batch, *inner, channels = values.shape
+        if batch % self.group:
+            raise UserError(
+                f"A batch (or microbatch) of {batch} images does not divide into "
+                f"batch norm's groups of {self.group}: change the model's "
+                "batch_norm_group, or make the batch a multiple of it."
+            )
+        shape = (channels,)
+        scale = self.param("scale", initialize.ONES, shape, jnp.float32)
+        bias = self.param("bias", initialize.ZEROS, shape, jnp.float32)
+        moving = {
+            "mean": self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32),
+            "var": self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32),
+        }
+        values = values.astype(jnp.float32)
+
+        def mean_of_groups(values: jax.Array) -> jax.Array:
+            # Each example is summed up first: however the batch is spread over
+            # devices, only [batch, channels] is ever cut into groups.
+            examples = values.mean(tuple(range(1, values.ndim - 1)))
+            return examples.reshape(-1, self.group, channels).mean(1)
+
+        mean = mean_of_groups(values)
+        # Rounding may take the difference below zero.
+        variance = jnp.maximum(0, mean_of_groups(values**2) - mean**2)
+        if not self.is_initializing():
+            for name, seen in (("mean", mean), ("var", variance)):
+                kept = self.momentum * moving[name].value
+                moving[name].value = kept + (1 - self.momentum) * seen.mean(0)
+
+        def per_example(statistic: jax.Array) -> jax.Array:
+            repeated = jnp.repeat(statistic, self.group, axis=0)
+            return repeated.reshape(batch, *[1] * len(inner), channels)
+
+        factor = jax.lax.rsqrt(variance + self.epsilon) * scale
+        normed = (values - per_example(mean)) * per_example(factor) + bias
+        return normed.astype(self.dtype)
 
 
 class DepthwiseConv(nn.Module):

@@ -25,26 +25,31 @@ class SelectionOptions:
     """What to select.
 
     Attributes:
-      method: ``paper``, balanced as above; or ``all``, every record above
-        `min_score` once (the paper's "no balancing" ablation).
-      min_score: scores must be greater than this (as float32), not equal.
+      method: ``paper``, balanced exactly (`Plan`); ``reference``, balanced as the
+        authors' code does (`reference.ReferencePlan`); or ``all``, every record
+        above `min_score` once (the paper's "no balancing" ablation).
+      min_score: scores must be greater than this (as float32), not equal; for
+        ``reference`` equal is enough, and it is a whole number of hundredths.
       per_class: the paper's K, 130,000 there; ``all`` does not look at it.
+      max_copies: the most often that one record is drawn, even if its class then has
+        fewer draws than `per_class`; 0 for no cap, as in the paper.
       seed: for ties at the cut and for the draw of who is repeated once more.
 
     Raises:
       UserError: on construction, a value is not one of those.
     """
 
-    method: Literal["paper", "all"] = "paper"
+    method: Literal["paper", "reference", "all"] = "paper"
     min_score: float = 0.3
     per_class: int | None = None
+    max_copies: int = 0
     seed: int = 0
 
     def __post_init__(self):
-        if self.method not in ("paper", "all"):
+        if self.method not in ("paper", "reference", "all"):
             raise UserError(
-                f"selection method {self.method!r} is not known; choose 'paper' or "
-                "'all'"
+                f"selection method {self.method!r} is not known; choose 'paper', "
+                "'reference' or 'all'"
             )
         score = self.min_score
         if isinstance(score, bool) or not isinstance(score, int | float):
@@ -54,22 +59,65 @@ class SelectionOptions:
                 f"min_score is {score} but must be at least 0 and below 1; the "
                 "paper's is 0.3"
             )
+        if self.method == "reference" and round(score * BINS) / BINS != score:
+            raise UserError(
+                f"min_score is {score} but method 'reference' counts scores in "
+                "hundredths; give a whole number of them, as 0.3, or choose method "
+                "'paper'"
+            )
         if self.per_class is None:
-            if self.method == "paper":
+            if self.method != "all":
                 raise UserError(
-                    "method 'paper' needs per_class; set it to the number of images "
-                    "that each class shall have (the paper's is 130000), or choose "
-                    "method 'all'"
+                    f"method {self.method!r} needs per_class; set it to the number of "
+                    "images that each class shall have (the paper's is 130000), or "
+                    "choose method 'all'"
                 )
         elif not _is_integer(self.per_class) or not 1 <= self.per_class < 1 << 31:
             raise UserError(
                 f"per_class is {self.per_class!r} but must be a whole number of "
                 "images, 1 or more"
             )
+        if not _is_integer(self.max_copies) or not 0 <= self.max_copies < 1 << 31:
+            raise UserError(
+                f"max_copies is {self.max_copies!r} but must be a whole number of "
+                "draws of one record, or 0 for no cap"
+            )
         if not _is_integer(self.seed) or not 0 <= self.seed < 1 << 63:
             raise UserError(
                 f"seed is {self.seed!r} but must be a whole number, 0 or more"
             )
+
+    @property
+    def bar(self) -> str:
+        """What a score has to be, for sentences."""
+        relation = "at least" if self.method == "reference" else "above"
+        return f"{relation} min_score {self.min_score:g}"
+
+    def admits(self, score: np.ndarray) -> np.ndarray:
+        """Says which scores are high enough to be selected at all.
+
+        Args:
+          score: float32 `[n]`; NaN never is.
+
+        Returns:
+          bool `[n]`.
+        """
+        lowest = np.float32(self.min_score)
+        return score >= lowest if self.method == "reference" else score > lowest
+
+    def most_draws(self, records: np.ndarray) -> np.ndarray:
+        """Says how many draws classes get that have at least one record.
+
+        Args:
+          records: int64 `[classes]`, how many there are to draw from.
+
+        Returns:
+          int64 `[classes]`: `per_class`, or what `max_copies` leaves of it.
+        """
+        draws = np.full_like(records, self.per_class)
+        if self.max_copies:
+            draws = np.minimum(draws, records * self.max_copies)
+        return draws
 
 
 class Survey:
@@ -112,7 +160,7 @@ class Survey:
             return
         self._widen(path, int(label.max()) + 1)
         classes = len(self.ok)
-        above = score > np.float32(self.options.min_score)
+        above = self.options.admits(score)
         self.ok += np.bincount(label, minlength=classes)
         self.eligible += np.bincount(label[above], minlength=classes)
         self.scores += histogram(score)
@@ -138,7 +186,7 @@ class Survey:
 
 
 class Plan:
-    """The rule of who is taken and how often.
+    """The paper's rule of who is taken and how often, exactly.
 
     Until `settled`: take `counters`, add the `histogram` of every shard (several
     hosts: and the counters of each other), and `advance` by the sum.
@@ -155,13 +203,13 @@ class Plan:
     def __init__(self, survey: Survey, options: SelectionOptions):
         self.options = options
         n = survey.eligible
-        K = options.per_class if options.method == "paper" else None
-        self.capacity = n.copy() if K is None else np.minimum(n, K)
+        K = n if options.method == "all" else options.most_draws(n)
+        self.capacity = np.minimum(n, K)
         self.copies = np.ones_like(n)
+        few = (n > 0) & (n < K)
+        self.copies[few] = K[few] // n[few]
         remainder = np.zeros_like(n)
-        if K is not None:
-            few = (n > 0) & (n < K)
-            self.copies[few], remainder[few] = K // n[few], K % n[few]
+        remainder[few] = K[few] % n[few]
         self.draws = self.capacity * self.copies + remainder
         # Ties at the cut fall by a hash of the key; the remainder is drawn by another,
         # and by score only where a key is repeated.
@@ -193,7 +241,7 @@ class Plan:
         )
         columns = ["label", "score"] + ["key"] * hashing
         for batch in sidecar.batches(path, columns):
-            _, label, words = self._eligible(batch)
+            _, label, words = self._ranked(batch)
             for cut, own, into in zip(self._cuts, words, counts, strict=True):
                 if into is not None:
                     cut.histogram(label, own, into)
@@ -208,14 +256,12 @@ class Plan:
             if own is not None:
                 cut.advance(own)
 
-    def _eligible(
+    def _ranked(
         self, batch: pa.RecordBatch
     ) -> tuple[np.ndarray, np.ndarray, list[list[radix.Word]]]:
         """Finds the rows above the threshold, their classes and both their ranks."""
-        label, score = _labels_scores(batch)
-        above = score > np.float32(self.options.min_score)  # false for NaN, i.e. null
-        rows = np.flatnonzero(above & (label >= 0))
-        label, rank = label[rows], radix.score_rank(score[rows])
+        rows, label, score = eligible(batch, self.options)
+        rank = radix.score_rank(score)
 
         def hashed(use: int) -> radix.Word:
             seed = self.options.seed ^ use << 48
@@ -235,10 +281,27 @@ class Plan:
         Returns:
           Rows of the batch, their classes and their numbers of copies.
         """
-        rows, label, (rank, draw) = self._eligible(batch)
+        rows, label, (rank, draw) = self._ranked(batch)
         copies = self.copies[label] + self._cuts[1].take(label, draw)
         taken = self._cuts[0].take(label, rank)
         return rows[taken], label[taken], copies[taken]
+
+
+def eligible(
+    batch: pa.RecordBatch, options: SelectionOptions
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Finds the rows of a batch that have a class and a score that is high enough.
+
+    Args:
+      batch: with label and score.
+      options: what to select.
+
+    Returns:
+      Rows int64 `[n]`, their labels int32 `[n]` and their scores float32 `[n]`.
+    """
+    label, score = _labels_scores(batch)
+    rows = np.flatnonzero(options.admits(score) & (label >= 0))
+    return rows, label[rows], score[rows]
 
 
 def _labels_scores(batch: pa.RecordBatch) -> tuple[np.ndarray, np.ndarray]:
@@ -247,7 +310,7 @@ def _labels_scores(batch: pa.RecordBatch) -> tuple[np.ndarray, np.ndarray]:
 
 
 def histogram(score: np.ndarray) -> np.ndarray:
-    """Counts scores in hundredths; what lies outside 0…1 is in the end bins.
+    """Counts scores in hundredths; what lies outside 0…1, and 1, is in the end bins.
 
     Args:
       score: float32 `[n]`.
@@ -255,8 +318,25 @@ def histogram(score: np.ndarray) -> np.ndarray:
     Returns:
       int64 `[100]`; a bin holds its lower edge.
     """
-    inner = EDGES[1:-1].astype(np.float32)
-    return np.bincount(np.searchsorted(inner, score, side="right"), minlength=BINS)
+    last = np.minimum(hundredths(score), BINS - 1)
+    return np.bincount(last, minlength=BINS)
+
+
+def hundredths(score: np.ndarray) -> np.ndarray:
+    """Says in which hundredth scores are: k for k/100 to below (k + 1)/100.
+
+    An edge is the float32 nearest to k/100, which is what a program means that
+    writes 0.29 into a column of float32: it is in bin 29, although the number
+    stored is a trifle less than 0.29, and the float32 next below it is in bin 28.
+    Two float32 are compared as they are, so that nothing is rounded here.
+
+    Args:
+      score: float32 `[n]`, without NaN.
+
+    Returns:
+      int64 `[n]`, 0 to 100; what is below 0 is in bin 0, 1 and above in bin 100.
+    """
+    return np.searchsorted(EDGES[1:].astype(np.float32), score, side="right")
 
 
 def fixed_point(score: np.ndarray, times: np.ndarray | int) -> int:

@@ -4,7 +4,8 @@ The paper (Xie et al., CVPR 2020, on the unlabelled data set) keeps what the tea
 scores above 0.3, takes per class at most the K most confident, and repeats records of
 classes with fewer until they have K. Here the K are exactly the K highest, where the
 authors' code (``filter_unlabel.py``) sub-samples above the edge of a 1 % bin, and every
-class with any record has exactly K draws, where theirs has K in expectation.
+class with any record has exactly K draws, where theirs has K in expectation. Theirs is
+there as method ``reference``.
 
 Only key, status, label and score are looked at. The plan depends on these and the
 seed, never on how the pool is cut into shards or in which order they come; the
@@ -23,7 +24,7 @@ import pyarrow as pa
 
 from noisy_student_jax import files
 from noisy_student_jax.errors import UserError
-from noisy_student_jax.pseudo_labels import sidecar, writing
+from noisy_student_jax.pseudo_labels import sidecar, warnings, writing
 from noisy_student_jax.pseudo_labels.plan import (
     BINS,
     EDGES,
@@ -35,6 +36,8 @@ from noisy_student_jax.pseudo_labels.plan import (
     histogram,
     mean,
 )
+from noisy_student_jax.pseudo_labels.reference import ReferencePlan
+from noisy_student_jax.pseudo_labels.warnings import Expected, Scores
 
 PLAN = "plan.parquet"
 PICKS = "picks.npy"
@@ -60,6 +63,8 @@ def select(
     options: SelectionOptions,
     *,
     targets: Targets | None = None,
+    classes: Sequence[str] = (),
+    expected: Expected | None = None,
 ) -> dict[str, Any]:
     """Selects records, and writes the plan and what the trainer reads.
 
@@ -78,6 +83,8 @@ def select(
       options: what to select.
       targets: a task's function from selected rows, with all their columns, to arrays
         `[rows, …]` of one width and dtype throughout.
+      classes: their names, for warnings.
+      expected: what the pool is compared with, for warnings.
 
     Returns:
       ``schema``, ``method``, ``options``, ``counts``, ``per_class``, ``thresholds``,
@@ -96,11 +103,21 @@ def select(
     survey = _survey(paths, _classes(paths[0], metadata), options)
     if not survey.eligible.any():
         raise UserError(_nothing(Path(labels_directory), survey, options))
+    rule = ReferencePlan if options.method == "reference" else Plan
+    plan = rule(survey, options)
+    _settle(paths, plan)
+    if not plan.capacity.any():
+        raise UserError(
+            f"per_class {options.per_class} is so small that chance leaves none of the "
+            f"{survey.eligible.sum():,} records in {labels_directory} that score "
+            f"{options.bar}; raise per_class or choose method 'paper'"
+        )
     with files.atomic_directory(output) as temporary:
-        plan = Plan(survey, options)
-        _settle(paths, plan)
         tally = _write(paths, plan, temporary, metadata, targets)
         summary = _summary(survey, plan, tally, metadata, len(paths))
+        summary["warnings"] = _warnings(
+            survey, tally, options, classes, expected or Expected()
+        )
         files.write_json(temporary / SUMMARY, summary)
     return summary
 
@@ -162,7 +179,7 @@ def _survey(
     return survey
 
 
-def _settle(paths: Sequence[Path], plan: Plan) -> None:
+def _settle(paths: Sequence[Path], plan: Plan | ReferencePlan) -> None:
     """Runs passes over all shards until every cut is known."""
     while not plan.settled:
         counts = plan.counters()
@@ -217,7 +234,7 @@ class _TargetFiles:
 
 def _write(
     paths: Sequence[Path],
-    plan: Plan,
+    plan: Plan | ReferencePlan,
     directory: Path,
     metadata: dict[str, str],
     targets: Targets | None,
@@ -267,7 +284,7 @@ def _write_picks(
 
 def _summary(
     survey: Survey,
-    plan: Plan,
+    plan: Plan | ReferencePlan,
     tally: _Tally,
     metadata: dict[str, str],
     shards: int,
@@ -323,24 +340,30 @@ def _summary(
             "selected": mean(tally.confidence, selected),
             "draws": mean(tally.confidence_draws, draws),
         },
-        "warnings": _warnings(survey, tally, options),
     }
 
 
-def _warnings(survey: Survey, tally: _Tally, options: SelectionOptions) -> list[str]:
-    empty = np.flatnonzero(tally.selected == 0).tolist()
-    if not empty:
-        return []
-    names = ", ".join(map(str, empty[:10]))
-    if len(empty) > 10:
-        names += f" and {len(empty) - 10} more"
-    never = int((survey.ok[empty] == 0).sum())
-    return [
-        f"{len(empty)} of {len(tally.selected)} classes get no pseudo-labels: {names} "
-        f"(no record of theirs scores above {options.min_score:g}; {never} of them "
-        "the teacher never predicts); lower min_score, add unlabelled images of these "
-        "classes, or check the teacher"
+def _warnings(
+    survey: Survey,
+    tally: _Tally,
+    options: SelectionOptions,
+    names: Sequence[str],
+    expected: Expected,
+) -> list[str]:
+    found = [
+        warnings.empty_classes(
+            survey.ok, survey.eligible, tally.selected, options=options, names=names
+        ),
+        warnings.capped_classes(survey.eligible, options=options, names=names),
     ]
+    if expected.class_counts is not None:
+        found.append(
+            warnings.uneven_classes(survey.ok, expected.class_counts, names=names)
+        )
+    if expected.scores is not None:
+        pool = Scores(survey.scores, mean(survey.confidence, int(survey.ok.sum())))
+        found.append(warnings.out_of_domain(pool, expected.scores, options=options))
+    return [warning for warning in found if warning]
 
 
 def _nothing(directory: Path, survey: Survey, options: SelectionOptions) -> str:
@@ -353,8 +376,8 @@ def _nothing(directory: Path, survey: Survey, options: SelectionOptions) -> str:
         )
     return (
         f"none of {survey.read - survey.quarantined} labelled records in {directory} "
-        f"scores above min_score {options.min_score:g}, the best has "
-        f"{survey.best:.4g}; lower min_score or train a better teacher"
+        f"scores {options.bar}, the best has {survey.best:.4g}; lower min_score or "
+        "train a better teacher"
     )
 
 

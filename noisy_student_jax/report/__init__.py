@@ -14,6 +14,7 @@ from markupsafe import Markup, escape
 
 from noisy_student_jax import console, files
 from noisy_student_jax.report import (
+    dataset,
     formatting,
     gallery,
     learning,
@@ -59,6 +60,7 @@ def render(run: Run, summary: dict[str, Any]) -> str:
             teachers=pseudo.teachers(summary, students),
             gallery=gallery.gallery(run, summary, students),
             mistakes=mistakes.mistakes(run, summary, students),
+            data=dataset.dataset(run.workdir),
             provenance=provenance.provenance(run),
         )
     )

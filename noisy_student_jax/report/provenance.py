@@ -1,4 +1,4 @@
-"""What was run, on what, with which data, how long it took, and how to go on."""
+"""What was run, on what, how long it took, and how to go on."""
 
 import json
 import pathlib
@@ -9,17 +9,15 @@ from typing import Any
 from noisy_student_jax import files
 from noisy_student_jax.config import GENERATION_SECTIONS, flatten, plain
 from noisy_student_jax.errors import UserError
-from noisy_student_jax.report.formatting import NOTHING, count, seconds
+from noisy_student_jax.report.formatting import NOTHING, seconds
 from noisy_student_jax.run import CONTROL, Run
-from noisy_student_jax.splitting import DATASET
 
 
 def provenance(run: Run) -> dict[str, Any]:
-    """Returns config, data, environment, stages and commands."""
+    """Returns config, environments, stages and commands."""
     manifests = _manifests(run)
     return {
         "config": _config(run),
-        "data": _data(run.workdir / DATASET),
         "environments": _environments(manifests),
         "stages": _stages(manifests),
         "commands": _commands(run.workdir, run.command),
@@ -44,35 +42,14 @@ def _config(run: Run) -> dict[str, Any]:
     fields = list(dict.fromkeys(name for one in trained.values() for name in one))
     rows = []
     for field in fields:
-        values = [_written(one.get(field, NOTHING)) for one in trained.values()]
+        values = [written(one.get(field, NOTHING)) for one in trained.values()]
         rows.append({"field": field, "cells": values, "same": len(set(values)) == 1})
     run_level = {**flatten(shared), "control.enabled": config[CONTROL]["enabled"]}
     return {
-        "run": [(name, _written(value)) for name, value in run_level.items()],
+        "run": [(name, written(value)) for name, value in run_level.items()],
         "columns": list(trained),
         "rows": rows,
     }
-
-
-def _data(path: pathlib.Path) -> dict[str, Any]:
-    try:
-        found = files.read_json(path)
-        rows = [
-            {
-                "part": part,
-                "images": count(number),
-                "fingerprint": (found.get("fingerprints") or {}).get(part, NOTHING)[
-                    :16
-                ],
-            }
-            for part, number in found["splits"].items()
-        ]
-    except FileNotFoundError:
-        return {"missing": f"{DATASET} is not there", "rows": [], "facts": []}
-    except (UserError, KeyError, TypeError, AttributeError):
-        return {"missing": f"{DATASET} is damaged", "rows": [], "facts": []}
-    facts = [(name, _written(v)) for name, v in (found.get("facts") or {}).items()]
-    return {"missing": None, "rows": rows, "facts": facts}
 
 
 def _manifests(run: Run) -> list[dict[str, Any]]:
@@ -124,7 +101,7 @@ def _environments(manifests: list[dict[str, Any]]) -> list[dict[str, Any]]:
             json.dumps(environment, sort_keys=True),
             {
                 "facts": [
-                    (name.removeprefix("versions."), _written(value))
+                    (name.removeprefix("versions."), written(value))
                     for name, value in flatten(environment).items()
                 ],
                 "stages": [],
@@ -150,11 +127,12 @@ def _commands(workdir: pathlib.Path, command: str) -> list[tuple[str, str]]:
     ]
 
 
-def _written(value: Any) -> str:
+def written(value: Any) -> str:
+    """Writes a value of a config for people."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, (list, tuple)):
-        return ", ".join(map(_written, value)) or "none"
+        return ", ".join(map(written, value)) or "none"
     if isinstance(value, dict):
         return "none" if not value else json.dumps(value)
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,10 +1,7 @@
 """What each teacher's pseudo-labels were, and what selection made of them."""
 
-import pathlib
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from markupsafe import Markup
 
 from noisy_student_jax import files
@@ -12,10 +9,10 @@ from noisy_student_jax.errors import UserError
 from noisy_student_jax.pseudo_labels import selection, sidecar
 from noisy_student_jax.report import svg
 from noisy_student_jax.report.formatting import count, is_number, percent, short
+from noisy_student_jax.report.quarantine import quarantine
 from noisy_student_jax.report.students import Shown, generations
 
 MANY_CLASSES = 20
-QUARANTINED_SHOWN = 50
 _HEIGHT = 170
 _ROW = 26
 
@@ -41,7 +38,7 @@ def _teacher(one: Shown, classes: list[str], *, student: Shown) -> dict[str, Any
         "css": one.css,
         "model": one.entry.get("model", ""),
         "student": student.title,
-        "quarantine": _quarantine(one.folder / "labels" / sidecar.QUARANTINE),
+        "quarantine": quarantine(one.folder / "labels" / sidecar.QUARANTINE),
     }
     path = one.folder / "selection" / selection.SUMMARY
     try:
@@ -65,7 +62,8 @@ def _teacher(one: Shown, classes: list[str], *, student: Shown) -> dict[str, Any
             name: percent(value)
             for name, value in (found.get("confidence") or {}).items()
         },
-        "lowest": _lowest(found.get("thresholds") or []),
+        "lowest": _lowest(found.get("thresholds") or [])
+        + _cap(found.get("options", {}).get("max_copies")),
         "histogram": _histogram(one, found),
         "balance": _balance(one, found, classes),
         "warnings": found.get("warnings") or [],
@@ -81,6 +79,13 @@ def _lowest(thresholds: list[float | None]) -> str:
         f" The least confident record selected of a class scores {min(there):.2f} to"
         f" {max(there):.2f}, by class."
     )
+
+
+def _cap(copies: Any) -> str:
+    """Says how often a record may be drawn, if there is a cap."""
+    if not is_number(copies) or copies < 1:
+        return ""
+    return f" No record is drawn more than {count(copies)} times an epoch."
 
 
 def _histogram(one: Shown, found: dict[str, Any]) -> Markup | None:
@@ -125,11 +130,12 @@ def _histogram(one: Shown, found: dict[str, Any]) -> Markup | None:
         at = (threshold - low) / width
         anchor, shift = ("end", -6) if at > 0.6 else ("start", 6)
         marks.append(svg.line(at, -14, at, _HEIGHT, "threshold"))
+        inclusive = found.get("method") == "reference"
         marks.append(
             svg.text(
                 at,
                 -4,
-                f"selected above {threshold:g}",
+                f"selected {'from' if inclusive else 'above'} {threshold:g}",
                 anchor=anchor,
                 dx=shift,
                 class_="label halo",
@@ -212,21 +218,3 @@ def _profile(one: Shown, series: list[list[int]], ordered: list[int]) -> Markup:
     marks.append(svg.text(1, _HEIGHT + 18, "least", anchor="end"))
     title = f"pseudo-labels of {one.title} per class, sorted"
     return svg.chart(title, *marks, height=_HEIGHT + 24, css=f"profile {one.css}")
-
-
-def _quarantine(path: pathlib.Path) -> dict[str, Any]:
-    """Reads the first quarantined records; at scale there may be millions."""
-    try:
-        with pq.ParquetFile(path) as file:
-            total = file.metadata.num_rows
-            first = next(
-                file.iter_batches(QUARANTINED_SHOWN, columns=["key", "reason"])
-            )
-            rows = first.to_pylist()
-    except StopIteration:
-        return {"missing": None, "total": 0, "rows": []}
-    except FileNotFoundError:
-        return {"missing": f"{path.name} is not there", "total": 0, "rows": []}
-    except (pa.ArrowException, OSError, ValueError):
-        return {"missing": f"{path.name} cannot be read", "total": 0, "rows": []}
-    return {"missing": None, "total": total, "rows": rows}

@@ -9,8 +9,14 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
-from noisy_student_jax.augment import noise
 from noisy_student_jax.augment import randaugment as backend
+from noisy_student_jax.augment.input_noise import (
+    CROP,
+    CUTOUT,
+    FLIP,
+    RANDAUGMENT,
+    RESIZED_CROP,
+)
 from noisy_student_jax.augment.noise import (
     InputNoise,
     augment_batch,
@@ -90,6 +96,10 @@ def test_nothing_on_changes_nothing():
     np.testing.assert_array_equal(augmented(InputNoise()), images())
 
 
+def test_the_random_resized_crop_is_not_the_devices():
+    np.testing.assert_array_equal(augmented(InputNoise(crop_area=0.08)), images())
+
+
 def test_the_sources_apply_in_their_order_each_with_its_own_draws():
     # One after the other, each alone and with the same keys: the same pixels.
     step_by_step = images()
@@ -111,8 +121,7 @@ def test_switching_one_source_off_leaves_the_draws_of_the_others(off):
 
 def test_every_source_keeps_a_number_of_its_own():
     # Two alike would draw alike; a changed one changes every run of that seed.
-    numbers = (noise._FLIP, noise._RANDAUGMENT, noise._CUTOUT, noise._CROP)
-    assert numbers == (0, 1, 2, 3)
+    assert (FLIP, RANDAUGMENT, CUTOUT, CROP, RESIZED_CROP) == (0, 1, 2, 3, 4)
 
 
 def test_one_layer_more_leaves_the_first_layers_draws():
@@ -236,6 +245,9 @@ def test_padding_may_reach_but_not_pass_the_far_side():
 def test_mistakes_are_told():
     with pytest.raises(UserError, match="cutout_size=-1; it must be 0"):
         InputNoise(cutout_size=-1)
+    for share in (-0.1, 1.1, float("nan")):
+        with pytest.raises(UserError, match=f"crop_area={share}; it must be a share"):
+            InputNoise(crop_area=share)
     with pytest.raises(UserError, match="uint8 images"):
         augment_batch(keys(), images().astype(np.float32), FULL)
 

@@ -2,6 +2,7 @@
 
 Pillow where its arithmetic is the same, NumPy taken literally from the authors' code
 elsewhere; and Pillow again, loosely, for the operations where it computes otherwise.
+Both backends, the device's and tf.data's, go through the same.
 """
 
 import functools
@@ -41,63 +42,95 @@ def pictures(height, width):
     ).astype(np.uint8)
 
 
+def calls():
+    """Yields (row, magnitude, sign) of everything that is called."""
+    for op in OPS:
+        for magnitude in (5,) if argument(op, 5) is None else MAGNITUDES:
+            for sign in (1, -1) if op.signed else (1,):
+                yield op, magnitude, sign
+
+
 @functools.cache
-def results(shape):
+def on_device(shape):
     """Everything for one shape in one program: (name, magnitude, sign) → images."""
 
-    def everything(image):
-        out = {}
-        for op in OPS:
-            for magnitude in MAGNITUDES if op.name in needed else (5,):
-                value = argument(op, magnitude, CONSTANTS)
-                for sign in (1, -1) if op.signed else (1,):
-                    out[f"{op.name} {magnitude} {sign}"] = call(
-                        op, image, value, jnp.asarray(sign < 0)
-                    )
-        return out
+    def call(op, image, value, negative):
+        if op.name == "Cutout":
+            return backend.cutout(image, 2 * value, row=3, column=5)
+        function = backend.FUNCTIONS[op.name]
+        if op.signed:
+            return function(image, value, negative)
+        return function(image) if value is None else function(image, value)
 
-    needed = {op.name for op in OPS if argument(op, 5) is not None}
+    def everything(image):
+        return {
+            f"{op.name} {magnitude} {sign}": call(
+                op, image, argument(op, magnitude, CONSTANTS), jnp.asarray(sign < 0)
+            )
+            for op, magnitude, sign in calls()
+        }
+
     return jax.device_get(jax.jit(jax.vmap(everything))(pictures(*shape)))
 
 
-def call(op, image, value, negative):
-    if op.name == "Cutout":
-        return backend.cutout(image, 2 * value, row=3, column=5)
-    function = backend.FUNCTIONS[op.name]
-    if op.signed:
-        return function(image, value, negative)
-    return function(image) if value is None else function(image, value)
+@functools.cache
+def in_tensorflow(shape):
+    """The same, operation by operation."""
+    tf = pytest.importorskip("tensorflow")
+    from noisy_student_jax.data.streaming import augment as streaming
+
+    def call(op, image, value, negative):
+        if op.name == "Cutout":
+            return streaming.cutout(image, 2 * value, row=3, column=5)
+        return streaming.apply(op, image, value, negative)
+
+    images = [tf.constant(image) for image in pictures(*shape)]
+    return {
+        f"{op.name} {magnitude} {sign}": np.stack(
+            [
+                call(op, image, argument(op, magnitude, CONSTANTS), sign < 0)
+                for image in images
+            ]
+        )
+        for op, magnitude, sign in calls()
+    }
 
 
-def cases(name, magnitudes=MAGNITUDES):
+@pytest.fixture(params=[on_device, in_tensorflow])
+def cases(request):
     """Yields (argument, sign, input image, result) over magnitudes, signs, images."""
-    op = named(name)
-    for shape in SHAPES:
-        for magnitude in magnitudes:
-            for sign in (1, -1) if op.signed else (1,):
-                ours = results(shape)[f"{name} {magnitude} {sign}"]
-                value = argument(op, magnitude, CONSTANTS)
-                for image, result in zip(pictures(*shape), ours, strict=True):
-                    assert result.dtype == np.uint8
-                    assert result.shape == image.shape
-                    yield value, sign, image, result
+
+    def of(name, magnitudes=MAGNITUDES):
+        row = named(name)
+        for shape in SHAPES:
+            results = request.param(shape)
+            for op, magnitude, sign in calls():
+                if op is row and magnitude in magnitudes:
+                    value = argument(op, magnitude, CONSTANTS)
+                    ours = results[f"{name} {magnitude} {sign}"]
+                    for image, result in zip(pictures(*shape), ours, strict=True):
+                        assert result.dtype == np.uint8
+                        assert result.shape == image.shape
+                        yield value, sign, image, result
+
+    return of
 
 
 def assert_same(result, expected):
     np.testing.assert_array_equal(result, np.asarray(expected))
 
 
-def test_invert_is_pillows():
+def test_invert_is_pillows(cases):
     for _, _, image, result in cases("Invert", (5,)):
         assert_same(result, ImageOps.invert(Image.fromarray(image)))
 
 
-def test_equalize_is_pillows():
+def test_equalize_is_pillows(cases):
     for _, _, image, result in cases("Equalize", (5,)):
         assert_same(result, ImageOps.equalize(Image.fromarray(image)))
 
 
-def test_autocontrast_is_the_authors_and_pillows_within_one():
+def test_autocontrast_is_the_authors_and_pillows_within_one(cases):
     for _, _, image, result in cases("AutoContrast", (5,)):
         expected = image.copy()
         for channel in range(3):
@@ -118,12 +151,12 @@ def test_every_stretch_is_rounded_as_a_division():
     assert_same(jax.jit(colour._stretch)(spans), expected)
 
 
-def test_posterize_is_pillows():
+def test_posterize_is_pillows(cases):
     for shift, _, image, result in cases("Posterize"):
         assert_same(result, ImageOps.posterize(Image.fromarray(image), 8 - shift))
 
 
-def test_solarize_is_pillows():
+def test_solarize_is_pillows(cases):
     for threshold, _, image, result in cases("Solarize"):
         assert_same(result, ImageOps.solarize(Image.fromarray(image), threshold))
 
@@ -133,7 +166,7 @@ def test_solarize_takes_256_for_nothing_at_all():
     assert_same(colour.solarize(jnp.asarray(image), 256), image)
 
 
-def test_solarize_add_is_the_authors():
+def test_solarize_add_is_the_authors(cases):
     for addition, _, image, result in cases("SolarizeAdd"):
         added = np.clip(image.astype(np.int64) + addition, 0, 255)
         assert_same(result, np.where(image < 128, added, image))
@@ -177,7 +210,7 @@ DEGENERATE = {
 
 
 @pytest.mark.parametrize("name", BLENDS)
-def test_blends_are_the_authors_and_pillows(name):
+def test_blends_are_the_authors_and_pillows(cases, name):
     for factor, _, image, result in cases(name):
         degenerate = np.broadcast_to(DEGENERATE[name](image), image.shape)
         assert_same(result, blend(degenerate, image, factor))
@@ -186,20 +219,20 @@ def test_blends_are_the_authors_and_pillows(name):
 
 
 @pytest.mark.parametrize("name", BLENDS)
-def test_magnitude_five_changes_nothing(name):
+def test_magnitude_five_changes_nothing(cases, name):
     for _, _, image, result in cases(name, (5,)):
         assert_same(result, image)
 
 
 @pytest.mark.parametrize("name", ["Color", "Sharpness"])
-def test_pillows_own_greys_differ_by_one_before_the_blend(name):
+def test_pillows_own_greys_differ_by_one_before_the_blend(cases, name):
     for factor, _, image, result in cases(name):
         pillow = getattr(ImageEnhance, name)(Image.fromarray(image)).enhance(factor)
         difference = np.abs(result.astype(int) - np.asarray(pillow))
         assert difference.max() <= np.ceil(abs(1 - factor))
 
 
-def test_brightness_is_pillows():
+def test_brightness_is_pillows(cases):
     for factor, _, image, result in cases("Brightness"):
         assert_same(
             result, ImageEnhance.Brightness(Image.fromarray(image)).enhance(factor)
@@ -247,7 +280,7 @@ def sources(matrix, height, width):
 
 
 @pytest.mark.parametrize("name", GEOMETRY)
-def test_geometry_is_the_authors_pixel_for_pixel(name):
+def test_geometry_is_the_authors_pixel_for_pixel(cases, name):
     for value, sign, image, result in cases(name):
         height, width, _ = image.shape
         matrix = coefficients(name, sign * value, height, width)
@@ -266,7 +299,7 @@ def test_geometry_is_the_authors_pixel_for_pixel(name):
 
 
 @pytest.mark.parametrize("name", GEOMETRY)
-def test_geometry_is_pillows_with_centres_at_halves(name):
+def test_geometry_is_pillows_with_centres_at_halves(cases, name):
     grey_fill = (128, 128, 128)
     for value, sign, image, result in cases(name):
         height, width, _ = image.shape
@@ -299,7 +332,7 @@ def test_a_shear_keeps_the_first_row_and_a_rotation_the_centre():
     assert_same(turned[9, 13], image[9, 13])
 
 
-def test_cutout_is_the_authors():
+def test_cutout_is_the_authors(cases):
     for half, _, image, result in cases("Cutout"):
         height, width, _ = image.shape
         expected = image.copy()

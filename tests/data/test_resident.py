@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 
 from noisy_student_jax.augment.noise import InputNoise
-from noisy_student_jax.data.resident import Noise, ResidentPipeline, Stream
+from noisy_student_jax.data.resident import ResidentPipeline
+from noisy_student_jax.data.sources import ArraySource
+from noisy_student_jax.data.stream import Noise, Stream
 from noisy_student_jax.layout import BatchLayout
+from noisy_student_jax.preprocessing import Preprocessing
 from noisy_student_jax.randaugment import RandAugmentConstants
 from noisy_student_jax.training import partitioning
 from noisy_student_jax.types import LABELLED, PSEUDO
@@ -37,12 +40,14 @@ def stream(count, first, *, picks=None, noise=NONE):
     rng = np.random.default_rng(first)
     rows = np.arange(count)
     return Stream(
-        images=rng.integers(0, 256, (count, SIDE, SIDE, 3), np.uint8),
+        source=ArraySource(
+            [f"key-{first + row}" for row in rows],
+            rng.integers(0, 256, (count, SIDE, SIDE, 3), np.uint8),
+        ),
         picks=np.stack([rows, rows], axis=1) if picks is None else np.array(picks),
         targets={"row": (first + rows).astype(np.int32)},
         to_target=lambda stored: stored["row"],
         noise=noise,
-        keys=lambda row: f"key-{first + row}",
     )
 
 
@@ -59,11 +64,12 @@ def pseudo(**options):
 
 
 def pipeline(first=None, second=None, layout=LAYOUT, *, seed=0, generation=1):
+    streams = [first or labelled()] + ([second] if second else [])
     return ResidentPipeline(
-        first or labelled(),
-        second,
+        streams,
         layout,
         partitioning.make_mesh(jax.devices()[:1]),
+        Preprocessing(SIDE, 0),
         seed=seed,
         generation=generation,
     )
@@ -118,7 +124,7 @@ def test_images_and_targets_stay_together_and_in_their_stream(still):
             for image, target in zip(
                 batch["image"][rows], batch["target"][rows], strict=True
             ):
-                expected = source.images[image_row[target - first]]
+                expected = source.source.images[image_row[target - first]]
                 np.testing.assert_array_equal(image, expected)
 
 

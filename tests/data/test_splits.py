@@ -1,5 +1,6 @@
 """Splits: an image's part depends on its content and nothing else."""
 
+import hashlib
 import itertools
 
 import numpy as np
@@ -7,7 +8,12 @@ import pytest
 
 from noisy_student_jax.config import base_config
 from noisy_student_jax.data import load
-from noisy_student_jax.data.splits import content_hashes, stratified
+from noisy_student_jax.data.splits import (
+    by_content,
+    content_hashes,
+    some_of_each_class,
+    stratified,
+)
 from noisy_student_jax.errors import UserError
 
 PARTS = ("test", "validation", "labelled", "pool")
@@ -164,3 +170,68 @@ def test_digits_of_the_pool_keep_their_labels_to_themselves(digits):
 
     assert found.pool.read([0, 1]).labels is None
     assert np.bincount(found.labelled.read(range(30)).labels).tolist() == [3] * 10
+
+
+def content(count, start=0):
+    return [
+        hashlib.sha256(str(n).encode()).hexdigest() for n in range(start, start + count)
+    ]
+
+
+def dealt(count, classes=4, *, known=None, **fractions):
+    labels = np.arange(count) % classes
+    fractions = {"validation": 0.1, "test": 0.2} | fractions
+    return by_content(
+        content(count),
+        labels,
+        known=known or {},
+        classes=[f"class {n}" for n in range(classes)],
+        **fractions,
+    )
+
+
+def test_parts_by_content_have_the_fractions_roughly():
+    parts = dealt(4000)
+
+    assert abs(np.mean(parts == "test") - 0.2) < 0.03
+    assert abs(np.mean(parts == "validation") - 0.1) < 0.02
+
+
+def test_a_part_follows_from_the_content_alone():
+    whole, some = dealt(4000), dealt(2000)
+
+    np.testing.assert_array_equal(whole[:2000], some)
+
+
+def test_what_is_known_never_moves():
+    known = dict(zip(content(400), ["test", "labelled"] * 200, strict=True))
+
+    parts = dealt(800, known=known)
+
+    assert parts[:400].tolist() == list(known.values())
+
+
+def test_each_class_gets_one_image_into_each_part():
+    for count in (12, 16, 20, 40):
+        parts = dealt(count)
+        for label in range(4):
+            own = parts[np.arange(count) % 4 == label]
+            assert {"labelled", "validation", "test"} == set(own.tolist())
+
+
+def test_a_part_that_is_given_elsewhere_is_not_dealt():
+    assert set(dealt(400, test=0.0).tolist()) == {"labelled", "validation"}
+    assert set(dealt(400, test=0.0, validation=0.0).tolist()) == {"labelled"}
+
+
+def test_some_of_each_class_are_drawn_by_content_and_seed():
+    labels = np.arange(400) % 4
+    hashes = content(400)
+
+    chosen = some_of_each_class(hashes, labels, 5, seed=1)
+
+    assert np.bincount(labels[chosen]).tolist() == [5, 5, 5, 5]
+    back = some_of_each_class(hashes[::-1], labels[::-1], 5, seed=1)
+    assert sorted(399 - back) == chosen.tolist()
+    other = some_of_each_class(hashes, labels, 5, seed=2)
+    assert other.tolist() != chosen.tolist()

@@ -22,6 +22,9 @@ from noisy_student_jax.models.cost import (
         ("b5", 456, "10.3"),
         ("b6", 528, "19.1"),
         ("b7", 600, "37.7"),
+        ("b8", 672, "62.6"),
+        ("l0", 380, "32.8"),
+        ("l1", 380, "64.9"),
         ("l2", 475, "171"),
         ("l2", 800, "476"),
     ],
@@ -33,8 +36,8 @@ def test_multiply_adds_of_the_family_are_the_published(name, resolution, giga):
     assert f"{multiplications:.{digits}f}" == giga
 
 
-def test_multiply_adds_of_the_svhn_variant_are_the_published():
-    module = models.create("efficientnet_b0_svhn", outputs=10)
+def test_multiply_adds_of_the_small_image_variant_are_the_published():
+    module = models.create("efficientnet_b0_small", outputs=10)
     assert f"{forward_flops(module, resolution=32) / 2e6:.0f}" == "102"
 
 
@@ -48,6 +51,18 @@ def test_tiny_members_are_as_small_as_they_say(size, parameters, millions):
     assert count == pytest.approx(parameters, rel=0.2)
     low, high = millions
     assert low < forward_flops(module, resolution=16) / 2e6 < high
+
+
+@pytest.mark.parametrize(
+    ("size", "parameters", "millions"),
+    [("s", 200_000, 8), ("m", 650_000, 20), ("l", 1_700_000, 50)],
+)
+def test_mini_members_cost_what_they_say(size, parameters, millions):
+    module = models.create(f"efficientnet_mini_{size}", outputs=10)
+    count = parameter_count(module, resolution=64)
+    assert count == pytest.approx(parameters, rel=0.05)
+    cost = forward_flops(module, resolution=64) / 2e6
+    assert cost == pytest.approx(millions, rel=0.05)
 
 
 def test_squeeze_excitation_and_classifier_count():
@@ -117,6 +132,13 @@ def test_activation_memory_follows_pixels_precision_and_rematerialisation():
     assert activation_bytes(plain.clone(remat=True), resolution=8) < 0.5 * small
     half = activation_bytes(plain.clone(dtype="bfloat16"), resolution=8)
     assert 0.5 * small <= half < 0.8 * small
+
+
+def test_activation_memory_of_batch_norm_groups_is_an_images_share():
+    plain = models.create("efficientnet_test", outputs=10)
+    whole = activation_bytes(plain, resolution=16)
+    grouped = activation_bytes(plain.clone(batch_norm_group=3), resolution=16)
+    assert grouped == pytest.approx(whole, rel=0.05)
 
 
 def test_activation_memory_of_a_known_module_is_exact():

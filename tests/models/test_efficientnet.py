@@ -9,8 +9,6 @@ from jax import lax
 
 from noisy_student_jax import models
 from noisy_student_jax.models import architectures, layers
-from noisy_student_jax.models.architectures import round_filters, round_repeats
-from noisy_student_jax.models.cost import parameter_count
 from noisy_student_jax.models.initialize import abstract_variables, initialize
 
 KEYS = {"dropout": jax.random.key(1), "stochastic_depth": jax.random.key(2)}
@@ -53,67 +51,7 @@ def last(outputs):
     return np.asarray(outputs["features"][max(outputs["features"])])
 
 
-# ---- The family's shapes.
-
-
-@pytest.mark.parametrize(
-    ("name", "outputs", "count"),
-    [
-        ("b0", 1000, 5_288_548),
-        ("b1", 1000, 7_794_184),
-        ("b2", 1000, 9_109_994),
-        ("b3", 1000, 12_233_232),
-        ("b4", 1000, 19_341_616),
-        ("b5", 1000, 30_389_784),
-        ("b6", 1000, 43_040_704),
-        ("b7", 1000, 66_347_960),
-        ("l2", 1000, 480_309_308),
-        ("b0_svhn", 10, 4_020_358),
-    ],
-)
-def test_parameter_counts_are_the_published_to_the_digit(name, outputs, count):
-    module = models.create(f"efficientnet_{name}", outputs=outputs)
-    # The count does not depend on the resolution.
-    assert parameter_count(module, resolution=32) == count
-
-
-def test_l2_scales_as_the_authors_code_does():
-    l2 = architectures.MEMBERS["l2"]
-    assert [stage.repeats for stage in l2.stages] == [6, 11, 11, 16, 16, 22, 6]
-    channels = [stage.outputs for stage in l2.stages]
-    assert channels == [72, 104, 176, 344, 480, 824, 1376]
-    assert (l2.stem, l2.head) == (136, 5504)
-
-
-def test_rounding_never_loses_more_than_a_tenth():
-    assert round_filters(32, 1.0) == 32
-    assert round_filters(24, 1.1) == 24
-    assert round_filters(10, 1.15) == 16  # 8 would be below 90 % of 11.5
-    assert round_filters(3, 1.0) == 8
-    assert round_repeats(2, 1.1) == 3
-
-
-def test_features_are_the_last_map_of_each_stride():
-    module = models.create("efficientnet_b0", outputs=1000)
-    held = abstract_variables(module, resolution=224)
-    image = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)
-    out = jax.eval_shape(module.apply, held, image)
-    assert (out["logits"].shape, out["logits"].dtype) == ((2, 1000), jnp.float32)
-    assert {stride: leaf.shape for stride, leaf in out["features"].items()} == {
-        2: (2, 112, 112, 16),
-        4: (2, 56, 56, 24),
-        8: (2, 28, 28, 40),
-        16: (2, 14, 14, 112),
-        32: (2, 7, 7, 320),
-    }
-
-
-def test_the_svhn_variant_ends_in_a_map_of_four_by_four():
-    module = models.create("efficientnet_b0_svhn", outputs=10)
-    held = abstract_variables(module, resolution=32)
-    image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
-    out = jax.eval_shape(module.apply, held, image)
-    assert out["features"][8].shape == (1, 4, 4, 320)
+# ---- Parameters.
 
 
 def test_without_outputs_there_is_neither_head_nor_logits(variables, images):
@@ -176,7 +114,15 @@ def test_squeeze_width_is_a_quarter_of_the_blocks_input():
 # ---- The forward pass, against one written out from the parameters.
 
 
-def written_out(variables, images):
+def swish(x):
+    return x / (1 + jnp.exp(-x))
+
+
+def relu6(x):
+    return jnp.clip(x, 0, 6)
+
+
+def written_out(variables, images, activation=swish):
     """The forward pass of `efficientnet_test` in evaluation, without Flax."""
     params, stats = variables["params"], variables["batch_stats"]
 
@@ -197,37 +143,44 @@ def written_out(variables, images):
         p, s = (tree[name] for tree in scope)
         return (x - s["mean"]) / jnp.sqrt(s["var"] + 1e-3) * p["scale"] + p["bias"]
 
-    def swish(x):
-        return x / (1 + jnp.exp(-x))
-
     def gate(x, p):
         squeezed = x.mean((1, 2)) @ p["se_reduce"]["kernel"][0, 0]
-        squeezed = swish(squeezed + p["se_reduce"]["bias"])
+        squeezed = activation(squeezed + p["se_reduce"]["bias"])
         logits = squeezed @ p["se_expand"]["kernel"][0, 0] + p["se_expand"]["bias"]
         return x * (1 / (1 + jnp.exp(-logits)))[:, None, None]
 
     top = (params, stats)
-    x = swish(norm(conv(images, params["stem_conv"]["kernel"]), top, "stem_bn"))
+    x = activation(norm(conv(images, params["stem_conv"]["kernel"]), top, "stem_bn"))
 
     p, scope = params["blocks_0"], (params["blocks_0"], stats["blocks_0"])
-    x = swish(norm(conv(x, p["expand_conv"]["kernel"]), scope, "expand_bn"))
+    x = activation(norm(conv(x, p["expand_conv"]["kernel"]), scope, "expand_bn"))
     x = conv(x, p["depthwise_conv"]["kernel"], stride=2, groups=x.shape[-1])
-    x = gate(swish(norm(x, scope, "depthwise_bn")), p)
+    x = gate(activation(norm(x, scope, "depthwise_bn")), p)
     x = norm(conv(x, p["project_conv"]["kernel"]), scope, "project_bn")
 
     p, scope = params["blocks_1"], (params["blocks_1"], stats["blocks_1"])
-    y = swish(norm(conv(x, p["expand_conv"]["kernel"]), scope, "expand_bn"))
+    y = activation(norm(conv(x, p["expand_conv"]["kernel"]), scope, "expand_bn"))
     y = gate(y, p)
     x = x + norm(conv(y, p["project_conv"]["kernel"]), scope, "project_bn")
 
-    x = swish(norm(conv(x, params["head_conv"]["kernel"]), top, "head_bn"))
+    x = activation(norm(conv(x, params["head_conv"]["kernel"]), top, "head_bn"))
     classifier = params["classifier"]
     return x.mean((1, 2)) @ classifier["kernel"] + classifier["bias"]
 
 
-def test_logits_equal_a_forward_pass_written_out(variables, images):
-    actual = evaluate(tiny(), variables, images)["logits"]
-    expected = jax.jit(written_out)(variables, images)
+@pytest.mark.parametrize(
+    ("function", "activation"), [(jax.nn.swish, swish), (jax.nn.relu6, relu6)]
+)
+def test_logits_equal_a_forward_pass_written_out(
+    variables, images, function, activation
+):
+    module = tiny()
+    architecture = dataclasses.replace(module.architecture, activation=function)
+    module = module.clone(architecture=architecture)
+    actual = evaluate(module, variables, images)["logits"]
+    expected = jax.jit(functools.partial(written_out, activation=activation))(
+        variables, images
+    )
     scale = np.abs(expected).max()
     np.testing.assert_allclose(actual, expected, atol=1e-5 * scale)
 

@@ -24,6 +24,8 @@ def outside_name(monkeypatch):
     package.net = outside
     package.sized = lambda **arguments: Outside(**arguments)
     package.sized.default_resolution = 20
+    package.sized.default_mean = [0.1, 0.2, 0.3]
+    package.sized.default_std = [0.4, 0.5, 0.6]
     monkeypatch.setitem(sys.modules, "somebodys_models", package)
     return "somebodys_models:net"
 
@@ -36,12 +38,48 @@ def test_every_name_builds_a_module_and_has_a_resolution():
 
 @pytest.mark.parametrize(
     ("name", "size", "dropout"),
-    [("b0", 224, 0.2), ("b2", 260, 0.3), ("b7", 600, 0.5), ("l2", 475, 0.5)],
+    [
+        ("b0", 224, 0.2),
+        ("b2", 260, 0.3),
+        ("b7", 600, 0.5),
+        ("b8", 672, 0.5),
+        ("l0", 380, 0.5),
+        ("l1", 380, 0.5),
+        ("l2", 475, 0.5),
+        ("lite0", 224, 0.2),
+        ("lite1", 240, 0.2),
+        ("lite2", 260, 0.3),
+        ("lite3", 280, 0.3),
+        ("lite4", 300, 0.3),
+        ("b0_svhn", 32, 0.2),
+        ("b3_small", 32, 0.3),
+        ("lite0_small", 32, 0.2),
+        ("mini_s", 64, 0.2),
+    ],
 )
 def test_default_resolution_and_dropout_are_the_papers(name, size, dropout):
     name = f"efficientnet_{name}"
     assert models.resolution(name) == size
     assert models.create(name, outputs=1).dropout_rate == dropout
+
+
+def test_lite_has_a_normalisation_of_its_own():
+    for name in models.names():
+        mean, std = models.normalization(name)
+        if "lite" in name:
+            assert mean == (127 / 255,) * 3
+            assert std == (128 / 255,) * 3
+        else:
+            assert mean == (0.485, 0.456, 0.406)
+            assert std == (0.229, 0.224, 0.225)
+
+
+def test_the_small_image_variant_keeps_its_older_name():
+    svhn, small = (
+        models.create(f"efficientnet_b0_{name}", outputs=10)
+        for name in ("svhn", "small")
+    )
+    assert svhn == small
 
 
 def test_defaults_are_the_papers_and_none_means_the_default():
@@ -51,6 +89,7 @@ def test_defaults_are_the_papers_and_none_means_the_default():
             "stochastic_depth",
             "batch_norm_momentum",
             "batch_norm_epsilon",
+            "batch_norm_group",
             "dtype",
             "remat",
             "depthwise",
@@ -62,6 +101,7 @@ def test_defaults_are_the_papers_and_none_means_the_default():
     assert module.stochastic_depth == 0.2
     assert module.batch_norm_momentum == 0.99
     assert module.batch_norm_epsilon == 1e-3
+    assert module.batch_norm_group == 0
     assert module.dtype == "float32"
 
 
@@ -93,6 +133,7 @@ def test_an_unknown_argument_is_told_with_the_nearest():
         {"stochastic_depth": -0.1},
         {"batch_norm_momentum": 1.0},
         {"batch_norm_epsilon": 0.0},
+        {"batch_norm_group": -1},
         {"dtype": "float16"},
         {"depthwise": "fast"},
         {"outputs": -1},
@@ -108,6 +149,11 @@ def test_a_model_from_outside_needs_no_registration(outside_name):
     module = models.create(outside_name, outputs=4, dropout_rate=0.1, remat=None)
     assert module == Outside(4, 0.1)
     assert models.resolution("somebodys_models:sized") == 20
+    assert models.normalization("somebodys_models:sized") == (
+        (0.1, 0.2, 0.3),
+        (0.4, 0.5, 0.6),
+    )
+    assert models.normalization(outside_name) == models.normalization("efficientnet_b0")
     with pytest.raises(UserError, match="must say its resolution"):
         models.resolution(outside_name)
     with pytest.raises(UserError, match="takes no argument 'remat'"):

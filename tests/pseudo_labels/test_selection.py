@@ -1,7 +1,6 @@
 """Selection against a sorted reference, its files, and what it refuses."""
 
 import collections
-import json
 import subprocess
 import sys
 import textwrap
@@ -12,6 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pseudo_labels.records import (
+    as_multiset,
+    random_records,
+    reference_hash,
+    selected,
+    write,
+)
+from pseudo_labels.records import check as check_copies
 
 from noisy_student_jax.errors import UserError
 from noisy_student_jax.pseudo_labels import plan, radix, sidecar
@@ -21,26 +28,7 @@ from noisy_student_jax.pseudo_labels.selection import (
     select,
 )
 
-MASK = (1 << 64) - 1
-METADATA = {"task": "toy", "model": "b0", "model_sha256": "ab" * 32}
-
-
 # --- the reference: everything in memory, sorted, in plain Python ---------------
-
-
-def mix(x):
-    x = (x + 0x9E3779B97F4A7C15) & MASK
-    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 & MASK
-    x = (x ^ x >> 27) * 0x94D049BB133111EB & MASK
-    return x ^ x >> 31
-
-
-def reference_hash(key, seed):
-    data = key.encode()
-    state = mix(mix(seed & MASK) ^ len(data))
-    for at in range(0, len(data), 8):
-        state = mix(state ^ int.from_bytes(data[at : at + 8], "little"))
-    return state
 
 
 def reference(records, options):
@@ -55,6 +43,8 @@ def reference(records, options):
             copies |= {number: 1 for number, _, _ in rows}
             continue
         K, n = options.per_class, len(rows)
+        if options.max_copies:
+            K = min(K, n * options.max_copies)
 
         def tie(row):
             return (-row[2], -reference_hash(row[1], options.seed ^ 0x7469 << 48))
@@ -71,94 +61,15 @@ def reference(records, options):
     return copies
 
 
-# --- helpers --------------------------------------------------------------------
-
-
-def write(directory, records, shards=1, classes=None, names=None):
-    """Writes records, (key, label or None, score), as consecutive shards."""
-    metadata = METADATA | ({} if classes is None else {"classes": str(classes)})
-    for shard, numbers in enumerate(np.array_split(np.arange(len(records)), shards)):
-        rows = [records[i] for i in numbers]
-        name = names[shard] if names else f"{shard:03d}"
-        sidecar.write_shard(
-            directory / f"{name}.parquet",
-            keys=[key for key, _, _ in rows],
-            status=["ok" if label is not None else "truncated" for _, label, _ in rows],
-            label=[label for _, label, _ in rows],
-            score=[score for _, _, score in rows],
-            columns={"double": pa.array([score * 2 for _, _, score in rows])},
-            metadata=metadata,
-        )
-    return directory
-
-
-def random_records(seed, n=600, classes=7, scores=None, skew=2.0):
-    rng = np.random.default_rng(seed)
-    p = np.arange(1, classes + 1.0) ** -skew
-    label = rng.choice(classes, n, p=p / p.sum())
-    if scores is None:
-        score = rng.random(n, dtype=np.float32)
-    else:
-        score = rng.choice(np.array(scores, np.float32), n)
-    bad = rng.random(n) < 0.05
-    return [
-        (f"{rng.integers(1 << 40):x}-{i}", None if bad[i] else int(label[i]), s)
-        for i, s in enumerate(score.tolist())
-    ]
-
-
-def selected(directory):
-    return pq.read_table(directory / "plan.parquet").to_pylist()
-
-
-def as_multiset(rows):
-    return collections.Counter(tuple(row.values()) for row in rows)
-
-
 def check(tmp_path, records, options, shards=3, classes=None):
     """Selects, compares everything with the reference, returns the summary."""
-    write(tmp_path / "labels", records, shards, classes)
-    summary = select(tmp_path / "labels", tmp_path / "out", options)
     copies = reference(records, options)
-
-    rows = selected(tmp_path / "out")
-    order = sorted(copies)
-    assert [tuple(row.values()) for row in rows] == [
-        (records[i][0], records[i][1], float(np.float32(records[i][2])), copies[i])
-        for i in order
-    ]
-    picks, targets = load_picks(tmp_path / "out")
-    assert targets == {}
-    assert picks.dtype == np.int64
-    assert picks.tolist() == [
-        [i, row] for row, i in enumerate(order) for _ in range(copies[i])
-    ]
-
-    counts = summary["counts"]
-    assert counts["read"] == len(records)
-    assert counts["quarantined"] == sum(label is None for _, label, _ in records)
-    assert (
-        counts["read"]
-        == sum(counts[k] for k in ("selected", "quarantined", "below_threshold"))
-        + counts["over_capacity"]
-    )
-    assert counts["selected"] == len(copies)
-    assert counts["draws"] == sum(copies.values())
+    summary = check_copies(tmp_path, records, options, copies, shards, classes)
     per_class = summary["per_class"]
-    for label in range(len(per_class["before"])):
-        ours = [i for i in order if records[i][1] == label]
-        assert per_class["before"][label] == sum(r[1] == label for r in records)
-        assert per_class["selected"][label] == len(ours)
-        assert per_class["draws"][label] == sum(copies[i] for i in ours)
-        lowest = min((float(np.float32(records[i][2])) for i in ours), default=None)
-        assert summary["thresholds"][label] == lowest
-        if options.method == "paper" and ours:
-            assert per_class["draws"][label] == options.per_class
-    histogram = summary["score_histogram"]
-    assert len(histogram["edges"]) == 101
-    assert sum(histogram["before"]) == counts["read"] - counts["quarantined"]
-    assert sum(histogram["selected"]) == counts["selected"]
-    assert json.loads((tmp_path / "out" / "selection.json").read_text()) == summary
+    for chosen, draws in zip(per_class["selected"], per_class["draws"], strict=True):
+        if options.method == "paper" and chosen:
+            most = chosen * (options.max_copies or options.per_class)
+            assert draws == min(options.per_class, most)
     return summary
 
 
@@ -203,14 +114,15 @@ records_strategy = st.lists(
 @given(
     records=records_strategy,
     per_class=st.integers(1, 12),
+    max_copies=st.integers(0, 4),
     seed=st.integers(0, 2**63 - 1),
     shards=st.integers(1, 4),
 )
 def test_equals_the_reference_on_anything(
-    tmp_path_factory, records, per_class, seed, shards
+    tmp_path_factory, records, per_class, max_copies, seed, shards
 ):
     records.append(("always", 0, 0.99))
-    options = SelectionOptions(per_class=per_class, seed=seed)
+    options = SelectionOptions(per_class=per_class, max_copies=max_copies, seed=seed)
     check(tmp_path_factory.mktemp("any"), records, options, shards)
 
 
@@ -221,6 +133,17 @@ def test_the_threshold_is_strict_in_float32(tmp_path):
     assert [row["key"] for row in selected(tmp_path / "out")] == ["above"]
     assert summary["counts"]["below_threshold"] == 2
     assert summary["score_histogram"]["before"][29:31] == [1, 2]
+
+
+@pytest.mark.parametrize("max_copies", [1, 3])
+def test_no_record_is_drawn_more_often_than_the_cap(tmp_path, max_copies):
+    records = [(f"k{i}", int(i > 4), 0.5 + i / 100) for i in range(20)]
+    options = SelectionOptions(per_class=20, max_copies=max_copies)
+    summary = check(tmp_path, records, options)
+    copies = [row["copies"] for row in selected(tmp_path / "out")]
+    assert max(copies) == {1: 1, 3: 3}[max_copies]
+    assert summary["per_class"]["draws"] == {1: [5, 15], 3: [15, 20]}[max_copies]
+    assert summary["options"]["max_copies"] == max_copies
 
 
 def test_few_records_are_repeated_evenly_whatever_their_score(tmp_path):
@@ -405,6 +328,7 @@ def test_plan_and_summary_files(tmp_path):
         "noisy_student.method": "paper",
         "noisy_student.min_score": "0.25",
         "noisy_student.per_class": "20",
+        "noisy_student.max_copies": "0",
         "noisy_student.seed": "5",
         "noisy_student.model_sha256": "ab" * 32,
     }
@@ -499,20 +423,6 @@ def test_an_output_with_content_is_never_touched(tmp_path):
         select(tmp_path / "labels", tmp_path / "labels" / "000.parquet", options)
 
 
-def test_empty_classes_are_warned_of_by_name(tmp_path):
-    records = [("a", 0, 0.9), ("b", 2, 0.2), ("c", 4, 0.8)]
-    summary = check(tmp_path / "a", records, SelectionOptions(per_class=2), classes=6)
-    (warning,) = summary["warnings"]
-    assert warning.startswith("4 of 6 classes get no pseudo-labels: 1, 2, 3, 5 (")
-    assert "3 of them the teacher never predicts" in warning
-    assert "lower min_score" in warning
-    summary = check(tmp_path / "b", records, SelectionOptions(per_class=2), classes=40)
-    assert "10, 11 and 28 more" in summary["warnings"][0]
-    full = [("a", 0, 0.9), ("b", 1, 0.9)]
-    summary = check(tmp_path / "c", full, SelectionOptions(per_class=2), classes=2)
-    assert summary["warnings"] == []
-
-
 # --- what is refused ------------------------------------------------------------
 
 
@@ -520,7 +430,14 @@ def test_empty_classes_are_warned_of_by_name(tmp_path):
     ("changes", "says"),
     [
         ({}, "'paper' needs per_class; set it to the number of images"),
-        ({"method": "best"}, "'best' is not known; choose 'paper' or 'all'"),
+        ({"method": "best"}, "'best' is not known; choose 'paper', 'reference' or"),
+        ({"method": "reference"}, "'reference' needs per_class"),
+        ({"per_class": 5, "max_copies": -1}, "max_copies is -1 but must be a whole"),
+        ({"per_class": 5, "max_copies": 1.0}, "max_copies is 1.0"),
+        (
+            {"method": "reference", "per_class": 5, "min_score": 0.305},
+            "min_score is 0.305 but method 'reference' counts scores in hundredths",
+        ),
         ({"min_score": "0.3"}, "min_score must be a number, not '0.3'"),
         ({"min_score": True}, "min_score must be a number"),
         ({"min_score": 30}, "min_score is 30 but must be at least 0 and below 1"),

@@ -42,7 +42,7 @@ def training(devices):
     layout = student.layout
     layout.check(devices=devices, microbatches=2)
     pipeline = ResidentPipeline(
-        learnt.labelled, learnt.second, layout, mesh, seed=0, generation=1
+        learnt.both, layout, mesh, student.preprocessing, seed=0, generation=1
     )
     step, state = step_and_state(student)
     whole = partitioning.replicated(mesh)

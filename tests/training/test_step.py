@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from noisy_student_jax.models.layers import drop_per_example
+from noisy_student_jax.models.layers import batch_norm, drop_per_example
 from noisy_student_jax.tasks.base import LossOptions
 from noisy_student_jax.tasks.classification import Classification
 from noisy_student_jax.training import optimizer as optimizers
@@ -48,6 +48,20 @@ class Normed(nn.Module):
             use_running_average=not train, momentum=0.75, name="head_bn"
         )(hidden)
         return {"logits": nn.Dense(CLASSES)(hidden)}
+
+
+class GroupNormed(nn.Module):
+    """Batch norm by groups of examples, with weights on either side."""
+
+    group: int
+
+    @nn.compact
+    def __call__(self, images, train, noise):
+        hidden = nn.Dense(5, name="before")(images.reshape(len(images), -1))
+        hidden = batch_norm(
+            train=train, group=self.group, momentum=0.75, epsilon=1e-3, name="head_bn"
+        )(hidden)
+        return {"logits": nn.Dense(CLASSES, name="after")(hidden)}
 
 
 class Noised(nn.Module):
@@ -355,6 +369,64 @@ def test_microbatches_hand_their_batch_statistics_on():
     )
 
 
+@pytest.mark.parametrize("count", [2, 4])
+def test_microbatches_are_a_loop_that_averages_gradients(count):
+    before, after, metrics = take(Normed(), microbatches=count, group=3)
+
+    examples, stats = batch(), before.batch_stats
+    rows = np.arange(len(STREAM)).reshape(-1, count, 3)
+    gradients, losses = [], []
+    for number in range(count):
+        # Every so manieth group of three examples.
+        chosen = rows[:, number].ravel()
+        part = jax.tree.map(lambda x, chosen=chosen: x[chosen], examples)
+
+        def loss(params, part=part, stats=stats):
+            outputs, updated = Normed().apply(
+                {"params": params, "batch_stats": stats},
+                normalize(part["image"], MEAN, STD),
+                True,
+                None,
+                mutable=["batch_stats"],
+            )
+            labelled, pseudo = classification_loss()(outputs, part)["loss"].means()
+            return labelled + 2 * pseudo, updated["batch_stats"]
+
+        (value, stats), gradient = jax.value_and_grad(loss, has_aux=True)(before.params)
+        gradients.append(gradient)
+        losses.append(value)
+
+    params = jax.tree.map(
+        lambda weight, *parts: weight - RATE * np.mean(parts, axis=0),
+        before.params,
+        *gradients,
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+        after.raw_variables,
+        {"params": params, "batch_stats": stats},
+    )
+    assert metrics["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
+
+
+@pytest.mark.parametrize(("count", "group"), [(2, 6), (4, 3), (2, 3)])
+def test_microbatches_of_whole_batch_norm_groups_equal_the_whole_batch(count, group):
+    module = GroupNormed(group)
+    before, whole, of_whole = take(module)
+    _, parts, of_parts = take(module, microbatches=count, group=group)
+
+    jax.tree.map(
+        lambda a, b, old: np.testing.assert_allclose(
+            np.asarray(a) - old, np.asarray(b) - old, rtol=1e-4, atol=1e-6
+        ),
+        parts.params,
+        whole.params,
+        before.params,
+    )
+    for name, value in of_whole.items():
+        assert of_parts[name] == pytest.approx(float(value), rel=1e-5), name
+
+
 def watch(outputs, examples):
     """A loss that only tells what came out, for each kind of noise."""
     by = {"stream": examples["stream"], "weight": examples["weight"]}
@@ -406,7 +478,7 @@ def test_the_models_noise_drops_and_scales_what_is_left():
     assert set(map(tuple, depth)) == {(0.0,) * 3, (2.0,) * 3}
 
 
-def test_noise_is_new_in_every_step_generation_seed_and_microbatch():
+def test_noise_is_new_in_every_step_generation_and_seed():
     optimizer = optax.sgd(0.0)
 
     def pattern(step=0, **numbers):
@@ -423,6 +495,18 @@ def test_noise_is_new_in_every_step_generation_seed_and_microbatch():
     ]
     assert len(set(patterns)) == 4
     assert pattern() == patterns[0]
+
+
+def test_noise_is_new_in_every_microbatch():
+    twice = jnp.tile(batch()["image"][:6], (2, 1, 1, 1))
+    examples = batch(image=twice)
+    before, _, metrics = take(Noised(), examples, loss=watch, microbatches=2, group=6)
+
+    dense = before.params["dropout"]
+    still = inputs(examples)[:6] @ np.asarray(dense["kernel"]) + dense["bias"]
+    # The mean over two microbatches of 0 or 2: 1 where they differ.
+    ratio = np.round(np.asarray(metrics["labelled/dropout"]) / still, 3)
+    assert np.any(ratio == 1)
 
 
 def test_a_step_counts_itself_and_tells_the_rate_it_took():

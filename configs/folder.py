@@ -1,0 +1,50 @@
+"""Your own images: a folder with one sub-folder per class, and a folder without labels.
+
+Command: ``noisy-student run --config=configs/folder.py --workdir=W --config.labeled=DIR
+--config.unlabeled=DIR2 [--config.test=DIR3] [--config.budget_hours=2]``. Models,
+resolution, steps and the noise that is measured in pixels follow from the images and
+the machine, and are said; what you give yourself (``--config.model.name=…``) stays.
+Time: ``noisy-student plan --measure`` with the same flags tells. To expect: a verdict
+on your own test images, against the same model without the unlabelled ones.
+"""
+
+from noisy_student_jax.config import ConfigDict, base_config
+
+
+def get_config() -> ConfigDict:
+    """A teacher and two students, trained from scratch."""
+    config = base_config()
+    config.data.name = "own"
+    config.model.update(
+        name="auto",
+        crop_padding=-1,
+        # Short runs: at the paper's 0.99 the statistics remember their start.
+        batch_norm_momentum=0.9,
+    )
+    config.train.update(
+        batch=32,
+        ratio=3.0,
+        epochs=0.0,
+        steps=0,
+        optimizer="adamw",
+        learning_rate=0.016,
+        schedule="cosine",
+        warmup_epochs=5.0,
+        weight_decay=0.01,
+        ema_decay=0.999,
+    )
+    for stream in ("labelled", "pseudo"):
+        config.noise[stream].update(
+            randaugment_magnitude=10.0,
+            randaugment_translate=-1.0,
+            randaugment_cutout=-1.0,
+            crop_area=-1.0,
+            crop_padding=-1,
+        )
+    config.selection.update(per_class=0, min_score=0.5)
+    # The smaller the model, the less noise it bears (as in the paper's B0–B7).
+    teacher = {"noise": {"labelled": {"randaugment_magnitude": 5.0}}}
+    config.generations = (teacher, {}, {})
+    config.checkpoint.every_steps = 500
+    config.log.update(every_steps=50, validate_every_steps=500)
+    return config

@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# The whole loop on your own images; further flags are passed on.
+#
+#   bash launch/own_images.sh LABELED UNLABELED
+#   bash launch/own_images.sh LABELED UNLABELED --config.test=DIR --config.budget_hours=2
+#
+# LABELED has one sub-folder per class (or is a CSV file with columns path and label);
+# UNLABELED is any tree of images.
+set -euo pipefail
+if [ "$#" -lt 2 ] || [[ "$1" == --* ]] || [[ "$2" == --* ]]; then
+  echo "usage: bash launch/own_images.sh LABELED UNLABELED [flags]" >&2
+  exit 2
+fi
+# As seen from where the command is given.
+LABELED="$(realpath -- "$1")"
+UNLABELED="$(realpath -- "$2")"
+FLAGS=("${@:3}")
+source "$(dirname "$0")/environment.sh" "[heic]"
+
+WORKDIR=(--workdir=runs/own_images)
+for flag in ${FLAGS[@]+"${FLAGS[@]}"}; do
+  case "$flag" in --workdir | --workdir=*) WORKDIR=() ;; esac
+done
+
+exec "$PYTHON" -m noisy_student_jax run --config=configs/folder.py \
+  "--config.labeled=$LABELED" "--config.unlabeled=$UNLABELED" \
+  ${WORKDIR[@]+"${WORKDIR[@]}"} ${FLAGS[@]+"${FLAGS[@]}"}

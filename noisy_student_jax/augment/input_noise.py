@@ -1,0 +1,74 @@
+"""What input noise there is, and where its random numbers come from.
+
+No framework is needed here: the device's backend (``noise.py``), the host's draws
+(``host_draws.py``, ``crops.py``) and tf.data's backend all read it.
+"""
+
+from dataclasses import dataclass
+
+from noisy_student_jax.errors import UserError
+from noisy_student_jax.randaugment import IMAGENET_CONSTANTS, RandAugmentConstants
+
+# Each source's own number, folded into the example's key: switching one source off
+# leaves the draws of the others as they were. Never renumber.
+FLIP, RANDAUGMENT, CUTOUT, CROP, RESIZED_CROP = range(5)
+
+
+@dataclass(frozen=True)
+class InputNoise:
+    """The input noise of one stream; by default none.
+
+    Attributes:
+        randaugment_layers: the paper's N; 0 is off.
+        randaugment_magnitude: the paper's M.
+        constants: RandAugment's, which depend on the data set.
+        flip: whether half of the images are mirrored left to right.
+        crop_padding: pixels of reflection around the image before a crop of its own
+            size; 0 is off.
+        cutout_size: side of one grey square, its centre anywhere in the image; 0 is
+            off. The authors use 16 on SVHN.
+        crop_area: the least share of the original image's area that a random resized
+            crop is drawn with, 0.08 in the authors' ImageNet pipeline; 0 is off, and
+            the centre crop of evaluation is taken. It happens where the original
+            image is decoded (``crops.py``), before all else: `augment_image` and
+            `augment_batch` get its result and do not look at this field.
+    """
+
+    randaugment_layers: int = 0
+    randaugment_magnitude: float = 0.0
+    constants: RandAugmentConstants = IMAGENET_CONSTANTS
+    flip: bool = False
+    crop_padding: int = 0
+    cutout_size: int = 0
+    crop_area: float = 0.0
+
+    def check(self, *, height: int, width: int) -> None:
+        """Refuses images that are too small for it.
+
+        Raises:
+            UserError: the crop's padding reaches beyond the image.
+        """
+        if self.crop_padding > min(height, width) - 1:
+            raise UserError(
+                f"crop_padding={self.crop_padding} is too large for images of "
+                f"{height}×{width} pixels, whose reflection reaches "
+                f"{min(height, width) - 1}."
+            )
+
+    def __post_init__(self) -> None:
+        for name in (
+            "randaugment_layers",
+            "randaugment_magnitude",
+            "crop_padding",
+            "cutout_size",
+        ):
+            if getattr(self, name) < 0:
+                raise UserError(
+                    f"Input noise has {name}={getattr(self, name)}; it must be 0 "
+                    "(off) or more."
+                )
+        if not 0 <= self.crop_area <= 1:
+            raise UserError(
+                f"Input noise has crop_area={self.crop_area}; it must be a share of "
+                "the image's area, above 0 and up to 1, or 0 (off)."
+            )

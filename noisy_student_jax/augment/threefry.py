@@ -1,0 +1,75 @@
+"""JAX's random bits, drawn in NumPy for many keys at once.
+
+What ``jax.random`` gives for its default generator, ``threefry2x32`` with
+``jax_threefry_partitionable``, which the host can so draw without a device: keys and
+counters are hashed, and nothing else depends on the order or the number of draws.
+
+The hash is Threefry-2x32 of 20 rounds: Salmon et al., "Parallel random numbers: as easy
+as 1, 2, 3", 2011.
+"""
+
+import numpy as np
+
+_ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
+_GROUPS = 5
+_PARITY = np.uint32(0x1BD11BDA)
+
+
+def key(seed: int) -> np.ndarray:
+    """Returns the words of ``jax.random.key(seed)``.
+
+    Args:
+        seed: of its bits the low 32 count, as they do where JAX has no 64-bit integers.
+
+    Returns:
+        uint32 `[2]`.
+    """
+    return np.array([0, seed & 0xFFFFFFFF], np.uint32)
+
+
+def fold_in(keys: np.ndarray, data: int | np.ndarray) -> np.ndarray:
+    """Returns what ``jax.random.fold_in`` gives for each key and its datum.
+
+    Args:
+        keys: uint32 `[..., 2]`.
+        data: integers `[...]`, 0 or more, below 2³²; broadcast against the keys.
+
+    Returns:
+        uint32 `[..., 2]`.
+    """
+    data = np.asarray(data).astype(np.uint32)
+    return np.stack(_hash(keys, np.zeros_like(data), data), axis=-1)
+
+
+def bits(keys: np.ndarray, count: int) -> np.ndarray:
+    """Returns what ``jax.random.bits(key, (count,), uint32)`` gives for each key.
+
+    Args:
+        keys: uint32 `[..., 2]`.
+        count: how many words a key.
+
+    Returns:
+        uint32 `[..., count]`.
+    """
+    index = np.arange(count, dtype=np.uint32)
+    first, second = _hash(keys[..., None, :], np.zeros_like(index), index)
+    return first ^ second
+
+
+def _hash(
+    keys: np.ndarray, first: np.ndarray, second: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Hashes pairs of words, uint32 `[...]` each, under keys `[..., 2]`."""
+    key_0, key_1 = keys[..., 0], keys[..., 1]
+    schedule = (key_0, key_1, key_0 ^ key_1 ^ _PARITY)
+    # Words wrap; NumPy would say so where they are single numbers.
+    with np.errstate(over="ignore"):
+        first, second = first + key_0, second + key_1
+        for group in range(_GROUPS):
+            for turn in _ROTATIONS[group % 2]:
+                first = first + second
+                rotated = (second << np.uint32(turn)) | (second >> np.uint32(32 - turn))
+                second = first ^ rotated
+            first = first + schedule[(group + 1) % 3]
+            second = second + schedule[(group + 2) % 3] + np.uint32(group + 1)
+    return first, second

@@ -1,0 +1,48 @@
+"""A stream of examples: whose images, which targets, how often, with which noise."""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+from noisy_student_jax.augment.noise import InputNoise
+from noisy_student_jax.data.sources import Source
+from noisy_student_jax.lanes import Lanes
+from noisy_student_jax.types import PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Noise:
+    """All noise of one stream.
+
+    Attributes:
+      input: what is done to its images.
+      dropout: whether the model's dropout applies to it.
+      stochastic_depth: whether the model's stochastic depth applies to it.
+    """
+
+    input: InputNoise
+    dropout: bool = True
+    stochastic_depth: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Stream:
+    """One of the two streams of a batch.
+
+    Attributes:
+      source: of the images.
+      picks: int64 ``[draws, 2]``: for each draw of an epoch, the record of `source`
+        and the row of `targets`.
+      targets: a tree of arrays ``[rows, …]``, as they are stored.
+      to_target: makes the task's target of rows of `targets`, on the device.
+      noise: of this stream.
+      lanes: how the draws of an epoch are dealt out; None for one permutation.
+    """
+
+    source: Source
+    picks: np.ndarray
+    targets: PyTree
+    to_target: Callable[[PyTree], PyTree]
+    noise: Noise
+    lanes: Lanes | None = None

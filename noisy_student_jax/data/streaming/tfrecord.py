@@ -1,0 +1,201 @@
+"""TFRecord files, read at random: where each record begins is looked up once.
+
+The format: of each record the length (8 bytes, the lowest first), the length's
+checksum (4), the data, the data's checksum (4); nothing before, between or after.
+"""
+
+import glob
+import os
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from noisy_student_jax.console import printable
+from noisy_student_jax.data.encoded import MAX_BYTES, Encoded
+from noisy_student_jax.data.streaming import crc32c
+from noisy_student_jax.data.streaming.records import (
+    Features,
+    RecordSource,
+    check_features,
+    check_names,
+    for_each,
+    kept_column,
+    read_labels,
+)
+from noisy_student_jax.errors import UserError
+
+_HEADER, _FOOTER = 12, 4
+_GZIP = b"\x1f\x8b"
+
+
+class TFRecordSource(RecordSource):
+    """The records of TFRecord files, each a ``tf.train.Example``."""
+
+    def __init__(
+        self,
+        paths: str | Sequence[str | os.PathLike],
+        index_folder: str | os.PathLike,
+        *,
+        name: str,
+        labelled: bool,
+        classes: Sequence[str] | None = None,
+        features: Features | None = None,
+    ):
+        """Reads where records begin, and labels, or what is kept of that.
+
+        Args:
+          paths: of the files, or a pattern such as ``train-*``; records come in the
+            order of the files' names.
+          index_folder: where what has been looked up is kept, until a file changes.
+          name: that all keys begin with.
+          labelled: whether the records have labels that may be seen.
+          classes: names in index order; None names them by their numbers.
+          features: what is called how; None for ImageNet's usual layout.
+
+        Raises:
+          UserError: there is no such file, one is cut short or damaged where a
+            record begins, or records have no image or no label of a class.
+        """
+        features = features or Features()
+        found = _found(paths)
+        check_names(found)
+        record_files = open_files(found, pathlib.Path(index_folder))
+        check_features(record_files, features, labelled=labelled)
+        labels = None
+        if labelled:
+            labels = read_labels(
+                record_files,
+                features,
+                pathlib.Path(index_folder),
+                classes=None if classes is None else len(classes),
+            )
+            if classes is None:
+                classes = [str(number) for number in range(labels.max(initial=-1) + 1)]
+        super().__init__(
+            record_files,
+            name=name,
+            features=features,
+            labels=labels,
+            classes=(classes or ()) if labelled else (),
+        )
+
+
+class TFRecordFile:
+    """A TFRecord file."""
+
+    def __init__(self, path: pathlib.Path, starts: np.ndarray):
+        """Takes where each record begins and the last one ends, int64 ``[n + 1]``."""
+        self.path, self._starts = path, starts
+        self.found = path.stat()
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    def read(self, numbers: Sequence[int]) -> Encoded:
+        """See `RecordFile`."""
+        with self.path.open("rb", buffering=0) as file:
+            found = [self._record(file.fileno(), number) for number in numbers]
+        return Encoded([data for data, _ in found], [why for _, why in found])
+
+    def _record(self, handle: int, number: int) -> tuple[bytes | None, str]:
+        start, end = self._starts[number : number + 2].tolist()
+        length = end - start - _HEADER - _FOOTER
+        if length > MAX_BYTES:
+            return None, f"{length:,} bytes, more than {MAX_BYTES:,}"
+        whole = os.pread(handle, end - start, start)
+        data, checksum = whole[_HEADER:-_FOOTER], whole[-_FOOTER:]
+        if len(whole) < end - start or crc32c.masked(data) != _number(checksum):
+            return None, f"damaged: wrong checksum of the record at byte {start}"
+        return data, "ok"
+
+
+def open_files(
+    paths: Sequence[pathlib.Path], index_folder: pathlib.Path
+) -> list[TFRecordFile]:
+    """Opens TFRecord files.
+
+    Args:
+      paths: of them.
+      index_folder: where to keep where records begin.
+
+    Raises:
+      UserError: one cannot be read, is cut short, or damaged where a record begins.
+    """
+
+    def open_one(path: pathlib.Path) -> TFRecordFile:
+        starts = kept_column(path, index_folder, "offset", lambda: _starts(path))
+        return TFRecordFile(path, starts)
+
+    return for_each(open_one, paths)
+
+
+def _found(paths: str | Sequence[str | os.PathLike]) -> list[pathlib.Path]:
+    if isinstance(paths, str):
+        pattern = str(pathlib.Path(paths).expanduser())
+        # pathlib's own takes no absolute patterns.
+        found = sorted(pathlib.Path(path) for path in glob.glob(pattern))  # noqa: PTH207
+    else:
+        found = [pathlib.Path(path) for path in paths]
+    for path in found:
+        if not path.is_file():
+            kind = "a folder" if path.is_dir() else "not there"
+            raise UserError(
+                f"'{printable(str(path))}' is {kind}: give TFRecord files, or a pattern"
+                " such as 'folder/train-*'"
+            )
+    if not found:
+        raise UserError(
+            f"no file matches '{printable(str(paths))}': give TFRecord files, or a"
+            " pattern such as 'folder/train-*'"
+        )
+    return found
+
+
+def _starts(path: pathlib.Path) -> np.ndarray:
+    """Goes through a file from header to header.
+
+    Returns:
+      int64 ``[records + 1]``, where each record begins and the last one ends.
+    """
+    starts, headers, position = [], [], 0
+    with path.open("rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        while position < size:
+            header = os.pread(file.fileno(), _HEADER, position)
+            starts.append(position)
+            if len(header) < _HEADER:
+                break
+            headers.append(header)
+            position += _HEADER + _number(header[:8]) + _FOOTER
+    _check_headers(path, starts, headers)
+    if position != size:
+        raise UserError(
+            f"'{printable(str(path))}' is cut short: its record at byte {starts[-1]}"
+            f" goes on beyond its end at byte {size}; copy or write the file again"
+        )
+    return np.array([*starts, size], np.int64)
+
+
+def _check_headers(path: pathlib.Path, starts: list[int], headers: list[bytes]) -> None:
+    """Refuses a file that has a wrong length of a record: what follows is lost."""
+    bytes_of = np.frombuffer(b"".join(headers), np.uint8).reshape(-1, _HEADER)
+    told = np.ascontiguousarray(bytes_of[:, 8:]).view("<u4")[:, 0]
+    wrong = np.flatnonzero(crc32c.masked_rows(bytes_of[:, :8]) != told)
+    if not len(wrong):
+        return
+    first = wrong[0]
+    if first == 0 and headers[0].startswith(_GZIP):
+        raise UserError(
+            f"'{printable(str(path))}' is compressed, so that its records cannot be"
+            " read at random: unpack it with gunzip"
+        )
+    raise UserError(
+        f"'{printable(str(path))}' is damaged, or no TFRecord file: the length of a"
+        f" record at byte {starts[first]} has a wrong checksum; copy or write the file"
+        " again"
+    )
+
+
+def _number(data: bytes) -> int:
+    return int.from_bytes(data, "little")

@@ -1,0 +1,267 @@
+"""What a config leaves open, decided from the data and the machine, and said.
+
+A field is left open by ``"auto"`` (a model's name), 0 (its resolution, steps, records
+per class) or −1 (noise measured in pixels, the crop). What is decided is kept in the
+run directory: a folder that grows does not change a run that has begun.
+"""
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from noisy_student_jax import budget, console, decisions, files, models
+from noisy_student_jax import config as configs
+from noisy_student_jax.config import ConfigDict, identity, plain
+from noisy_student_jax.console import Progress
+from noisy_student_jax.data.opening import Opener
+from noisy_student_jax.data.own import check_places
+from noisy_student_jax.decisions import Decision
+from noisy_student_jax.decoding import UndecodableImageError, header
+from noisy_student_jax.errors import UserError
+from noisy_student_jax.interruption import Interruption
+from noisy_student_jax.run import DECISIONS, Run, with_places
+
+AUTO = "auto"
+OPEN = -1
+"""What leaves open a field of noise."""
+
+SMALL = 48
+"""Images up to this shorter side are not photographs: they are used whole."""
+HEADERS_READ = 200
+LADDERS = {
+    ("cpu", "small"): ("efficientnet_tiny_m", "efficientnet_tiny_l"),
+    ("cpu", "large"): ("efficientnet_mini_m", "efficientnet_mini_l"),
+    ("accelerator", "small"): ("efficientnet_b0_small", "efficientnet_b1_small"),
+    ("accelerator", "large"): ("efficientnet_b0", "efficientnet_b1"),
+}
+"""A teacher and its students: equal or larger ones, as in the paper."""
+
+EPOCHS = 100
+STEPS = {"cpu": (1000, 6000), "accelerator": (3000, 30_000)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What decisions are made from.
+
+    Attributes:
+      machine: ``cpu`` or ``accelerator``.
+      shorter_side: median over images, in pixels.
+      labelled: number of images to learn from.
+      pool: number of unlabelled images.
+      classes: number of classes.
+    """
+
+    machine: str
+    shorter_side: int
+    labelled: int
+    pool: int
+    classes: int
+
+
+def is_open(config: ConfigDict) -> bool:
+    """Whether a config of people's own images leaves anything open."""
+    return config.data.name == "own" and any(
+        _has_open_fields(section) for _, section in _sections(config)
+    )
+
+
+def decide(config: ConfigDict, facts: Facts) -> list[Decision]:
+    """Decides every field that a complete config leaves open.
+
+    Args:
+      config: complete, not checked.
+      facts: of data and machine.
+    """
+    kind = "small" if facts.shorter_side <= SMALL else "large"
+    device = "a CPU" if facts.machine == "cpu" else "an accelerator"
+    made: list[Decision] = []
+    for owner, section in _sections(config):
+        number = 0 if owner == "generations[0]." else 1
+        model = section.model.name
+        if model == AUTO:
+            model = LADDERS[facts.machine, kind][number]
+            why = (
+                f"models: {' → '.join(LADDERS[facts.machine, kind])}, for images of"
+                f" {facts.shorter_side} px (median of the shorter side) on {device}"
+            )
+            made.append(Decision(f"{owner}model.name", model, why))
+        side = section.model.resolution
+        if not side and section.model.name == AUTO:
+            side = _resolution(facts)
+            why = f"resolution: {side} px"
+            made.append(Decision(f"{owner}model.resolution", side, why))
+        side = side or models.resolution(model)
+        made += _noise(owner, section, side)
+        if section.model.crop_padding == OPEN:
+            padding = 0 if kind == "small" else side // 8
+            why = f"evaluation crop: {side} of {side + padding} px"
+            made.append(Decision(f"{owner}model.crop_padding", padding, why))
+        if not section.selection.per_class:
+            each = max(1, facts.pool // facts.classes)
+            why = f"pseudo-labelled draws per class: {each:,}, a fair share of the pool"
+            made.append(Decision(f"{owner}selection.per_class", each, why))
+        if not section.train.steps and not section.train.epochs:
+            low, high = STEPS[facts.machine]
+            wanted = round(EPOCHS * facts.labelled / section.train.batch)
+            steps = min(max(wanted, low), high)
+            why = f"steps: {steps:,} of {section.train.batch} labelled images each"
+            made.append(Decision(f"{owner}train.steps", steps, why))
+    return made
+
+
+def look(config: ConfigDict, workdir: pathlib.Path) -> Facts:
+    """Finds the facts, reading directories, indices of record files and some headers.
+
+    Args:
+      config: complete, not checked.
+      workdir: the run directory, where indices are kept.
+
+    Raises:
+      UserError: a place is missing, or holds no images.
+    """
+    data = with_places(config.data, workdir, side=1)
+    check_places(data)
+    labelled = _source(data, "labeled")
+    count, classes = len(labelled), len(np.unique(labelled.labels))
+    sides = []
+    # Spread over the classes, which stand one after the other.
+    some = np.linspace(0, len(labelled) - 1, min(HEADERS_READ, len(labelled)))
+    encoded = labelled.read_encoded(np.unique(some.astype(int)).tolist())
+    for one in encoded.data:
+        with contextlib.suppress(UndecodableImageError):  # counted and named later
+            sides += [] if one is None else [min(header(one))]
+    if not sides:
+        raise UserError(
+            f"none of {len(some)} files looked at in '{data.sources.labeled}' is an"
+            " image that can be read: is it the right folder?"
+        )
+    fractions = {
+        name: 0.0 if data.sources[name] else data[f"{name}_fraction"]
+        for name in ("validation", "test")
+    }
+    learnt = round(count * (1 - sum(fractions.values())))
+    if data.labels_per_class:
+        pool, learnt = learnt, min(learnt, data.labels_per_class * classes)
+    if data.sources.unlabeled:
+        pool = len(_source(data, "unlabeled"))
+    return Facts(
+        machine="cpu" if jax.default_backend() == "cpu" else "accelerator",
+        shorter_side=int(np.median(sides)),
+        labelled=learnt,
+        pool=pool,
+        classes=classes,
+    )
+
+
+def _source(data: Any, name: str) -> Any:
+    """Opens a source without preparing it."""
+    with data.unlocked():
+        data.road = "streamed"
+    opener = Opener(data, Interruption(), Progress(), look_only=True)
+    return opener.open(name).source()
+
+
+def decided(
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    interruption: Interruption,
+    *,
+    fit: bool = True,
+) -> list[Decision]:
+    """Returns what was decided for a config in a run directory; else decides now.
+
+    What is left open first; then what a time budget makes it give up.
+
+    Args:
+      config: complete, not checked.
+      workdir: the run directory.
+      interruption: of the command.
+      fit: whether to fit the config to its time budget, if it has one.
+
+    Raises:
+      UserError: see `look`; or the budget is too small for anything.
+    """
+    path = workdir / DECISIONS
+    if path.is_file():
+        found = files.read_json(path)
+        if isinstance(found, dict) and found.get("asked") == _asked(config):
+            return [Decision(**one) for one in found["decisions"]]
+    made = decide(config, look(config, workdir)) if is_open(config) else []
+    if fit and config.budget_hours > 0:
+        whole = decisions.apply(config, made)
+        configs.check(whole)
+        run = Run(whole, workdir, interruption=interruption, look_only=True)
+        console.say(
+            f"measuring, to fit the run to {config.budget_hours:g} h; some ten seconds"
+            " a model, and what the compiler takes"
+        )
+        made += budget.fit(run, hours=config.budget_hours)
+    return made
+
+
+def record(config: ConfigDict, made: list[Decision]) -> dict[str, Any]:
+    """Returns what a run directory keeps of decisions, as `decided` reads it.
+
+    Args:
+      config: as it was before them.
+      made: the decisions.
+    """
+    rows = [dataclasses.asdict(one) for one in made]
+    return {"asked": _asked(config), "decisions": rows}
+
+
+def _asked(config: ConfigDict) -> str:
+    # What is operational, the budget apart, decides nothing.
+    asked = {name: identity({name: value}) for name, value in plain(config).items()}
+    return files.digest(json.loads(json.dumps(asked)))
+
+
+def _sections(config: ConfigDict) -> list[tuple[str, ConfigDict]]:
+    """Returns what all share, the generations and the control, after their paths."""
+    found = [(f"generations[{k}].", one) for k, one in enumerate(config.generations)]
+    return [*found, ("control.", config.control), ("", config)]
+
+
+def _has_open_fields(section: ConfigDict) -> bool:
+    noise = [value for one in section.noise.values() for value in one.values()]
+    return (
+        section.model.name == AUTO
+        or section.model.crop_padding == OPEN
+        or not section.selection.per_class
+        or not (section.train.steps or section.train.epochs)
+        or OPEN in noise
+    )
+
+
+def _resolution(facts: Facts) -> int:
+    if facts.shorter_side <= SMALL:
+        return min(SMALL, max(16, 8 * round(facts.shorter_side / 8)))
+    if facts.machine == "cpu":
+        return 64
+    return min(224, max(64, 32 * (facts.shorter_side // 32)))
+
+
+def _noise(owner: str, section: ConfigDict, side: int) -> list[Decision]:
+    small = side <= SMALL
+    eighth = side // 8
+    # The authors' on SVHN, 4 of 32 pixels, for translation, cutout and padding alike.
+    decided: dict[str, Any] = {
+        "randaugment_translate": float(eighth),
+        "randaugment_cutout": float(eighth),
+        "crop_padding": eighth if small else 0,
+        "crop_area": 0.0 if small else 0.25,
+    }
+    crop = f"padded by {eighth} px" if small else "random, of at least 25 % of the area"
+    why = f"noise: translation and cutout by {eighth} px a step, crops {crop}"
+    return [
+        Decision(f"{owner}noise.{stream}.{field}", value, why)
+        for stream, noise in section.noise.items()
+        for field, value in decided.items()
+        if noise[field] == OPEN
+    ]

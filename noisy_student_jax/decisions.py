@@ -1,0 +1,38 @@
+"""What was decided for a config, each with its reason."""
+
+import copy
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from ml_collections.config_flags import config_path
+
+from noisy_student_jax.config import ConfigDict
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """A field of the config that gets another value.
+
+    Attributes:
+      field: its path in a complete config, as in ``generations[1].train.steps``.
+      value: its new value.
+      why: a phrase for people.
+    """
+
+    field: str
+    value: Any
+    why: str
+
+
+def apply(config: ConfigDict, decisions: Sequence[Decision]) -> ConfigDict:
+    """Returns a copy of a complete config, with every decision carried out."""
+    changed = copy.deepcopy(config)
+    for decision in decisions:
+        config_path.set_value(decision.field, changed, decision.value)
+    return changed
+
+
+def reasons(decisions: Sequence[Decision]) -> list[str]:
+    """Returns what there is to tell, each phrase once, in order."""
+    return list(dict.fromkeys(decision.why for decision in decisions))

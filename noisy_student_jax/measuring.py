@@ -1,0 +1,270 @@
+"""How fast this machine is with a student, and how long the student will take."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+
+from noisy_student_jax import streams, types
+from noisy_student_jax.augment.noise import (
+    InputNoise,
+    augment_batch,
+    example_keys,
+    split_positions,
+    stream_key,
+)
+from noisy_student_jax.evaluation.predictor import Predictor
+from noisy_student_jax.generation import step_and_state
+from noisy_student_jax.models import cost
+from noisy_student_jax.run import CONTROL, Student
+from noisy_student_jax.training import partitioning
+from noisy_student_jax.training.step import jit_train_step
+from noisy_student_jax.types import Batch, PyTree
+
+SMALL_BATCH = 64
+"""Batches of up to so many images are measured as they are."""
+IMAGES_PER_DEVICE = {"cpu": 32}
+"""Of the smaller batch that is measured instead of a large one."""
+IMAGES_PER_ACCELERATOR = 256
+ACTIVATION_BYTES = 4e9
+"""What the activations of that smaller batch may take, per device."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Speed:
+    """How fast this machine is with a student's model.
+
+    Attributes:
+      train_images_per_second: noised and trained on, by all devices together.
+      label_images_per_second: labelled, or evaluated.
+    """
+
+    train_images_per_second: float
+    label_images_per_second: float
+
+    def scaled(self, factor: float) -> "Speed":
+        """Returns both, `factor` times as fast."""
+        return Speed(
+            self.train_images_per_second * factor, self.label_images_per_second * factor
+        )
+
+
+Speeds = Callable[[Student], Speed]
+
+
+def measure(student: Student, *, seconds: float = 1.5) -> Speed:
+    """Trains and labels with a student's model for a moment, on made-up images.
+
+    What runs is the real training step, with the student's noise in front of it, and
+    the real labelling program, at its resolution. A batch of more than `SMALL_BATCH`
+    images is stood in for by a smaller one of the same mix, in one microbatch: the
+    time an image takes is taken to be independent of the batch. Reading images is not
+    counted, nor compiling. Nothing is written.
+
+    Args:
+      student: to be measured.
+      seconds: how long the timing goes on, for training and for labelling each; at
+        least one whole step is timed.
+    """
+    small = _with_small_batch(student)
+    mesh = partitioning.make_mesh()
+    step, state = step_and_state(small)
+    state = jax.device_put(state, partitioning.replicated(mesh))
+    batches, compiled = _Batches(small, mesh), jit_train_step(step, mesh)
+
+    def train(number: int) -> PyTree:
+        nonlocal state
+        state, metrics = compiled(state, batches(number))
+        return metrics
+
+    training = _steps_per_second(train, student, seconds) * small.layout.total
+    predictor = Predictor(
+        small.run.task,
+        small.module,
+        small.preprocessing,
+        batch=min(small.config.labels.batch, jax.local_device_count() * _most(small)),
+    )
+    variables = predictor.place(jax.device_get(state.ema_variables))
+    images = jax.device_put(
+        _images(predictor.batch, small.resolution),
+        partitioning.along_batch(predictor.mesh),
+    )
+    labelling = _steps_per_second(
+        lambda number: predictor.apply(variables, images), student, seconds
+    )
+    return Speed(training, labelling * predictor.batch)
+
+
+def remembered(speeds: Speeds = measure) -> Speeds:
+    """Returns a function that measures students that cost the same only once."""
+    known: dict[tuple, Speed] = {}
+
+    def speed(student: Student) -> Speed:
+        kind = _kind(student)
+        if kind not in known:
+            known[kind] = speeds(student)
+        return known[kind]
+
+    return speed
+
+
+def hours(student: Student, speed: Speed) -> dict[str, float]:
+    """Tells how long a student takes, from training it to the last of its labels.
+
+    Returns:
+      Hours: ``train``; ``label``, the pool, which the last generation and the control
+      do not; ``evaluate``, raw and averaged weights on validation images during
+      training, and on validation and test images after it; and their ``total``.
+    """
+    run = student.run
+    images = student.steps * student.layout.total
+    labels = student.generation not in (CONTROL, run.last)
+    validations = math.ceil(student.steps / run.config.log.validate_every_steps) + 1
+    evaluated = validations * len(run.dataset.validation) + len(run.dataset.test)
+    found = {
+        "train": images / speed.train_images_per_second / 3600,
+        "label": labels * len(run.dataset.pool) / speed.label_images_per_second / 3600,
+        "evaluate": 2 * evaluated / speed.label_images_per_second / 3600,
+    }
+    return {**found, "total": sum(found.values())}
+
+
+class _Batches:
+    """Batches of made-up images, noised anew at every step."""
+
+    def __init__(self, student: Student, mesh: Mesh):
+        """Puts images, and what does not change, on the devices."""
+        self._mesh, self._layout = mesh, student.layout
+        self._sizes = [self._layout.labelled, self._layout.pseudo]
+        if not self._layout.pseudo:
+            self._sizes.pop()
+        self._images = partitioning.put_batch(
+            [_images(size, student.resolution) for size in self._sizes], mesh
+        )
+        self._rest = partitioning.put_batch(_all_but_images(student), mesh)
+        noises = [
+            streams.make_noise(student.config.noise[name]).input
+            for name in types.STREAMS
+        ]
+        self._noised = jax.jit(
+            lambda images, positions: self._interleaved(
+                [
+                    _noised(mesh, noise, *own)
+                    for noise, *own in zip(noises, images, positions, strict=False)
+                ]
+            ),
+            out_shardings=partitioning.along_batch(mesh),
+        )
+
+    def __call__(self, step: int) -> Batch:
+        """Returns the batch of a step."""
+        positions = [
+            split_positions(np.arange(step * size, (step + 1) * size))
+            for size in self._sizes
+        ]
+        placed = partitioning.put_batch(positions, self._mesh)
+        return {**self._rest, "image": self._noised(self._images, placed)}
+
+    def _interleaved(self, images: list[jax.Array]) -> jax.Array:
+        if len(images) == 1:
+            return images[0]
+        return self._layout.interleave(*images)
+
+
+def _noised(
+    mesh: Mesh, noise: InputNoise, images: jax.Array, positions: jax.Array
+) -> jax.Array:
+    """Adds a stream's noise, on each device to its own images."""
+
+    def local(images, positions):
+        return augment_batch(
+            example_keys(stream_key(0, 0, 0), positions), images, noise
+        )
+
+    spread = PartitionSpec(partitioning.DATA)
+    return jax.shard_map(
+        local, mesh=mesh, in_specs=spread, out_specs=spread, check_vma=False
+    )(images, positions)
+
+
+def _all_but_images(student: Student) -> Batch:
+    """Returns the rest of a batch; every target is the first labelled record's."""
+    layout, run = student.layout, student.run
+    source = run.dataset.labelled
+    labels = getattr(source, "labels", None)
+    if labels is None:
+        labels = source.read([0]).labels
+    ones = np.ones(layout.total, np.float32)
+    return {
+        "target": run.task.targets(np.repeat(labels[:1], layout.total, axis=0)),
+        "weight": ones,
+        "stream": layout.stream(),
+        "noise": {"dropout": ones, "stochastic_depth": ones},
+    }
+
+
+def _images(count: int, side: int) -> np.ndarray:
+    """Makes images up: uint8 ``[count, side, side, 3]``."""
+    shape = (count, side, side, 3)
+    return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+
+
+def _steps_per_second(
+    work: Callable[[int], Any], student: Student, seconds: float
+) -> float:
+    # The first step waits for the compiler.
+    jax.block_until_ready(work(0))
+    done, started, elapsed = 0, time.perf_counter(), 0.0
+    while not done or elapsed < seconds:
+        student.run.interruption.check()
+        done += 1
+        jax.block_until_ready(work(done))
+        elapsed = time.perf_counter() - started
+    return done / elapsed
+
+
+def _with_small_batch(student: Student) -> Student:
+    """Returns the student with as few whole groups in its batch as are measured."""
+    layout, devices = student.layout, jax.device_count()
+    if layout.total <= SMALL_BATCH:
+        return student
+    group = layout.total // layout.groups
+    groups = devices * max(1, min(layout.groups // devices, _most(student) // group))
+    config = student.config.copy_and_resolve_references()
+    config.train.batch = groups * (layout.labelled // layout.groups)
+    config.train.microbatches = 1
+    # The smaller batch may not divide into groups, which cost next to nothing.
+    config.model.batch_norm_group = 0
+    return dataclasses.replace(student, config=config)
+
+
+def _most(student: Student) -> int:
+    """Returns how many images a device is given at most, where it has a choice."""
+    per_image = cost.activation_bytes(student.module, resolution=student.resolution)
+    images = IMAGES_PER_DEVICE.get(jax.default_backend(), IMAGES_PER_ACCELERATOR)
+    return max(1, min(images, int(ACTIVATION_BYTES // per_image)))
+
+
+def _kind(student: Student) -> tuple:
+    """Returns all that a student's speed depends on."""
+    small = _with_small_batch(student)
+    config = small.config
+    noise = tuple(
+        (n.randaugment_layers, n.flip, n.crop_padding > 0, n.cutout_size > 0)
+        for n in (config.noise[name] for name in types.STREAMS)
+    )
+    return (
+        config.model.name,
+        repr(sorted(small.arguments.items())),
+        small.resolution,
+        small.layout,
+        config.train.microbatches,
+        config.train.optimizer,
+        config.labels.batch,
+        noise if small.layout.pseudo else noise[:1],
+    )

@@ -1,0 +1,52 @@
+"""What was learnt from: the parts of the data, what is not in them, some images."""
+
+import base64
+import pathlib
+from typing import Any
+
+from noisy_student_jax import files
+from noisy_student_jax.errors import UserError
+from noisy_student_jax.report.formatting import NOTHING, count
+from noisy_student_jax.report.provenance import written
+from noisy_student_jax.report.quarantine import quarantine
+from noisy_student_jax.showing import CONTACT_SHEET
+from noisy_student_jax.splitting import DATASET, QUARANTINE
+
+
+def dataset(workdir: pathlib.Path) -> dict[str, Any]:
+    """Returns parts, facts, quarantined files and the contact sheet."""
+    return {
+        **_parts(workdir / DATASET),
+        "quarantine": quarantine(workdir / QUARANTINE),
+        "contact_sheet": _picture(workdir / CONTACT_SHEET),
+    }
+
+
+def _parts(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        found = files.read_json(path)
+        rows = [
+            {
+                "part": part,
+                "images": count(number),
+                "fingerprint": (found.get("fingerprints") or {}).get(part, NOTHING)[
+                    :16
+                ],
+            }
+            for part, number in found["splits"].items()
+        ]
+    except FileNotFoundError:
+        return {"missing": f"{DATASET} is not there", "rows": [], "facts": []}
+    except (UserError, KeyError, TypeError, AttributeError):
+        return {"missing": f"{DATASET} is damaged", "rows": [], "facts": []}
+    facts = [(name, written(v)) for name, v in (found.get("facts") or {}).items()]
+    return {"missing": None, "rows": rows, "facts": facts}
+
+
+def _picture(path: pathlib.Path) -> str | None:
+    """Returns a PNG file as a data URL; None if it is not there."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return None
+    return "data:image/png;base64," + base64.b64encode(data).decode()

@@ -1,0 +1,47 @@
+"""What the report says of a selection's method and cap."""
+
+import numpy as np
+import pytest
+
+from noisy_student_jax.pseudo_labels import selection, sidecar
+from noisy_student_jax.pseudo_labels.plan import SelectionOptions
+from noisy_student_jax.report import pseudo
+from noisy_student_jax.report.students import Shown
+
+
+def said(folder, **options):
+    """What is said of a teacher whose student is trained on such a selection."""
+    sidecar.write_shard(
+        folder / "labels" / "0.parquet",
+        keys=[f"k{i}" for i in range(40)],
+        status=["ok"] * 40,
+        label=np.arange(40) % 2,
+        score=np.linspace(0.2, 0.9, 40),
+        metadata={"task": "t", "model": "m", "model_sha256": "0", "classes": "2"},
+    )
+    sidecar.write_quarantine(folder / "labels")
+    one = SelectionOptions(min_score=0.4, per_class=50, **options)
+    selection.select(folder / "labels", folder / "selection", one)
+    students = [Shown(f"generation {k}", f"s{k}", folder, {}, k) for k in range(2)]
+    (teacher,) = pseudo.teachers({"classes": ["a", "b"]}, students)
+    return teacher
+
+
+@pytest.mark.parametrize(
+    ("method", "says"), [("paper", "selected above 0.4"), ("reference", "from 0.4")]
+)
+def test_the_threshold_is_said_as_the_method_has_it(tmp_path, method, says):
+    teacher = said(tmp_path, method=method)
+    assert teacher["method"] == method
+    assert teacher["adds_up"]
+    assert says in teacher["histogram"]
+
+
+def test_a_cap_on_repeats_is_said_and_its_warning_shown(tmp_path):
+    teacher = said(tmp_path, max_copies=3)
+    assert "No record is drawn more than 3 times an epoch." in teacher["lowest"]
+    assert "because max_copies 3 caps" in teacher["warnings"][0]
+
+
+def test_without_a_cap_none_is_said(tmp_path):
+    assert "drawn more" not in said(tmp_path)["lowest"]

@@ -1,0 +1,115 @@
+"""The whole loop on images that are streamed: folders without a cache, TFRecord."""
+
+import json
+import os
+import shutil
+
+import pyarrow.parquet as pq
+import pytest
+from people import FOLDER, QUICK, line
+
+from noisy_student_jax.cli import main
+
+SHORT = ["--config.control.enabled=false", "--config.noise.pseudo.crop_area=0.3"]
+CLASSES = 3
+
+
+def examples(root):
+    """Files, with labels counted from 1 as ImageNet's are; None without."""
+    for number, path in enumerate(sorted((root / "labeled").rglob("*.png"))):
+        yield f"train-{number % 2:05d}", path, 1 + number // 16
+    for path in sorted((root / "unlabeled").glob("*.*g")):
+        yield "pool-00000", path, None
+
+
+@pytest.fixture(scope="module")
+def records(folders, tmp_path_factory):
+    """The folders' images as TFRecord files in ImageNet's layout."""
+    import tensorflow as tf
+
+    place = tmp_path_factory.mktemp("records")
+    writers = {}
+    for name, path, label in examples(folders):
+        if name not in writers:
+            writers[name] = tf.io.TFRecordWriter(str(place / name))
+        image = tf.train.BytesList(value=[path.read_bytes()])
+        feature = {"image/encoded": tf.train.Feature(bytes_list=image)}
+        if label is not None:
+            number = tf.train.Int64List(value=[label])
+            feature["image/class/label"] = tf.train.Feature(int64_list=number)
+        example = tf.train.Example(features=tf.train.Features(feature=feature))
+        writers[name].write(example.SerializeToString())
+    for writer in writers.values():
+        writer.close()
+    return place
+
+
+def counts(workdir):
+    summary = json.loads((workdir / "summary.json").read_text())
+    assert summary["verdict"]["says"]
+    return summary["splits"], summary["classes"]
+
+
+def quarantined(workdir):
+    path = workdir / "generation_0" / "labels" / "quarantine.parquet"
+    return pq.read_table(path).to_pylist()
+
+
+def test_folders_without_a_cache(folders, tmp_path):
+    workdir = tmp_path / "run"
+
+    assert (
+        main(line("run", folders, workdir, "--config.data.road=streamed", *SHORT)) == 0
+    )
+
+    splits, classes = counts(workdir)
+    assert len(classes) == CLASSES
+    # Nothing is read beforehand, so the torn file and the copy are still there.
+    assert splits["pool"] == 38
+    (bad,) = quarantined(workdir)
+    assert bad["key"] == "unlabeled/torn.jpg"
+    assert not list((workdir / "prepared").glob("side_*"))
+
+
+def test_record_files(records, tmp_path):
+    workdir = tmp_path / "run"
+    command = [
+        "run",
+        f"--config={FOLDER}",
+        f"--workdir={workdir}",
+        f"--config.labeled=tfrecord:{records}/train-*",
+        f"--config.unlabeled=tfrecord:{records}/pool-*",
+        *QUICK,
+        *SHORT,
+    ]
+
+    assert main(command) == 0
+
+    splits, classes = counts(workdir)
+    assert classes == ["0", "1", "2"]
+    assert splits["pool"] == 38
+    (bad,) = quarantined(workdir)
+    assert bad["key"].startswith("unlabeled/pool-00000/")
+    # The same line goes on, with nothing to do.
+    assert main(command) == 0
+
+
+def test_a_record_that_is_damaged_later_is_named_in_training(folders, tmp_path):
+    own, workdir = tmp_path / "own", tmp_path / "run"
+    shutil.copytree(folders, own)
+    road = ["--config.data.road=streamed", *SHORT]
+    assert main(line("prepare", own, workdir, *road)) == 0
+    # As large as before, and of the same time: only its bytes are others.
+    victims = sorted((own / "labeled" / "cat").glob("*.png"))
+    for path in victims[:4]:
+        found = path.stat()
+        path.write_bytes(b"x" * found.st_size)
+        os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+
+    more = [*road, "--config.data.max_quarantined=0.2"]
+    assert main([*line("train", own, workdir, *more), "--generation=0"]) == 0
+
+    lines = (workdir / "generation_0/train/quarantine.csv").read_text().splitlines()
+    assert lines[0] == "key,reason"
+    assert 0 < len(lines) - 1 <= 4
+    assert all(row.startswith("labeled/cat/") for row in lines[1:])
