@@ -68,6 +68,19 @@ def test_status_and_plan_read_no_image(finished, folders, tmp_path, capsys):
     assert not workdir.exists()
 
 
+def test_hours_are_told_before_any_image_is_prepared(folders, tmp_path, capsys):
+    cache = tmp_path / "cache"
+    command = [part for part in line("plan", folders, "") if "workdir" not in part]
+    command += ["--measure", "--json", f"--config.data.cache={cache}"]
+
+    assert main(command) == 0
+
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["hours"]["total"] > 0
+    assert facts["splits"]["pool"] == 38
+    assert not cache.exists()
+
+
 def test_images_moved_elsewhere_change_nothing(finished, folders, tmp_path, capsys):
     moved, workdir = tmp_path / "moved", tmp_path / "run"
     shutil.copytree(folders, moved)

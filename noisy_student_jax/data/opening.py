@@ -80,19 +80,19 @@ class Opened:
 class Counted:
     """A source that is only counted: neither keys nor images are known."""
 
-    labels = None
     fingerprint = "not prepared"
 
-    def __init__(self, count: int):
+    def __init__(self, count: int, labels: np.ndarray | None):
         """Stands for `count` records."""
-        self._count = count
+        self._count, self.labels = count, labels
 
     def __len__(self) -> int:
         return self._count
 
     def subset(self, indices: np.ndarray, *, labelled: bool = True) -> "Counted":
         """Returns fewer of them."""
-        return Counted(len(indices))
+        known = labelled and self.labels is not None
+        return Counted(len(indices), self.labels[indices] if known else None)
 
 
 class Opener:
@@ -217,7 +217,7 @@ def _opened(name: str, source: Any, listing: Listing) -> Opened:
 def _estimate(name: str, listing: Listing) -> Opened:
     return Opened(
         name=name,
-        whole=Counted(len(listing)),
+        whole=Counted(len(listing), listing.labels),
         content=[_hashed(f"{name}/{safe_text(path)}") for path in listing.paths],
         labels=listing.labels,
         classes=listing.classes,
