@@ -11,6 +11,7 @@ Other flags (``--config.key=value``) go to the run.
 import argparse
 import hashlib
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -25,14 +26,21 @@ def main() -> None:
     parser.add_argument("--labels", type=int, default=400, help="of each class")
     parser.add_argument("--workdir", type=pathlib.Path, default="runs/cifar10")
     options, overrides = parser.parse_known_args()
-    images = options.workdir / "images"
+    workdir = options.workdir.resolve()
+    images = workdir / f"images_{options.labels}"
     if not images.exists():
-        deal(options.cifar10.resolve() / "train", images, options.labels)
+        unfinished = images.with_name(f".{images.name}")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        deal(options.cifar10.resolve() / "train", unfinished, options.labels)
+        unfinished.rename(images)
     command = [sys.executable, "-m", "noisy_student_jax", "run"]
-    command += ["--config=configs/folder.py", f"--workdir={options.workdir}/run"]
     command += [
-        f"--config.labeled={images.absolute()}/labeled",
-        f"--config.unlabeled={images.absolute()}/unlabeled",
+        "--config=configs/folder.py",
+        f"--workdir={workdir}/run_{options.labels}",
+    ]
+    command += [
+        f"--config.labeled={images}/labeled",
+        f"--config.unlabeled={images}/unlabeled",
         f"--config.test={options.cifar10.resolve()}/test",
         *overrides,
     ]

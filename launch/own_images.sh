@@ -11,10 +11,18 @@ if [ "$#" -lt 2 ] || [[ "$1" == --* ]] || [[ "$2" == --* ]]; then
   echo "usage: bash launch/own_images.sh LABELED UNLABELED [flags]" >&2
   exit 2
 fi
-# As seen from where the command is given.
-LABELED="$(realpath -- "$1")"
-UNLABELED="$(realpath -- "$2")"
-FLAGS=("${@:3}")
+# Paths are meant as seen from where the command is given.
+place() { if [ -e "$1" ]; then realpath -- "$1"; else echo "$1"; fi; }
+LABELED="$(place "$1")"
+UNLABELED="$(place "$2")"
+FLAGS=()
+for flag in "${@:3}"; do
+  case "$flag" in
+    --config.test=* | --config.validation=* | --config.data.cache=*)
+      flag="${flag%%=*}=$(place "${flag#*=}")" ;;
+  esac
+  FLAGS+=("$flag")
+done
 source "$(dirname "$0")/environment.sh" "[heic]"
 
 WORKDIR=(--workdir=runs/own_images)

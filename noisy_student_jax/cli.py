@@ -174,6 +174,7 @@ def _predict_flags(parser: argparse.ArgumentParser) -> None:
 
 def _plan_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="FILE", help="a config file")
+    parser.add_argument("--workdir", metavar="DIR", help="the run directory, if any")
     parser.add_argument("--model", metavar="NAME", help="one model instead")
     parser.add_argument("--resolution", type=int, default=0, help="of that model")
     parser.add_argument("--json", action="store_true", help="for machines")

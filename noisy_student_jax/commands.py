@@ -121,7 +121,7 @@ def status(options: Options, interruption: Interruption) -> int:
             " --workdir of `noisy-student run` was)"
         )
     config = configs.from_json(workdir / "config.json")
-    one = Run(config, workdir, interruption=interruption)
+    one = Run(config, workdir, interruption=interruption, look_only=True)
     whole = noisy_student(one)
     found = stages.standings(one, whole)
     running = one.is_locked
@@ -223,7 +223,7 @@ def plan(options: Options, interruption: Interruption) -> int:
         else:
             console.say(planning.model_text(facts))
         return 0
-    workdir = pathlib.Path("runs/plan")
+    workdir = pathlib.Path(options.workdir or "runs/plan")
     config, _ = _load(options, workdir, interruption, fit=False)
     one = Run(config, workdir, interruption=interruption, look_only=True)
     check(one)
@@ -250,7 +250,6 @@ def _open_run(options: Options, interruption: Interruption) -> Run:
                 f"`noisy-student {options.command}` needs --{flag}={example}"
             )
     workdir = pathlib.Path(options.workdir)
-    config, decided = _load(options, workdir, interruption)
     for place in (workdir, *workdir.parents):
         if place.exists() and not place.is_dir():
             where = "is" if place == workdir else f"is below '{place}', which is"
@@ -268,6 +267,7 @@ def _open_run(options: Options, interruption: Interruption) -> Run:
             f"--workdir='{workdir}' has other files in it and no run of ours: give an"
             " empty or a new directory"
         )
+    config, decided = _load(options, workdir, interruption)
     command = ["noisy-student", "run", f"--config={options.config}"]
     command += [f"--workdir={options.workdir}", *options.overrides]
     one = Run(
@@ -294,7 +294,8 @@ def _load(
     def decide(config: configs.ConfigDict) -> configs.ConfigDict:
         nonlocal record
         made = deciding.decided(config, workdir, interruption, fit=fit)
-        if made:
+        # That nothing had to be given up is a decision as well.
+        if made or config.budget_hours:
             record = deciding.record(config, made)
         for why in decisions.reasons(made):
             console.say(f"decided: {why}")

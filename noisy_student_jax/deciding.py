@@ -23,6 +23,7 @@ from noisy_student_jax.data.own import check_places
 from noisy_student_jax.decisions import Decision
 from noisy_student_jax.decoding import UndecodableImageError, header
 from noisy_student_jax.errors import UserError
+from noisy_student_jax.generation import check
 from noisy_student_jax.interruption import Interruption
 from noisy_student_jax.run import DECISIONS, Run, with_places
 
@@ -82,7 +83,8 @@ def decide(config: ConfigDict, facts: Facts) -> list[Decision]:
     device = "a CPU" if facts.machine == "cpu" else "an accelerator"
     made: list[Decision] = []
     for owner, section in _sections(config):
-        number = 0 if owner == "generations[0]." else 1
+        alone = len(config.generations) == 1
+        number = 0 if owner == "generations[0]." or alone else 1
         model = section.model.name
         if model == AUTO:
             model = LADDERS[facts.machine, kind][number]
@@ -190,13 +192,19 @@ def decided(
     path = workdir / DECISIONS
     if path.is_file():
         found = files.read_json(path)
-        if isinstance(found, dict) and found.get("asked") == _asked(config):
-            return [Decision(**one) for one in found["decisions"]]
+        try:
+            if found["asked"] == _asked(config):
+                return [Decision(**one) for one in found["decisions"]]
+        except (KeyError, TypeError) as error:
+            raise UserError(
+                f"'{path}' is damaged: restore it, or remove it to decide anew"
+            ) from error
     made = decide(config, look(config, workdir)) if is_open(config) else []
     if fit and config.budget_hours > 0:
         whole = decisions.apply(config, made)
         configs.check(whole)
         run = Run(whole, workdir, interruption=interruption, look_only=True)
+        check(run)
         console.say(
             f"measuring, to fit the run to {config.budget_hours:g} h; some ten seconds"
             " a model, and what the compiler takes"
@@ -217,8 +225,13 @@ def record(config: ConfigDict, made: list[Decision]) -> dict[str, Any]:
 
 
 def _asked(config: ConfigDict) -> str:
-    # What is operational, the budget apart, decides nothing.
-    asked = {name: identity({name: value}) for name, value in plain(config).items()}
+    # What is operational, and how the result is judged, decides nothing.
+    asked = {
+        "budget_hours": config.budget_hours,
+        "data": identity(plain(config.data), "data"),
+        "students": [identity(plain(one)) for one in config.generations],
+        "control": identity(plain(config.control)),
+    }
     return files.digest(json.loads(json.dumps(asked)))
 
 

@@ -103,8 +103,8 @@ def train(student: Student) -> dict[str, Any]:
     layout = student.layout
     layout.check(devices=mesh.size, microbatches=student.config.train.microbatches)
     learnt = streams.make(student)
-    pipeline = streams.open_pipeline(student, learnt, mesh)
     step, state = step_and_state(student)
+    pipeline = streams.open_pipeline(student, learnt, mesh)
     try:
         state = train_loop.train(
             step,
@@ -204,7 +204,7 @@ def evaluate(student: Student) -> dict[str, Any]:
         found = predict_source(
             predictor, {"ema": ema.variables, "raw": raw.variables}, source
         )
-        _tell_unusable(found, part)
+        _tell_unusable(found, part, most=run.config.data.max_quarantined)
         labels, predictions = found.labels, found.predictions["ema"]
         primary = run.task.primary(predictions, labels)
         scores = run.task.score(predictions)
@@ -376,13 +376,22 @@ def _refuse_overlap(bundle: Bundle, test: Source) -> None:
         )
 
 
-def _tell_unusable(found: Predicted, part: str) -> None:
-    if found.unusable:
-        key, reason = next(iter(found.unusable.items()))
-        console.warn(
-            f"{len(found.unusable)} {part} images cannot be used and are left out, the"
-            f" first being '{console.printable(key)}' ({reason})"
+def _tell_unusable(found: Predicted, part: str, *, most: float) -> None:
+    """Warns of images that cannot be used, or gives up if they are too many."""
+    if not found.unusable:
+        return
+    key, reason = next(iter(found.unusable.items()))
+    read = len(found.records) + len(found.unusable)
+    what = (
+        f"{len(found.unusable)} of {read} {part} images cannot be used, the first being"
+        f" '{console.printable(key)}' ({reason})"
+    )
+    if len(found.unusable) > most * read:
+        raise UserError(
+            f"{what}: repair or replace them, or allow more than"
+            f" config.data.max_quarantined={most:g}"
         )
+    console.warn(f"{what}; they are left out")
 
 
 def _write_predictions(student: Student, found: Predicted, primary: np.ndarray) -> None:

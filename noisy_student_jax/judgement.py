@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 
 from noisy_student_jax import console, files, report
 from noisy_student_jax.checkpoints import bundle as bundles
+from noisy_student_jax.errors import UserError
 from noisy_student_jax.evaluation import statistics
 from noisy_student_jax.generation import EVALUATION, MODEL, PREDICTIONS
 from noisy_student_jax.run import CONTROL, Run, Student
@@ -42,8 +43,8 @@ def summarize(run: Run) -> dict[str, Any]:
         "primary_metric": metric,
         "splits": {
             "train": len(run.dataset.labelled),
-            "validation": len(run.dataset.validation),
-            "test": len(run.dataset.test),
+            # Without what could not be read.
+            **_judged(students[-1]),
             "pool": len(run.dataset.pool),
         },
         "generations": generations,
@@ -135,7 +136,7 @@ def _verdict(
             "interval": None,
             "says": "there is one generation and no control: nothing to compare with",
         }
-    ours, theirs = _primary(last), _primary(rival)
+    ours, theirs = _paired(last, rival)
     difference = statistics.paired_bootstrap(
         ours,
         theirs,
@@ -162,14 +163,35 @@ def _verdict(
     }
 
 
-def _primary(student: Student) -> np.ndarray:
-    """Returns the primary metric of each test image, in the order of the test set."""
-    rows = pq.read_table(student.folder / PREDICTIONS, columns=["key", "primary"])
-    test = student.run.dataset.test
-    keys = [test.key(index) for index in range(len(test))]
-    if rows["key"].to_pylist() != keys:
-        raise AssertionError(f"{student.name} was evaluated on other test images")
-    return rows["primary"].to_numpy()
+def _paired(one: Student, other: Student) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the primary metric of both for each test image that both were judged on.
+
+    An image that could not be read when one of them was evaluated is in neither.
+
+    Raises:
+      UserError: they have been judged on no image in common.
+    """
+    found = [
+        dict(zip(*(rows[name].to_pylist() for name in rows.column_names), strict=True))
+        for rows in (
+            pq.read_table(student.folder / PREDICTIONS, columns=["key", "primary"])
+            for student in (one, other)
+        )
+    ]
+    both = sorted(found[0].keys() & found[1].keys())
+    if not both:
+        raise UserError(
+            f"{one.name} and {other.name} were judged on different test images:"
+            " evaluate both again"
+        )
+    ours, theirs = (np.array([rows[key] for key in both], float) for rows in found)
+    return ours, theirs
+
+
+def _judged(student: Student) -> dict[str, int]:
+    """Returns how many images a student was judged on, by part."""
+    splits = files.read_json(student.folder / EVALUATION)["splits"]
+    return {part: splits[part]["images"] for part in ("validation", "test")}
 
 
 def _keep_best(run: Run, best: int) -> None:

@@ -5,7 +5,16 @@ from typing import Any
 
 import jax
 
-from noisy_student_jax import budget, console, decisions, devices, measuring, models
+from noisy_student_jax import (
+    budget,
+    console,
+    decisions,
+    devices,
+    measuring,
+    models,
+    streams,
+)
+from noisy_student_jax.data.opening import STREAMED
 from noisy_student_jax.decisions import Decision
 from noisy_student_jax.measuring import Speeds
 from noisy_student_jax.models import cost
@@ -75,6 +84,7 @@ def run_facts(run: Run, *, speeds: Speeds | None = None) -> dict[str, Any]:
         "dataset": run.dataset.name,
         "splits": {name: len(part) for name, part in run.dataset.parts().items()},
         "devices": jax.device_count(),
+        "prepared_bytes": _prepared_bytes(run),
         "stages": [stage.name for stage in noisy_student(run)],
         "generations": generations,
         "control": control,
@@ -123,6 +133,9 @@ def run_text(facts: dict[str, Any]) -> str:
     """Writes `run_facts` for a person."""
     splits = ", ".join(f"{count:,} {name}" for name, count in facts["splits"].items())
     lines = [f"{facts['dataset']}: {splits}"]
+    if facts["prepared_bytes"]:
+        most = _bytes(facts["prepared_bytes"])
+        lines.append(f"prepared images: at most about {most} on disk")
     entries = [(f"generation {g['generation']}", g) for g in facts["generations"]]
     if facts["control"]:
         entries.append(("control", facts["control"]))
@@ -187,7 +200,11 @@ def _student_facts(student: Student, speeds: Speeds | None) -> dict[str, Any]:
     draws = student.steps * layout.total
     data = student.run.dataset
     # The resident pipeline holds every image that a stream may draw.
-    resident = len(data.labelled) + (len(data.pool) if student.teacher else 0)
+    second = data.pool if student.teacher else data.labelled
+    sources = [data.labelled, second] if layout.pseudo else [data.labelled]
+    resident = sum(len(source) for source in sources)
+    if not streams.is_resident(student, sources, resident):
+        resident = 0
     return {
         "model": student.config.model.name,
         "resolution": student.resolution,
@@ -205,6 +222,18 @@ def _student_facts(student: Student, speeds: Speeds | None) -> dict[str, Any]:
         "disk": _disk(student, floats=floats, state_copies=copies - 1),
         **({"hours": measuring.hours(student, speeds(student))} if speeds else {}),
     }
+
+
+def _prepared_bytes(run: Run) -> int:
+    """Returns what people's images take once prepared, at an aspect ratio of 4:3."""
+    data = run.config.data
+    if data.name != "own" or data.road != "prepared":
+        return 0
+    learnt = (data.sources.labeled, data.sources.unlabeled)
+    if any(place.startswith(STREAMED) for place in learnt):
+        return 0
+    images = sum(len(part) for part in run.dataset.parts().values())
+    return images * (data.side or run.largest_side) ** 2 * 4
 
 
 def _disk(student: Student, *, floats: int, state_copies: int) -> int:

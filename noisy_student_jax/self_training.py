@@ -4,6 +4,9 @@ Xie, Luong, Hovy, Le: Self-training with Noisy Student improves ImageNet
 classification, CVPR 2020, Algorithm 1.
 """
 
+import dataclasses
+
+from noisy_student_jax import files
 from noisy_student_jax.config import identity, plain
 from noisy_student_jax.generation import (
     evaluate,
@@ -44,7 +47,10 @@ def data(run: Run) -> Stage:
             "seed": run.config.seed,
         },
         needs=(),
-        inputs=run.fingerprints,
+        inputs={
+            **run.fingerprints,
+            "classes": files.digest(list(run.dataset.classes)),
+        },
         outputs=("data",),
         perform=lambda: note_splits(run),
     )
@@ -57,7 +63,7 @@ def contact_sheet(run: Run) -> Stage:
         name="contact_sheet",
         config={
             "seed": run.config.seed,
-            "resolution": student.resolution,
+            "preprocessing": dataclasses.asdict(student.preprocessing),
             "noise": plain(student.config.noise),
         },
         needs=("data",),

@@ -19,6 +19,7 @@ from noisy_student_jax.lanes import Lanes
 from noisy_student_jax.pseudo_labels import selection
 from noisy_student_jax.randaugment import RandAugmentConstants
 from noisy_student_jax.run import CONTROL, Student
+from noisy_student_jax.types import STREAMS
 
 QUARANTINE = "train/quarantine.csv"
 
@@ -102,19 +103,20 @@ def open_pipeline(
     """
     numbers = {"seed": student.run.config.seed, "generation": student.number}
     road = (learnt.both, student.layout, mesh, student.preprocessing)
-    if _is_resident(student, learnt):
+    sources = [stream.source for stream in learnt.both]
+    images = sum(_distinct(stream) for stream in learnt.both)
+    if is_resident(student, sources, images):
         return ResidentPipeline(*road, **numbers)
-    if any(hasattr(stream.source, "read_encoded") for stream in learnt.both):
+    if any(hasattr(source, "read_encoded") for source in sources):
         # TensorFlow is slow to import, and may not be there.
         from noisy_student_jax.data.streaming.feed import TensorFlowFeed
 
         feed = TensorFlowFeed(*road, **numbers)
     else:
         feed = SourceFeed(*road, **numbers)
-    records = sum(_distinct(stream) for stream in learnt.both)
     quarantine = Quarantine(
         student.folder / QUARANTINE,
-        records=records,
+        records=images,
         most=student.run.config.data.max_quarantined,
     )
     return HostedPipeline(
@@ -122,13 +124,19 @@ def open_pipeline(
     )
 
 
-def _is_resident(student: Student, learnt: Streams) -> bool:
-    if any(
-        stream.noise.input.crop_area or hasattr(stream.source, "read_encoded")
-        for stream in learnt.both
-    ):
+def is_resident(student: Student, sources: list[Source], images: int) -> bool:
+    """Whether a student's images live on the devices.
+
+    Args:
+      student: in question.
+      sources: that it learns from.
+      images: how many of them it draws from.
+    """
+    noise = student.config.noise
+    if any(noise[stream].crop_area for stream in STREAMS[: len(sources)]):
         return False
-    images = sum(_distinct(stream) for stream in learnt.both)
+    if any(hasattr(source, "read_encoded") for source in sources):
+        return False
     held = images * 3 * student.resolution**2
     return held <= student.run.config.data.resident_gigabytes * 1e9
 

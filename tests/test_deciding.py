@@ -10,6 +10,7 @@ from support import ROOT
 
 from noisy_student_jax import config as configs
 from noisy_student_jax import deciding, decisions, models
+from noisy_student_jax.cli import main
 from noisy_student_jax.deciding import Facts
 from noisy_student_jax.errors import UserError
 from noisy_student_jax.interruption import Interruption
@@ -152,7 +153,7 @@ def test_what_was_decided_stays_when_folders_grow(places, tmp_path):
         image.save(places / "pool" / f"{number}.png")
 
     assert deciding.decided(open_config, workdir, Interruption()) == made
-    open_config.seed = 7
+    open_config.generations[0].train.batch = 16
     assert deciding.decided(open_config, workdir, Interruption()) != made
 
 
@@ -165,3 +166,29 @@ def test_a_folder_in_which_nothing_can_be_read_is_refused(places, tmp_path):
 
     with pytest.raises(UserError, match=r"none of 16 files .* is it the right folder"):
         deciding.look(open_config, tmp_path / "run")
+
+
+def test_that_nothing_had_to_be_given_up_is_kept_too(tmp_path, monkeypatch):
+    tiny = ROOT / "tests" / "configs" / "tiny.py"
+    monkeypatch.setattr(deciding.budget, "fit", lambda run, hours: [])
+    line = ["run", f"--config={tiny}", f"--workdir={tmp_path / 'run'}"]
+    line += ["--config.budget_hours=1", "--config.control.enabled=false"]
+    assert main(line) == 0
+
+    def again(run, hours):
+        raise AssertionError("it was measured again")
+
+    monkeypatch.setattr(deciding.budget, "fit", again)
+    assert main(line) == 0
+    # How the result is judged has nothing to do with it.
+    assert main([*line, "--config.evaluation.confidence=0.9", "--again"]) == 0
+
+
+def test_damaged_decisions_are_named(places, tmp_path):
+    open_config = configs._override(
+        configs.complete(configs._execute(FOLDER)), overrides(places), control={}
+    )
+    (tmp_path / deciding.DECISIONS).write_text('{"decisions": [1]}')
+
+    with pytest.raises(UserError, match="damaged"):
+        deciding.decided(open_config, tmp_path, Interruption())

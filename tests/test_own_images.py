@@ -58,26 +58,32 @@ def test_the_same_line_goes_on_and_prepares_nothing_again(finished, folders, cap
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
-def test_status_and_plan_read_no_image(finished, folders, tmp_path, capsys):
+def test_status_and_plan_read_no_image(
+    finished, folders, tmp_path, capsys, monkeypatch
+):
     assert main(["status", f"--workdir={finished}", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["finished"] is True
 
-    workdir = tmp_path / "new"
-    assert main(line("plan", folders, workdir)[:2] + line("plan", folders, "")[3:]) == 0
+    monkeypatch.chdir(tmp_path)
+    assert main(line("plan", folders, "new")) == 0
     assert "38 pool" in capsys.readouterr().out
-    assert not workdir.exists()
+    assert not list(tmp_path.iterdir())
+    # Of a run that is there it knows what was prepared.
+    assert main(line("plan", folders, finished)) == 0
+    assert "36 pool" in capsys.readouterr().out
 
 
 def test_hours_are_told_before_any_image_is_prepared(folders, tmp_path, capsys):
     cache = tmp_path / "cache"
-    command = [part for part in line("plan", folders, "") if "workdir" not in part]
-    command += ["--measure", "--json", f"--config.data.cache={cache}"]
+    command = line("plan", folders, tmp_path / "run", "--measure", "--json")
+    command.append(f"--config.data.cache={cache}")
 
     assert main(command) == 0
 
     facts = json.loads(capsys.readouterr().out)
     assert facts["hours"]["total"] > 0
     assert facts["splits"]["pool"] == 38
+    assert facts["prepared_bytes"] == sum(facts["splits"].values()) * 8 * 8 * 4
     assert not cache.exists()
 
 
@@ -104,6 +110,25 @@ def test_a_pool_that_has_grown_is_named_and_refused(
     err = capsys.readouterr().err
     assert "was made with something else: data (" in err
     assert "pass --again" in err
+
+
+def test_status_prepares_nothing(folders, tmp_path, capsys):
+    own, workdir = tmp_path / "own", tmp_path / "run"
+    shutil.copytree(folders, own)
+    assert main(line("prepare", own, workdir)) == 0
+    draw(own / "unlabeled" / "new.png", 2, 998)
+    before = sorted(workdir.rglob("*"))
+    capsys.readouterr()
+
+    assert main(["status", f"--workdir={workdir}", "--json"]) == 0
+
+    rows = {
+        row["stage"]: row["state"]
+        for row in json.loads(capsys.readouterr().out)["stages"]
+    }
+    assert rows["data"] == "stale"
+    assert rows["generation_0/train"] == "pending"
+    assert sorted(workdir.rglob("*")) == before
 
 
 def test_prepare_alone_counts_and_shows(folders, tmp_path, capsys):

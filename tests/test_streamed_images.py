@@ -8,7 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 from people import FOLDER, QUICK, line
 
+from noisy_student_jax import data as datasets
 from noisy_student_jax.cli import main
+from noisy_student_jax.config import base_config
+from noisy_student_jax.console import Progress
+from noisy_student_jax.interruption import Interruption
 
 SHORT = ["--config.control.enabled=false", "--config.noise.pseudo.crop_area=0.3"]
 CLASSES = 3
@@ -113,3 +117,71 @@ def test_a_record_that_is_damaged_later_is_named_in_training(folders, tmp_path):
     assert lines[0] == "key,reason"
     assert 0 < len(lines) - 1 <= 4
     assert all(row.startswith("labeled/cat/") for row in lines[1:])
+
+
+def test_a_torn_test_image_is_left_out_and_the_verdict_stands(folders, tmp_path):
+    test, workdir = tmp_path / "test", tmp_path / "run"
+    for number, path in enumerate(sorted((folders / "labeled").rglob("*.png"))):
+        copy = test / path.parent.name / f"t{number}.png"
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
+    torn = sorted(test.rglob("*.png"))[7]
+    torn.write_bytes(torn.read_bytes()[:60])
+    road = ["--config.data.road=streamed", f"--config.test={test}", *SHORT]
+
+    assert main(line("run", folders, workdir, *road)) == 0
+
+    summary = json.loads((workdir / "summary.json").read_text())
+    assert summary["splits"]["test"] == 47
+    assert summary["verdict"]["images"] == 47
+    evaluation = json.loads((workdir / "generation_0" / "evaluation.json").read_text())
+    (key,) = evaluation["splits"]["test"]["unusable"]
+    assert key == f"test/{torn.parent.name}/{torn.name}"
+
+
+def test_a_folder_with_labels_and_a_pool_of_records_come_by_one_road(
+    folders, records, tmp_path
+):
+    workdir = tmp_path / "run"
+    pool = f"--config.unlabeled=tfrecord:{records}/pool-*"
+
+    assert main(line("run", folders, workdir, pool, *SHORT)) == 0
+
+    assert counts(workdir)[0]["pool"] == 38
+
+
+def test_records_that_are_judged_on_leave_the_pool_they_lie_in(records, tmp_path):
+    section = base_config().data
+    section.update(name="own", cache=str(tmp_path), side=8)
+    section.sources.update(
+        labeled=f"tfrecord:{records}/train-00000", unlabeled=f"tfrecord:{records}/*"
+    )
+
+    found = datasets.load(
+        section, seed=0, interruption=Interruption(), progress=Progress()
+    )
+
+    sizes = {name: len(part) for name, part in found.parts().items()}
+    # All records but those that are in another part.
+    assert sum(sizes.values()) == 48 + 38
+    judged = [found.test, found.validation, found.labelled]
+    elsewhere = {p.key(n).partition("/")[2] for p in judged for n in range(len(p))}
+    pool = {found.pool.key(n).partition("/")[2] for n in range(len(found.pool))}
+    assert not elsewhere & pool
+
+
+def test_other_names_of_features_can_be_said(records, tmp_path, capsys):
+    command = [
+        "prepare",
+        f"--config={FOLDER}",
+        f"--workdir={tmp_path / 'run'}",
+        f"--config.labeled=tfrecord:{records}/train-*",
+        f"--config.unlabeled=tfrecord:{records}/pool-*",
+        *QUICK,
+    ]
+
+    assert main([*command, "--config.data.image_feature=picture"]) == 2
+    assert "--config.data.image_feature" in capsys.readouterr().err
+    # Counted from 0, nothing is left of the first class.
+    assert main([*command, "--config.data.first_label=0"]) == 2
+    assert "class '0' has 0 images" in capsys.readouterr().err

@@ -4,8 +4,6 @@ import concurrent.futures
 import dataclasses
 import hashlib
 import os
-import pathlib
-import stat
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -13,10 +11,7 @@ import numpy as np
 
 from noisy_student_jax.data.listing import Listing, safe_text
 from noisy_student_jax.data.sources import Examples, Source
-from noisy_student_jax.decoding import UndecodableImageError, decode
-
-MAX_BYTES = 256 * 2**20
-"""Of one encoded image; more is no image that anyone trains on."""
+from noisy_student_jax.decoding import UndecodableImageError, decode, read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +33,9 @@ class EncodedSource(Source, Protocol):
     def read_encoded(self, indices: Sequence[int]) -> Encoded:
         """Reads records in the order asked for."""
 
+    def place(self, index: int) -> str:
+        """Says where a record lies, the same whatever the source is called."""
+
 
 class FolderSource:
     """Image files, read when they are asked for."""
@@ -50,6 +48,7 @@ class FolderSource:
           name: that all keys begin with.
         """
         self._listing, self._name = listing, name
+        self._root = listing.root.resolve()
         self.labels = listing.labels
 
     def __len__(self) -> int:
@@ -76,13 +75,17 @@ class FolderSource:
         labels = None if self.labels is None else self.labels[np.asarray(indices, int)]
         return decoded(self.read_encoded(indices), labels)
 
+    def place(self, index: int) -> str:
+        """See `EncodedSource`."""
+        return safe_text(str(self._root / self._listing.paths[index]))
+
     def read_encoded(self, indices: Sequence[int]) -> Encoded:
         """See `EncodedSource`."""
         data: list[bytes | None] = []
         status = []
         for index in indices:
             try:
-                found = _read(self._listing.root / self._listing.paths[index])
+                found = read(self._listing.root / self._listing.paths[index])
                 data.append(found)
                 status.append("ok")
             except UndecodableImageError as error:
@@ -122,23 +125,3 @@ def decoded(encoded: Encoded, labels: np.ndarray | None) -> Examples:
     with concurrent.futures.ThreadPoolExecutor(cores) as threads:
         both = list(threads.map(one, encoded.data, encoded.status))
     return Examples([image for image, _ in both], [why for _, why in both], labels)
-
-
-def _read(path: pathlib.Path) -> bytes:
-    """Reads a file's bytes.
-
-    Raises:
-      UndecodableImageError: they cannot be read, or are too many.
-    """
-    try:
-        found = path.stat()
-        # A pipe would be waited for, a device never end.
-        if not stat.S_ISREG(found.st_mode):
-            raise UndecodableImageError("not a regular file")
-        if found.st_size > MAX_BYTES:
-            raise UndecodableImageError(
-                f"{found.st_size:,} bytes, more than {MAX_BYTES:,}"
-            )
-        return path.read_bytes()
-    except OSError as error:
-        raise UndecodableImageError(error.strerror or "cannot be read") from error

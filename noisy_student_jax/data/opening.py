@@ -12,7 +12,7 @@ import numpy as np
 
 from noisy_student_jax import files
 from noisy_student_jax.console import Progress
-from noisy_student_jax.data.encoded import FolderSource
+from noisy_student_jax.data.encoded import EncodedSource, FolderSource
 from noisy_student_jax.data.listing import (
     Listing,
     list_classes,
@@ -36,23 +36,24 @@ class Opened:
       name: of the place in the config (``labeled`` and so on).
       whole: the source.
       content: of each record, what tells equal images: the SHA-256 of its file, or
-        of its key where files are not read before they are needed.
+        of where it lies, where files are not read before they are needed.
+      dealt_by: of each record, the hash by which it is dealt to a part: of its
+        content, or of its key.
       labels: int64 ``[records]``; None without labels.
       classes: their names.
       left_out: what a folder holds besides images, and how much of it.
       quarantined: key and reason of what cannot be used.
-      estimated: whether it was only counted.
       rows: of `whole`; None for all.
     """
 
     name: str
     whole: Any
     content: list[str]
+    dealt_by: list[str]
     labels: np.ndarray | None
     classes: tuple[str, ...]
     left_out: dict[str, int] = dataclasses.field(default_factory=dict)
     quarantined: list[tuple[str, str]] = dataclasses.field(default_factory=list)
-    estimated: bool = False
     rows: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -67,6 +68,7 @@ class Opened:
         return dataclasses.replace(
             self,
             content=[self.content[index] for index in indices],
+            dealt_by=[self.dealt_by[index] for index in indices],
             labels=None if self.labels is None else self.labels[indices],
             rows=indices if self.rows is None else self.rows[indices],
         )
@@ -110,6 +112,11 @@ class Opener:
         self._data = data
         self._interruption, self._progress = interruption, progress
         self._look_only = look_only
+        learnt = (data.sources.labeled, data.sources.unlabeled)
+        # A batch comes by one road.
+        self._streams = data.road == "streamed" or any(
+            place.startswith(STREAMED) for place in learnt
+        )
 
     def open(self, name: str, *, classes: Sequence[str] | None = None) -> Opened:
         """Opens one source.
@@ -124,13 +131,24 @@ class Opener:
             return self._streamed(name, place, classes, labelled=labelled)
         path = pathlib.Path(place).expanduser()
         listing = list_classes(path, classes=classes) if labelled else list_images(path)
-        if self._data.road == "streamed":
-            return _opened(name, FolderSource(listing, name), listing)
+        if self._streams:
+            source = FolderSource(listing, name)
+            return Opened(
+                name=name,
+                whole=source,
+                content=_places(source),
+                dealt_by=_keys(source),
+                labels=source.labels,
+                classes=listing.classes,
+                left_out=listing.left_out,
+            )
         return self._prepared(name, listing)
 
     def _prepared(self, name: str, listing: Listing) -> Opened:
         data = self._data
-        folder = _cache_folder(pathlib.Path(data.cache), name, data.side)
+        # Files of the same names elsewhere are other files.
+        own = f"{name}-{_hashed(safe_text(str(listing.root.resolve())))[:8]}"
+        folder = _cache_folder(pathlib.Path(data.cache), own, data.side)
         options = PrepareOptions(
             side=int(folder.parent.name.removeprefix(_SIDE)),
             max_quarantined=data.max_quarantined,
@@ -151,9 +169,14 @@ class Opener:
                     interruption=self._interruption,
                     progress=self._progress,
                 )
-        return dataclasses.replace(
-            _opened(name, source, listing),
-            content=list(source.sha256),
+        return Opened(
+            name=name,
+            whole=source,
+            content=source.sha256,
+            dealt_by=source.sha256,
+            labels=source.labels,
+            classes=listing.classes,
+            left_out=listing.left_out,
             quarantined=[(f"{name}/{path}", why) for path, why in source.quarantined],
         )
 
@@ -173,19 +196,30 @@ class Opener:
             "classes": classes,
             "index_folder": index_folder,
         }
+        features = {
+            feature: own
+            for feature, own in (
+                ("image", self._data.image_feature),
+                ("label", self._data.label_feature),
+            )
+            if own
+        }
         # TensorFlow is slow to import, and may not be there.
         if kind == "tfds":
             from noisy_student_jax.data.streaming.tfds import tfds_source
 
-            source = tfds_source(rest, **options)
+            source = tfds_source(rest, **options, **features)
         else:
+            from noisy_student_jax.data.streaming.records import Features
             from noisy_student_jax.data.streaming.tfrecord import TFRecordSource
 
-            source = TFRecordSource(rest, **options)
+            layout = Features(**features, first_label=self._data.first_label)
+            source = TFRecordSource(rest, features=layout, **options)
         opened = Opened(
             name=name,
             whole=source,
-            content=_hashed_keys(source),
+            content=_places(source),
+            dealt_by=_keys(source),
             labels=source.labels,
             classes=tuple(source.classes),
         )
@@ -203,31 +237,26 @@ def _without_unreadable(opened: Opened) -> Opened:
     return dataclasses.replace(kept, quarantined=named)
 
 
-def _opened(name: str, source: Any, listing: Listing) -> Opened:
-    return Opened(
-        name=name,
-        whole=source,
-        content=_hashed_keys(source),
-        labels=source.labels,
-        classes=listing.classes,
-        left_out=listing.left_out,
-    )
-
-
 def _estimate(name: str, listing: Listing) -> Opened:
+    hashes = [_hashed(f"{name}/{safe_text(path)}") for path in listing.paths]
     return Opened(
         name=name,
         whole=Counted(len(listing), listing.labels),
-        content=[_hashed(f"{name}/{safe_text(path)}") for path in listing.paths],
+        content=hashes,
+        dealt_by=hashes,
         labels=listing.labels,
         classes=listing.classes,
         left_out=listing.left_out,
-        estimated=True,
     )
 
 
-def _hashed_keys(source: Source) -> list[str]:
+def _keys(source: EncodedSource) -> list[str]:
     return [_hashed(source.key(index)) for index in range(len(source))]
+
+
+def _places(source: EncodedSource) -> list[str]:
+    """Hashes where each record lies, which is one place under any source's name."""
+    return [_hashed(source.place(index)) for index in range(len(source))]
 
 
 def _hashed(text: str) -> str:

@@ -1,6 +1,6 @@
 """People's own images: folders, lists and record files, split so that nothing leaks.
 
-`labeled` and `unlabeled` are folders (or what else `opening.open_source` knows);
+`labeled` and `unlabeled` are folders (or what else `opening.Opener` knows);
 `test` and `validation` may be. What is not given is split off the labelled images by
 their content, class by class. No image is in two parts: what is to be judged on comes
 first, then the labelled images, then the pool.
@@ -29,7 +29,6 @@ from noisy_student_jax.data.splits import (
 from noisy_student_jax.errors import UserError
 from noisy_student_jax.interruption import Interruption
 
-SPLITS = "splits.parquet"
 NAMED = 5
 
 
@@ -64,6 +63,11 @@ def own(
     }
     pool = opener.open("unlabeled") if data.sources.unlabeled else None
     facts: dict[str, Any] = {}
+    if hasattr(labelled.whole, "read_encoded") and not look_only:
+        console.say(
+            "images are streamed, not read beforehand: one record in two places is"
+            " found, a copy of an image under another name is not"
+        )
     quarantined = []
     for opened in filter(None, (labelled, *held_out.values(), pool)):
         quarantined += opened.quarantined
@@ -81,10 +85,11 @@ def own(
     for name in (VALIDATION, TEST):
         if name not in held_out:
             parts[name] = labelled.subset(np.flatnonzero(dealt == name))
+    claims.deal(labelled.content, dealt)
     labelled = labelled.subset(np.flatnonzero(dealt == LABELLED))
     if data.labels_per_class:
         chosen = some_of_each_class(
-            labelled.content, labelled.labels, data.labels_per_class, seed=seed
+            labelled.dealt_by, labelled.labels, data.labels_per_class, seed=seed
         )
         facts["labels"] = f"{data.labels_per_class} a class, by seed {seed}"
         if pool is None:
@@ -131,6 +136,10 @@ class _Claims:
             )
         return np.array(kept, int)
 
+    def deal(self, contents: list[str], parts: np.ndarray) -> None:
+        """Gives what was taken to the parts that it has been dealt to."""
+        self._taken.update(zip(contents, parts.tolist(), strict=True))
+
 
 def _contradictory(labelled: Opened, facts: dict[str, Any]) -> np.ndarray:
     """Returns indices of labelled images whose copies have another label."""
@@ -162,11 +171,12 @@ def _deal(
         name: 0.0 if name in held_out else data[f"{name}_fraction"]
         for name in (VALIDATION, TEST)
     }
-    path = pathlib.Path(data.cache) / SPLITS
-    asked = ",".join(f"{name}={value:g}" for name, value in fractions.items())
-    known = _known(path, asked)
+    asked = "_".join(f"{name}_{value:g}" for name, value in fractions.items())
+    # Runs that ask for other fractions may share the cache.
+    path = pathlib.Path(data.cache) / f"splits_{asked}.parquet"
+    known = _known(path)
     parts = by_content(
-        labelled.content,
+        labelled.dealt_by,
         labelled.labels,
         **fractions,
         known=known,
@@ -176,25 +186,26 @@ def _deal(
         told = ", ".join(
             f"{np.sum(parts == name):,} {name}" for name in (LABELLED, *split_off)
         )
-        facts["split"] = f"by content hash, stratified by class: {told}"
+        by = "name" if hasattr(labelled.whole, "read_encoded") else "content"
+        facts["split"] = f"by a hash of their {by}, some of each class: {told}"
         if not look_only:
             flags = " and ".join(f"--config.{name}=DIR" for name in split_off)
             console.say(
-                f"without {flags}, the {labelled.name} images are split by content"
-                f" hash, stratified by class: {told}"
+                f"without {flags}, the {labelled.name} images are split by a hash of"
+                f" their {by}, some of each class: {told}"
             )
-    dealt = dict(zip(labelled.content, parts.tolist(), strict=True))
+    dealt = dict(zip(labelled.dealt_by, parts.tolist(), strict=True))
     if not look_only and dealt.items() - known.items():
         everything = known | dealt
         table = pa.table(
             {"sha256": list(everything), "part": list(everything.values())}
-        ).replace_schema_metadata({"asked": asked})
+        )
         files.write_parquet(path, table)
     return parts
 
 
-def _known(path: pathlib.Path, asked: str) -> dict[str, str]:
-    """Reads who was dealt to which part; nobody if other fractions were asked for."""
+def _known(path: pathlib.Path) -> dict[str, str]:
+    """Reads who was dealt to which part before."""
     if not path.is_file():
         return {}
     try:
@@ -204,8 +215,6 @@ def _known(path: pathlib.Path, asked: str) -> dict[str, str]:
             f"'{path}' says which image is for testing, and cannot be read ({error}):"
             " restore it, or remove it and start a new run"
         ) from error
-    if (table.schema.metadata or {}).get(b"asked", b"").decode() != asked:
-        return {}
     columns = table.to_pydict()
     return dict(zip(columns["sha256"], columns["part"], strict=True))
 
@@ -227,6 +236,13 @@ def check_places(data: Any) -> None:
             "no unlabelled images are given: say where they are with"
             " --config.unlabeled=DIR, a folder of images (or how many labels a class"
             " keep with --config.data.labels_per_class=N, and the rest is the pool)"
+        )
+    fractions = data.validation_fraction, data.test_fraction
+    if not (places.validation or places.test) and sum(fractions) >= 1:
+        raise UserError(
+            "config.data.validation_fraction and .test_fraction are"
+            f" {fractions[0]:g} and {fractions[1]:g}, which leaves nothing to learn"
+            " from: make them smaller"
         )
     folders = {
         name: pathlib.Path(place).resolve()

@@ -18,13 +18,13 @@ from noisy_student_jax.console import Progress
 from noisy_student_jax.data.listing import MISSING, NOT_REGULAR, Listing, safe_text
 from noisy_student_jax.data.part_workers import PartWriters, decoder_versions
 from noisy_student_jax.data.prepared import Found, PreparedSource, find
+from noisy_student_jax.decoding import MAX_BYTES
 from noisy_student_jax.errors import UserError
 from noisy_student_jax.interruption import Interruption
 
 FORMAT = 1
 MANIFEST = "prepare.json"
 QUARANTINE = "quarantine.csv"
-MAX_FILE_BYTES = 256 * 2**20
 _NAMED = 3
 # Pixels are at most so many times larger than the file; only to warn of full disks.
 _LARGEST_EXPANSION = 30
@@ -145,6 +145,8 @@ def _open_cache(folder: pathlib.Path, side: int) -> None:
             return
     except OSError as error:
         raise files.not_written(folder, error) from error
+    if folder.is_dir():
+        files.remove_unfinished(folder)
     files.check_free(folder)
     versions = {"format": FORMAT, "side": side, "decoder": decoder_versions()}
     files.write_json(folder / MANIFEST, versions)
@@ -169,8 +171,8 @@ def _never_read(listing: Listing) -> dict[int, str]:
             np.isin(listing.sizes, [MISSING, NOT_REGULAR])
         ).tolist()
     }
-    for row in np.flatnonzero(listing.sizes > MAX_FILE_BYTES).tolist():
-        reasons[row] = f"{listing.sizes[row]:,} bytes, more than {MAX_FILE_BYTES:,}"
+    for row in np.flatnonzero(listing.sizes > MAX_BYTES).tolist():
+        reasons[row] = f"{listing.sizes[row]:,} bytes, more than {MAX_BYTES:,}"
     return reasons
 
 

@@ -9,6 +9,7 @@ there. A file is known by its path, size and time of change.
 import copy
 import dataclasses
 import functools
+import hashlib
 import json
 import mmap
 import pathlib
@@ -181,6 +182,17 @@ class PreparedSource:
     def path(self, index: int) -> str:
         """Returns the path of a record's file as the listing has it."""
         return self._listing.paths[self._rows[index]]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over keys, labels, and the sizes at which images are kept."""
+        digest = hashlib.sha256()
+        for index in range(len(self)):
+            digest.update(self.key(index).encode() + b"\0")
+        digest.update(self._found.sizes[self._rows].astype("<i4").tobytes())
+        if self.labels is not None:
+            digest.update(self.labels.astype("<i8").tobytes())
+        return digest.hexdigest()
 
     @property
     def sha256(self) -> list[str]:

@@ -10,6 +10,7 @@ from PIL import Image
 from noisy_student_jax import data as datasets
 from noisy_student_jax.config import ConfigDict, base_config
 from noisy_student_jax.console import Progress
+from noisy_student_jax.decoding import decode
 from noisy_student_jax.errors import UserError
 from noisy_student_jax.interruption import Interruption
 
@@ -83,12 +84,11 @@ def test_the_parts_are_split_by_class_and_none_is_lost(loaded):
 
 
 def test_images_are_those_of_the_files(loaded, folders):
-    key = loaded.pool.key(0)
-    path = folders / key.split(":")[0]
-    # Prepared at a shorter side of 8.
-    assert loaded.pool.read([0]).images[0].shape == (8, 10, 3)
-    with Image.open(path) as image:
-        assert image.size == (12, 10)
+    for part in loaded.parts().values():
+        images = part.read(range(len(part))).images
+        for index, image in enumerate(images):
+            path = folders / part.key(index).split(":")[0]
+            np.testing.assert_array_equal(image, decode(path, shorter_side=8))
 
 
 def test_a_folder_that_grows_moves_nothing_between_parts(copied, tmp_path):
@@ -136,9 +136,9 @@ def test_copies_of_test_images_leave_the_pool_and_the_labelled(
     shutil.copy(
         copied / "unlabeled" / "0" / "0.png", copied / "unlabeled" / "again.png"
     )
-    shutil.copy(
-        copied / "labeled" / "cat" / "0.png", copied / "unlabeled" / "known.png"
-    )
+    for number in range(20):
+        known = copied / f"labeled/cat/{number}.png"
+        shutil.copy(known, copied / f"unlabeled/known{number}.png")
 
     found = load(copied, tmp_path / "cache", sources={"test": str(test)})
 
@@ -149,16 +149,21 @@ def test_copies_of_test_images_leave_the_pool_and_the_labelled(
         "leak" in key for part in found.parts().values() for key in keys(part)
     )
     told = {name: count for name, count in found.facts.items() if "copies" in name}
-    of_cat = next(
-        name
+    cats = {
+        name: sum("/cat/" in key for key in keys(found.parts()[name]))
         for name in ("labelled", "validation")
-        if any("cat/0.png" in key for key in keys(found.parts()[name]))
-    )
+    }
+    assert min(cats.values()) > 0
     assert told == {
         "left out of labeled: byte-identical copies of test images": 1,
         "left out of unlabeled: byte-identical copies of test images": 1,
         "left out of unlabeled: byte-identical copies of each other": 1,
-        f"left out of unlabeled: byte-identical copies of {of_cat} images": 1,
+        "left out of unlabeled: byte-identical copies of labelled images": cats[
+            "labelled"
+        ],
+        "left out of unlabeled: byte-identical copies of validation images": cats[
+            "validation"
+        ],
     }
     assert "left out of unlabeled: byte-identical copies of test images: 1" in (
         capsys.readouterr().out
@@ -215,6 +220,18 @@ def test_other_fractions_deal_anew(copied, tmp_path):
     assert len(found.test) > 15
 
 
+def test_runs_with_other_fractions_share_a_cache(copied, tmp_path):
+    first = load(copied, tmp_path / "cache")
+    load(copied, tmp_path / "cache", test_fraction=0.4)
+    for number in range(20, 40):
+        save(copied / "labeled" / "cat" / f"a{number}.png", number)
+
+    again = load(copied, tmp_path / "cache")
+
+    for part in ("labelled", "validation", "test"):
+        assert keys(first.parts()[part]) <= keys(again.parts()[part])
+
+
 @pytest.mark.parametrize(
     ("sources", "message"),
     [
@@ -224,6 +241,7 @@ def test_other_fractions_deal_anew(copied, tmp_path):
         ({"unlabeled": "{root}/labeled/cat"}, "lies in config.labeled"),
         ({"test": "{root}/labeled/cat"}, "lies in config.labeled"),
         ({"labeled": "{root}/nowhere"}, "nowhere"),
+        ({"labeled": "tfds:x", "unlabeled": "tfds:x"}, "are the same, 'tfds:x'"),
     ],
 )
 def test_places_that_cannot_be_meant_are_refused(folders, tmp_path, sources, message):
@@ -232,6 +250,11 @@ def test_places_that_cannot_be_meant_are_refused(folders, tmp_path, sources, mes
     with pytest.raises(UserError, match=message):
         load(folders, tmp_path / "cache", sources=sources)
     assert not (tmp_path / "cache").exists()
+
+
+def test_parts_that_leave_nothing_to_learn_from_are_refused(folders, tmp_path):
+    with pytest.raises(UserError, match="leaves nothing to learn from"):
+        load(folders, tmp_path, validation_fraction=0.5, test_fraction=0.5)
 
 
 def test_a_class_with_too_few_images_is_named(copied, tmp_path):

@@ -343,7 +343,7 @@ def test_missing_and_unreadable_files_are_quarantined_and_tried_again(spied):
 
 
 def test_a_file_that_is_too_large_is_not_read(spied, monkeypatch):
-    monkeypatch.setattr(prepare, "MAX_FILE_BYTES", 1000)
+    monkeypatch.setattr(prepare, "MAX_BYTES", 1000)
     write(spied.images, {"1.png": bytes(1001)})
 
     with pytest.raises(UserError, match=r"'1\.png' \(1,001 bytes, more than 1,000\)"):

@@ -103,9 +103,14 @@ class RecordSource:
 
     def key(self, index: int) -> str:
         """See `Source`."""
-        file, number = self._place(index)
+        file, number = self._at(index)
         path = safe_text(self._files[file].path.name)
         return f"{self._name}/{path}/{number:08d}"
+
+    def place(self, index: int) -> str:
+        """See `EncodedSource`."""
+        file, number = self._at(index)
+        return f"{safe_text(str(self._files[file].path.resolve()))}/{number}"
 
     @property
     def fingerprint(self) -> str:
@@ -127,7 +132,7 @@ class RecordSource:
 
     def read_encoded(self, indices: Sequence[int]) -> Encoded:
         """See `EncodedSource`; each file is gone through once, from front to back."""
-        places = [self._place(index) for index in indices]
+        places = [self._at(index) for index in indices]
         sorted_rows = sorted(range(len(places)), key=places.__getitem__)
         data: list[bytes | None] = [None] * len(places)
         status = [""] * len(places)
@@ -151,7 +156,7 @@ class RecordSource:
             rows=indices if self._rows is None else self._rows[indices],
         )
 
-    def _place(self, index: int) -> tuple[int, int]:
+    def _at(self, index: int) -> tuple[int, int]:
         """Returns which file a record is in, and its number there."""
         row = int(index if self._rows is None else self._rows[index])
         file = bisect.bisect_right(self._ends, row)
@@ -199,7 +204,7 @@ def check_features(
             raise UserError(
                 f"the records of '{printable(str(file.path))}' have no feature"
                 f" '{feature}' (their features: {printable(known)}): give the names"
-                " that they use"
+                " that they use with --config.data.image_feature and .label_feature"
             )
 
 
@@ -328,7 +333,8 @@ def _refuse_label(
     fits = f"{first} or more" if classes is None else f"{first}–{first + classes - 1}"
     raise UserError(
         f"record {number} of '{printable(str(file.path))}' has the label {label}, but"
-        f" labels have to be {fits}: correct it, or give the right classes"
+        f" labels have to be {fits}: correct it, or say with"
+        " --config.data.first_label=0 that they are counted from 0"
     )
 
 

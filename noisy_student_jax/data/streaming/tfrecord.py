@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from noisy_student_jax.console import printable
-from noisy_student_jax.data.encoded import MAX_BYTES, Encoded
+from noisy_student_jax.data.encoded import Encoded
 from noisy_student_jax.data.streaming import crc32c
 from noisy_student_jax.data.streaming.records import (
     Features,
@@ -23,6 +23,7 @@ from noisy_student_jax.data.streaming.records import (
     kept_column,
     read_labels,
 )
+from noisy_student_jax.decoding import MAX_BYTES
 from noisy_student_jax.errors import UserError
 
 _HEADER, _FOOTER = 12, 4
