@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from noisy_student_jax import files
+from noisy_student_jax import console, files
 from noisy_student_jax.console import Progress
 from noisy_student_jax.data.encoded import EncodedSource, FolderSource
 from noisy_student_jax.data.listing import (
@@ -190,6 +190,9 @@ class Opener:
     ) -> Opened:
         kind, _, rest = place.partition(":")
         index_folder = pathlib.Path(self._data.cache) / "index" / name
+        if not index_folder.exists():
+            what = "where they lie, and their labels" if labelled else "where they lie"
+            console.say(f"looking up the records of {name}, once: {what}")
         options = {
             "name": name,
             "labelled": labelled,
