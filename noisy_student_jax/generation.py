@@ -193,34 +193,31 @@ def evaluate(student: Student) -> dict[str, Any]:
     Raises:
       UserError: a test image is among those that it or its teachers learnt from.
     """
-    run, options = student.run, student.run.config.evaluation
+    run, batch = student.run, student.run.config.evaluation.batch
     ema = bundles.read(student.folder / MODEL)
     raw = bundles.read(student.folder / RAW_MODEL)
     _refuse_overlap(ema, run.dataset.test)
-    predictor = Predictor.from_bundle(ema, run.task, batch=options.batch)
-    splits = {}
-    for part in ("validation", "test"):
-        source = run.dataset.parts()[part]
+    predictor = Predictor.from_bundle(ema, run.task, batch=batch)
+    splits, judged = {}, ("validation", "test")
+    parts = run.dataset.parts()
+    run.progress.start(sum(len(parts[part]) for part in judged), "images")
+
+    def before_batch(done: int) -> None:
+        run.interruption.check()
+        earlier = sum(split["images"] for split in splits.values())
+        run.progress.update(earlier + done)
+
+    for part in judged:
         found = predict_source(
-            predictor, {"ema": ema.variables, "raw": raw.variables}, source
+            predictor,
+            {"ema": ema.variables, "raw": raw.variables},
+            parts[part],
+            before_batch=before_batch,
         )
         _tell_unusable(found, part, most=run.config.data.max_quarantined)
-        labels, predictions = found.labels, found.predictions["ema"]
-        primary = run.task.primary(predictions, labels)
-        scores = run.task.score(predictions)
-        splits[part] = {
-            "images": len(labels),
-            "unusable": found.unusable,
-            "ema": run.task.metrics(predictions, labels),
-            "raw": run.task.metrics(found.predictions["raw"], labels),
-            "interval": wilson(float(primary.sum()), len(labels), options.confidence),
-            "scores": {
-                "mean": plan.mean(plan.fixed_point(scores, 1), len(scores)),
-                "histogram": plan.histogram(scores).tolist(),
-            },
-        }
+        splits[part] = _measured(run, found)
     # The last part was the test set.
-    _write_predictions(student, found, primary)
+    _write_predictions(student, found)
     files.write_json(
         student.folder / EVALUATION,
         {
@@ -394,7 +391,25 @@ def _tell_unusable(found: Predicted, part: str, *, most: float) -> None:
     console.warn(f"{what}; they are left out")
 
 
-def _write_predictions(student: Student, found: Predicted, primary: np.ndarray) -> None:
+def _measured(run: Run, found: Predicted) -> dict[str, Any]:
+    """Returns what the evaluation says of one part of the data."""
+    task, labels, predictions = run.task, found.labels, found.predictions["ema"]
+    right = float(task.primary(predictions, labels).sum())
+    scores = task.score(predictions)
+    return {
+        "images": len(labels),
+        "unusable": found.unusable,
+        "ema": task.metrics(predictions, labels),
+        "raw": task.metrics(found.predictions["raw"], labels),
+        "interval": wilson(right, len(labels), run.config.evaluation.confidence),
+        "scores": {
+            "mean": plan.mean(plan.fixed_point(scores, 1), len(scores)),
+            "histogram": plan.histogram(scores).tolist(),
+        },
+    }
+
+
+def _write_predictions(student: Student, found: Predicted) -> None:
     """Keeps what was predicted for each test image, for paired comparison."""
     task, test = student.run.task, student.run.dataset.test
     predictions = found.predictions["ema"]
@@ -403,7 +418,7 @@ def _write_predictions(student: Student, found: Predicted, primary: np.ndarray) 
         "truth": pa.array(found.labels.tolist()),
         "label": pa.array(task.bucket(predictions)),
         "score": pa.array(task.score(predictions)),
-        "primary": pa.array(primary),
+        "primary": pa.array(task.primary(predictions, found.labels)),
         **task.columns(predictions, top_k=student.config.labels.top_k),
     }
     files.write_parquet(student.folder / PREDICTIONS, pa.table(columns))

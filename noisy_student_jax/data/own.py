@@ -266,4 +266,6 @@ def check_places(data: Any) -> None:
 
 
 def _name(place: str) -> str:
-    return pathlib.Path(place).name or place
+    """Names a data set by its folder and the one above it, as ``flowers/train``."""
+    path = pathlib.Path(place)
+    return "/".join(path.resolve().parts[-2:]) if path.exists() else place

@@ -119,7 +119,11 @@ class Predicted:
 
 
 def predict_source(
-    predictor: Predictor, models: dict[str, PyTree], source: Any
+    predictor: Predictor,
+    models: dict[str, PyTree],
+    source: Any,
+    *,
+    before_batch: Callable[[int], None] = lambda done: None,
 ) -> Predicted:
     """Has models of one architecture predict a labelled source, reading it once.
 
@@ -129,6 +133,7 @@ def predict_source(
       predictor: of the architecture and its preprocessing.
       models: weights and statistics by name.
       source: of labelled records.
+      before_batch: called with the number of records done.
 
     Raises:
       UserError: none of the records can be used.
@@ -137,6 +142,7 @@ def predict_source(
     parts: dict[str, list[Arrays]] = {name: [] for name in models}
     records, labels, unusable = [], [], {}
     for start in range(0, len(source), predictor.batch):
+        before_batch(start)
         indices = range(start, min(start + predictor.batch, len(source)))
         examples = source.read(indices)
         good = np.array([reason == "ok" for reason in examples.status])

@@ -117,7 +117,7 @@ def sentence(
     sign = "+" if round(value, 1) > 0 else ""
     return (
         f"student {100 * ours:.1f} %, {against} {100 * theirs:.1f} %, difference"
-        f" {sign}{_minus(value)} [{low}, {high}] on {difference.images} test images:"
+        f" {sign}{_minus(value)} [{low}, {high}] on {difference.images:,} test images:"
         f" {judge(difference)}"
     )
 

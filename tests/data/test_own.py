@@ -69,11 +69,11 @@ def loaded(folders, tmp_path_factory):
     return load(folders, tmp_path_factory.mktemp("cache"))
 
 
-def test_the_parts_are_split_by_class_and_none_is_lost(loaded):
+def test_the_parts_are_split_by_class_and_none_is_lost(loaded, folders):
     sizes = {name: len(part) for name, part in loaded.parts().items()}
 
     assert loaded.classes == CLASSES
-    assert loaded.name == "labeled"
+    assert loaded.name == f"{folders.name}/labeled"
     assert sizes["pool"] == 30
     assert sizes["labelled"] + sizes["validation"] + sizes["test"] == 60
     for part in (loaded.labelled, loaded.validation, loaded.test):

@@ -6,7 +6,9 @@ import pytest
 
 from noisy_student_jax import models
 from noisy_student_jax.checkpoints.bundle import Bundle
-from noisy_student_jax.evaluation.predictor import Predictor
+from noisy_student_jax.data.sources import ArraySource, Examples
+from noisy_student_jax.errors import UserError
+from noisy_student_jax.evaluation.predictor import Predictor, predict_source
 from noisy_student_jax.models.initialize import initialize
 from noisy_student_jax.preprocessing import Preprocessing
 from noisy_student_jax.tasks.classification import Classification
@@ -101,3 +103,61 @@ def test_the_bundles_normalisation_is_used(predictions, variables, images):
     other = Predictor(TASK, module, plain, batch=4)(variables, images)
 
     assert np.abs(other["logits"] - predictions["logits"]).max() > 1e-3
+
+
+class Torn(ArraySource):
+    """Of its records, some cannot be used."""
+
+    torn = (1, 4, 5, 6, 7)
+
+    def read(self, indices):
+        good = super().read(indices)
+        status = ["torn" if index in self.torn else "ok" for index in indices]
+        whole = zip(good.images, status, strict=True)
+        images = [image if why == "ok" else None for image, why in whole]
+        return Examples(images, status, good.labels)
+
+
+def source(images, kind=ArraySource):
+    labels = np.arange(len(images)) % 4
+    return kind([f"key-{n}" for n in range(len(images))], list(images), labels)
+
+
+def test_a_source_is_predicted_as_its_images_are(
+    predictor, variables, images, predictions
+):
+    told = []
+    found = predict_source(
+        predictor, {"one": variables}, source(images), before_batch=told.append
+    )
+
+    for name, values in predictions.items():
+        np.testing.assert_array_equal(found.predictions["one"][name], values)
+    assert found.records.tolist() == list(range(11))
+    assert found.labels.tolist() == [n % 4 for n in range(11)]
+    assert not found.unusable
+    assert told == [0, 4, 8]
+
+
+def test_what_cannot_be_used_is_left_out_and_named(predictor, variables, images):
+    whole = predict_source(predictor, {"one": variables}, source(images))
+    found = predict_source(predictor, {"one": variables}, source(images, Torn))
+
+    # A whole batch of them among others.
+    assert found.records.tolist() == [0, 2, 3, 8, 9, 10]
+    assert found.unusable == {f"key-{n}": "torn" for n in Torn.torn}
+    assert found.labels.tolist() == [n % 4 for n in found.records]
+    np.testing.assert_allclose(
+        found.predictions["one"]["logits"],
+        whole.predictions["one"]["logits"][found.records],
+        rtol=1e-6,
+        atol=1e-6,
+    )
+
+
+def test_nothing_to_judge_on_is_refused(predictor, variables, images):
+    class AllTorn(Torn):
+        torn = range(11)
+
+    with pytest.raises(UserError, match=r"none of the 11 images .* 'key-0' \(torn\)"):
+        predict_source(predictor, {"one": variables}, source(images, AllTorn))
