@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from people import FOLDER, QUICK, line
@@ -185,3 +186,42 @@ def test_other_names_of_features_can_be_said(records, tmp_path, capsys):
     # Counted from 0, nothing is left of the first class.
     assert main([*command, "--config.data.first_label=0"]) == 2
     assert "class '0' has 0 images" in capsys.readouterr().err
+
+
+def test_a_data_set_of_tfds_by_its_folder(folders, tmp_path):
+    import tensorflow_datasets as tfds
+    from PIL import Image
+
+    paths = sorted((folders / "labeled").rglob("*.png"))
+    records = []
+    for number, path in enumerate(paths):
+        with Image.open(path) as image:
+            pixels = np.asarray(image)
+        records.append((number, {"image": pixels, "label": number // 16}))
+    names = ["cat", "dog", "owl"]
+    features = tfds.features.FeaturesDict(
+        {
+            "image": tfds.features.Image(encoding_format="png"),
+            "label": tfds.features.ClassLabel(names=names),
+        }
+    )
+    tfds.dataset_builders.store_as_tfds_dataset(
+        "people", "1.0.0", features, {"train": records}, data_dir=tmp_path
+    )
+    workdir = tmp_path / "run"
+    command = [
+        "run",
+        f"--config={FOLDER}",
+        f"--workdir={workdir}",
+        f"--config.labeled=tfds:{tmp_path / 'people' / '1.0.0'}:train",
+        "--config.data.labels_per_class=4",
+        *QUICK,
+        *SHORT,
+    ]
+
+    assert main(command) == 0
+
+    splits, classes = counts(workdir)
+    assert classes == names
+    assert splits["train"] == 12
+    assert sum(splits.values()) == 48

@@ -87,17 +87,15 @@ def own(
             parts[name] = labelled.subset(np.flatnonzero(dealt == name))
     claims.deal(labelled.content, dealt)
     labelled = labelled.subset(np.flatnonzero(dealt == LABELLED))
+    rest = None
     if data.labels_per_class:
-        chosen = some_of_each_class(
-            labelled.dealt_by, labelled.labels, data.labels_per_class, seed=seed
-        )
-        facts["labels"] = f"{data.labels_per_class} a class, by seed {seed}"
-        if pool is None:
-            rest = np.setdiff1d(np.arange(len(labelled)), chosen)
-            pool = labelled.subset(rest)
-            claims = _Claims(facts)
-        labelled = labelled.subset(chosen)
-    pool = pool.subset(claims.new(pool, "pool"))
+        labelled, rest = _few_labels(labelled, data.labels_per_class, seed, facts)
+    if pool is None:
+        pool = rest
+    else:
+        pool = pool.subset(claims.new(pool, "pool"))
+        if rest:
+            facts[f"left out of {labelled.name}: beyond what was asked"] = len(rest)
     for name, count in facts.items():
         if name.startswith("left out") and not look_only:
             console.say(f"  {name}: {count:,}")
@@ -111,6 +109,16 @@ def own(
         facts=facts,
         quarantined=tuple(quarantined),
     )
+
+
+def _few_labels(
+    labelled: Opened, count: int, seed: int, facts: dict[str, Any]
+) -> tuple[Opened, Opened]:
+    """Returns `count` labelled images of each class, and the rest."""
+    chosen = some_of_each_class(labelled.dealt_by, labelled.labels, count, seed=seed)
+    facts["labels"] = f"{count} a class, by seed {seed}"
+    rest = np.setdiff1d(np.arange(len(labelled)), chosen)
+    return labelled.subset(chosen), labelled.subset(rest)
 
 
 class _Claims:

@@ -203,6 +203,16 @@ def test_without_a_pool_the_rest_of_the_labelled_images_is_the_pool(folders, tmp
     assert sum(len(part) for part in found.parts().values()) == 60
 
 
+def test_labels_beyond_what_was_asked_are_counted(folders, tmp_path):
+    found = load(folders, tmp_path, labels_per_class=4)
+
+    beyond = found.facts["left out of labeled: beyond what was asked"]
+    sizes = {name: len(part) for name, part in found.parts().items()}
+    assert sizes["labelled"] == 12
+    assert sizes["pool"] == 30
+    assert beyond == 60 - 12 - sizes["validation"] - sizes["test"]
+
+
 def test_looking_spends_nothing_and_counts_about_right(folders, tmp_path, loaded):
     found = load(folders, tmp_path / "cache", look_only=True)
 
