@@ -5,7 +5,8 @@ Command: ``noisy-student run --config=configs/folder.py --workdir=W --config.lab
 resolution, steps and the noise that is measured in pixels follow from the images and
 the machine, and are said; what you give yourself (``--config.model.name=…``) stays.
 Time: ``noisy-student plan --measure`` with the same flags tells. To expect: a verdict
-on your own test images, against the same model without the unlabelled ones.
+on your own test images, against the same model without the unlabelled ones; on
+CIFAR-10 with two cores, from scratch, it was "worse" (docs/cifar10.md).
 """
 
 from noisy_student_jax.config import ConfigDict, base_config
@@ -44,8 +45,8 @@ def get_config() -> ConfigDict:
     config.selection.update(per_class=0, min_score=0.5)
     # The smaller the model, the less noise it bears (as in the paper's B0–B7).
     teacher = {
-        # As many images in a step as a student sees: students of a teacher that has
-        # seen fewer than the control fall behind it (docs/cifar10.md).
+        # As many images in a step as a student sees: with fewer, students fell far
+        # behind the control (docs/cifar10.md; with as many they still do there).
         "train": {"batch": 128, "learning_rate": 0.008},
         "noise": {"labelled": {"randaugment_magnitude": 5.0}},
     }
