@@ -118,18 +118,15 @@ def epoch(reader, count: int, seed: int) -> None:
 
     def one(index: int) -> None:
         image = reader(index)
-        top, left, height, width = crop_boxes(
+        (box,) = crop_boxes(
             seed=seed,
             generation=0,
             stream=0,
             positions=np.array([index]),
             sizes=np.array([image.shape[:2]]),
             least_area=0.08,
-        )[0].tolist()
-        if height:
-            preprocessing.apply_box(image, top, left, height, width)
-        else:
-            preprocessing.apply(image)
+        ).tolist()
+        preprocessing.apply_crop(image, box)
 
     with concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         list(pool.map(one, range(count)))

@@ -102,6 +102,20 @@ class Preprocessing:
         resized = Image.fromarray(box).resize(size, INTERPOLATIONS[self.interpolation])
         return np.asarray(resized)
 
+    def apply_crop(
+        self, image: np.ndarray, box: tuple[int, int, int, int]
+    ) -> np.ndarray:
+        """Resizes a box as `augment.crops.crop_boxes` draws it.
+
+        Args:
+          image: uint8 ``[height, width, 3]``.
+          box: top, left, height and width; of height 0 for evaluation's crop.
+
+        Returns:
+          uint8 ``[resolution, resolution, 3]``.
+        """
+        return self.apply_box(image, *box) if box[2] else self.apply(image)
+
     def apply_all(self, images: Iterable[np.ndarray]) -> np.ndarray:
         """Applies to many images; returns uint8 ``[count, side, side, 3]``."""
         done = [self.apply(image) for image in images]

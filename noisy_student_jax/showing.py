@@ -76,8 +76,4 @@ def _crops(
         np.array([image.shape[:2]] * VERSIONS),
         area,
     )
-    preprocessing = student.preprocessing
-    return [
-        preprocessing.apply_box(image, *box) if box[2] else preprocessing.apply(image)
-        for box in boxes.tolist()
-    ]
+    return [student.preprocessing.apply_crop(image, box) for box in boxes.tolist()]

@@ -33,6 +33,7 @@ from noisy_student_jax.data.quarantine import Quarantine
 from noisy_student_jax.data.stream import Stream
 from noisy_student_jax.layout import BatchLayout
 from noisy_student_jax.preprocessing import Preprocessing
+from noisy_student_jax.randaugment import FILL
 from noisy_student_jax.training import partitioning
 from noisy_student_jax.types import Batch
 
@@ -176,28 +177,24 @@ class SourceFeed:
 
     def _fed(self, number: int, stream: Stream, drawn: Drawn) -> Fed:
         examples = stream.source.read(drawn.records.tolist())
-        boxes = [None] * len(examples.images)
-        if area := stream.noise.input.crop_area:
-            sizes = [(1, 1) if i is None else i.shape[:2] for i in examples.images]
-            boxes = crop_boxes(
-                **self._numbers,
-                stream=number,
-                positions=drawn.positions,
-                sizes=np.array(sizes),
-                least_area=area,
-            ).tolist()
-        images = self._workers.map(self._preprocessed, examples.images, boxes)
+        sizes = [(1, 1) if i is None else i.shape[:2] for i in examples.images]
+        boxes = crop_boxes(
+            **self._numbers,
+            stream=number,
+            positions=drawn.positions,
+            sizes=np.array(sizes),
+            least_area=stream.noise.input.crop_area,
+        )
+        images = self._workers.map(self._preprocessed, examples.images, boxes.tolist())
         return Fed(np.stack(list(images)), examples.status)
 
     def _preprocessed(
-        self, image: np.ndarray | None, box: tuple[int, ...] | None
+        self, image: np.ndarray | None, box: tuple[int, int, int, int]
     ) -> np.ndarray:
         if image is None:
             side = self._preprocessing.resolution
-            return np.full((side, side, 3), 128, np.uint8)
-        if box is None or not box[2]:
-            return self._preprocessing.apply(image)
-        return self._preprocessing.apply_box(image, *box)
+            return np.full((side, side, 3), FILL, np.uint8)
+        return self._preprocessing.apply_crop(image, box)
 
 
 class Ahead:

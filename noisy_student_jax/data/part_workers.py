@@ -27,7 +27,7 @@ from noisy_student_jax import files, lookup
 from noisy_student_jax.console import Progress
 from noisy_student_jax.data.listing import File, Listing, safe_text
 from noisy_student_jax.data.prepared import METADATA, SCHEMA, part_paths
-from noisy_student_jax.decoding import UndecodableImageError, header
+from noisy_student_jax.decoding import UndecodableImageError, header, read
 from noisy_student_jax.errors import UserError
 from noisy_student_jax.interruption import Interruption
 
@@ -303,9 +303,9 @@ def _write_part(
                 break
             connection.send(position)
             try:
-                data = (recipe.root / entry.path).read_bytes()
-            except OSError as error:
-                unread[position] = error.strerror or type(error).__name__
+                data = read(recipe.root / entry.path)
+            except UndecodableImageError as error:
+                unread[position] = str(error)
                 continue
             record, image = _read(data, entry, recipe.side, decode)
             records.append(record)
