@@ -14,6 +14,7 @@ from noisy_student_jax import (
     judgement,
     planning,
     stages,
+    starting,
     tasks,
 )
 from noisy_student_jax.checkpoints import bundle as bundles
@@ -293,6 +294,7 @@ def _load(
 
     def decide(config: configs.ConfigDict) -> configs.ConfigDict:
         nonlocal record
+        config = starting.with_given(config)
         made = deciding.decided(config, workdir, interruption, fit=fit)
         # That nothing had to be given up is a decision as well.
         if made or config.budget_hours:

@@ -7,9 +7,24 @@ ConfigDict = ml_collections.ConfigDict
 GENERATION_SECTIONS = ("model", "train", "noise", "labels", "selection")
 """What a generation may say for itself; the rest is the run's."""
 
+LABELS_ONLY = ("control", "probe", "fine_tuning")
+"""What is trained beside the generations, on labels only, to compare them with. Each
+takes takes from the last generation what it does not say itself."""
+
+DEFINED = {
+    "probe": {
+        "train": {"part": "head", "ratio": 0.0},
+        "noise": {"labelled": {"dropout": False}},
+    },
+    "fine_tuning": {"train": {"part": "all", "ratio": 0.0}},
+}
+"""What makes some of `LABELS_ONLY` what they are; nothing overrides it."""
+
 OPERATIONAL = (
     "checkpoint",
     "log",
+    # Where weights lie that a model starts from; their hash is an input of its stage.
+    "model.init",
     # Where images lie and how they are brought in: what they are is told by their keys.
     "data.sources",
     "data.cache",
@@ -42,6 +57,7 @@ def base_config() -> ConfigDict:
             "seed": 0,
             "task": "classification",
             "budget_hours": 0.0,
+            "teacher": "",
             "data": {
                 "name": "digits",
                 "sources": {
@@ -72,6 +88,7 @@ def base_config() -> ConfigDict:
             },
             "model": {
                 "name": "efficientnet_b0",
+                "init": "",
                 "resolution": 0,
                 "crop_padding": 32,
                 "interpolation": "bicubic",
@@ -87,6 +104,7 @@ def base_config() -> ConfigDict:
                 "depthwise": "auto",
             },
             "train": {
+                "part": "all",
                 "batch": 2048,
                 "ratio": 14.0,
                 "epochs": 350.0,
@@ -117,6 +135,8 @@ def base_config() -> ConfigDict:
             },
             "generations": (),
             "control": {"enabled": True},
+            "probe": {"enabled": False},
+            "fine_tuning": {"enabled": False},
             "evaluation": {
                 "batch": 256,
                 "confidence": 0.95,
@@ -139,6 +159,8 @@ SHORT_NAMES = {
     "unlabelled": "data.sources.unlabeled",
     "validation": "data.sources.validation",
     "test": "data.sources.test",
+    "init": "model.init",
+    "train": "train.part",
 }
 """What people may write on the command line for a longer name."""
 
@@ -147,6 +169,7 @@ CHOICES = {
     "model.interpolation": ("bicubic", "bilinear", "nearest"),
     "model.dtype": ("float32", "bfloat16"),
     "model.depthwise": ("auto", "grouped", "shifted"),
+    "train.part": ("all", "head"),
     "train.optimizer": ("rmsprop", "sgd", "adamw"),
     "train.schedule": ("exponential", "cosine", "constant"),
     "train.loss_normalization": ("code", "sum", "average"),

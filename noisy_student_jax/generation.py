@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pyarrow as pa
 
-from noisy_student_jax import console, files, streams, train_loop, types
+from noisy_student_jax import console, files, starting, streams, train_loop, types
 from noisy_student_jax.checkpoints import bundle as bundles
 from noisy_student_jax.checkpoints.bundle import Bundle
 from noisy_student_jax.data.sources import Source, key_hashes, shard_bounds
@@ -20,11 +20,11 @@ from noisy_student_jax.evaluation.predictor import (
     predict_source,
 )
 from noisy_student_jax.evaluation.statistics import wilson
-from noisy_student_jax.models.initialize import initialize
+from noisy_student_jax.part import Part, head, part
 from noisy_student_jax.pseudo_labels import label, plan, selection
 from noisy_student_jax.pseudo_labels.plan import SelectionOptions
 from noisy_student_jax.pseudo_labels.warnings import Expected
-from noisy_student_jax.run import CONTROL, Run, Student
+from noisy_student_jax.run import Run, Student
 from noisy_student_jax.tasks.base import LossOptions
 from noisy_student_jax.training import optimizer as optimizers
 from noisy_student_jax.training import partitioning
@@ -64,10 +64,12 @@ def _check_config(student: Student) -> None:
         for size in filter(None, (student.layout.labelled, student.layout.pseudo)):
             lanes.check(size=lanes.count, batch=size)
     for stream in types.STREAMS:
-        noise = streams.make_noise(config.noise[stream]).input
+        noise = streams.input_noise(student, stream)
         noise.check(height=student.resolution, width=student.resolution)
     if student.teacher:
         SelectionOptions(**config.selection.to_dict())
+    if student.config.train.part == "head":
+        head(student)
     student.preprocessing  # noqa: B018 - checks itself
 
 
@@ -94,6 +96,10 @@ def _check_batch_norm_group(student: Student) -> None:
 def _check_model(student: Student) -> None:
     """Builds the model, and the shapes that pass through it."""
     student.parameters  # noqa: B018
+    if student.adopted:
+        starting.check_teacher(student)
+    elif student.config.model.init not in ("", starting.TEACHER):
+        starting.initial_variables(student)
 
 
 def train(student: Student) -> dict[str, Any]:
@@ -102,9 +108,12 @@ def train(student: Student) -> dict[str, Any]:
     mesh = partitioning.make_mesh()
     layout = student.layout
     layout.check(devices=mesh.size, microbatches=student.config.train.microbatches)
-    learnt = streams.make(student)
-    step, state = step_and_state(student)
-    pipeline = streams.open_pipeline(student, learnt, mesh)
+    trained = part(student)
+    learnt = streams.make(student).read_by(trained)
+    validate = _validation(trained)
+    step, state = step_and_state(trained)
+    pipeline = streams.open_pipeline(student, learnt, mesh, trained.preprocessing)
+    run.progress.start(1, "")
     try:
         state = train_loop.train(
             step,
@@ -114,14 +123,14 @@ def train(student: Student) -> dict[str, Any]:
             mesh=mesh,
             folder=student.folder / "train",
             batch_size=layout.total,
-            validate=_validation(student),
+            validate=validate,
             records=pipeline.records,
             interruption=run.interruption,
             progress=run.progress,
         )
     finally:
         pipeline.close()
-    sha256 = _write_bundles(student, state, learnt.trained_on)
+    sha256 = _write_bundles(trained, state, learnt.trained_on)
     pseudo = learnt.second if student.teacher else None
     return {
         "steps": student.steps,
@@ -134,8 +143,9 @@ def train(student: Student) -> dict[str, Any]:
     }
 
 
-def step_and_state(student: Student) -> tuple[TrainStep, TrainState]:
+def step_and_state(trained: Part) -> tuple[TrainStep, TrainState]:
     """Builds a student's training step and the state that it starts from."""
+    student = trained.student
     run, config = student.run, student.config
     options = OptimizerOptions.from_config(config.train)
     schedule = optimizers.make_schedule(
@@ -147,7 +157,7 @@ def step_and_state(student: Student) -> tuple[TrainStep, TrainState]:
     optimizer = optimizers.make_optimizer(options, schedule)
     layout = student.layout
     step = make_train_step(
-        student.module,
+        trained.module,
         functools.partial(run.task.loss, options=loss_options(student)),
         optimizer,
         schedule,
@@ -160,12 +170,11 @@ def step_and_state(student: Student) -> tuple[TrainStep, TrainState]:
             microbatches=config.train.microbatches,
             group=_companions(student),
         ),
-        mean=student.preprocessing.mean,
-        std=student.preprocessing.std,
+        mean=trained.preprocessing.mean,
+        std=trained.preprocessing.std,
     )
     numbers = {"seed": run.config.seed, "generation": student.number}
-    variables = initialize(student.module, resolution=student.resolution, **numbers)
-    return step, TrainState.create(variables, optimizer, **numbers)
+    return step, TrainState.create(trained.initial(), optimizer, **numbers)
 
 
 def _companions(student: Student) -> int:
@@ -181,7 +190,7 @@ def _companions(student: Student) -> int:
 def loss_options(student: Student) -> LossOptions:
     """Says how a student's targets are softened, hardened and smoothed."""
     options = LossOptions.from_config(student.config.train)
-    if student.generation == CONTROL:
+    if student.labels_only:
         # Its second stream holds true labels: smoothed as such, never softened.
         return dataclasses.replace(options, targets="hard")
     return options
@@ -195,27 +204,30 @@ def evaluate(student: Student) -> dict[str, Any]:
     """
     run, batch = student.run, student.run.config.evaluation.batch
     ema = bundles.read(student.folder / MODEL)
-    raw = bundles.read(student.folder / RAW_MODEL)
+    # Of a given teacher there is one set of weights.
+    raw = ema if student.adopted else bundles.read(student.folder / RAW_MODEL)
     _refuse_overlap(ema, run.dataset.test)
-    predictor = Predictor.from_bundle(ema, run.task, batch=batch)
+    trained = part(student)
+    predictor = Predictor(run.task, trained.module, trained.preprocessing, batch=batch)
     splits, judged = {}, ("validation", "test")
-    parts = run.dataset.parts()
-    run.progress.start(sum(len(parts[part]) for part in judged), "images")
+    sources = run.dataset.parts()
+    sources = {name: trained.source(sources[name], name) for name in judged}
+    run.progress.start(sum(map(len, sources.values())), "images")
 
     def before_batch(done: int) -> None:
         run.interruption.check()
         earlier = sum(split["images"] for split in splits.values())
         run.progress.update(earlier + done)
 
-    for part in judged:
+    for name, source in sources.items():
         found = predict_source(
             predictor,
-            {"ema": ema.variables, "raw": raw.variables},
-            parts[part],
+            {"ema": trained.of(ema.variables), "raw": trained.of(raw.variables)},
+            source,
             before_batch=before_batch,
         )
-        _tell_unusable(found, part, most=run.config.data.max_quarantined)
-        splits[part] = _measured(run, found)
+        _tell_unusable(found, name, most=run.config.data.max_quarantined)
+        splits[name] = _measured(run, found)
     # The last part was the test set.
     _write_predictions(student, found)
     files.write_json(
@@ -229,18 +241,21 @@ def evaluate(student: Student) -> dict[str, Any]:
         },
     )
     metric = run.task.primary_metric
-    return {f"{part}_{metric}": split["ema"][metric] for part, split in splits.items()}
+    return {f"{name}_{metric}": split["ema"][metric] for name, split in splits.items()}
 
 
 def label_pool(teacher: Student) -> dict[str, Any]:
     """Has a teacher's bundle label the pool, un-noised (paper §2, step 2)."""
     run, config = teacher.run, teacher.config
     bundle = bundles.read(teacher.folder / MODEL)
-    pool = run.dataset.pool
+    trained = part(teacher)
+    pool = trained.source(run.dataset.pool, "pool")
     bounds = shard_bounds(len(pool), min(run.config.data.pool_shards, len(pool)))
     return label.label_pool(
-        Predictor.from_bundle(bundle, run.task, batch=config.labels.batch),
-        bundle.variables,
+        Predictor(
+            run.task, trained.module, trained.preprocessing, batch=config.labels.batch
+        ),
+        trained.of(bundle.variables),
         run.task,
         pool,
         [label.Shard(number, *ends) for number, ends in enumerate(bounds)],
@@ -310,21 +325,20 @@ def _loop_options(student: Student) -> train_loop.LoopOptions:
     )
 
 
-def _validation(student: Student):
+def _validation(trained: Part):
     """Returns a function that measures a state, raw and EMA, on validation images."""
-    run = student.run
+    run = trained.student.run
     predictor = Predictor(
         run.task,
-        student.module,
-        student.preprocessing,
+        trained.module,
+        trained.preprocessing,
         batch=run.config.evaluation.batch,
     )
+    source = trained.source(run.dataset.validation, "validation")
 
     def validate(state: TrainState) -> dict[str, float]:
         weights = {"raw": state.raw_variables, "ema": state.ema_variables}
-        found = predict_source(
-            predictor, jax.device_get(weights), run.dataset.validation
-        )
+        found = predict_source(predictor, jax.device_get(weights), source)
         return {
             f"validation/{name}/{key}": value
             for name, predictions in found.predictions.items()
@@ -334,9 +348,10 @@ def _validation(student: Student):
     return validate
 
 
-def _write_bundles(student: Student, state: TrainState, trained_on: np.ndarray) -> str:
+def _write_bundles(trained: Part, state: TrainState, trained_on: np.ndarray) -> str:
     """Writes the EMA and the raw weights; returns the SHA-256 of the former."""
-    run, teacher = student.run, student.teacher
+    student = trained.student
+    run, teacher, start = student.run, student.teacher, starting.given(student)
     taught_by = bundles.read(teacher.folder / MODEL).sha256 if teacher else None
 
     def write(variables: PyTree, weights: str, place: str) -> str:
@@ -346,7 +361,7 @@ def _write_bundles(student: Student, state: TrainState, trained_on: np.ndarray) 
             preprocessing=student.preprocessing,
             task=run.config.task,
             classes=run.dataset.classes,
-            variables=jax.device_get(variables),
+            variables=trained.whole(jax.device_get(variables)),
             origin={
                 "generation": student.generation,
                 "dataset": run.dataset.name,
@@ -354,6 +369,8 @@ def _write_bundles(student: Student, state: TrainState, trained_on: np.ndarray) 
                 "seed": run.config.seed,
                 "weights": weights,
                 "teacher": taught_by,
+                "started_from": start.sha256 if start else None,
+                "part_trained": student.config.train.part,
             },
             trained_on=trained_on,
         )

@@ -21,7 +21,8 @@ from noisy_student_jax.augment.noise import (
 from noisy_student_jax.evaluation.predictor import Predictor
 from noisy_student_jax.generation import step_and_state
 from noisy_student_jax.models import cost
-from noisy_student_jax.run import CONTROL, Student
+from noisy_student_jax.part import Part, made_up_images, part
+from noisy_student_jax.run import Student
 from noisy_student_jax.training import partitioning
 from noisy_student_jax.training.step import jit_train_step
 from noisy_student_jax.types import Batch, PyTree
@@ -73,9 +74,10 @@ def measure(student: Student, *, seconds: float = 1.5) -> Speed:
     """
     small = _with_small_batch(student)
     mesh = partitioning.make_mesh()
-    step, state = step_and_state(small)
+    trained = part(small)
+    step, state = step_and_state(trained)
     state = jax.device_put(state, partitioning.replicated(mesh))
-    batches, compiled = _Batches(small, mesh), jit_train_step(step, mesh)
+    batches, compiled = _Batches(trained, mesh), jit_train_step(step, mesh)
 
     def train(number: int) -> PyTree:
         nonlocal state
@@ -89,9 +91,10 @@ def measure(student: Student, *, seconds: float = 1.5) -> Speed:
         small.preprocessing,
         batch=min(small.config.labels.batch, jax.local_device_count() * _most(small)),
     )
-    variables = predictor.place(jax.device_get(state.ema_variables))
+    learnt = trained.whole(jax.device_get(state.ema_variables))
+    variables = predictor.place(learnt)
     images = jax.device_put(
-        _images(predictor.batch, small.resolution),
+        made_up_images(predictor.batch, small.resolution),
         partitioning.along_batch(predictor.mesh),
     )
     labelling = _steps_per_second(
@@ -123,34 +126,52 @@ def hours(student: Student, speed: Speed) -> dict[str, float]:
     """
     run = student.run
     images = student.steps * student.layout.total
-    labels = student.generation not in (CONTROL, run.last)
+    labels = not student.labels_only and student.generation != run.last
     validations = math.ceil(student.steps / run.config.log.validate_every_steps) + 1
     evaluated = validations * len(run.dataset.validation) + len(run.dataset.test)
-    found = {
-        "train": images / speed.train_images_per_second / 3600,
-        "label": labels * len(run.dataset.pool) / speed.label_images_per_second / 3600,
-        "evaluate": 2 * evaluated / speed.label_images_per_second / 3600,
-    }
+    seconds = {"train": images / speed.train_images_per_second}
+    if student.config.train.part == "head":
+        passed = _passed_once(student)
+    else:
+        passed = {"label": labels * len(run.dataset.pool), "evaluate": 2 * evaluated}
+    for what, count in passed.items():
+        more = count / speed.label_images_per_second
+        seconds[what] = seconds.get(what, 0) + more
+    found = {what: one / 3600 for what, one in seconds.items()}
     return {**found, "total": sum(found.values())}
+
+
+def _passed_once(student: Student) -> dict[str, int]:
+    """Returns the images that a frozen body computes features of, and in which stage.
+
+    What a model learns from alone to be compared with has the last student's features.
+    """
+    data, labels = student.run.dataset, student.generation != student.run.last
+    if student.labels_only:
+        return {"train": 0, "label": 0, "evaluate": 0}
+    pool = len(data.pool)
+    return {
+        "train": len(data.labelled) + bool(student.teacher) * pool,
+        "label": pool if labels and not student.teacher else 0,
+        "evaluate": len(data.validation) + len(data.test),
+    }
 
 
 class _Batches:
     """Batches of made-up images, noised anew at every step."""
 
-    def __init__(self, student: Student, mesh: Mesh):
+    def __init__(self, trained: Part, mesh: Mesh):
         """Puts images, and what does not change, on the devices."""
+        student = trained.student
         self._mesh, self._layout = mesh, student.layout
         self._sizes = [self._layout.labelled, self._layout.pseudo]
         if not self._layout.pseudo:
             self._sizes.pop()
         self._images = partitioning.put_batch(
-            [_images(size, student.resolution) for size in self._sizes], mesh
+            [trained.made_up(size) for size in self._sizes], mesh
         )
         self._rest = partitioning.put_batch(_all_but_images(student), mesh)
-        noises = [
-            streams.make_noise(student.config.noise[name]).input
-            for name in types.STREAMS
-        ]
+        noises = [streams.input_noise(student, name) for name in types.STREAMS]
         self._noised = jax.jit(
             lambda images, positions: self._interleaved(
                 [
@@ -208,12 +229,6 @@ def _all_but_images(student: Student) -> Batch:
     }
 
 
-def _images(count: int, side: int) -> np.ndarray:
-    """Makes images up: uint8 ``[count, side, side, 3]``."""
-    shape = (count, side, side, 3)
-    return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-
-
 def _steps_per_second(
     work: Callable[[int], Any], student: Student, seconds: float
 ) -> float:
@@ -260,6 +275,7 @@ def _kind(student: Student) -> tuple:
     )
     return (
         config.model.name,
+        config.train.part,
         repr(sorted(small.arguments.items())),
         small.resolution,
         small.layout,

@@ -78,8 +78,9 @@ def run_facts(run: Run, *, speeds: Speeds | None = None) -> dict[str, Any]:
         {"generation": k, **_student_facts(run.student(k), speeds)}
         for k in range(run.last + 1)
     ]
-    enabled = run.config.control.enabled
-    control = _student_facts(run.student(CONTROL), speeds) if enabled else None
+    rivals = {
+        name: _student_facts(run.student(name), speeds) for name in run.compared_with
+    }
     return {
         "dataset": run.dataset.name,
         "splits": {name: len(part) for name, part in run.dataset.parts().items()},
@@ -87,7 +88,8 @@ def run_facts(run: Run, *, speeds: Speeds | None = None) -> dict[str, Any]:
         "prepared_bytes": _prepared_bytes(run),
         "stages": [stage.name for stage in noisy_student(run)],
         "generations": generations,
-        "control": control,
+        "control": rivals.pop(CONTROL, None),
+        "baselines": [{"name": name, **facts} for name, facts in rivals.items()],
     }
 
 
@@ -117,7 +119,8 @@ def measured_facts(run: Run, *, speeds: Speeds = measuring.measure) -> dict[str,
             look_only=run.look_only,
         )
     facts = run_facts(run, speeds=speeds)
-    every = [*facts["generations"], *filter(None, [facts["control"]])]
+    rivals = [*filter(None, [facts["control"]]), *facts["baselines"]]
+    every = [*facts["generations"], *rivals]
     return {
         **facts,
         "device": devices.line().removeprefix("device: "),
@@ -139,6 +142,7 @@ def run_text(facts: dict[str, Any]) -> str:
     entries = [(f"generation {g['generation']}", g) for g in facts["generations"]]
     if facts["control"]:
         entries.append(("control", facts["control"]))
+    entries += [(entry["name"], entry) for entry in facts["baselines"]]
     for name, entry in entries:
         lines.append(
             f"{name}: {entry['model']} at {entry['resolution']} px,"
@@ -242,7 +246,7 @@ def _disk(student: Student, *, floats: int, state_copies: int) -> int:
     checkpoints = (run.config.checkpoint.keep + 1) * state_copies * floats * FLOAT32
     bundles = 2 * floats * FLOAT32
     records = len(run.dataset.test)
-    if student.generation != CONTROL and student.generation < run.last:
+    if not student.labels_only and student.generation < run.last:
         # Sidecar, plan, picks and targets.
         records += 3 * len(run.dataset.pool)
     return checkpoints + bundles + records * (KEY_BYTES + 2 * len(run.dataset.classes))

@@ -17,6 +17,7 @@ from noisy_student_jax.console import Progress
 from noisy_student_jax.data import Dataset
 from noisy_student_jax.data.sources import fingerprint
 from noisy_student_jax.errors import UserError
+from noisy_student_jax.fields import LABELS_ONLY
 from noisy_student_jax.interruption import Interruption
 from noisy_student_jax.layout import BatchLayout
 from noisy_student_jax.ledger import Ledger
@@ -24,13 +25,14 @@ from noisy_student_jax.models import cost
 from noisy_student_jax.preprocessing import Preprocessing
 from noisy_student_jax.tasks import Task
 
-CONTROL = "control"
+CONTROL, PROBE, FINE_TUNING = LABELS_ONLY
+TITLES = {CONTROL: "control", PROBE: "probe", FINE_TUNING: "fine-tuning"}
 DECISIONS = "decisions.json"
 PREPARED = "prepared"
 """The folder of a run's prepared images, unless they are kept elsewhere."""
-CONTROL_NUMBER = 65_536
-"""Stands for the control where a generation's number is asked for: past them all, so
-that the control draws nothing that a generation draws, however many there are."""
+NUMBERS = {name: 65_536 + n for n, name in enumerate(LABELS_ONLY)}
+"""Stand for these where a generation's number is asked for: past them all, so that they
+draw nothing that a generation draws, however many there are."""
 
 
 class Run:
@@ -147,17 +149,26 @@ class Run:
         return len(self.config.generations) - 1
 
     def student(self, generation: int | str) -> "Student":
-        """Returns what is trained in a generation, or as the control."""
-        if generation == CONTROL:
-            return Student(self, CONTROL, self.config.control)
+        """Returns what is trained in a generation, or to compare them with."""
+        if generation in LABELS_ONLY:
+            return Student(self, generation, self.config[generation])
         return Student(self, generation, self.config.generations[generation])
 
     @property
+    def compared_with(self) -> list[str]:
+        """Which of `LABELS_ONLY` are wanted.
+
+        Where the control is fine-tuned from given weights, it is that baseline itself.
+        """
+        wanted = [name for name in LABELS_ONLY if self.config[name].enabled]
+        if CONTROL in wanted and self.config.control.train.part == "all":
+            wanted = [name for name in wanted if name != FINE_TUNING]
+        return wanted
+
+    @property
     def students(self) -> list["Student"]:
-        """Everything that is trained: the generations, and the control if wanted."""
-        names: list[int | str] = list(range(self.last + 1))
-        if self.config.control.enabled:
-            names.append(CONTROL)
+        """Everything that is trained: the generations, and what they compare with."""
+        names: list[int | str] = [*range(self.last + 1), *self.compared_with]
         return [self.student(name) for name in names]
 
     def write_config(self) -> None:
@@ -188,11 +199,11 @@ def with_places(
 
 @dataclasses.dataclass(frozen=True)
 class Student:
-    """A model to be trained: of a generation, or the control.
+    """A model to be trained: of a generation, or to compare them with.
 
     Attributes:
       run: that it belongs to.
-      generation: its number, or `CONTROL`.
+      generation: its number, or one of `LABELS_ONLY`.
       config: its sections of the config.
     """
 
@@ -203,9 +214,19 @@ class Student:
     @property
     def name(self) -> str:
         """Its folder in the run directory."""
-        if self.generation == CONTROL:
-            return CONTROL
+        if self.labels_only:
+            return self.generation
         return f"generation_{self.generation}"
+
+    @property
+    def labels_only(self) -> bool:
+        """Whether it is there to compare the generations with."""
+        return self.generation in LABELS_ONLY
+
+    @property
+    def adopted(self) -> str:
+        """The bundle that the run was given in place of a trained first teacher."""
+        return self.run.config.teacher if self.generation == 0 else ""
 
     @property
     def folder(self) -> pathlib.Path:
@@ -215,12 +236,12 @@ class Student:
     @property
     def number(self) -> int:
         """What its random keys and its order are made from, beside the seed."""
-        return CONTROL_NUMBER if self.generation == CONTROL else self.generation
+        return NUMBERS.get(self.generation, self.generation)
 
     @property
     def teacher(self) -> "Student | None":
-        """Whose pseudo-labels it learns from; the first and the control have none."""
-        if self.generation in (CONTROL, 0):
+        """Whose pseudo-labels it learns from, if from any."""
+        if self.labels_only or self.generation == 0:
             return None
         return self.run.student(self.generation - 1)
 
@@ -284,6 +305,8 @@ class Student:
     def steps(self) -> int:
         """Steps it is trained for."""
         train = self.config.train
+        if self.adopted:
+            return 0
         return train.steps or max(1, round(train.epochs * self.steps_per_epoch))
 
     @functools.cached_property

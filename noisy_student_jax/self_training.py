@@ -6,7 +6,7 @@ classification, CVPR 2020, Algorithm 1.
 
 import dataclasses
 
-from noisy_student_jax import files
+from noisy_student_jax import files, starting
 from noisy_student_jax.config import identity, plain
 from noisy_student_jax.generation import (
     evaluate,
@@ -15,7 +15,7 @@ from noisy_student_jax.generation import (
     train,
 )
 from noisy_student_jax.judgement import judge
-from noisy_student_jax.run import CONTROL, Run
+from noisy_student_jax.run import Run, Student
 from noisy_student_jax.showing import CONTACT_SHEET, show_some
 from noisy_student_jax.splitting import note_splits
 from noisy_student_jax.stages import Stage
@@ -32,9 +32,9 @@ def noisy_student(run: Run) -> list[Stage]:
             # 2. The teacher, not noised, labels the unlabelled images; the confident
             # ones are kept, class by class. 4. The student becomes the next teacher.
             stages += [labelling(run, generation), selection(run, generation)]
-    if run.config.control.enabled:
+    for name in run.compared_with:
         # What the student's architecture reaches on labelled images alone.
-        stages += [training(run, CONTROL), evaluation(run, CONTROL)]
+        stages += [training(run, name), evaluation(run, name)]
     return [*stages, judging(run, stages)]
 
 
@@ -74,21 +74,39 @@ def contact_sheet(run: Run) -> Stage:
 
 
 def training(run: Run, generation: int | str) -> Stage:
-    """Trains a generation, or the control."""
+    """Trains a generation, or a model on labels only to compare it with."""
     student = run.student(generation)
+    if student.adopted:
+        return adoption(student)
     needs = ["data"]
-    if generation != CONTROL and generation > 0:
-        needs.append(f"generation_{generation - 1}/select")
-    own = {name: plain(student.config[name]) for name in ("model", "train", "noise")}
+    if student.teacher:
+        needs.append(f"{student.teacher.name}/select")
+    own = {
+        name: identity(plain(student.config[name]), name)
+        for name in ("model", "train", "noise")
+    }
     images = student.steps * student.layout.total
     return Stage(
         name=f"{student.name}/train",
         config={"task": run.config.task, "seed": run.config.seed, **own},
         needs=tuple(needs),
+        inputs=starting.digests(student),
         outputs=(f"{student.name}/model", f"{student.name}/train/raw_model"),
         working_files=(f"{student.name}/train",),
         perform=lambda: train(student),
         work=3.0 * images * student.flops,
+    )
+
+
+def adoption(student: Student) -> Stage:
+    """Takes the teacher that the run is given, in place of training one."""
+    return Stage(
+        name=f"{student.name}/train",
+        config={"task": student.run.config.task},
+        needs=("data",),
+        inputs=starting.digests(student),
+        outputs=(f"{student.name}/model",),
+        perform=lambda: starting.adopt(student),
     )
 
 
@@ -142,13 +160,13 @@ def selection(run: Run, generation: int) -> Stage:
 
 
 def judging(run: Run, before: list[Stage]) -> Stage:
-    """Compares the generations and the control; writes summary and report."""
+    """Compares the generations and the rest; writes summary and report."""
     return Stage(
         name="report",
         config={
             "evaluation": identity(plain(run.config.evaluation), "evaluation"),
             "generations": len(run.config.generations),
-            "control": run.config.control.enabled,
+            "compared_with": run.compared_with,
         },
         needs=tuple(stage.name for stage in before if not stage.derived),
         outputs=("summary.json", "report.html", "README.md", "best"),

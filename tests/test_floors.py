@@ -42,6 +42,7 @@ FLOORS = (
         "generation",
         "judgement",
         "measuring",
+        "part",
         "planning",
         "report",
         "run",
@@ -49,6 +50,7 @@ FLOORS = (
         "showing",
         "splitting",
         "stages",
+        "starting",
         "streams",
     },
 )
