@@ -64,14 +64,22 @@ class Row:
     theirs: str
     axes: tuple[int, ...] | None = None
 
+    def shape_there(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Returns the shape that an array of ours has in the other library."""
+        return tuple(shape[axis] for axis in self._back()) if self.axes else shape
+
     def to_ours(self, array: np.ndarray) -> np.ndarray:
         """Lays out one of their arrays as we do; a contiguous copy where need be."""
         return np.ascontiguousarray(array.transpose(self.axes) if self.axes else array)
 
     def to_theirs(self, array: np.ndarray) -> np.ndarray:
         """Lays out one of our arrays as they do; a contiguous copy where need be."""
-        back = tuple(np.argsort(self.axes)) if self.axes else None
-        return np.ascontiguousarray(array.transpose(back) if back else array)
+        return np.ascontiguousarray(
+            array.transpose(self._back()) if self.axes else array
+        )
+
+    def _back(self) -> tuple[int, ...]:
+        return tuple(self.axes.index(axis) for axis in range(len(self.axes)))
 
 
 def rows(architecture: Architecture, naming: Naming) -> tuple[Row, ...]:
