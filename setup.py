@@ -42,7 +42,13 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["noisy_student_jax", "noisy_student_jax.*"]),
-    package_data={"noisy_student_jax": ["report/*.html", "report/*.css"]},
+    package_data={
+        "noisy_student_jax": [
+            "imagenet_classes.txt",
+            "report/*.html",
+            "report/*.css",
+        ]
+    },
     install_requires=RUNTIME,
     extras_require={
         "dev": ["hypothesis", "pre-commit", "pytest", "ruff", *HEIC, *STREAMING],

@@ -27,6 +27,7 @@ COMMANDS = {
     "report": "judge a finished run and write its report",
     "status": "what is done, running, left",
     "predict": "class and probability of images, from any bundle",
+    "import": "weights of other libraries into a bundle",
     "plan": "before spending anything: parameters, FLOPs, memory, steps, disk",
 }
 
@@ -92,12 +93,14 @@ def _dispatch(arguments: list[str]) -> int:
     options.overrides = overrides
     console.leave_stdout_to_machines(getattr(options, "json", False))
     # JAX and the rest are slow to import: not for --help or a mistyped command.
-    from noisy_student_jax import commands, devices
+    from noisy_student_jax import commands, devices, importing
 
+    elsewhere = {"import": importing.import_weights}
     devices.announce()
     devices.keep_compiled_programs()
     with Interruption() as interruption:
-        return getattr(commands, options.command)(options, interruption)
+        command = elsewhere.get(options.command) or getattr(commands, options.command)
+        return command(options, interruption)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -172,6 +175,18 @@ def _predict_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", metavar="IMAGE", nargs="*", type=pathlib.Path)
 
 
+def _import_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--format", metavar="FORMAT", help="timm, tf or lite")
+    parser.add_argument("--model", metavar="NAME", help="which model they are of")
+    parser.add_argument("--output", metavar="BUNDLE", help="a new directory")
+    parser.add_argument("--classes", metavar="FILE", help="class names, one a line")
+    parser.add_argument("--resolution", type=int, help="instead of the model's own")
+    parser.add_argument("--interpolation", help="instead of the model's own")
+    parser.add_argument("--mean", help="instead of the model's own, on the 0-1 scale")
+    parser.add_argument("--std", help="instead of the model's own, on the 0-1 scale")
+    parser.add_argument("source", metavar="SOURCE", nargs="?", help="a file")
+
+
 def _plan_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="FILE", help="a config file")
     parser.add_argument("--workdir", metavar="DIR", help="the run directory, if any")
@@ -196,5 +211,6 @@ _FLAGS = {
     "report": _run_flags,
     "status": _status_flags,
     "predict": _predict_flags,
+    "import": _import_flags,
     "plan": _plan_flags,
 }
