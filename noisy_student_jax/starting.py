@@ -1,7 +1,8 @@
 """What a model starts from: nothing, its teacher, published weights, or a bundle.
 
 The body's weights and batch statistics are taken as they are; the head too, where it
-is of the same classes.
+is of the same classes. A new head starts at zero: random weights would stay in every
+direction that a few labelled images say nothing of.
 """
 
 import pathlib
@@ -83,7 +84,7 @@ def initial_variables(student: Student) -> PyTree:
 def started(
     fresh: PyTree, start: PyTree, *, keep_head: bool, what: str, model: str
 ) -> PyTree:
-    """Puts given weights and statistics in the place of random ones.
+    """Puts given weights and statistics in place of random ones; new heads are zero.
 
     Args:
       fresh: variables of the model.
@@ -110,7 +111,10 @@ def started(
             f" arrays are missing or of another shape, the first being {wrong[0]}; give"
             " weights of the same architecture"
         )
-    merged = {name: theirs[name] if name in taken else ours[name] for name in ours}
+    merged = {
+        name: theirs[name] if name in taken else np.zeros_like(array)
+        for name, array in ours.items()
+    }
     return traverse_util.unflatten_dict(merged, sep="/")
 
 
