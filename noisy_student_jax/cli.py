@@ -170,7 +170,7 @@ def _evaluate_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", metavar="DIR", help="what it is judged on")
     parser.add_argument("--output", metavar="FILE", help="keep the result as JSON")
     parser.add_argument("--json", action="store_true", help="print it as JSON")
-    parser.add_argument("--batch", type=int, default=64, help="images at once")
+    parser.add_argument("--batch", type=int, help="images at once (64)")
     parser.add_argument(
         "--epsilon", metavar="LIST", help="of fgsm, on pixels of 0–255 (2,4,8,16)"
     )

@@ -76,7 +76,7 @@ def evaluate(options: Options, interruption: Interruption) -> int:
         student = next(s for s in one.students if s.name == name)
         return robustness.of_student(options, student, interruption)
     for flag in robustness.FLAGS:
-        if getattr(options, flag):
+        if getattr(options, flag) not in (None, False):
             raise UserError(
                 f"--{flag.replace('_', '-')} belongs to `noisy-student evaluate"
                 " --suite=SUITE`"

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from noisy_student_jax.data.sources import Examples, Source
-from noisy_student_jax.errors import UserError
+from noisy_student_jax.errors import UserError, one_line
 
 PACKAGE = "imagecorruptions-imaug"
 SMALLEST, LARGEST = 32, 224
@@ -37,7 +37,7 @@ def load() -> Corrupt:
     except ImportError as error:
         raise UserError(
             "--suite=corruptions needs the package that makes them: pip install"
-            " 'noisy-student-jax[robustness]'"
+            f" 'noisy-student-jax[robustness]' ({one_line(error)})"
         ) from error
     return corrupt
 

@@ -121,7 +121,7 @@ def open_classes(
     Raises:
       UserError: as `match` and `listing.list_classes`.
     """
-    folders = _folders(place)
+    folders = folders_in(place)
     matched = match(folders, classes, printable(str(place)))
     listing = list_classes(place, classes=folders)
     table = np.array([matched.index.get(folder, -1) for folder in folders])
@@ -167,11 +167,11 @@ def find_kinds(
             )
         found[folder.name] = folder
 
-    for name in _folders(place):
+    for name in folders_in(place):
         if name in wanted:
             take(place / name)
             continue
-        inside = _folders(place / name)
+        inside = folders_in(place / name)
         own = [one for one in inside if one in wanted]
         for one in own:
             take(place / name / one)
@@ -198,7 +198,7 @@ def list_clips(
     Raises:
       UserError: as `match`, or there are no clips.
     """
-    folders = _folders(place)
+    folders = folders_in(place)
     matched = match(folders, classes, printable(str(place)))
     clips, left_out = [], {}
     for folder in matched.unknown:
@@ -250,7 +250,7 @@ def _of_video(path: pathlib.Path) -> Iterator[np.ndarray]:
                 if number == MAX_FRAMES:
                     raise UndecodableImageError(f"more than {MAX_FRAMES:,} frames")
                 yield frame.to_ndarray(format="rgb24")
-    except (OSError, ValueError, IndexError) as error:  # PyAV's are among them
+    except (av.FFmpegError, OSError, ValueError, IndexError) as error:
         raise UndecodableImageError(f"broken video: {one_line(error)}") from error
 
 
@@ -271,7 +271,12 @@ def _by_number(path: pathlib.Path) -> list[tuple[int, int | str]]:
     return [(0, int(p)) if p.isdecimal() else (1, p) for p in parts if p]
 
 
-def _folders(place: pathlib.Path) -> list[str]:
+def folders_in(place: pathlib.Path) -> list[str]:
+    """Returns the names of the folders in a folder, sorted, without hidden ones.
+
+    Raises:
+      UserError: it is no folder.
+    """
     _must_be_folder(place)
     return sorted(
         path.name

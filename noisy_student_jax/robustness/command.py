@@ -29,9 +29,13 @@ SUITES = (
     "fgsm",
     "corruptions",
 )
-FLAGS = ("model", "images", "json", "output", "epsilon", "alexnet_flips", "trust")
+FLAGS = (
+    *("model", "images", "json", "output", "batch", "epsilon", "alexnet_flips"),
+    "trust",
+)
 """What `noisy-student evaluate` takes with a suite only."""
 SCHEMA = 1
+BATCH = 64
 
 
 def of_bundle(options: argparse.Namespace, interruption: Interruption) -> int:
@@ -136,12 +140,13 @@ def _evaluate(
             f"robustness suites judge classification, and this model's task is"
             f" '{bundle.task}'"
         )
-    if options.batch < 1:
+    batch = BATCH if options.batch is None else options.batch
+    if batch < 1:
         raise UserError(f"--batch is {options.batch}, but must be at least 1")
     _check_flags(options)
     epsilons, alexnet = _epsilons(options), _alexnet(options)
     task = tasks.create(bundle.task, bundle.classes)
-    subject = Subject.of(bundle, task, batch=options.batch)
+    subject = Subject.of(bundle, task, batch=batch)
     identity = {"model": bundle.sha256, **identity, "epsilons": str(epsilons)}
     parts = Parts(options.suite, identity, output=output, interruption=interruption)
     try:

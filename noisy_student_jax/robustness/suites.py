@@ -10,6 +10,8 @@ from noisy_student_jax.checkpoints.bundle import Bundle
 from noisy_student_jax.console import printable
 from noisy_student_jax.data import corruptions, suites
 from noisy_student_jax.data.sources import Source
+from noisy_student_jax.decoding import UndecodableImageError
+from noisy_student_jax.errors import UserError
 from noisy_student_jax.evaluation import fgsm
 from noisy_student_jax.evaluation import robustness as measures
 from noisy_student_jax.preprocessing import Preprocessing
@@ -57,6 +59,7 @@ def imagenet_c(subject: Subject, place: pathlib.Path, parts: Parts) -> dict[str,
                 there.append((corruption, severity, folder / str(severity)))
             else:
                 missing.append(f"{corruption}/{severity}")
+    _must_hold_classes(subject, place, [folder for _, _, folder in there])
     parts.expect([f"{corruption}/{severity}" for corruption, severity, _ in there])
     cells: dict[str, dict[str, Any]] = {}
     unusable: dict[str, str] = {}
@@ -97,6 +100,20 @@ def imagenet_c(subject: Subject, place: pathlib.Path, parts: Parts) -> dict[str,
         "preprocessing": dataclasses.asdict(cut),
         "warnings": warnings,
     }
+
+
+def _must_hold_classes(
+    subject: Subject, place: pathlib.Path, severities: list[pathlib.Path]
+) -> None:
+    """Looks into every folder, before time is spent on the first."""
+    if not severities:
+        raise UserError(
+            f"the corruptions of '{printable(str(place))}' have no folders 1 to 5, one"
+            " for each severity: give the folder that the archives were unpacked into"
+        )
+    for folder in severities:
+        names = suites.folders_in(folder)
+        suites.match(names, subject.bundle.classes, printable(str(folder)))
 
 
 def _one_cell(
@@ -226,7 +243,7 @@ def _flips(
         before(number)
         try:
             read = suites.read_clip(clip)
-        except suites.UndecodableImageError as error:
+        except UndecodableImageError as error:
             unusable[clip.key] = str(error)
             continue
         waiting.append((clip.label, cut.apply_all(read)))
@@ -236,7 +253,7 @@ def _flips(
         predict()
     if not fractions:
         key, reason = next(iter(unusable.items()))
-        raise suites.UserError(
+        raise UserError(
             f"none of the {len(clips)} clips can be used, the first being"
             f" '{printable(key)}' ({reason}): repair or replace them"
         )

@@ -357,11 +357,26 @@ def test_mistakes_are_one_sentence(model, imagenet_c, tmp_path, capsys):
     assert "must be at least 1" in wrong("imagenet_c", "--batch=0")
     assert main(["evaluate", "--suite=imagenet_a", f"--model={model}"]) == 2
     assert "needs --images=DIR" in capsys.readouterr().err
+    assert main(["evaluate", "--batch=4"]) == 2
+    assert "--batch belongs to" in capsys.readouterr().err
     assert main(["evaluate", f"--model={model}"]) == 2
     assert "--model belongs to" in capsys.readouterr().err
     line = ["evaluate", "--suite=imagenet_a", f"--model={model}"]
     assert main([*line, f"--images={imagenet_c}"]) == 2
     assert "add --trust" in capsys.readouterr().err
+
+
+def test_folders_without_classes_are_refused_before_any_image_is_read(
+    model, tmp_path, capsys
+):
+    (tmp_path / "fog").mkdir()
+    assert "have no folders 1 to 5" in mistake(capsys, "imagenet_c", model, tmp_path)
+    write_c(tmp_path, corruptions=["snow"])
+    (tmp_path / "fog" / "5").mkdir()
+
+    said = mistake(capsys, "imagenet_c", model, tmp_path)
+
+    assert "none of the 0 folders" in said and "fog/5" in said
 
 
 def test_a_corruption_that_is_there_twice_is_refused(model, tmp_path, capsys):
