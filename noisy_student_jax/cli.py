@@ -23,7 +23,7 @@ COMMANDS = {
     "train": "train one generation (--generation=K, or control)",
     "label": "have one generation label the pool",
     "select": "select among pseudo-labels, of a run or of any directory of them",
-    "evaluate": "evaluate one generation",
+    "evaluate": "evaluate one generation, or any bundle by a robustness suite",
     "report": "judge a finished run and write its report",
     "status": "what is done, running, left",
     "predict": "class and probability of images, from any bundle",
@@ -159,6 +159,31 @@ def _select_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", metavar="DIR", help="where the selection goes")
 
 
+def _evaluate_flags(parser: argparse.ArgumentParser) -> None:
+    _stage_flags(parser)
+    parser.add_argument(
+        "--suite",
+        metavar="SUITE",
+        help="imagenet_a, imagenet_c, imagenet_p, imagenet_r, fgsm or corruptions",
+    )
+    parser.add_argument("--model", metavar="BUNDLE", help="a bundle instead of a run")
+    parser.add_argument("--images", metavar="DIR", help="what it is judged on")
+    parser.add_argument("--output", metavar="FILE", help="keep the result as JSON")
+    parser.add_argument("--json", action="store_true", help="print it as JSON")
+    parser.add_argument("--batch", type=int, help="images at once (64)")
+    parser.add_argument(
+        "--epsilon", metavar="LIST", help="of fgsm, on pixels of 0–255 (2,4,8,16)"
+    )
+    parser.add_argument(
+        "--alexnet-flips",
+        metavar="FILE",
+        help="of imagenet_p: AlexNet's flip probabilities, for mFR",
+    )
+    parser.add_argument(
+        "--trust", action="store_true", help="use code that the bundle names"
+    )
+
+
 def _status_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workdir", metavar="DIR", help="the run directory")
     parser.add_argument("--json", action="store_true", help="for machines")
@@ -207,7 +232,7 @@ _FLAGS = {
     "train": _stage_flags,
     "label": _stage_flags,
     "select": _select_flags,
-    "evaluate": _stage_flags,
+    "evaluate": _evaluate_flags,
     "report": _run_flags,
     "status": _status_flags,
     "predict": _predict_flags,

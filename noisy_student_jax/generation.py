@@ -206,7 +206,7 @@ def evaluate(student: Student) -> dict[str, Any]:
     ema = bundles.read(student.folder / MODEL)
     # Of a given teacher there is one set of weights.
     raw = ema if student.adopted else bundles.read(student.folder / RAW_MODEL)
-    _refuse_overlap(ema, run.dataset.test)
+    refuse_overlap(ema, run.dataset.test)
     trained = part(student)
     predictor = Predictor(run.task, trained.module, trained.preprocessing, batch=batch)
     splits, judged = {}, ("validation", "test")
@@ -380,7 +380,8 @@ def _write_bundles(trained: Part, state: TrainState, trained_on: np.ndarray) -> 
     return write(state.ema_variables, "ema", MODEL)
 
 
-def _refuse_overlap(bundle: Bundle, test: Source) -> None:
+def refuse_overlap(bundle: Bundle, test: Source) -> None:
+    """Raises UserError if a test image is among those that a model learnt from."""
     shared = int(np.isin(key_hashes(test), bundle.trained_on).sum())
     if shared:
         raise UserError(

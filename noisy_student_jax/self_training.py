@@ -15,6 +15,7 @@ from noisy_student_jax.generation import (
     train,
 )
 from noisy_student_jax.judgement import judge
+from noisy_student_jax.robustness import results as robustness
 from noisy_student_jax.run import Run, Student
 from noisy_student_jax.showing import CONTACT_SHEET, show_some
 from noisy_student_jax.splitting import note_splits
@@ -169,6 +170,7 @@ def judging(run: Run, before: list[Stage]) -> Stage:
             "compared_with": run.compared_with,
         },
         needs=tuple(stage.name for stage in before if not stage.derived),
+        inputs=robustness.digests(run),
         outputs=("summary.json", "report.html", "README.md", "best"),
         perform=lambda: judge(run),
         derived=True,

@@ -47,6 +47,7 @@ FLOORS = (
         "part",
         "planning",
         "report",
+        "robustness",
         "run",
         "self_training",
         "showing",
