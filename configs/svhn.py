@@ -1,8 +1,15 @@
-"""SVHN"""
+"""SVHN, B0 taught by B0 on small images: the authors' own example of their code.
+
+Command: ``noisy-student run --config=configs/svhn.py --workdir=W``, after ``tfds build
+svhn_cropped``. Hardware: planned for 8 TPU v3 cores; one GPU will do. Time: 5
+core-hours if a tenth of their peak is used, of which the control takes half
+(``noisy-student plan --config=configs/svhn.py``). To expect: not run by us; the
+authors' README has 97.9 % top-1 for the teacher and 98.6 ± 0.1 for the student.
+"""
 
 from noisy_student_jax.config import ConfigDict, base_config
 
-# The test set's 26,032 images and 531,131 more without labels; labels train the rest.
+# Images of each split; DEV of TRAIN choose among generations.
 TRAIN, DEV, TEST, EXTRA = 73_257, 4_000, 26_032, 531_131
 
 
