@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import pytest
 from support import CONFIGS, planned
 
-from noisy_student_jax import generation
+from noisy_student_jax import generation, starting
+from noisy_student_jax.part import part
 from noisy_student_jax.training.state import TrainState
 
 STEMS = [path.stem for path in CONFIGS]
@@ -57,9 +58,9 @@ def trace(student, monkeypatch):
         return jax.eval_shape(known, variables)
 
     with monkeypatch.context() as patch:
-        patch.setattr(generation, "initialize", lambda *_, **__: student.shapes)
+        patch.setattr(starting, "initial_variables", lambda one: one.shapes)
         patch.setattr(TrainState, "create", create_abstractly)
-        step, state = generation.step_and_state(student)
+        step, state = generation.step_and_state(part(student))
     return state, *jax.eval_shape(step, state, abstract_batch(student))
 
 
