@@ -345,6 +345,7 @@ def _student_recipe(student: Student) -> list[str]:
         f"{student.name}: {model.name} at {student.resolution} px",
         f"  parameters: {student.parameters}",
         f"  arguments: {_fields(student.arguments)}",
+        f"  preprocessing: {_fields(dataclasses.asdict(student.preprocessing))}",
         f"  steps: {student.steps}, of {layout.labelled} labelled + {layout.pseudo}"
         " others",
         f"  optimizer: {train.optimizer}"
