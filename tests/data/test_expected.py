@@ -7,7 +7,9 @@ from support import ROOT
 
 from noisy_student_jax.cli import main
 from noisy_student_jax.config import base_config
+from noisy_student_jax.console import Progress
 from noisy_student_jax.data import expected, load
+from noisy_student_jax.interruption import Interruption
 
 SIZES = {"labelled": 30, "pool": 300_000_000, "validation": 5, "test": 7, "classes": 3}
 
@@ -50,7 +52,8 @@ def test_where_no_sizes_are_expected_the_places_are_opened(tmp_path):
 
 
 def test_hundreds_of_millions_are_counted_not_listed(tmp_path):
-    found = load(section(tmp_path), seed=0, believe=True)
+    helpers = {"interruption": Interruption(), "progress": Progress()}
+    found = load(section(tmp_path), seed=0, believe=True, **helpers)
     sizes = {name: len(part) for name, part in found.parts().items()}
     assert {**sizes, "classes": len(found.classes)} == SIZES
     assert found.labelled.labels.strides == (0,)
