@@ -6,8 +6,8 @@ paper's 2,048 TPU v3 cores; the last student's 29 images a core are, by our esti
 little more than they hold. Time: 1.2 million core-hours, 600 hours of that pod, if a
 tenth of its peak is used (``noisy-student plan`` with the same flags). To expect: not
 run by us; the paper has 87.6, 88.1 and 88.4 % top-1 for the three students (98.7 %
-top-5 for the last; B7 85.0, L2 on labels alone 85.5), with 300 million unlabelled
-images that only its authors have.
+top-5 for the last; B7 85.0, L2 on labels alone 85.5), after FixRes at 800 px, which is
+not in here yet, with 300 million unlabelled images that only its authors have.
 """
 
 from noisy_student_jax import recipes
