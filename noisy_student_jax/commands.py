@@ -241,7 +241,7 @@ def plan(options: Options, interruption: Interruption) -> int:
         return 0
     workdir = pathlib.Path(options.workdir or "runs/plan")
     config, _ = _load(options, workdir, interruption, fit=False)
-    one = Run(config, workdir, interruption=interruption, look_only=True)
+    one = Run(config, workdir, interruption=interruption, look_only=True, believe=True)
     check(one)
     if options.recipe:
         console.say(planning.recipe(one))

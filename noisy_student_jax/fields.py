@@ -2,6 +2,8 @@
 
 import ml_collections
 
+from noisy_student_jax.chips import CHIPS
+
 ConfigDict = ml_collections.ConfigDict
 
 GENERATION_SECTIONS = ("model", "train", "noise", "labels", "selection")
@@ -34,6 +36,9 @@ OPERATIONAL = (
     "data.resident_gigabytes",
     "labels.batch",
     "evaluation.batch",
+    # What `plan` reckons with; no run reads them.
+    "data.expected",
+    "plan",
 )
 """Fields that change how a run goes but not its result; no stage depends on them."""
 
@@ -84,6 +89,13 @@ def base_config() -> ConfigDict:
                 "validation_fraction": 0.1,
                 "test_fraction": 0.2,
                 "pool_shards": 4,
+                "expected": {
+                    "labelled": 0,
+                    "pool": 0,
+                    "validation": 0,
+                    "test": 0,
+                    "classes": 0,
+                },
                 "options": {},
             },
             "model": {
@@ -148,6 +160,7 @@ def base_config() -> ConfigDict:
                 "validate_every_steps": 1000,
                 "every_seconds": 10.0,
             },
+            "plan": {"chip": "", "devices": 0, "utilization": 0.1},
         }
     )
 
@@ -175,6 +188,7 @@ CHOICES = {
     "train.loss_normalization": ("code", "sum", "average"),
     "train.targets": ("soft", "hard"),
     "selection.method": ("paper", "reference", "all"),
+    "plan.chip": ("", *CHIPS),
 }
 
 _FRACTION = (0.0, 1.0)
@@ -198,6 +212,11 @@ RANGES = {
     "data.validation": _AT_LEAST_ONE,
     "data.test": _AT_LEAST_ONE,
     "data.pool_shards": _AT_LEAST_ONE,
+    "data.expected.labelled": _AT_LEAST_ZERO,
+    "data.expected.pool": _AT_LEAST_ZERO,
+    "data.expected.validation": _AT_LEAST_ZERO,
+    "data.expected.test": _AT_LEAST_ZERO,
+    "data.expected.classes": _AT_LEAST_ZERO,
     "model.resolution": _AT_LEAST_ZERO,
     "model.crop_padding": _AT_LEAST_ZERO,
     "model.dropout_rate": (-1.0, 0.999),
@@ -240,4 +259,6 @@ RANGES = {
     "log.every_steps": _AT_LEAST_ONE,
     "log.validate_every_steps": _AT_LEAST_ONE,
     "log.every_seconds": _AT_LEAST_ZERO,
+    "plan.devices": _AT_LEAST_ZERO,
+    "plan.utilization": (0.001, 1.0),
 }

@@ -1,7 +1,6 @@
 """How fast this machine is with a student, and how long the student will take."""
 
 import dataclasses
-import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from noisy_student_jax import streams, types
+from noisy_student_jax import spending, streams, types
 from noisy_student_jax.augment.noise import (
     InputNoise,
     augment_batch,
@@ -20,7 +19,6 @@ from noisy_student_jax.augment.noise import (
 )
 from noisy_student_jax.evaluation.predictor import Predictor
 from noisy_student_jax.generation import step_and_state
-from noisy_student_jax.models import cost
 from noisy_student_jax.part import Part, made_up_images, part
 from noisy_student_jax.run import Student
 from noisy_student_jax.training import partitioning
@@ -120,41 +118,18 @@ def hours(student: Student, speed: Speed) -> dict[str, float]:
     """Tells how long a student takes, from training it to the last of its labels.
 
     Returns:
-      Hours: ``train``; ``label``, the pool, which the last generation and the control
-      do not; ``evaluate``, raw and averaged weights on validation images during
-      training, and on validation and test images after it; and their ``total``.
+      Hours: ``train``, ``label`` and ``evaluate``, of what `spending.images` counts;
+      and their ``total``.
     """
-    run = student.run
-    images = student.steps * student.layout.total
-    labels = not student.labels_only and student.generation != run.last
-    validations = math.ceil(student.steps / run.config.log.validate_every_steps) + 1
-    evaluated = validations * len(run.dataset.validation) + len(run.dataset.test)
-    seconds = {"train": images / speed.train_images_per_second}
+    images = spending.images(student)
+    seconds = {"train": images.pop("train") / speed.train_images_per_second}
     if student.config.train.part == "head":
-        passed = _passed_once(student)
-    else:
-        passed = {"label": labels * len(run.dataset.pool), "evaluate": 2 * evaluated}
-    for what, count in passed.items():
+        images = spending.passed_once(student)
+    for what, count in images.items():
         more = count / speed.label_images_per_second
         seconds[what] = seconds.get(what, 0) + more
     found = {what: one / 3600 for what, one in seconds.items()}
     return {**found, "total": sum(found.values())}
-
-
-def _passed_once(student: Student) -> dict[str, int]:
-    """Returns the images that a frozen body computes features of, and in which stage.
-
-    What a model learns from alone to be compared with has the last student's features.
-    """
-    data, labels = student.run.dataset, student.generation != student.run.last
-    if student.labels_only:
-        return {"train": 0, "label": 0, "evaluate": 0}
-    pool = len(data.pool)
-    return {
-        "train": len(data.labelled) + bool(student.teacher) * pool,
-        "label": pool if labels and not student.teacher else 0,
-        "evaluate": len(data.validation) + len(data.test),
-    }
 
 
 class _Batches:
@@ -260,7 +235,7 @@ def _with_small_batch(student: Student) -> Student:
 
 def _most(student: Student) -> int:
     """Returns how many images a device is given at most, where it has a choice."""
-    per_image = cost.activation_bytes(student.module, resolution=student.resolution)
+    per_image = student.activation_bytes
     images = IMAGES_PER_DEVICE.get(jax.default_backend(), IMAGES_PER_ACCELERATOR)
     return max(1, min(images, int(ACTIVATION_BYTES // per_image)))
 

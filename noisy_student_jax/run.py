@@ -5,7 +5,7 @@ import dataclasses
 import fcntl
 import functools
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -22,8 +22,10 @@ from noisy_student_jax.interruption import Interruption
 from noisy_student_jax.layout import BatchLayout
 from noisy_student_jax.ledger import Ledger
 from noisy_student_jax.models import cost
+from noisy_student_jax.models.initialize import abstract_variables
 from noisy_student_jax.preprocessing import Preprocessing
 from noisy_student_jax.tasks import Task
+from noisy_student_jax.types import PyTree
 
 CONTROL, PROBE, FINE_TUNING = LABELS_ONLY
 TITLES = {CONTROL: "control", PROBE: "probe", FINE_TUNING: "fine-tuning"}
@@ -46,6 +48,7 @@ class Run:
         interruption: Interruption,
         command: str = "noisy-student run --config=FILE --workdir=DIR",
         look_only: bool = False,
+        believe: bool = False,
         decisions: dict[str, Any] | None = None,
     ):
         """Opens a run; writes nothing yet.
@@ -57,10 +60,14 @@ class Run:
           command: the line that makes, and resumes, the run; for people to read.
           look_only: whether the run is only looked at: nothing is prepared, and
             images that are not prepared are counted without being read.
+          believe: whether data that are not here are taken to be as large as
+            ``config.data.expected`` says. For plans; nothing can be read of them.
           decisions: what was decided for the config, to be kept beside it.
         """
         self.command = command
         self.look_only = look_only
+        self.believe = believe
+        self._costs: dict[tuple, Any] = {}
         self.decisions = decisions
         self.config = config
         self.workdir = pathlib.Path(workdir)
@@ -116,6 +123,7 @@ class Run:
             interruption=self.interruption,
             progress=self.progress,
             look_only=self.look_only,
+            believe=self.believe,
         )
         for name, source in dataset.parts().items():
             if not len(source):
@@ -170,6 +178,22 @@ class Run:
         """Everything that is trained: the generations, and what they compare with."""
         names: list[int | str] = [*range(self.last + 1), *self.compared_with]
         return [self.student(name) for name in names]
+
+    def cost(self, student: "Student", measure: Callable[..., Any]) -> Any:
+        """Returns what a function of `models.cost` tells of a student's model.
+
+        Generations often have one architecture, and a large one takes seconds to go
+        through: what has been told is remembered.
+        """
+        key = (
+            measure.__name__,
+            student.config.model.name,
+            repr(sorted(student.arguments.items())),
+            student.resolution,
+        )
+        if key not in self._costs:
+            self._costs[key] = measure(student.module, resolution=student.resolution)
+        return self._costs[key]
 
     def write_config(self) -> None:
         """Keeps the resolved config with the run, and what was decided for it."""
@@ -309,12 +333,22 @@ class Student:
             return 0
         return train.steps or max(1, round(train.epochs * self.steps_per_epoch))
 
-    @functools.cached_property
+    @property
     def parameters(self) -> int:
         """Number of its parameters."""
-        return cost.parameter_count(self.module, resolution=self.resolution)
+        return sum(leaf.size for leaf in jax.tree.leaves(self.shapes["params"]))
 
-    @functools.cached_property
+    @property
     def flops(self) -> int:
         """Of one forward pass of one image."""
-        return cost.forward_flops(self.module, resolution=self.resolution)
+        return self.run.cost(self, cost.forward_flops)
+
+    @property
+    def activation_bytes(self) -> int:
+        """Memory that one more image takes in training."""
+        return self.run.cost(self, cost.activation_bytes)
+
+    @property
+    def shapes(self) -> PyTree:
+        """Its variables, as shapes and dtypes."""
+        return self.run.cost(self, abstract_variables)

@@ -11,6 +11,7 @@ from support import ROOT
 PACKAGE = "noisy_student_jax"
 FLOORS = (
     {
+        "chips",
         "config",
         "console",
         "decoding",
@@ -26,6 +27,7 @@ FLOORS = (
         "order",
         "preprocessing",
         "randaugment",
+        "recipes",
         "types",
     },
     {"augment", "models", "training"},
@@ -51,6 +53,7 @@ FLOORS = (
         "run",
         "self_training",
         "showing",
+        "spending",
         "splitting",
         "stages",
         "starting",
