@@ -49,9 +49,10 @@ def seeded_images(count, side, seed=0):
     """Random normalised images, float32 ``[count, side, side, 3]``.
 
     Each has a tint and coarse patches of its own, under noise: a network's mean over
-    space would not tell images of noise alone apart.
+    space would not tell images of noise alone apart. Of another side, they are the
+    same but for the noise.
     """
-    rng = np.random.default_rng([seed, side])
+    rng = np.random.default_rng(seed)
     tint = 3 * rng.random((count, 1, 1, 3)) - 1.5
     coarse = rng.random((count, 5, 5, 3)).repeat(-(-side // 5), 1)
     coarse = coarse.repeat(-(-side // 5), 2)[:, :side, :side]
