@@ -32,6 +32,17 @@ _DTYPES = {
 }
 _MAGIC = 0x1950A86A20F9469CFC6C
 _VERSION = 1001
+# What the standard library says of archives that are damaged.
+_DAMAGE = (
+    zipfile.BadZipFile,
+    NotImplementedError,
+    EOFError,
+    RuntimeError,
+    OSError,
+    ValueError,
+    OverflowError,
+    struct.error,
+)
 ZIP_START = b"PK\x03\x04"
 LEGACY_START = b"\x80\x02\x8a\x0a" + _MAGIC.to_bytes(10, "little")
 _ADVICE = (
@@ -93,7 +104,7 @@ def read(path: pathlib.Path) -> Any:
             return _arrays(_read_legacy(path))
     except RefusedPickleError as error:
         raise UserError(f"'{path}' is refused: {error}{_ADVICE}") from error
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError) as error:
+    except _DAMAGE as error:
         raise UserError(
             f"'{path}' is damaged ({error}): get it again from where it came"
         ) from error
