@@ -128,15 +128,18 @@ def test_a_whole_model_comes_back_by_the_command(tmp_path, averaged, capsys):
             variables[whole + EMA] = array
     save(tmp_path / "model.ckpt", variables)
 
-    assert main(
-        [
-            "import",
-            "--format=tf",
-            str(tmp_path),
-            "--model=efficientnet_lite0",
-            f"--output={tmp_path / 'bundle'}",
-        ]
-    ) == 0
+    assert (
+        main(
+            [
+                "import",
+                "--format=tf",
+                str(tmp_path),
+                "--model=efficientnet_lite0",
+                f"--output={tmp_path / 'bundle'}",
+            ]
+        )
+        == 0
+    )
 
     bundle = bundles.read(tmp_path / "bundle")
     np.testing.assert_equal(bundle.variables, ours)
