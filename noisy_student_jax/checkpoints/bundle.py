@@ -72,20 +72,24 @@ def write(bundle: Bundle, folder: pathlib.Path) -> Bundle:
     for name, array in tensors.items():
         if not np.array_equal(written[name], array, equal_nan=True):
             raise OSError(f"'{folder / WEIGHTS}' did not keep tensor {name} as written")
-    sha = files.sha256(folder / WEIGHTS)
-    card = {
+    bundle = dataclasses.replace(bundle, sha256=files.sha256(folder / WEIGHTS))
+    trained_on = {"trained_on_sha256": files.sha256(folder / TRAINED_ON)}
+    files.write_json(folder / CARD, card(bundle) | trained_on)
+    return bundle
+
+
+def card(bundle: Bundle) -> dict[str, Any]:
+    """Returns what the card says of the weights, as JSON."""
+    return {
         "schema": SCHEMA,
         "architecture": bundle.architecture,
         "arguments": bundle.arguments,
         "preprocessing": dataclasses.asdict(bundle.preprocessing),
         "task": bundle.task,
         "classes": list(bundle.classes),
-        "sha256": sha,
-        "trained_on_sha256": files.sha256(folder / TRAINED_ON),
+        "sha256": bundle.sha256,
         "origin": bundle.origin,
     }
-    files.write_json(folder / CARD, card)
-    return dataclasses.replace(bundle, sha256=sha)
 
 
 def refuse_foreign_code(bundle: Bundle, folder: str | pathlib.Path) -> None:
