@@ -28,6 +28,7 @@ COMMANDS = {
     "status": "what is done, running, left",
     "predict": "class and probability of images, from any bundle",
     "import": "weights of other libraries into a bundle",
+    "export": "a bundle for other programs: timm, onnx, savedmodel, hub",
     "plan": "before spending anything: parameters, FLOPs, memory, steps, disk",
 }
 
@@ -94,8 +95,9 @@ def _dispatch(arguments: list[str]) -> int:
     console.leave_stdout_to_machines(getattr(options, "json", False))
     # JAX and the rest are slow to import: not for --help or a mistyped command.
     from noisy_student_jax import commands, devices, importing
+    from noisy_student_jax.exporting.command import export
 
-    elsewhere = {"import": importing.import_weights}
+    elsewhere = {"import": importing.import_weights, "export": export}
     devices.announce()
     devices.keep_compiled_programs()
     with Interruption() as interruption:
@@ -212,6 +214,24 @@ def _import_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SOURCE", nargs="?", help="a file")
 
 
+def _export_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--format", metavar="FORMAT", help="timm, onnx, savedmodel or hub"
+    )
+    parser.add_argument(
+        "--without-preprocessing",
+        action="store_true",
+        help="of onnx: the network alone, which takes normalised images",
+    )
+    parser.add_argument(
+        "--trust", action="store_true", help="use code that the bundle names"
+    )
+    parser.add_argument("bundle", metavar="BUNDLE", nargs="?", help="its directory")
+    parser.add_argument(
+        "output", metavar="OUTPUT", nargs="?", help="a file or directory to be"
+    )
+
+
 def _plan_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="FILE", help="a config file")
     parser.add_argument("--workdir", metavar="DIR", help="the run directory, if any")
@@ -237,5 +257,6 @@ _FLAGS = {
     "status": _status_flags,
     "predict": _predict_flags,
     "import": _import_flags,
+    "export": _export_flags,
     "plan": _plan_flags,
 }

@@ -42,6 +42,7 @@ FLOORS = (
         "deciding",
         "decisions",
         "devices",
+        "exporting",
         "generation",
         "importing",
         "judgement",

@@ -50,9 +50,7 @@ def add(graph: Graph, images: str, preprocessing: Preprocessing) -> str:
     return graph.node("Div", graph.node("Sub", hidden, mean), std)
 
 
-def _crop(
-    graph: Graph, images: str, preprocessing: Preprocessing
-) -> tuple[str, str]:
+def _crop(graph: Graph, images: str, preprocessing: Preprocessing) -> tuple[str, str]:
     """Adds `Preprocessing.apply`'s crop; returns it and its side, int64 ``[1]``."""
     side = preprocessing.resolution
     one = graph.constant([1], np.int64)
@@ -159,6 +157,10 @@ def _curve(graph: Graph, away: str, kind: str) -> str:
     near = graph.node("Less", away, number(1))
     if kind == "bilinear":
         return graph.node("Where", near, polynomial(-1, 1), number(0))
-    tail = graph.node("Where", graph.node("Less", away, number(2)),
-                      polynomial(-0.5, 2.5, -4, 2), number(0))
+    tail = graph.node(
+        "Where",
+        graph.node("Less", away, number(2)),
+        polynomial(-0.5, 2.5, -4, 2),
+        number(0),
+    )
     return graph.node("Where", near, polynomial(1.5, -2.5, 0, 1), tail)
