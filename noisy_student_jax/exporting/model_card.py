@@ -144,7 +144,7 @@ def _lineage(bundle: Bundle) -> list[tuple[str, Any]]:
         else:
             rows.append((what, "not recorded"))
     rows += [
-        (key, value if isinstance(value, str) else json.dumps(value))
+        (inline(key), value if isinstance(value, str) else json.dumps(value))
         for key, value in origin.items()
         if key not in (*ORIGIN, "license")
     ]
@@ -180,8 +180,9 @@ def _metrics(evaluation: dict[str, Any] | None, primary_metric: str) -> str:
 
 
 def _table(rows: list[tuple[str, Any]]) -> str:
+    """Writes what things are called, in Markdown, beside what they are."""
     lines = ["| | |", "|---|---|"]
-    lines += [f"| {inline(key)} | {inline(value)} |" for key, value in rows]
+    lines += [f"| {key} | {inline(value)} |" for key, value in rows]
     return "\n".join(lines) + "\n"
 
 
