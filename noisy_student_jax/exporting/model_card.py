@@ -168,6 +168,8 @@ def _metrics(evaluation: dict[str, Any] | None, primary_metric: str) -> str:
     rows = ["| split | images | metric | value |", "|---|---:|---|---:|"]
     for split, found in evaluation["splits"].items():
         for name, value in found["ema"].items():
+            if not isinstance(value, int | float):
+                continue  # a table of numbers, say; it is in evaluation.json
             shown = f"{value:.4f}"
             interval = found.get("interval")
             if name == primary_metric and interval:
