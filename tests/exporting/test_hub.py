@@ -130,6 +130,17 @@ def test_the_best_models_evaluation_is_its_generations(source, tmp_path):
     assert "| test | 40 | top1 |" in body
 
 
+@pytest.mark.parametrize("place", ["generation_1/model", "best"])
+def test_a_models_metrics_are_those_of_its_run(place, tiny_run, tmp_path):
+    front, body = export(tiny_run / place, tmp_path / "hub")
+
+    generation = bundles.read(tiny_run / place).origin["generation"]
+    found = files.read_json(tiny_run / f"generation_{generation}" / "evaluation.json")
+    test = found["splits"]["test"]
+    assert f"| test | {test['images']} | top1 | {test['ema']['top1']:.4f} (" in body
+    assert front["metrics"] == ["accuracy"]
+
+
 def test_the_evaluation_of_other_weights_is_not_taken(source, tmp_path):
     found = EVALUATION | {"sha256": "of another model"}
     files.write_json(tmp_path / "generation_1" / "evaluation.json", found)
