@@ -18,7 +18,7 @@ from noisy_student_jax.checkpoints.efficientnet_pytorch_names import (
 )
 from noisy_student_jax.checkpoints.naming import Naming, Row
 from noisy_student_jax.checkpoints.timm_names import TIMM
-from noisy_student_jax.errors import UserError
+from noisy_student_jax.errors import UserError, nearest
 from noisy_student_jax.models import initialize
 from noisy_student_jax.models.architectures import Architecture
 from noisy_student_jax.preprocessing import Preprocessing
@@ -181,10 +181,9 @@ def fit(
 
 def _architecture(model: str) -> Architecture:
     if model not in models.names():
-        # Says which name is near.
-        models.resolution(model)
         raise UserError(
-            f"weights are imported for the package's own models, not for '{model}'"
+            "weights are imported for the package's own models, and none is called"
+            f" '{model}'{nearest(model, models.names())}"
         )
     return models.create(model, outputs=1).architecture
 

@@ -66,7 +66,7 @@ def read_checkpoint(prefix: pathlib.Path) -> dict[str, np.ndarray]:
             for name, kind in kinds.items()
             if kind.is_floating
         }
-    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+    except (tf.errors.OpError, LookupError, ValueError, RuntimeError) as error:
         raise UserError(
             f"TensorFlow cannot read the checkpoint '{prefix}' ({one_line(error)}): get"
             " it again from where it came"
