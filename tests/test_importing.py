@@ -1,4 +1,4 @@
-"""The command ``import``: a bundle that predicts, or one sentence and nothing written."""
+"""The command ``import``: a bundle that predicts, or a sentence and nothing written."""
 
 import pathlib
 
