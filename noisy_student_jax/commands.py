@@ -11,6 +11,7 @@ from noisy_student_jax import (
     deciding,
     decisions,
     files,
+    fixres,
     judgement,
     planning,
     stages,
@@ -323,7 +324,10 @@ def _one_stage(options: Options, interruption: Interruption, kind: str) -> int:
             f" {', '.join(known) or 'nothing'}"
         )
     name = names[known.index(options.generation)]
-    only = {name, "data"} if kind == "train" else {name}
+    only = {name}
+    if kind == "train":
+        # What is trained is fine-tuned as well, if the config says so.
+        only |= {"data", f"{name.removesuffix('train')}{fixres.STAGE}"}
     _perform(one, options, only=only)
     return 0
 

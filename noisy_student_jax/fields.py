@@ -4,7 +4,7 @@ import ml_collections
 
 ConfigDict = ml_collections.ConfigDict
 
-GENERATION_SECTIONS = ("model", "train", "noise", "labels", "selection")
+GENERATION_SECTIONS = ("model", "train", "noise", "labels", "selection", "fixres")
 """What a generation may say for itself; the rest is the run's."""
 
 OPERATIONAL = (
@@ -115,6 +115,13 @@ def base_config() -> ConfigDict:
                 "max_copies": 0,
                 "seed": 0,
             },
+            "fixres": {
+                "resolution": 0,
+                "epochs": 1.5,
+                "steps": 0,
+                "frozen_blocks": 0,
+                "batch": 0,
+            },
             "generations": (),
             "control": {"enabled": True},
             "evaluation": {
@@ -209,6 +216,11 @@ RANGES = {
     "selection.per_class": _AT_LEAST_ONE,
     "selection.max_copies": _AT_LEAST_ZERO,
     "selection.seed": (0, 2**31 - 1),
+    "fixres.resolution": _AT_LEAST_ZERO,
+    "fixres.epochs": _AT_LEAST_ZERO,
+    "fixres.steps": _AT_LEAST_ZERO,
+    "fixres.frozen_blocks": (-1, 10_000),
+    "fixres.batch": _AT_LEAST_ZERO,
     "evaluation.batch": _AT_LEAST_ONE,
     "evaluation.confidence": (0.5, 0.9999),
     "evaluation.bootstrap": (100, 10_000_000),

@@ -3,13 +3,14 @@
 import dataclasses
 import functools
 import math
+import pathlib
 from typing import Any
 
 import jax
 import numpy as np
 import pyarrow as pa
 
-from noisy_student_jax import console, files, streams, train_loop, types
+from noisy_student_jax import console, files, fixres, streams, train_loop, types
 from noisy_student_jax.checkpoints import bundle as bundles
 from noisy_student_jax.checkpoints.bundle import Bundle
 from noisy_student_jax.data.sources import Source, key_hashes, shard_bounds
@@ -34,7 +35,7 @@ from noisy_student_jax.training.step import StepOptions, TrainStep, make_train_s
 from noisy_student_jax.types import PyTree
 
 MODEL = "model"
-RAW_MODEL = "train/raw_model"
+RAW_MODEL = "raw_model"
 EVALUATION = "evaluation.json"
 PREDICTIONS = "predictions.parquet"
 
@@ -45,7 +46,7 @@ def check(run: Run) -> None:
     Raises:
       UserError: names the generation, what is wrong with it, and what to do.
     """
-    for look in (_check_config, _check_model):
+    for look in (_check_config, _check_model, _check_fixres):
         for student in run.students:
             try:
                 look(student)
@@ -96,8 +97,17 @@ def _check_model(student: Student) -> None:
     student.parameters  # noqa: B018
 
 
+def _check_fixres(student: Student) -> None:
+    if student.final is not student:
+        _check_config(student.final)
+        fixres.check(student.final)
+
+
 def train(student: Student) -> dict[str, Any]:
-    """Trains a student on its streams; writes its bundle (EMA), and the raw one."""
+    """Trains a student on its streams; writes its bundle (EMA), and the raw one.
+
+    Or fine-tunes it, if it is one of `fixres.fine_tuned`.
+    """
     run = student.run
     mesh = partitioning.make_mesh()
     layout = student.layout
@@ -112,7 +122,7 @@ def train(student: Student) -> dict[str, Any]:
             pipeline,
             _loop_options(student),
             mesh=mesh,
-            folder=student.folder / "train",
+            folder=student.folder / student.stage,
             batch_size=layout.total,
             validate=_validation(student),
             records=pipeline.records,
@@ -141,13 +151,15 @@ def step_and_state(student: Student) -> tuple[TrainStep, TrainState]:
     schedule = optimizers.make_schedule(
         options,
         batch=config.train.batch,
-        steps=student.steps,
+        steps=student.schedule_start + student.steps,
         steps_per_epoch=student.steps_per_epoch,
+        start=student.schedule_start,
     )
-    optimizer = optimizers.make_optimizer(options, schedule)
-    layout = student.layout
+    layout, module = student.layout, student.trainee
+    frozen = getattr(module, "frozen", ())
+    optimizer = optimizers.make_optimizer(options, schedule, frozen=frozen)
     step = make_train_step(
-        student.module,
+        module,
         functools.partial(run.task.loss, options=loss_options(student)),
         optimizer,
         schedule,
@@ -159,12 +171,16 @@ def step_and_state(student: Student) -> tuple[TrainStep, TrainState]:
             ema_decay=config.train.ema_decay,
             microbatches=config.train.microbatches,
             group=_companions(student),
+            frozen=frozen,
         ),
         mean=student.preprocessing.mean,
         std=student.preprocessing.std,
     )
     numbers = {"seed": run.config.seed, "generation": student.number}
-    variables = initialize(student.module, resolution=student.resolution, **numbers)
+    if student.trained:
+        variables = bundles.read(student.trained.bundle).variables
+    else:
+        variables = initialize(module, resolution=student.resolution, **numbers)
     return step, TrainState.create(variables, optimizer, **numbers)
 
 
@@ -195,7 +211,7 @@ def evaluate(student: Student) -> dict[str, Any]:
     """
     run, batch = student.run, student.run.config.evaluation.batch
     ema = bundles.read(student.folder / MODEL)
-    raw = bundles.read(student.folder / RAW_MODEL)
+    raw = bundles.read(student.folder / student.final.stage / RAW_MODEL)
     _refuse_overlap(ema, run.dataset.test)
     predictor = Predictor.from_bundle(ema, run.task, batch=batch)
     splits, judged = {}, ("validation", "test")
@@ -338,8 +354,12 @@ def _write_bundles(student: Student, state: TrainState, trained_on: np.ndarray) 
     """Writes the EMA and the raw weights; returns the SHA-256 of the former."""
     run, teacher = student.run, student.teacher
     taught_by = bundles.read(teacher.folder / MODEL).sha256 if teacher else None
+    refined = {}
+    if student.trained:
+        before = bundles.read(student.trained.bundle).sha256
+        refined = {"fixres": fixres.origin(student, before)}
 
-    def write(variables: PyTree, weights: str, place: str) -> str:
+    def write(variables: PyTree, weights: str, folder: pathlib.Path) -> str:
         bundle = Bundle(
             architecture=student.config.model.name,
             arguments=student.arguments,
@@ -350,17 +370,18 @@ def _write_bundles(student: Student, state: TrainState, trained_on: np.ndarray) 
             origin={
                 "generation": student.generation,
                 "dataset": run.dataset.name,
-                "steps": student.steps,
+                "steps": (student.trained or student).steps,
                 "seed": run.config.seed,
                 "weights": weights,
                 "teacher": taught_by,
+                **refined,
             },
             trained_on=trained_on,
         )
-        return bundles.write(bundle, student.folder / place).sha256
+        return bundles.write(bundle, folder).sha256
 
-    write(state.raw_variables, "raw", RAW_MODEL)
-    return write(state.ema_variables, "ema", MODEL)
+    write(state.raw_variables, "raw", student.folder / student.stage / RAW_MODEL)
+    return write(state.ema_variables, "ema", student.bundle)
 
 
 def _refuse_overlap(bundle: Bundle, test: Source) -> None:

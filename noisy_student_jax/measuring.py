@@ -121,16 +121,21 @@ def hours(student: Student, speed: Speed) -> dict[str, float]:
       do not; ``evaluate``, raw and averaged weights on validation images during
       training, and on validation and test images after it; and their ``total``.
     """
-    run = student.run
+    run, final = student.run, student.final
     images = student.steps * student.layout.total
+    # FixRes goes on at another resolution; an image is taken to cost as its area.
+    after = speed.scaled((student.resolution / final.resolution) ** 2)
     labels = student.generation not in (CONTROL, run.last)
     validations = math.ceil(student.steps / run.config.log.validate_every_steps) + 1
     evaluated = validations * len(run.dataset.validation) + len(run.dataset.test)
     found = {
         "train": images / speed.train_images_per_second / 3600,
-        "label": labels * len(run.dataset.pool) / speed.label_images_per_second / 3600,
-        "evaluate": 2 * evaluated / speed.label_images_per_second / 3600,
+        "label": labels * len(run.dataset.pool) / after.label_images_per_second / 3600,
+        "evaluate": 2 * evaluated / after.label_images_per_second / 3600,
     }
+    if final is not student:
+        images = final.steps * final.layout.total
+        found["train"] += images / after.train_images_per_second / 3600
     return {**found, "total": sum(found.values())}
 
 

@@ -139,6 +139,12 @@ def run_text(facts: dict[str, Any]) -> str:
     entries = [(f"generation {g['generation']}", g) for g in facts["generations"]]
     if facts["control"]:
         entries.append(("control", facts["control"]))
+    entries = [
+        (f"{name}{told}", one)
+        for name, entry in entries
+        for told, one in (("", entry), (", FixRes", entry["fixres"]))
+        if one
+    ]
     for name, entry in entries:
         lines.append(
             f"{name}: {entry['model']} at {entry['resolution']} px,"
@@ -168,6 +174,8 @@ def recipe(run: Run) -> str:
     lines += [f"  {name}: {len(part)}" for name, part in run.dataset.parts().items()]
     for student in run.students:
         lines += ["", *_student_recipe(student)]
+        if student.final is not student:
+            lines += _fixres_recipe(student.final)
     return "\n".join(lines)
 
 
@@ -190,6 +198,7 @@ def _fitted(facts: dict[str, Any]) -> list[str]:
 
 def _student_facts(student: Student, speeds: Speeds | None) -> dict[str, Any]:
     layout, dtype = student.layout, student.config.model.dtype
+    final = student.final
     variables = abstract_variables(student.module, resolution=student.resolution)
     floats = sum(leaf.size for leaf in jax.tree.leaves(variables))
     # One copy of the gradients, beside what the state holds.
@@ -221,6 +230,8 @@ def _student_facts(student: Student, speeds: Speeds | None) -> dict[str, Any]:
         + resident * 3 * student.resolution**2,
         "disk": _disk(student, floats=floats, state_copies=copies - 1),
         **({"hours": measuring.hours(student, speeds(student))} if speeds else {}),
+        # Its time is part of the student's.
+        "fixres": None if final is student else _student_facts(final, None),
     }
 
 
@@ -241,6 +252,8 @@ def _disk(student: Student, *, floats: int, state_copies: int) -> int:
     run = student.run
     checkpoints = (run.config.checkpoint.keep + 1) * state_copies * floats * FLOAT32
     bundles = 2 * floats * FLOAT32
+    if student.trained:
+        return checkpoints + bundles
     records = len(run.dataset.test)
     if student.generation != CONTROL and student.generation < run.last:
         # Sidecar, plan, picks and targets.
@@ -290,6 +303,15 @@ def _student_recipe(student: Student) -> list[str]:
         fields = _fields(config.selection.to_dict())
         lines.append(f"  selection: {fields}")
     return lines
+
+
+def _fixres_recipe(student: Student) -> list[str]:
+    frozen = student.config.fixres.frozen_blocks
+    told = f"the stem and {frozen} blocks" if frozen >= 0 else "nothing"
+    return [
+        f"  FixRes: at {student.resolution} px, {student.steps} steps of"
+        f" {student.layout.labelled} labelled, the last of the schedule; frozen: {told}"
+    ]
 
 
 def _kind(path: tuple) -> str:

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 
 from noisy_student_jax import config as configs
-from noisy_student_jax import data, files, models, tasks
+from noisy_student_jax import data, files, fixres, models, tasks
 from noisy_student_jax.console import Progress
 from noisy_student_jax.data import Dataset
 from noisy_student_jax.data.sources import fingerprint
@@ -127,7 +127,9 @@ class Run:
     def largest_side(self) -> int:
         """Shorter side that an image has to have for every student to see it all."""
         return max(
-            one.resolution + one.config.model.crop_padding for one in self.students
+            one.resolution + one.config.model.crop_padding
+            for student in self.students
+            for one in (student, student.final)
         )
 
     @functools.cached_property
@@ -194,11 +196,28 @@ class Student:
       run: that it belongs to.
       generation: its number, or `CONTROL`.
       config: its sections of the config.
+      trained: where this is its fine-tuning by FixRes, itself as it was trained.
     """
 
     run: Run
     generation: int | str
     config: configs.ConfigDict
+    trained: "Student | None" = None
+
+    @property
+    def final(self) -> "Student":
+        """Itself as its last weights are made: fine-tuned by FixRes, if it is."""
+        return fixres.fine_tuned(self) or self
+
+    @property
+    def stage(self) -> str:
+        """The stage that makes it, which has a folder of its own."""
+        return fixres.STAGE if self.trained else "train"
+
+    @property
+    def bundle(self) -> pathlib.Path:
+        """The folder of its averaged weights: ``model`` for the last there are."""
+        return self.folder / ("model" if self.final is self else fixres.BEFORE)
 
     @property
     def name(self) -> str:
@@ -215,7 +234,8 @@ class Student:
     @property
     def number(self) -> int:
         """What its random keys and its order are made from, beside the seed."""
-        return CONTROL_NUMBER if self.generation == CONTROL else self.generation
+        number = CONTROL_NUMBER if self.generation == CONTROL else self.generation
+        return number + (fixres.NUMBERS_FROM if self.trained else 0)
 
     @property
     def teacher(self) -> "Student | None":
@@ -267,6 +287,15 @@ class Student:
         return models.create(self.config.model.name, **self.arguments)
 
     @property
+    def trainee(self) -> nn.Module:
+        """Its model as it is trained: with its shallow blocks frozen, if it has any."""
+        frozen = self.config.fixres.frozen_blocks
+        if not self.trained or frozen < 0:
+            return self.module
+        arguments = {**self.arguments, "frozen_blocks": frozen}
+        return models.create(self.config.model.name, **arguments)
+
+    @property
     def layout(self) -> BatchLayout:
         """Its batch."""
         train = self.config.train
@@ -285,6 +314,11 @@ class Student:
         """Steps it is trained for."""
         train = self.config.train
         return train.steps or max(1, round(train.epochs * self.steps_per_epoch))
+
+    @property
+    def schedule_start(self) -> int:
+        """The step of its learning rate's schedule that it begins at."""
+        return fixres.schedule_start(self) if self.trained else 0
 
     @functools.cached_property
     def parameters(self) -> int:

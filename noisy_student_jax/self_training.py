@@ -6,7 +6,7 @@ classification, CVPR 2020, Algorithm 1.
 
 import dataclasses
 
-from noisy_student_jax import files
+from noisy_student_jax import files, fixres
 from noisy_student_jax.config import identity, plain
 from noisy_student_jax.generation import (
     evaluate,
@@ -15,7 +15,7 @@ from noisy_student_jax.generation import (
     train,
 )
 from noisy_student_jax.judgement import judge
-from noisy_student_jax.run import CONTROL, Run
+from noisy_student_jax.run import CONTROL, Run, Student
 from noisy_student_jax.showing import CONTACT_SHEET, show_some
 from noisy_student_jax.splitting import note_splits
 from noisy_student_jax.stages import Stage
@@ -27,14 +27,14 @@ def noisy_student(run: Run) -> list[Stage]:
     for generation in range(run.last + 1):
         # 1. Train the teacher on labelled images. 3. Later, train an equal or larger
         # student, noised, on labelled and pseudo-labelled images together.
-        stages += [training(run, generation), evaluation(run, generation)]
+        stages += [*training(run, generation), evaluation(run, generation)]
         if generation < run.last:
             # 2. The teacher, not noised, labels the unlabelled images; the confident
             # ones are kept, class by class. 4. The student becomes the next teacher.
             stages += [labelling(run, generation), selection(run, generation)]
     if run.config.control.enabled:
         # What the student's architecture reaches on labelled images alone.
-        stages += [training(run, CONTROL), evaluation(run, CONTROL)]
+        stages += [*training(run, CONTROL), evaluation(run, CONTROL)]
     return [*stages, judging(run, stages)]
 
 
@@ -73,34 +73,52 @@ def contact_sheet(run: Run) -> Stage:
     )
 
 
-def training(run: Run, generation: int | str) -> Stage:
-    """Trains a generation, or the control."""
+def training(run: Run, generation: int | str) -> list[Stage]:
+    """Trains a generation, or the control; then fine-tunes it, if FixRes is on."""
     student = run.student(generation)
     needs = ["data"]
     if generation != CONTROL and generation > 0:
         needs.append(f"generation_{generation - 1}/select")
-    own = {name: plain(student.config[name]) for name in ("model", "train", "noise")}
+    model, before = f"{student.name}/model", f"{student.name}/{fixres.BEFORE}"
+    kept_at = {model: before} if student.final is student else {before: model}
+    stages = [_training(student, needs, ("model", "train", "noise"), kept_at)]
+    if student.final is not student:
+        own = ("model", "train", "noise", "fixres")
+        needs = ["data", f"{student.name}/train"]
+        stages.append(_training(student.final, needs, own, {}))
+    return stages
+
+
+def _training(
+    student: Student,
+    needs: list[str],
+    reads: tuple[str, ...],
+    elsewhere: dict[str, str],
+) -> Stage:
+    run, folder = student.run, f"{student.name}/{student.stage}"
+    own = {name: plain(student.config[name]) for name in reads}
     images = student.steps * student.layout.total
     return Stage(
-        name=f"{student.name}/train",
+        name=folder,
         config={"task": run.config.task, "seed": run.config.seed, **own},
         needs=tuple(needs),
-        outputs=(f"{student.name}/model", f"{student.name}/train/raw_model"),
-        working_files=(f"{student.name}/train",),
+        outputs=(f"{student.name}/{student.bundle.name}", f"{folder}/raw_model"),
+        working_files=(folder,),
         perform=lambda: train(student),
         work=3.0 * images * student.flops,
+        elsewhere=elsewhere,
     )
 
 
 def evaluation(run: Run, generation: int | str) -> Stage:
     """Evaluates a trained model on validation and test images."""
-    student = run.student(generation)
+    student = run.student(generation).final
     own = identity(plain(run.config.evaluation), "evaluation")
     images = len(run.dataset.validation) + len(run.dataset.test)
     return Stage(
         name=f"{student.name}/evaluate",
         config={"task": run.config.task, "evaluation": own},
-        needs=("data", f"{student.name}/train"),
+        needs=("data", f"{student.name}/{student.stage}"),
         outputs=(
             f"{student.name}/evaluation.json",
             f"{student.name}/predictions.parquet",
@@ -112,12 +130,12 @@ def evaluation(run: Run, generation: int | str) -> Stage:
 
 def labelling(run: Run, generation: int) -> Stage:
     """Has a generation label the pool."""
-    teacher = run.student(generation)
+    teacher = run.student(generation).final
     own = identity(plain(teacher.config.labels), "labels")
     return Stage(
         name=f"{teacher.name}/label",
         config={"task": run.config.task, "labels": own},
-        needs=("data", f"{teacher.name}/train"),
+        needs=("data", f"{teacher.name}/{teacher.stage}"),
         outputs=(f"{teacher.name}/labels",),
         perform=lambda: label_pool(teacher),
         work=1.0 * len(run.dataset.pool) * teacher.flops,

@@ -21,7 +21,7 @@ from noisy_student_jax.randaugment import RandAugmentConstants
 from noisy_student_jax.run import CONTROL, Student
 from noisy_student_jax.types import STREAMS
 
-QUARANTINE = "train/quarantine.csv"
+QUARANTINE = "quarantine.csv"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +55,9 @@ def make(student: Student) -> Streams:
     """
     labelled = _labelled(student)
     own = key_hashes(student.run.dataset.labelled)
+    if student.trained:
+        before = bundles.read(student.trained.bundle)
+        return Streams(labelled, None, before.trained_on)
     if not student.layout.pseudo:
         return Streams(labelled, None, own)
     if student.generation == CONTROL:
@@ -115,7 +118,7 @@ def open_pipeline(
     else:
         feed = SourceFeed(*road, **numbers)
     quarantine = Quarantine(
-        student.folder / QUARANTINE,
+        student.folder / student.stage / QUARANTINE,
         records=images,
         most=student.run.config.data.max_quarantined,
     )

@@ -39,6 +39,7 @@ FLOORS = (
         "deciding",
         "decisions",
         "devices",
+        "fixres",
         "generation",
         "judgement",
         "measuring",

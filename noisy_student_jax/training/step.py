@@ -34,6 +34,7 @@ class StepOptions:
       microbatches: parts that the batch is worked through in; gradients average.
       group: examples in one group of the batch layout; a microbatch takes every
         ``microbatches``-th group, so that each device has its share of each.
+      frozen: modules that no gradient reaches; they do not decay.
     """
 
     ratio: float
@@ -42,6 +43,7 @@ class StepOptions:
     ema_decay: float = 0.9999
     microbatches: int = 1
     group: int = 1
+    frozen: tuple[str, ...] = ()
 
 
 class Loss(Protocol):
@@ -107,7 +109,7 @@ def make_train_step(
         )
         measured = {name: m.means() for name, m in loss(outputs, batch).items()}
         data_loss = total_loss(*measured["loss"], options)
-        decay = l2(params)
+        decay = l2(params, frozen=options.frozen)
         value = data_loss + options.weight_decay * decay
         metrics = {"loss": value, "l2": decay}
         for name, means in measured.items():
