@@ -107,7 +107,7 @@ def base_config() -> ConfigDict:
                 "ema_decay": 0.9999,
             },
             "noise": {"labelled": dict(noise), "pseudo": dict(noise)},
-            "labels": {"batch": 256, "top_k": 0},
+            "labels": {"batch": 256, "top_k": 0, "mode": "stored"},
             "selection": {
                 "method": "paper",
                 "min_score": 0.3,
@@ -158,6 +158,7 @@ CHOICES = {
     "train.schedule": ("exponential", "cosine", "constant"),
     "train.loss_normalization": ("code", "sum", "average"),
     "train.targets": ("soft", "hard"),
+    "labels.mode": ("stored", "on_the_fly"),
     "selection.method": ("paper", "reference", "all"),
 }
 

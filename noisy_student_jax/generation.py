@@ -10,7 +10,15 @@ import jax
 import numpy as np
 import pyarrow as pa
 
-from noisy_student_jax import console, files, fixres, streams, train_loop, types
+from noisy_student_jax import (
+    console,
+    files,
+    fixres,
+    models,
+    streams,
+    train_loop,
+    types,
+)
 from noisy_student_jax.checkpoints import bundle as bundles
 from noisy_student_jax.checkpoints.bundle import Bundle
 from noisy_student_jax.data.sources import Source, key_hashes, shard_bounds
@@ -31,7 +39,12 @@ from noisy_student_jax.training import optimizer as optimizers
 from noisy_student_jax.training import partitioning
 from noisy_student_jax.training.optimizer import OptimizerOptions
 from noisy_student_jax.training.state import TrainState
-from noisy_student_jax.training.step import StepOptions, TrainStep, make_train_step
+from noisy_student_jax.training.step import (
+    StepOptions,
+    Teacher,
+    TrainStep,
+    make_train_step,
+)
 from noisy_student_jax.types import PyTree
 
 MODEL = "model"
@@ -95,6 +108,12 @@ def _check_batch_norm_group(student: Student) -> None:
 def _check_model(student: Student) -> None:
     """Builds the model, and the shapes that pass through it."""
     student.parameters  # noqa: B018
+    task = student.run.task
+    if student.taught_on_the_fly and not hasattr(task, "taught_targets"):
+        raise UserError(
+            f"config.labels.mode is 'on_the_fly', but task '{task.name}' has no"
+            " taught_targets(predictions): write it, or use 'stored'"
+        )
 
 
 def _check_fixres(student: Student) -> None:
@@ -113,7 +132,8 @@ def train(student: Student) -> dict[str, Any]:
     layout = student.layout
     layout.check(devices=mesh.size, microbatches=student.config.train.microbatches)
     learnt = streams.make(student)
-    step, state = step_and_state(student)
+    teacher, taught_by = teacher_of(student)
+    step, state = step_and_state(student, teacher=teacher)
     pipeline = streams.open_pipeline(student, learnt, mesh)
     try:
         state = train_loop.train(
@@ -128,6 +148,7 @@ def train(student: Student) -> dict[str, Any]:
             records=pipeline.records,
             interruption=run.interruption,
             progress=run.progress,
+            taught_by=taught_by,
         )
     finally:
         pipeline.close()
@@ -144,8 +165,29 @@ def train(student: Student) -> dict[str, Any]:
     }
 
 
-def step_and_state(student: Student) -> tuple[TrainStep, TrainState]:
-    """Builds a student's training step and the state that it starts from."""
+def teacher_of(student: Student) -> tuple[Teacher | None, PyTree | None]:
+    """Returns what labels in a student's steps, and its variables; None if nothing."""
+    if not student.taught_on_the_fly:
+        return None, None
+    task, bundle = student.run.task, bundles.read(student.teacher.folder / MODEL)
+    teacher = Teacher(
+        models.create(bundle.architecture, **bundle.arguments),
+        lambda outputs: task.taught_targets(task.predict(outputs)),
+        mean=bundle.preprocessing.mean,
+        std=bundle.preprocessing.std,
+    )
+    return teacher, bundle.variables
+
+
+def step_and_state(
+    student: Student, *, teacher: Teacher | None = None
+) -> tuple[TrainStep, TrainState]:
+    """Builds a student's training step and the state that it starts from.
+
+    Args:
+      student: to be trained.
+      teacher: what labels in the step, if anything does.
+    """
     run, config = student.run, student.config
     options = OptimizerOptions.from_config(config.train)
     schedule = optimizers.make_schedule(
@@ -175,6 +217,7 @@ def step_and_state(student: Student) -> tuple[TrainStep, TrainState]:
         ),
         mean=student.preprocessing.mean,
         std=student.preprocessing.std,
+        teacher=teacher,
     )
     numbers = {"seed": run.config.seed, "generation": student.number}
     if student.trained:

@@ -133,6 +133,11 @@ def hours(student: Student, speed: Speed) -> dict[str, float]:
         "label": labels * len(run.dataset.pool) / after.label_images_per_second / 3600,
         "evaluate": 2 * evaluated / after.label_images_per_second / 3600,
     }
+    if student.taught_on_the_fly:
+        # A forward pass of the teacher for each of these images.
+        share = student.teacher.final.flops / student.flops
+        taught = student.steps * student.layout.pseudo * share
+        found["train"] += taught / speed.label_images_per_second / 3600
     if final is not student:
         images = final.steps * final.layout.total
         found["train"] += images / after.train_images_per_second / 3600

@@ -214,6 +214,7 @@ def _student_facts(student: Student, speeds: Speeds | None) -> dict[str, Any]:
     resident = sum(len(source) for source in sources)
     if not streams.is_resident(student, sources, resident):
         resident = 0
+    taught = _on_the_fly(student, resident=resident)
     return {
         "model": student.config.model.name,
         "resolution": student.resolution,
@@ -224,14 +225,33 @@ def _student_facts(student: Student, speeds: Speeds | None) -> dict[str, Any]:
         "batch": {"labelled": layout.labelled, "pseudo": layout.pseudo},
         "images_drawn": draws,
         # The backward pass costs about twice the forward one.
-        "train_flops": 3 * student.flops * draws,
+        "train_flops": 3 * student.flops * draws + taught["flops"],
         "memory_per_device": floats * FLOAT32 * copies
         + share * per_image
-        + resident * 3 * student.resolution**2,
+        + resident * 3 * student.resolution**2
+        + taught["bytes"],
         "disk": _disk(student, floats=floats, state_copies=copies - 1),
         **({"hours": measuring.hours(student, speeds(student))} if speeds else {}),
         # Its time is part of the student's.
         "fixres": None if final is student else _student_facts(final, None),
+    }
+
+
+def _on_the_fly(student: Student, *, resident: int) -> dict[str, int]:
+    """Returns FLOPs and bytes that the teacher takes in a student's steps.
+
+    Its activations are not counted: nothing of them is kept for a backward pass.
+    """
+    if not student.taught_on_the_fly:
+        return {"flops": 0, "bytes": 0}
+    teacher, pseudo = student.teacher.final, student.layout.pseudo
+    images = min(resident, len(student.run.dataset.pool))
+    images += -(-pseudo // jax.device_count())
+    weights = abstract_variables(teacher.module, resolution=teacher.resolution)
+    floats = sum(leaf.size for leaf in jax.tree.leaves(weights))
+    return {
+        "flops": student.steps * pseudo * teacher.flops,
+        "bytes": floats * FLOAT32 + images * 3 * teacher.resolution**2,
     }
 
 
@@ -275,7 +295,10 @@ def _student_recipe(student: Student) -> list[str]:
         else ""
     )
     if student.teacher:
-        second += f", {train.targets} pseudo-labels, temperature {train.temperature:g}"
+        made = "made in the step, " if student.taught_on_the_fly else ""
+        second += (
+            f", {made}{train.targets} pseudo-labels, temperature {train.temperature:g}"
+        )
     warmup = train.warmup_epochs * student.steps_per_epoch
     lines = [
         f"{student.name}: {model.name} at {student.resolution} px",

@@ -245,6 +245,13 @@ class Student:
         return self.run.student(self.generation - 1)
 
     @property
+    def taught_on_the_fly(self) -> bool:
+        """Whether its teacher labels the images in each step, beside stored labels."""
+        if self.trained or not self.teacher:
+            return False
+        return self.config.labels.mode == "on_the_fly"
+
+    @property
     def resolution(self) -> int:
         """Side of the images that it reads."""
         model = self.config.model

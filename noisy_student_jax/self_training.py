@@ -97,6 +97,8 @@ def _training(
 ) -> Stage:
     run, folder = student.run, f"{student.name}/{student.stage}"
     own = {name: plain(student.config[name]) for name in reads}
+    if student.taught_on_the_fly:
+        own["labels"] = {"mode": student.config.labels.mode}
     images = student.steps * student.layout.total
     return Stage(
         name=folder,
@@ -131,7 +133,8 @@ def evaluation(run: Run, generation: int | str) -> Stage:
 def labelling(run: Run, generation: int) -> Stage:
     """Has a generation label the pool."""
     teacher = run.student(generation).final
-    own = identity(plain(teacher.config.labels), "labels")
+    # The mode is the student's.
+    own = {"top_k": teacher.config.labels.top_k}
     return Stage(
         name=f"{teacher.name}/label",
         config={"task": run.config.task, "labels": own},

@@ -65,6 +65,8 @@ def make(student: Student) -> Streams:
         return Streams(labelled, dataclasses.replace(labelled, noise=noise), own)
     pseudo, drawn = _pseudo_labelled(student)
     teacher = bundles.read(student.teacher.folder / "model")
+    if student.taught_on_the_fly:
+        pseudo = dataclasses.replace(pseudo, teacher=teacher.preprocessing)
     learnt = np.concatenate([own, drawn, teacher.trained_on])
     return Streams(labelled, pseudo, np.unique(learnt))
 
@@ -141,6 +143,8 @@ def is_resident(student: Student, sources: list[Source], images: int) -> bool:
     if any(hasattr(source, "read_encoded") for source in sources):
         return False
     held = images * 3 * student.resolution**2
+    if student.taught_on_the_fly:
+        held += images * 3 * student.teacher.final.resolution**2
     return held <= student.run.config.data.resident_gigabytes * 1e9
 
 

@@ -210,7 +210,7 @@ def test_what_is_frozen_has_no_gradient_and_no_batch_statistics():
 )
 def test_what_cannot_be_is_refused_in_a_sentence(tiny_student, override, says):
     on = [o for o in ON if "epochs" not in override or "steps" not in o]
-    with pytest.raises(UserError, match="fixres|averages") as refusal:
+    with pytest.raises(UserError, match=r"fixres|averages") as refusal:
         check(tiny_student(1, *on, f"--config.{override}").run)
     assert says in str(refusal.value)
 
