@@ -88,7 +88,7 @@ def select(options: Options, interruption: Interruption) -> int:
     summary = selection.select(
         options.labels,
         options.output,
-        SelectionOptions(**config.selection.to_dict()),
+        SelectionOptions.from_config(config.selection),
     )
     for warning in summary["warnings"]:
         console.warn(warning)

@@ -114,6 +114,7 @@ def base_config() -> ConfigDict:
                 "per_class": 130_000,
                 "max_copies": 0,
                 "seed": 0,
+                "relabel": False,
             },
             "fixres": {
                 "resolution": 0,

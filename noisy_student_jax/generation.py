@@ -81,8 +81,28 @@ def _check_config(student: Student) -> None:
         noise = streams.make_noise(config.noise[stream]).input
         noise.check(height=student.resolution, width=student.resolution)
     if student.teacher:
-        SelectionOptions(**config.selection.to_dict())
+        SelectionOptions.from_config(config.selection)
+    _check_kept_selection(student)
     student.preprocessing  # noqa: B018 - checks itself
+
+
+def _check_kept_selection(student: Student) -> None:
+    """Refuses options of a selection that is not made."""
+    if not student.kept_selection:
+        return
+    ours, theirs = (
+        SelectionOptions.from_config(one.config.selection)
+        for one in (student, student.teacher)
+    )
+    for field in dataclasses.fields(SelectionOptions):
+        own, earlier = (getattr(one, field.name) for one in (ours, theirs))
+        if own != earlier:
+            raise UserError(
+                f"config.selection.{field.name} is {own} and {student.teacher.name}'s"
+                f" {earlier}, but with selection.relabel it keeps the selection of"
+                f" {student.teacher.name}: give both the same, or set"
+                f" generations[{student.generation}].selection.relabel to false"
+            )
 
 
 def _check_batch_norm_group(student: Student) -> None:
@@ -324,6 +344,10 @@ def select_pseudo_labels(teacher: Student, student: Student) -> dict[str, Any]:
         compared with its validation images; or as `selection.select`.
     """
     run, folder = teacher.run, teacher.folder / "selection"
+    kept = student.kept_selection
+    options = SelectionOptions.from_config(student.config.selection)
+    if kept:
+        options = selection.kept_options(kept)
     if (folder / selection.SUMMARY).is_file():
         # Written whole by a run that was stopped before it could say so.
         summary = files.read_json(folder / selection.SUMMARY)
@@ -331,10 +355,11 @@ def select_pseudo_labels(teacher: Student, student: Student) -> dict[str, Any]:
         summary = selection.select(
             teacher.folder / "labels",
             folder,
-            SelectionOptions(**student.config.selection.to_dict()),
+            options,
             targets=run.task.stored_targets,
             classes=run.dataset.classes,
             expected=_expected(teacher),
+            kept=kept,
         )
     for warning in summary["warnings"]:
         console.warn(warning)

@@ -323,8 +323,12 @@ def _student_recipe(student: Student) -> list[str]:
     for stream in ("labelled", "pseudo") if layout.pseudo else ("labelled",):
         lines.append(f"  noise on {stream}: {_fields(config.noise[stream].to_dict())}")
     if student.teacher:
-        fields = _fields(config.selection.to_dict())
-        lines.append(f"  selection: {fields}")
+        fields = config.selection.to_dict()
+        del fields["relabel"]
+        kept = f"that of {student.teacher.name}, labelled anew"
+        lines.append(
+            f"  selection: {kept if student.kept_selection else _fields(fields)}"
+        )
     return lines
 
 

@@ -245,6 +245,18 @@ class Student:
         return self.run.student(self.generation - 1)
 
     @property
+    def kept_selection(self) -> pathlib.Path | None:
+        """The selection of its teacher that it keeps, to be labelled anew.
+
+        The paper filters once. Who has no such teacher is selected for afresh.
+        """
+        if not self.teacher or not self.teacher.teacher:
+            return None
+        if not self.config.selection.relabel:
+            return None
+        return self.teacher.teacher.folder / "selection"
+
+    @property
     def taught_on_the_fly(self) -> bool:
         """Whether its teacher labels the images in each step, beside stored labels."""
         if self.trained or not self.teacher:

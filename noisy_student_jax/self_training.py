@@ -153,10 +153,17 @@ def selection(run: Run, generation: int) -> Stage:
     not among its needs: another confidence interval shall not make a student stale.
     """
     teacher, student = run.student(generation), run.student(generation + 1)
+    needs = [f"{teacher.name}/label"]
+    own = plain(student.config.selection)
+    del own["relabel"]
+    if student.kept_selection:
+        # Nothing is filtered: what was selected before has other labels now.
+        needs.append(f"{teacher.teacher.name}/select")
+        own = {"relabel": True}
     return Stage(
         name=f"{teacher.name}/select",
-        config={"selection": plain(student.config.selection)},
-        needs=(f"{teacher.name}/label",),
+        config={"selection": own},
+        needs=tuple(needs),
         outputs=(f"{teacher.name}/selection",),
         perform=lambda: select_pseudo_labels(teacher, student),
     )

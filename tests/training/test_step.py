@@ -568,5 +568,6 @@ def test_schedules_are_told_of_the_labelled_batch_alone(
     monkeypatch.setattr(generation.optimizers, "make_schedule", noted)
     generation.step_and_state(tiny_student(1, f"--config.train.ratio={ratio}"))
 
-    # Thirty labelled images, sixteen in a batch, twelve steps.
-    assert told == [{"batch": 16, "steps": 12, "steps_per_epoch": 30 / 16}]
+    # Thirty labelled images, sixteen in a batch, twelve steps from the first.
+    times = {"batch": 16, "steps": 12, "steps_per_epoch": 30 / 16, "start": 0}
+    assert told == [times]
