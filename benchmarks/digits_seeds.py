@@ -19,8 +19,7 @@ import pathlib
 import subprocess
 import sys
 
-import numpy as np
-from scipy import stats
+import over_seeds
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -38,17 +37,7 @@ def main() -> None:
         finished_run(options.workdir / f"seed_{seed}", seed, overrides)
         for seed in range(options.seeds)
     ]
-    scores = accuracies(runs, options.split)
-    differences = {
-        f"{name} − {rival}": difference(scores[name], scores[rival])
-        for name in list(scores)[1:-1]
-        for rival in ("teacher", "control")
-    }
-    if options.json:
-        found = {"split": options.split, "scores": scores, "differences": differences}
-        print(json.dumps(found))
-        return
-    print_tables(scores, differences, options.split)
+    over_seeds.tell(runs, options.split, as_json=options.json)
 
 
 def finished_run(workdir: pathlib.Path, seed: int, overrides: list[str]) -> dict:
@@ -61,47 +50,6 @@ def finished_run(workdir: pathlib.Path, seed: int, overrides: list[str]) -> dict
     if done.returncode:
         sys.exit(done.stdout + done.stderr)
     return json.loads((workdir / "summary.json").read_text(encoding="utf-8"))
-
-
-def accuracies(runs: list[dict], split: str) -> dict[str, list[float]]:
-    """Returns the primary metric by seed, of the teacher, each student, the control."""
-    part = {"test": "metrics", "validation": "validation"}[split]
-    metric = runs[0]["primary_metric"]
-    scores = {}
-    for number in range(len(runs[0]["generations"])):
-        name = f"student {number}" if number else "teacher"
-        scores[name] = [run["generations"][number][part][metric] for run in runs]
-    scores["control"] = [run["control"][part][metric] for run in runs]
-    return scores
-
-
-def difference(ours: list[float], theirs: list[float]) -> dict:
-    """Returns the paired mean difference, its interval, and how often it is won."""
-    gaps = np.subtract(ours, theirs)
-    mean, error = gaps.mean(), stats.sem(gaps)
-    half = stats.t.ppf(0.975, len(gaps) - 1) * error
-    return {
-        "mean": float(mean),
-        "low": float(mean - half),
-        "high": float(mean + half),
-        "won": int((gaps > 0).sum()),
-        "seeds": len(gaps),
-    }
-
-
-def print_tables(scores: dict, differences: dict, split: str) -> None:
-    """Prints both tables, in percent and points."""
-    seeds = len(scores["teacher"])
-    heads = "".join(f"{f'seed {seed}':>9}" for seed in range(seeds))
-    print(f"\ntop-1 on the {split} images, %{'':<2}{heads}{'mean':>9}")
-    for name, values in scores.items():
-        cells = "".join(f"{100 * value:9.1f}" for value in values)
-        print(f"{name:<30}{cells}{100 * np.mean(values):9.1f}")
-    print("\npaired over seeds, points         mean     95 % interval    ahead in")
-    for name, d in differences.items():
-        interval = f"[{100 * d['low']:+.1f}, {100 * d['high']:+.1f}]"
-        won = f"{d['won']} of {d['seeds']}"
-        print(f"{name:<30}{100 * d['mean']:+9.1f}{interval:>18}{won:>12}")
 
 
 if __name__ == "__main__":

@@ -18,17 +18,19 @@ def get_config() -> ConfigDict:
     config.data.name = "own"
     config.model.update(
         name="auto",
+        init="auto",
         crop_padding=-1,
         # Short runs: at the paper's 0.99 the statistics remember their start.
         batch_norm_momentum=0.9,
     )
     config.train.update(
+        part="auto",
         batch=32,
         ratio=3.0,
         epochs=0.0,
         steps=0,
         optimizer="adamw",
-        learning_rate=0.016,
+        learning_rate=0.0,
         schedule="cosine",
         warmup_epochs=5.0,
         weight_decay=0.01,
@@ -47,10 +49,12 @@ def get_config() -> ConfigDict:
     teacher = {
         # As many images in a step as a student sees: with fewer, students fell far
         # behind the control (docs/cifar10.md; with as many they still do there).
-        "train": {"batch": 128, "learning_rate": 0.008},
+        "train": {"batch": 128},
         "noise": {"labelled": {"randaugment_magnitude": 5.0}},
     }
     config.generations = (teacher, {}, {})
+    config.probe.enabled = True
+    config.fine_tuning.enabled = True
     config.checkpoint.every_steps = 500
     config.log.update(every_steps=50, validate_every_steps=500)
     return config

@@ -23,7 +23,7 @@ for flag in "${@:3}"; do
   esac
   FLAGS+=("$flag")
 done
-source "$(dirname "$0")/environment.sh" "[heic]"
+source "$(dirname "$0")/environment.sh" "[heic,pretrained]"
 
 WORKDIR=(--workdir=runs/own_images)
 for flag in ${FLAGS[@]+"${FLAGS[@]}"}; do

@@ -31,7 +31,7 @@ from noisy_student_jax import decisions, measuring, models
 from noisy_student_jax.decisions import Decision
 from noisy_student_jax.errors import UserError
 from noisy_student_jax.measuring import Speed, Speeds
-from noisy_student_jax.run import CONTROL, Run, Student
+from noisy_student_jax.run import Run, Student
 
 MARGIN = 0.9
 LEAST_PERCENT = 40
@@ -119,8 +119,15 @@ def _measured(students: list[Student], speeds: Speeds) -> dict[str, tuple[int, S
 def _changed(run: Run, strides: int, percent: int) -> list[Student]:
     """Returns the run's students with smaller images and fewer steps."""
     config = decisions.apply(run.config, _given_up(run, strides, percent))
-    own = {CONTROL: config.control, **dict(enumerate(config.generations))}
-    return [dataclasses.replace(s, config=own[s.generation]) for s in run.students]
+    return [
+        dataclasses.replace(
+            one,
+            config=config[one.generation]
+            if one.labels_only
+            else config.generations[one.generation],
+        )
+        for one in run.students
+    ]
 
 
 def _given_up(
@@ -137,8 +144,8 @@ def _given_up(
 
 
 def _section(student: Student) -> str:
-    if student.generation == CONTROL:
-        return CONTROL
+    if student.labels_only:
+        return student.name
     return f"generations[{student.generation}]"
 
 

@@ -23,10 +23,11 @@ COMMANDS = {
     "train": "train one generation (--generation=K, or control)",
     "label": "have one generation label the pool",
     "select": "select among pseudo-labels, of a run or of any directory of them",
-    "evaluate": "evaluate one generation",
+    "evaluate": "evaluate one generation, or any bundle by a robustness suite",
     "report": "judge a finished run and write its report",
     "status": "what is done, running, left",
     "predict": "class and probability of images, from any bundle",
+    "import": "weights of other libraries into a bundle",
     "plan": "before spending anything: parameters, FLOPs, memory, steps, disk",
 }
 
@@ -92,12 +93,14 @@ def _dispatch(arguments: list[str]) -> int:
     options.overrides = overrides
     console.leave_stdout_to_machines(getattr(options, "json", False))
     # JAX and the rest are slow to import: not for --help or a mistyped command.
-    from noisy_student_jax import commands, devices
+    from noisy_student_jax import commands, devices, importing
 
+    elsewhere = {"import": importing.import_weights}
     devices.announce()
     devices.keep_compiled_programs()
     with Interruption() as interruption:
-        return getattr(commands, options.command)(options, interruption)
+        command = elsewhere.get(options.command) or getattr(commands, options.command)
+        return command(options, interruption)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -156,6 +159,31 @@ def _select_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", metavar="DIR", help="where the selection goes")
 
 
+def _evaluate_flags(parser: argparse.ArgumentParser) -> None:
+    _stage_flags(parser)
+    parser.add_argument(
+        "--suite",
+        metavar="SUITE",
+        help="imagenet_a, imagenet_c, imagenet_p, imagenet_r, fgsm or corruptions",
+    )
+    parser.add_argument("--model", metavar="BUNDLE", help="a bundle instead of a run")
+    parser.add_argument("--images", metavar="DIR", help="what it is judged on")
+    parser.add_argument("--output", metavar="FILE", help="keep the result as JSON")
+    parser.add_argument("--json", action="store_true", help="print it as JSON")
+    parser.add_argument("--batch", type=int, help="images at once (64)")
+    parser.add_argument(
+        "--epsilon", metavar="LIST", help="of fgsm, on pixels of 0–255 (2,4,8,16)"
+    )
+    parser.add_argument(
+        "--alexnet-flips",
+        metavar="FILE",
+        help="of imagenet_p: AlexNet's flip probabilities, for mFR",
+    )
+    parser.add_argument(
+        "--trust", action="store_true", help="use code that the bundle names"
+    )
+
+
 def _status_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workdir", metavar="DIR", help="the run directory")
     parser.add_argument("--json", action="store_true", help="for machines")
@@ -170,6 +198,18 @@ def _predict_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--batch", type=int, default=32, help="images at once")
     parser.add_argument("images", metavar="IMAGE", nargs="*", type=pathlib.Path)
+
+
+def _import_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--format", metavar="FORMAT", help="timm, tf or lite")
+    parser.add_argument("--model", metavar="NAME", help="which model they are of")
+    parser.add_argument("--output", metavar="BUNDLE", help="a new directory")
+    parser.add_argument("--classes", metavar="FILE", help="class names, one a line")
+    parser.add_argument("--resolution", type=int, help="instead of the model's own")
+    parser.add_argument("--interpolation", help="instead of the model's own")
+    parser.add_argument("--mean", help="instead of the model's own, on the 0-1 scale")
+    parser.add_argument("--std", help="instead of the model's own, on the 0-1 scale")
+    parser.add_argument("source", metavar="SOURCE", nargs="?", help="a file")
 
 
 def _plan_flags(parser: argparse.ArgumentParser) -> None:
@@ -192,9 +232,10 @@ _FLAGS = {
     "train": _stage_flags,
     "label": _stage_flags,
     "select": _select_flags,
-    "evaluate": _stage_flags,
+    "evaluate": _evaluate_flags,
     "report": _run_flags,
     "status": _status_flags,
     "predict": _predict_flags,
+    "import": _import_flags,
     "plan": _plan_flags,
 }

@@ -15,6 +15,7 @@ from noisy_student_jax import (
     judgement,
     planning,
     stages,
+    starting,
     tasks,
 )
 from noisy_student_jax.checkpoints import bundle as bundles
@@ -25,6 +26,7 @@ from noisy_student_jax.generation import check
 from noisy_student_jax.interruption import Interruption
 from noisy_student_jax.pseudo_labels import selection
 from noisy_student_jax.pseudo_labels.plan import SelectionOptions
+from noisy_student_jax.robustness import command as robustness
 from noisy_student_jax.run import DECISIONS, PREPARED, Run
 from noisy_student_jax.self_training import noisy_student
 from noisy_student_jax.showing import CONTACT_SHEET
@@ -65,7 +67,21 @@ def label(options: Options, interruption: Interruption) -> int:
 
 
 def evaluate(options: Options, interruption: Interruption) -> int:
-    """Evaluates one generation, or the control."""
+    """Evaluates one generation, or the control; or any bundle, by a suite."""
+    if options.suite:
+        robustness.check_suite(options.suite)
+        if not (options.config or options.workdir):
+            return robustness.of_bundle(options, interruption)
+        one = _open_run(options, interruption)
+        name, _, _ = _stage_name(one, options, "evaluate").partition("/")
+        student = next(s for s in one.students if s.name == name)
+        return robustness.of_student(options, student, interruption)
+    for flag in robustness.FLAGS:
+        if getattr(options, flag) not in (None, False):
+            raise UserError(
+                f"--{flag.replace('_', '-')} belongs to `noisy-student evaluate"
+                " --suite=SUITE`"
+            )
     return _one_stage(options, interruption, "evaluate")
 
 
@@ -226,7 +242,7 @@ def plan(options: Options, interruption: Interruption) -> int:
         return 0
     workdir = pathlib.Path(options.workdir or "runs/plan")
     config, _ = _load(options, workdir, interruption, fit=False)
-    one = Run(config, workdir, interruption=interruption, look_only=True)
+    one = Run(config, workdir, interruption=interruption, look_only=True, believe=True)
     check(one)
     if options.recipe:
         console.say(planning.recipe(one))
@@ -294,6 +310,7 @@ def _load(
 
     def decide(config: configs.ConfigDict) -> configs.ConfigDict:
         nonlocal record
+        config = starting.with_given(config)
         made = deciding.decided(config, workdir, interruption, fit=fit)
         # That nothing had to be given up is a decision as well.
         if made or config.budget_hours:
@@ -312,6 +329,17 @@ def _perform(one: Run, options: Options, *, only: set[str] | None = None) -> Non
 
 def _one_stage(options: Options, interruption: Interruption, kind: str) -> int:
     one = _open_run(options, interruption)
+    name = _stage_name(one, options, kind)
+    only = {name}
+    if kind == "train":
+        # What is trained is fine-tuned as well, if the config says so.
+        only |= {"data", f"{name.removesuffix('train')}{fixres.STAGE}"}
+    _perform(one, options, only=only)
+    return 0
+
+
+def _stage_name(one: Run, options: Options, kind: str) -> str:
+    """Returns the stage that --generation means."""
     names = [s.name for s in noisy_student(one) if s.name.endswith(f"/{kind}")]
     known = [name.removesuffix(f"/{kind}").split("_")[-1] for name in names]
     if options.generation is None:
@@ -323,13 +351,7 @@ def _one_stage(options: Options, interruption: Interruption, kind: str) -> int:
             f"--generation={options.generation}: this config can {kind} only"
             f" {', '.join(known) or 'nothing'}"
         )
-    name = names[known.index(options.generation)]
-    only = {name}
-    if kind == "train":
-        # What is trained is fine-tuned as well, if the config says so.
-        only |= {"data", f"{name.removesuffix('train')}{fixres.STAGE}"}
-    _perform(one, options, only=only)
-    return 0
+    return names[known.index(options.generation)]
 
 
 def _conclude(one: Run) -> None:

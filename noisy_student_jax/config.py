@@ -2,8 +2,9 @@
 
 A config file has ``get_config()`` and starts from `base_config`. `load` reads it,
 applies ``--config.key=value`` overrides, and completes it: every generation, and
-the control, get a full copy of the sections a generation owns, so that what is
-written as ``config.json`` is all that a run reads. The fields are in `fields`.
+the models that it is compared with, get a full copy of the sections a generation
+owns, so that what is written as ``config.json`` is all that a run reads. The fields
+are in `fields`.
 """
 
 import ast
@@ -22,7 +23,9 @@ from noisy_student_jax import files
 from noisy_student_jax.errors import UserError, nearest, one_line
 from noisy_student_jax.fields import (
     CHOICES,
+    DEFINED,
     GENERATION_SECTIONS,
+    LABELS_ONLY,
     OPERATIONAL,
     POSITIVE,
     RANGES,
@@ -46,7 +49,9 @@ __all__ = [
     "to_json",
 ]
 
-_OWNERS = ("generations", "control")
+_OWNERS = ("generations", *LABELS_ONLY)
+
+_OWNER = re.compile(rf"^(generations\[\d+\]|{'|'.join(LABELS_ONLY)})\.")
 
 _TYPES = {
     bool: "true or false",
@@ -79,8 +84,8 @@ def load(
         value; the message names the key.
     """
     config = _execute(pathlib.Path(path))
-    own = plain(config.get("control", {}))
-    config = decide(_override(complete(config), overrides, control=own))
+    own = {name: plain(config.get(name, {})) for name in LABELS_ONLY}
+    config = decide(_override(complete(config), overrides, labels_only=own))
     check(config)
     return config
 
@@ -93,7 +98,7 @@ def defaults(overrides: Sequence[str] = ()) -> ConfigDict:
     """
     config = base_config()
     config.generations = ({},)
-    config = _override(complete(config), overrides, control={})
+    config = _override(complete(config), overrides, labels_only={})
     check(config)
     return config
 
@@ -114,9 +119,9 @@ def from_json(path: pathlib.Path) -> ConfigDict:
 
 
 def complete(config: ConfigDict) -> ConfigDict:
-    """Gives every generation, and the control, a full copy of its sections.
+    """Gives every generation, and those of `LABELS_ONLY`, a full copy of its sections.
 
-    The control takes what it does not say itself from the last generation.
+    The latter take what they do not say themselves from the last generation.
 
     Raises:
       UserError: no generations, or a key that the base does not know.
@@ -133,12 +138,14 @@ def complete(config: ConfigDict) -> ConfigDict:
         _merged(shared, plain(own), f"config.generations[{number}]")
         for number, own in enumerate(config.generations)
     ]
-    control = plain(config.control)
-    enabled = control.pop("enabled", True)
-    control = _merged(generations[-1], control, "config.control")
+    followed = {
+        name: _followed(generations[-1], plain(config[name]), name)
+        for name in LABELS_ONLY
+    }
     config.unlock()
     config.generations = tuple(ConfigDict(one) for one in generations)
-    config.control = ConfigDict({"enabled": enabled, **control})
+    for name, sections in followed.items():
+        config[name] = ConfigDict(sections)
     config.lock()
     return config
 
@@ -152,7 +159,7 @@ def check(config: ConfigDict) -> None:
     leaves, known = flatten(plain(config)), flatten(plain(base_config()))
     for path in sorted(leaves, key=_owner):
         value = leaves[path]
-        field = re.sub(r"^(generations\[\d+\]|control)\.", "", path)
+        field = _OWNER.sub("", path)
         if field in CHOICES and value not in CHOICES[field]:
             raise UserError(
                 f"config.{path} is '{value}', but may only be one of"
@@ -260,14 +267,14 @@ def _execute(path: pathlib.Path) -> ConfigDict:
 
 
 def _override(
-    config: ConfigDict, overrides: Sequence[str], *, control: dict
+    config: ConfigDict, overrides: Sequence[str], *, labels_only: dict[str, dict]
 ) -> ConfigDict:
     """Applies ``--config.key=value`` arguments to a complete config.
 
     A key of a generation's section given without a generation is given to all of
-    them and to the control. The control follows the last generation, also where that
-    was overridden, except in what the config file (`control`) or an argument says of
-    the control itself.
+    them and to those of `LABELS_ONLY`. These follow the last generation, also where
+    that was overridden, except in what the config file (`labels_only`) or an argument
+    says of them alone.
     """
     wanted = []
     for override in overrides:
@@ -281,13 +288,16 @@ def _override(
             wanted.append((target, value))
     for target, value in wanted:
         config_path.set_value(target, config, value)
-    own = {key: value for key, value in control.items() if key != "enabled"}
-    followed = _merged(plain(config.generations[-1]), own, "config.control")
-    with config.unlocked():
-        config.control = ConfigDict({"enabled": config.control.enabled, **followed})
+    last = plain(config.generations[-1])
+    for name in LABELS_ONLY:
+        own = {**labels_only.get(name, {}), "enabled": config[name].enabled}
+        with config.unlocked():
+            config[name] = ConfigDict(_followed(last, own, name))
     for target, value in wanted:
-        if target.startswith("control."):
+        if target.startswith(tuple(f"{name}." for name in LABELS_ONLY)):
             config_path.set_value(target, config, value)
+    for name, sections in DEFINED.items():
+        config[name].update(sections)
     return config
 
 
@@ -318,7 +328,7 @@ def _targets(config: ConfigDict, name: str) -> list[str]:
     if name.split(".")[0] not in GENERATION_SECTIONS:
         return [name]
     owners = [f"generations[{k}]" for k in range(len(config.generations))]
-    return [name, *(f"{owner}.{name}" for owner in [*owners, "control"])]
+    return [name, *(f"{owner}.{name}" for owner in [*owners, *LABELS_ONLY])]
 
 
 def _require(config: ConfigDict, name: str) -> None:
@@ -337,7 +347,7 @@ def _require(config: ConfigDict, name: str) -> None:
 
 
 def _owner(path: str) -> int:
-    """Orders fields: what all share first, the control last."""
+    """Orders fields: what all share first, then the generations'."""
     return next((n for n, o in enumerate(_OWNERS, 1) if path.startswith(o)), 0)
 
 
@@ -375,8 +385,9 @@ def _check_keys(given: dict, known: dict, where: str) -> None:
         )
     for key, value in given.items():
         if key not in known:
-            # Sections of the control, and free options, are checked elsewhere.
-            if where == "config.control" and key in GENERATION_SECTIONS:
+            # Sections of an owner, and free options, are checked elsewhere.
+            owner = where.removeprefix("config.")
+            if owner in LABELS_ONLY and key in GENERATION_SECTIONS:
                 continue
             if where == "config.data.options":
                 continue
@@ -385,6 +396,15 @@ def _check_keys(given: dict, known: dict, where: str) -> None:
             raise UserError(f"{where}.{key} must be a section, not {value!r}")
         if isinstance(known[key], dict):
             _check_keys(value, known[key], f"{where}.{key}")
+
+
+def _followed(last: dict, own: dict, name: str) -> dict:
+    """Returns the last generation's sections with an owner's own on top."""
+    own = dict(own)
+    enabled = own.pop("enabled", plain(base_config())[name]["enabled"])
+    followed = _merged(last, own, f"config.{name}")
+    defined = _merged(followed, DEFINED.get(name, {}), f"config.{name}")
+    return {"enabled": enabled, **defined}
 
 
 def _merged(shared: dict, own: dict, where: str) -> dict:

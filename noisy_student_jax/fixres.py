@@ -44,7 +44,7 @@ _NO_NOISE = {
 def fine_tuned(student: "Student") -> "Student | None":
     """Returns a student as it is fine-tuned after training; None if it is not."""
     options = student.config.fixres
-    if student.trained or not options.resolution:
+    if student.trained or student.adopted or not options.resolution:
         return None
     config = student.config.copy_and_resolve_references()
     config.model.resolution = options.resolution
@@ -74,6 +74,11 @@ def check(student: "Student") -> None:
     Raises:
       UserError: what is wrong with it, and what to do.
     """
+    if student.config.train.part == "head":
+        raise UserError(
+            "config.fixres.resolution is given, but config.train.part is 'head', whose"
+            " features are computed once: set fixres.resolution to 0"
+        )
     if not (student.config.train.steps or student.config.train.epochs):
         raise UserError(
             "config.fixres.resolution is given, so that fixres.steps or fixres.epochs"

@@ -15,6 +15,7 @@ from noisy_student_jax import (
     files,
     fixres,
     models,
+    starting,
     streams,
     train_loop,
     types,
@@ -29,11 +30,11 @@ from noisy_student_jax.evaluation.predictor import (
     predict_source,
 )
 from noisy_student_jax.evaluation.statistics import wilson
-from noisy_student_jax.models.initialize import initialize
+from noisy_student_jax.part import Part, head, part
 from noisy_student_jax.pseudo_labels import label, plan, selection
 from noisy_student_jax.pseudo_labels.plan import SelectionOptions
 from noisy_student_jax.pseudo_labels.warnings import Expected
-from noisy_student_jax.run import CONTROL, Run, Student
+from noisy_student_jax.run import Run, Student
 from noisy_student_jax.tasks.base import LossOptions
 from noisy_student_jax.training import optimizer as optimizers
 from noisy_student_jax.training import partitioning
@@ -78,11 +79,13 @@ def _check_config(student: Student) -> None:
         for size in filter(None, (student.layout.labelled, student.layout.pseudo)):
             lanes.check(size=lanes.count, batch=size)
     for stream in types.STREAMS:
-        noise = streams.make_noise(config.noise[stream]).input
+        noise = streams.input_noise(student, stream)
         noise.check(height=student.resolution, width=student.resolution)
     if student.teacher:
         SelectionOptions.from_config(config.selection)
     _check_kept_selection(student)
+    if student.config.train.part == "head":
+        head(student)
     student.preprocessing  # noqa: B018 - checks itself
 
 
@@ -128,8 +131,23 @@ def _check_batch_norm_group(student: Student) -> None:
 def _check_model(student: Student) -> None:
     """Builds the model, and the shapes that pass through it."""
     student.parameters  # noqa: B018
+    if student.adopted:
+        starting.check_teacher(student)
+    elif student.config.model.init not in ("", starting.TEACHER):
+        starting.initial_variables(student)
+    _check_on_the_fly(student)
+
+
+def _check_on_the_fly(student: Student) -> None:
+    if not student.taught_on_the_fly:
+        return
+    if student.config.train.part == "head":
+        raise UserError(
+            "config.labels.mode is 'on_the_fly', but config.train.part is 'head', which"
+            " sees features and no images: use 'stored'"
+        )
     task = student.run.task
-    if student.taught_on_the_fly and not hasattr(task, "taught_targets"):
+    if not hasattr(task, "taught_targets"):
         raise UserError(
             f"config.labels.mode is 'on_the_fly', but task '{task.name}' has no"
             " taught_targets(predictions): write it, or use 'stored'"
@@ -151,10 +169,13 @@ def train(student: Student) -> dict[str, Any]:
     mesh = partitioning.make_mesh()
     layout = student.layout
     layout.check(devices=mesh.size, microbatches=student.config.train.microbatches)
-    learnt = streams.make(student)
+    trained = part(student)
+    learnt = streams.make(student).read_by(trained)
+    validate = _validation(trained)
     teacher, taught_by = teacher_of(student)
-    step, state = step_and_state(student, teacher=teacher)
-    pipeline = streams.open_pipeline(student, learnt, mesh)
+    step, state = step_and_state(trained, teacher=teacher)
+    pipeline = streams.open_pipeline(student, learnt, mesh, trained.preprocessing)
+    run.progress.start(1, "")
     try:
         state = train_loop.train(
             step,
@@ -164,7 +185,7 @@ def train(student: Student) -> dict[str, Any]:
             mesh=mesh,
             folder=student.folder / student.stage,
             batch_size=layout.total,
-            validate=_validation(student),
+            validate=validate,
             records=pipeline.records,
             interruption=run.interruption,
             progress=run.progress,
@@ -172,7 +193,7 @@ def train(student: Student) -> dict[str, Any]:
         )
     finally:
         pipeline.close()
-    sha256 = _write_bundles(student, state, learnt.trained_on)
+    sha256 = _write_bundles(trained, state, learnt.trained_on)
     pseudo = learnt.second if student.teacher else None
     return {
         "steps": student.steps,
@@ -200,14 +221,15 @@ def teacher_of(student: Student) -> tuple[Teacher | None, PyTree | None]:
 
 
 def step_and_state(
-    student: Student, *, teacher: Teacher | None = None
+    trained: Part, *, teacher: Teacher | None = None
 ) -> tuple[TrainStep, TrainState]:
     """Builds a student's training step and the state that it starts from.
 
     Args:
-      student: to be trained.
+      trained: the part of it that is trained.
       teacher: what labels in the step, if anything does.
     """
+    student = trained.student
     run, config = student.run, student.config
     options = OptimizerOptions.from_config(config.train)
     schedule = optimizers.make_schedule(
@@ -217,7 +239,9 @@ def step_and_state(
         steps_per_epoch=student.steps_per_epoch,
         start=student.schedule_start,
     )
-    layout, module = student.layout, student.trainee
+    layout, module = student.layout, trained.module
+    if student.trained:
+        module = student.trainee
     frozen = getattr(module, "frozen", ())
     optimizer = optimizers.make_optimizer(options, schedule, frozen=frozen)
     step = make_train_step(
@@ -235,15 +259,15 @@ def step_and_state(
             group=_companions(student),
             frozen=frozen,
         ),
-        mean=student.preprocessing.mean,
-        std=student.preprocessing.std,
+        mean=trained.preprocessing.mean,
+        std=trained.preprocessing.std,
         teacher=teacher,
     )
     numbers = {"seed": run.config.seed, "generation": student.number}
     if student.trained:
         variables = bundles.read(student.trained.bundle).variables
     else:
-        variables = initialize(module, resolution=student.resolution, **numbers)
+        variables = trained.initial()
     return step, TrainState.create(variables, optimizer, **numbers)
 
 
@@ -260,7 +284,7 @@ def _companions(student: Student) -> int:
 def loss_options(student: Student) -> LossOptions:
     """Says how a student's targets are softened, hardened and smoothed."""
     options = LossOptions.from_config(student.config.train)
-    if student.generation == CONTROL:
+    if student.labels_only:
         # Its second stream holds true labels: smoothed as such, never softened.
         return dataclasses.replace(options, targets="hard")
     return options
@@ -274,27 +298,31 @@ def evaluate(student: Student) -> dict[str, Any]:
     """
     run, batch = student.run, student.run.config.evaluation.batch
     ema = bundles.read(student.folder / MODEL)
-    raw = bundles.read(student.folder / student.final.stage / RAW_MODEL)
-    _refuse_overlap(ema, run.dataset.test)
-    predictor = Predictor.from_bundle(ema, run.task, batch=batch)
+    # Of a given teacher there is one set of weights.
+    made_in = student.folder / student.final.stage
+    raw = ema if student.adopted else bundles.read(made_in / RAW_MODEL)
+    refuse_overlap(ema, run.dataset.test)
+    trained = part(student.final)
+    predictor = Predictor(run.task, trained.module, trained.preprocessing, batch=batch)
     splits, judged = {}, ("validation", "test")
-    parts = run.dataset.parts()
-    run.progress.start(sum(len(parts[part]) for part in judged), "images")
+    sources = run.dataset.parts()
+    sources = {name: trained.source(sources[name], name) for name in judged}
+    run.progress.start(sum(map(len, sources.values())), "images")
 
     def before_batch(done: int) -> None:
         run.interruption.check()
         earlier = sum(split["images"] for split in splits.values())
         run.progress.update(earlier + done)
 
-    for part in judged:
+    for name, source in sources.items():
         found = predict_source(
             predictor,
-            {"ema": ema.variables, "raw": raw.variables},
-            parts[part],
+            {"ema": trained.of(ema.variables), "raw": trained.of(raw.variables)},
+            source,
             before_batch=before_batch,
         )
-        _tell_unusable(found, part, most=run.config.data.max_quarantined)
-        splits[part] = _measured(run, found)
+        _tell_unusable(found, name, most=run.config.data.max_quarantined)
+        splits[name] = _measured(run, found)
     # The last part was the test set.
     _write_predictions(student, found)
     files.write_json(
@@ -308,18 +336,21 @@ def evaluate(student: Student) -> dict[str, Any]:
         },
     )
     metric = run.task.primary_metric
-    return {f"{part}_{metric}": split["ema"][metric] for part, split in splits.items()}
+    return {f"{name}_{metric}": split["ema"][metric] for name, split in splits.items()}
 
 
 def label_pool(teacher: Student) -> dict[str, Any]:
     """Has a teacher's bundle label the pool, un-noised (paper §2, step 2)."""
     run, config = teacher.run, teacher.config
     bundle = bundles.read(teacher.folder / MODEL)
-    pool = run.dataset.pool
+    trained = part(teacher.final)
+    pool = trained.source(run.dataset.pool, "pool")
     bounds = shard_bounds(len(pool), min(run.config.data.pool_shards, len(pool)))
     return label.label_pool(
-        Predictor.from_bundle(bundle, run.task, batch=config.labels.batch),
-        bundle.variables,
+        Predictor(
+            run.task, trained.module, trained.preprocessing, batch=config.labels.batch
+        ),
+        trained.of(bundle.variables),
         run.task,
         pool,
         [label.Shard(number, *ends) for number, ends in enumerate(bounds)],
@@ -394,21 +425,20 @@ def _loop_options(student: Student) -> train_loop.LoopOptions:
     )
 
 
-def _validation(student: Student):
+def _validation(trained: Part):
     """Returns a function that measures a state, raw and EMA, on validation images."""
-    run = student.run
+    run = trained.student.run
     predictor = Predictor(
         run.task,
-        student.module,
-        student.preprocessing,
+        trained.module,
+        trained.preprocessing,
         batch=run.config.evaluation.batch,
     )
+    source = trained.source(run.dataset.validation, "validation")
 
     def validate(state: TrainState) -> dict[str, float]:
         weights = {"raw": state.raw_variables, "ema": state.ema_variables}
-        found = predict_source(
-            predictor, jax.device_get(weights), run.dataset.validation
-        )
+        found = predict_source(predictor, jax.device_get(weights), source)
         return {
             f"validation/{name}/{key}": value
             for name, predictions in found.predictions.items()
@@ -418,9 +448,10 @@ def _validation(student: Student):
     return validate
 
 
-def _write_bundles(student: Student, state: TrainState, trained_on: np.ndarray) -> str:
+def _write_bundles(trained: Part, state: TrainState, trained_on: np.ndarray) -> str:
     """Writes the EMA and the raw weights; returns the SHA-256 of the former."""
-    run, teacher = student.run, student.teacher
+    student = trained.student
+    run, teacher, start = student.run, student.teacher, starting.given(student)
     taught_by = bundles.read(teacher.folder / MODEL).sha256 if teacher else None
     refined = {}
     if student.trained:
@@ -434,7 +465,7 @@ def _write_bundles(student: Student, state: TrainState, trained_on: np.ndarray) 
             preprocessing=student.preprocessing,
             task=run.config.task,
             classes=run.dataset.classes,
-            variables=jax.device_get(variables),
+            variables=trained.whole(jax.device_get(variables)),
             origin={
                 "generation": student.generation,
                 "dataset": run.dataset.name,
@@ -442,6 +473,8 @@ def _write_bundles(student: Student, state: TrainState, trained_on: np.ndarray) 
                 "seed": run.config.seed,
                 "weights": weights,
                 "teacher": taught_by,
+                "started_from": start.sha256 if start else None,
+                "part_trained": student.config.train.part,
                 **refined,
             },
             trained_on=trained_on,
@@ -452,7 +485,8 @@ def _write_bundles(student: Student, state: TrainState, trained_on: np.ndarray) 
     return write(state.ema_variables, "ema", student.bundle)
 
 
-def _refuse_overlap(bundle: Bundle, test: Source) -> None:
+def refuse_overlap(bundle: Bundle, test: Source) -> None:
+    """Raises UserError if a test image is among those that a model learnt from."""
     shared = int(np.isin(key_hashes(test), bundle.trained_on).sum())
     if shared:
         raise UserError(

@@ -11,7 +11,7 @@ from noisy_student_jax.errors import UserError
 from noisy_student_jax.evaluation import statistics
 from noisy_student_jax.generation import EVALUATION, MODEL, PREDICTIONS
 from noisy_student_jax.report import formatting
-from noisy_student_jax.run import CONTROL, Run, Student
+from noisy_student_jax.run import CONTROL, FINE_TUNING, TITLES, Run, Student
 
 SUMMARY = "summary.json"
 
@@ -35,7 +35,8 @@ def summarize(run: Run) -> dict[str, Any]:
     best = max(
         range(len(students)), key=lambda k: (generations[k]["validation"][metric], -k)
     )
-    control = run.student(CONTROL) if run.config.control.enabled else None
+    rivals = {name: run.student(name) for name in run.compared_with}
+    control = rivals.get(CONTROL)
     return {
         "schema": 1,
         "task": run.config.task,
@@ -50,7 +51,11 @@ def summarize(run: Run) -> dict[str, Any]:
         },
         "generations": generations,
         "control": _trained(control) if control else None,
-        "baselines": [],
+        "baselines": [
+            {"name": name, **_trained(rival)}
+            for name, rival in rivals.items()
+            if name != CONTROL
+        ],
         "best": best,
         "verdict": _verdict(run, students, control),
     }
@@ -66,7 +71,8 @@ def table(run: Run, summary: dict[str, Any]) -> str:
         (f"generation {entry['generation']}", entry) for entry in summary["generations"]
     ]
     if summary["control"]:
-        entries.append(("control", summary["control"]))
+        entries.append((control_title(run), summary["control"]))
+    entries += [(TITLES[entry["name"]], entry) for entry in summary["baselines"]]
     for name, entry in entries:
         low, high = (100 * end for end in entry["interval"])
         rows.append(
@@ -92,6 +98,14 @@ def table(run: Run, summary: dict[str, Any]) -> str:
         ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
+
+
+def control_title(run: Run) -> str:
+    """Names the control's row: from given weights it is fine-tuning on labels."""
+    control = run.config.control
+    if control.model.init and control.train.part == "all":
+        return f"control ({TITLES[FINE_TUNING]})"
+    return CONTROL
 
 
 def _generation(student: Student) -> dict[str, Any]:

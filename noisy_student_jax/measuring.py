@@ -1,7 +1,6 @@
 """How fast this machine is with a student, and how long the student will take."""
 
 import dataclasses
-import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from noisy_student_jax import streams, types
+from noisy_student_jax import spending, streams, types
 from noisy_student_jax.augment.noise import (
     InputNoise,
     augment_batch,
@@ -20,8 +19,8 @@ from noisy_student_jax.augment.noise import (
 )
 from noisy_student_jax.evaluation.predictor import Predictor
 from noisy_student_jax.generation import step_and_state
-from noisy_student_jax.models import cost
-from noisy_student_jax.run import CONTROL, Student
+from noisy_student_jax.part import Part, made_up_images, part
+from noisy_student_jax.run import Student
 from noisy_student_jax.training import partitioning
 from noisy_student_jax.training.step import jit_train_step
 from noisy_student_jax.types import Batch, PyTree
@@ -73,9 +72,10 @@ def measure(student: Student, *, seconds: float = 1.5) -> Speed:
     """
     small = _with_small_batch(student)
     mesh = partitioning.make_mesh()
-    step, state = step_and_state(small)
+    trained = part(small)
+    step, state = step_and_state(trained)
     state = jax.device_put(state, partitioning.replicated(mesh))
-    batches, compiled = _Batches(small, mesh), jit_train_step(step, mesh)
+    batches, compiled = _Batches(trained, mesh), jit_train_step(step, mesh)
 
     def train(number: int) -> PyTree:
         nonlocal state
@@ -89,9 +89,10 @@ def measure(student: Student, *, seconds: float = 1.5) -> Speed:
         small.preprocessing,
         batch=min(small.config.labels.batch, jax.local_device_count() * _most(small)),
     )
-    variables = predictor.place(jax.device_get(state.ema_variables))
+    learnt = trained.whole(jax.device_get(state.ema_variables))
+    variables = predictor.place(learnt)
     images = jax.device_put(
-        _images(predictor.batch, small.resolution),
+        made_up_images(predictor.batch, small.resolution),
         partitioning.along_batch(predictor.mesh),
     )
     labelling = _steps_per_second(
@@ -117,50 +118,45 @@ def hours(student: Student, speed: Speed) -> dict[str, float]:
     """Tells how long a student takes, from training it to the last of its labels.
 
     Returns:
-      Hours: ``train``; ``label``, the pool, which the last generation and the control
-      do not; ``evaluate``, raw and averaged weights on validation images during
-      training, and on validation and test images after it; and their ``total``.
+      Hours: ``train``, ``label`` and ``evaluate``, of what `spending.images` counts;
+      and their ``total``.
     """
-    run, final = student.run, student.final
-    images = student.steps * student.layout.total
-    # FixRes goes on at another resolution; an image is taken to cost as its area.
-    after = speed.scaled((student.resolution / final.resolution) ** 2)
-    labels = student.generation not in (CONTROL, run.last)
-    validations = math.ceil(student.steps / run.config.log.validate_every_steps) + 1
-    evaluated = validations * len(run.dataset.validation) + len(run.dataset.test)
-    found = {
-        "train": images / speed.train_images_per_second / 3600,
-        "label": labels * len(run.dataset.pool) / after.label_images_per_second / 3600,
-        "evaluate": 2 * evaluated / after.label_images_per_second / 3600,
-    }
+    images = spending.images(student)
+    seconds = {"train": images.pop("train") / speed.train_images_per_second}
+    if student.config.train.part == "head":
+        images = spending.passed_once(student)
+    for what, count in images.items():
+        more = count / speed.label_images_per_second
+        seconds[what] = seconds.get(what, 0) + more
     if student.taught_on_the_fly:
         # A forward pass of the teacher for each of these images.
         share = student.teacher.final.flops / student.flops
         taught = student.steps * student.layout.pseudo * share
-        found["train"] += taught / speed.label_images_per_second / 3600
-    if final is not student:
-        images = final.steps * final.layout.total
-        found["train"] += images / after.train_images_per_second / 3600
+        seconds["train"] += taught / speed.label_images_per_second
+    found = {what: one / 3600 for what, one in seconds.items()}
+    if (final := student.final) is not student:
+        # At another resolution; an image is taken to cost as its area.
+        after = speed.scaled((student.resolution / final.resolution) ** 2)
+        more = hours(final, after)
+        found = {what: one + more[what] for what, one in found.items()}
     return {**found, "total": sum(found.values())}
 
 
 class _Batches:
     """Batches of made-up images, noised anew at every step."""
 
-    def __init__(self, student: Student, mesh: Mesh):
+    def __init__(self, trained: Part, mesh: Mesh):
         """Puts images, and what does not change, on the devices."""
+        student = trained.student
         self._mesh, self._layout = mesh, student.layout
         self._sizes = [self._layout.labelled, self._layout.pseudo]
         if not self._layout.pseudo:
             self._sizes.pop()
         self._images = partitioning.put_batch(
-            [_images(size, student.resolution) for size in self._sizes], mesh
+            [trained.made_up(size) for size in self._sizes], mesh
         )
         self._rest = partitioning.put_batch(_all_but_images(student), mesh)
-        noises = [
-            streams.make_noise(student.config.noise[name]).input
-            for name in types.STREAMS
-        ]
+        noises = [streams.input_noise(student, name) for name in types.STREAMS]
         self._noised = jax.jit(
             lambda images, positions: self._interleaved(
                 [
@@ -218,12 +214,6 @@ def _all_but_images(student: Student) -> Batch:
     }
 
 
-def _images(count: int, side: int) -> np.ndarray:
-    """Makes images up: uint8 ``[count, side, side, 3]``."""
-    shape = (count, side, side, 3)
-    return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-
-
 def _steps_per_second(
     work: Callable[[int], Any], student: Student, seconds: float
 ) -> float:
@@ -255,7 +245,7 @@ def _with_small_batch(student: Student) -> Student:
 
 def _most(student: Student) -> int:
     """Returns how many images a device is given at most, where it has a choice."""
-    per_image = cost.activation_bytes(student.module, resolution=student.resolution)
+    per_image = student.activation_bytes
     images = IMAGES_PER_DEVICE.get(jax.default_backend(), IMAGES_PER_ACCELERATOR)
     return max(1, min(images, int(ACTIVATION_BYTES // per_image)))
 
@@ -270,6 +260,7 @@ def _kind(student: Student) -> tuple:
     )
     return (
         config.model.name,
+        config.train.part,
         repr(sorted(small.arguments.items())),
         small.resolution,
         small.layout,

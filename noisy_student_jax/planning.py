@@ -12,19 +12,25 @@ from noisy_student_jax import (
     devices,
     measuring,
     models,
+    spending,
     streams,
 )
+from noisy_student_jax.chips import CHIPS
+from noisy_student_jax.data.expected import ASSUMED
 from noisy_student_jax.data.opening import STREAMED
 from noisy_student_jax.decisions import Decision
 from noisy_student_jax.measuring import Speeds
 from noisy_student_jax.models import cost
-from noisy_student_jax.models.initialize import abstract_variables
 from noisy_student_jax.run import CONTROL, Run, Student
 from noisy_student_jax.self_training import noisy_student
+from noisy_student_jax.tasks.classification import DEFAULT_TOP_K, FEW_CLASSES
 from noisy_student_jax.training.optimizer import decayed
 
 FLOAT32 = 4
+HALF = 2
 KEY_BYTES = 64
+PICK = 16
+"""A draw: which record, and which row of the plan."""
 STATE_COPIES = {"rmsprop": 4, "sgd": 3, "adamw": 4}
 """Weights, their average, and the optimizer's copies of them."""
 
@@ -73,21 +79,29 @@ def run_facts(run: Run, *, speeds: Speeds | None = None) -> dict[str, Any]:
     Args:
       run: in question.
       speeds: tells how fast this machine is with a student; adds ``hours``.
+
+    Returns:
+      Facts of the data, of each generation and of the control. ``chip_hours`` are
+      there if ``config.plan.chip`` is given.
     """
     generations = [
         {"generation": k, **_student_facts(run.student(k), speeds)}
         for k in range(run.last + 1)
     ]
-    enabled = run.config.control.enabled
-    control = _student_facts(run.student(CONTROL), speeds) if enabled else None
+    rivals = {
+        name: _student_facts(run.student(name), speeds) for name in run.compared_with
+    }
     return {
         "dataset": run.dataset.name,
         "splits": {name: len(part) for name, part in run.dataset.parts().items()},
-        "devices": jax.device_count(),
+        "sizes": run.dataset.facts.get(ASSUMED, "counted"),
+        "devices": _devices(run),
+        "chip": _chip_facts(run),
         "prepared_bytes": _prepared_bytes(run),
         "stages": [stage.name for stage in noisy_student(run)],
         "generations": generations,
-        "control": control,
+        "control": rivals.pop(CONTROL, None),
+        "baselines": [{"name": name, **facts} for name, facts in rivals.items()],
     }
 
 
@@ -115,9 +129,11 @@ def measured_facts(run: Run, *, speeds: Speeds = measuring.measure) -> dict[str,
             run.workdir,
             interruption=run.interruption,
             look_only=run.look_only,
+            believe=run.believe,
         )
     facts = run_facts(run, speeds=speeds)
-    every = [*facts["generations"], *filter(None, [facts["control"]])]
+    rivals = [*filter(None, [facts["control"]]), *facts["baselines"]]
+    every = [*facts["generations"], *rivals]
     return {
         **facts,
         "device": devices.line().removeprefix("device: "),
@@ -133,12 +149,15 @@ def run_text(facts: dict[str, Any]) -> str:
     """Writes `run_facts` for a person."""
     splits = ", ".join(f"{count:,} {name}" for name, count in facts["splits"].items())
     lines = [f"{facts['dataset']}: {splits}"]
+    if facts["sizes"] != "counted":
+        lines.append(f"sizes: {facts['sizes']}")
     if facts["prepared_bytes"]:
         most = _bytes(facts["prepared_bytes"])
         lines.append(f"prepared images: at most about {most} on disk")
     entries = [(f"generation {g['generation']}", g) for g in facts["generations"]]
     if facts["control"]:
         entries.append(("control", facts["control"]))
+    entries += [(entry["name"], entry) for entry in facts["baselines"]]
     entries = [
         (f"{name}{told}", one)
         for name, entry in entries
@@ -146,14 +165,15 @@ def run_text(facts: dict[str, Any]) -> str:
         if one
     ]
     for name, entry in entries:
-        lines.append(
-            f"{name}: {entry['model']} at {entry['resolution']} px,"
-            f" {entry['parameters']:,} parameters, {entry['steps']:,} steps of"
-            f" {entry['batch']['labelled']} + {entry['batch']['pseudo']} images"
-            f" ({entry['images_drawn']:,} draws, {entry['train_flops']:.2e} FLOPs),"
-            f" about {_bytes(entry['memory_per_device'])} per device and"
-            f" {_bytes(entry['disk'])} on disk{_time(entry)}"
-        )
+        lines.append(f"{name}: {_entry_text(entry)}")
+        if facts["chip"] and entry["memory_per_device"] > facts["chip"]["memory"]:
+            lines.append(
+                f"  that is more than the {_bytes(facts['chip']['memory'])} of a"
+                f" {facts['chip']['name']}: spread the batch over more devices"
+                " (config.plan.devices), or use model.remat or train.microbatches"
+            )
+    if facts["chip"]:
+        lines.append(_chip_text(facts, [entry for _, entry in entries]))
     if "hours" in facts:
         parts = ", ".join(
             f"{part} {_duration(facts['hours'][part])}"
@@ -179,6 +199,39 @@ def recipe(run: Run) -> str:
     return "\n".join(lines)
 
 
+def _entry_text(entry: dict[str, Any]) -> str:
+    passes, hours = entry["passes"], entry.get("chip_hours")
+    through = f"{_short(passes['labelled'])} passes over the labelled images"
+    if "pseudo" in passes:
+        through += f", {_short(passes['pseudo'])} over the others"
+    computed = ", ".join(
+        f"{entry[f'{part}_flops']:.2e} FLOPs to {part}"
+        for part in ("train", "label", "evaluate")
+        if entry[f"{part}_flops"]
+    )
+    return (
+        f"{entry['model']} at {entry['resolution']} px,"
+        f" {entry['parameters']:,} parameters, {entry['steps']:,} steps of"
+        f" {entry['batch']['labelled']} + {entry['batch']['pseudo']} images"
+        f" ({entry['images_drawn']:,} draws: {through}; {computed}),"
+        f" about {_bytes(entry['memory_per_device'])} per device and"
+        f" {_bytes(entry['disk'])} on disk{_time(entry)}"
+        + (f", {_short(hours)} chip-hours" if hours is not None else "")
+    )
+
+
+def _chip_text(facts: dict[str, Any], entries: list[dict[str, Any]]) -> str:
+    """Says what chip-hours are of, and how long that is."""
+    chip, devices = facts["chip"], facts["devices"]
+    total = sum(entry["chip_hours"] for entry in entries)
+    return (
+        f"{_short(total)} chip-hours in all, of a {chip['name']} (peak"
+        f" {chip['peak_flops'] / 1e12:g} TFLOP/s in bfloat16) if"
+        f" {100 * chip['utilization']:g} % of its peak is used:"
+        f" {_duration(total / devices)} on {devices:,} of them"
+    )
+
+
 def _time(entry: dict[str, Any]) -> str:
     if "hours" not in entry:
         return ""
@@ -199,22 +252,19 @@ def _fitted(facts: dict[str, Any]) -> list[str]:
 def _student_facts(student: Student, speeds: Speeds | None) -> dict[str, Any]:
     layout, dtype = student.layout, student.config.model.dtype
     final = student.final
-    variables = abstract_variables(student.module, resolution=student.resolution)
-    floats = sum(leaf.size for leaf in jax.tree.leaves(variables))
+    floats = sum(leaf.size for leaf in jax.tree.leaves(student.shapes))
     # One copy of the gradients, beside what the state holds.
     copies = STATE_COPIES[student.config.train.optimizer] + 1
-    per_image = cost.activation_bytes(student.module, resolution=student.resolution)
     images = layout.total // student.config.train.microbatches
-    share = -(-images // jax.device_count())
-    draws = student.steps * layout.total
-    data = student.run.dataset
+    share = -(-images // _devices(student.run))
+    spent = spending.flops(student)
+    data, plan = student.run.dataset, student.run.config.plan
     # The resident pipeline holds every image that a stream may draw.
     second = data.pool if student.teacher else data.labelled
     sources = [data.labelled, second] if layout.pseudo else [data.labelled]
     resident = sum(len(source) for source in sources)
     if not streams.is_resident(student, sources, resident):
         resident = 0
-    taught = _on_the_fly(student, resident=resident)
     return {
         "model": student.config.model.name,
         "resolution": student.resolution,
@@ -223,13 +273,14 @@ def _student_facts(student: Student, speeds: Speeds | None) -> dict[str, Any]:
         "dtype": dtype,
         "steps": student.steps,
         "batch": {"labelled": layout.labelled, "pseudo": layout.pseudo},
-        "images_drawn": draws,
-        # The backward pass costs about twice the forward one.
-        "train_flops": 3 * student.flops * draws + taught["flops"],
+        "images_drawn": student.steps * layout.total,
+        "passes": spending.passes(student),
+        **{f"{part}_flops": count for part, count in spent.items()},
+        **_chip_hours(sum(spent.values()), plan),
         "memory_per_device": floats * FLOAT32 * copies
-        + share * per_image
+        + share * student.activation_bytes
         + resident * 3 * student.resolution**2
-        + taught["bytes"],
+        + _taught_bytes(student, resident=resident),
         "disk": _disk(student, floats=floats, state_copies=copies - 1),
         **({"hours": measuring.hours(student, speeds(student))} if speeds else {}),
         # Its time is part of the student's.
@@ -237,22 +288,18 @@ def _student_facts(student: Student, speeds: Speeds | None) -> dict[str, Any]:
     }
 
 
-def _on_the_fly(student: Student, *, resident: int) -> dict[str, int]:
-    """Returns FLOPs and bytes that the teacher takes in a student's steps.
+def _taught_bytes(student: Student, *, resident: int) -> int:
+    """Returns what a teacher that labels in the step takes per device.
 
     Its activations are not counted: nothing of them is kept for a backward pass.
     """
     if not student.taught_on_the_fly:
-        return {"flops": 0, "bytes": 0}
-    teacher, pseudo = student.teacher.final, student.layout.pseudo
+        return 0
+    teacher = student.teacher.final
     images = min(resident, len(student.run.dataset.pool))
-    images += -(-pseudo // jax.device_count())
-    weights = abstract_variables(teacher.module, resolution=teacher.resolution)
-    floats = sum(leaf.size for leaf in jax.tree.leaves(weights))
-    return {
-        "flops": student.steps * pseudo * teacher.flops,
-        "bytes": floats * FLOAT32 + images * 3 * teacher.resolution**2,
-    }
+    images += -(-student.layout.pseudo // _devices(student.run))
+    floats = sum(leaf.size for leaf in jax.tree.leaves(teacher.shapes))
+    return floats * FLOAT32 + images * 3 * teacher.resolution**2
 
 
 def _prepared_bytes(run: Run) -> int:
@@ -274,18 +321,43 @@ def _disk(student: Student, *, floats: int, state_copies: int) -> int:
     bundles = 2 * floats * FLOAT32
     if student.trained:
         return checkpoints + bundles
-    records = len(run.dataset.test)
-    if student.generation != CONTROL and student.generation < run.last:
-        # Sidecar, plan, picks and targets.
-        records += 3 * len(run.dataset.pool)
-    return checkpoints + bundles + records * (KEY_BYTES + 2 * len(run.dataset.classes))
+    # As a sidecar keeps them: all classes, or the likeliest with their numbers.
+    classes = kept = len(run.dataset.classes)
+    top_k = student.config.labels.top_k
+    if top_k or classes > FEW_CLASSES:
+        kept = 3 * min(top_k or DEFAULT_TOP_K, classes)
+    record = KEY_BYTES + HALF * kept
+    labels = len(run.dataset.test) * record
+    if not student.labels_only and student.generation < run.last:
+        # Sidecar; plan and targets of those selected, and picks.
+        draws = spending.draws_an_epoch(run.student(student.generation + 1))
+        pool = len(run.dataset.pool)
+        labels += (pool + min(pool, draws)) * record + draws * PICK
+    return checkpoints + bundles + labels
+
+
+def _devices(run: Run) -> int:
+    """Returns over how many devices a batch would be spread."""
+    return run.config.plan.devices or jax.device_count()
+
+
+def _chip_facts(run: Run) -> dict[str, Any] | None:
+    plan = run.config.plan
+    if not plan.chip:
+        return None
+    return {**dataclasses.asdict(CHIPS[plan.chip]), "utilization": plan.utilization}
+
+
+def _chip_hours(operations: float, plan: Any) -> dict[str, float]:
+    if not plan.chip:
+        return {}
+    return {"chip_hours": spending.chip_hours(operations, plan)}
 
 
 def _student_recipe(student: Student) -> list[str]:
     config, layout = student.config, student.layout
     train, model = config.train, config.model
-    shapes = abstract_variables(student.module, resolution=student.resolution)
-    decays = decayed(shapes["params"])
+    decays = decayed(student.shapes["params"])
     flat = jax.tree_util.tree_leaves_with_path(decays)
     off = [path for path, on in flat if not on]
     peak = train.learning_rate * train.batch / 256
@@ -304,6 +376,7 @@ def _student_recipe(student: Student) -> list[str]:
         f"{student.name}: {model.name} at {student.resolution} px",
         f"  parameters: {student.parameters}",
         f"  arguments: {_fields(student.arguments)}",
+        f"  preprocessing: {_fields(dataclasses.asdict(student.preprocessing))}",
         f"  steps: {student.steps}, of {layout.labelled} labelled + {layout.pseudo}"
         " others",
         f"  optimizer: {train.optimizer}"
@@ -351,6 +424,10 @@ def _fields(fields: dict[str, Any]) -> str:
         f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}"
         for key, value in sorted(fields.items())
     )
+
+
+def _short(number: float) -> str:
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
 def _bytes(count: float) -> str:

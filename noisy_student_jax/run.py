@@ -5,7 +5,7 @@ import dataclasses
 import fcntl
 import functools
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -17,20 +17,24 @@ from noisy_student_jax.console import Progress
 from noisy_student_jax.data import Dataset
 from noisy_student_jax.data.sources import fingerprint
 from noisy_student_jax.errors import UserError
+from noisy_student_jax.fields import LABELS_ONLY
 from noisy_student_jax.interruption import Interruption
 from noisy_student_jax.layout import BatchLayout
 from noisy_student_jax.ledger import Ledger
 from noisy_student_jax.models import cost
+from noisy_student_jax.models.initialize import abstract_variables
 from noisy_student_jax.preprocessing import Preprocessing
 from noisy_student_jax.tasks import Task
+from noisy_student_jax.types import PyTree
 
-CONTROL = "control"
+CONTROL, PROBE, FINE_TUNING = LABELS_ONLY
+TITLES = {CONTROL: "control", PROBE: "probe", FINE_TUNING: "fine-tuning"}
 DECISIONS = "decisions.json"
 PREPARED = "prepared"
 """The folder of a run's prepared images, unless they are kept elsewhere."""
-CONTROL_NUMBER = 65_536
-"""Stands for the control where a generation's number is asked for: past them all, so
-that the control draws nothing that a generation draws, however many there are."""
+NUMBERS = {name: 65_536 + n for n, name in enumerate(LABELS_ONLY)}
+"""Stand for these where a generation's number is asked for: past them all, so that they
+draw nothing that a generation draws, however many there are."""
 
 
 class Run:
@@ -44,6 +48,7 @@ class Run:
         interruption: Interruption,
         command: str = "noisy-student run --config=FILE --workdir=DIR",
         look_only: bool = False,
+        believe: bool = False,
         decisions: dict[str, Any] | None = None,
     ):
         """Opens a run; writes nothing yet.
@@ -55,10 +60,14 @@ class Run:
           command: the line that makes, and resumes, the run; for people to read.
           look_only: whether the run is only looked at: nothing is prepared, and
             images that are not prepared are counted without being read.
+          believe: whether data that are not here are taken to be as large as
+            ``config.data.expected`` says. For plans; nothing can be read of them.
           decisions: what was decided for the config, to be kept beside it.
         """
         self.command = command
         self.look_only = look_only
+        self.believe = believe
+        self._costs: dict[tuple, Any] = {}
         self.decisions = decisions
         self.config = config
         self.workdir = pathlib.Path(workdir)
@@ -114,6 +123,7 @@ class Run:
             interruption=self.interruption,
             progress=self.progress,
             look_only=self.look_only,
+            believe=self.believe,
         )
         for name, source in dataset.parts().items():
             if not len(source):
@@ -149,18 +159,43 @@ class Run:
         return len(self.config.generations) - 1
 
     def student(self, generation: int | str) -> "Student":
-        """Returns what is trained in a generation, or as the control."""
-        if generation == CONTROL:
-            return Student(self, CONTROL, self.config.control)
+        """Returns what is trained in a generation, or to compare them with."""
+        if generation in LABELS_ONLY:
+            return Student(self, generation, self.config[generation])
         return Student(self, generation, self.config.generations[generation])
 
     @property
+    def compared_with(self) -> list[str]:
+        """Which of `LABELS_ONLY` are wanted.
+
+        Where the control is fine-tuned from given weights, it is that baseline itself.
+        """
+        wanted = [name for name in LABELS_ONLY if self.config[name].enabled]
+        if CONTROL in wanted and self.config.control.train.part == "all":
+            wanted = [name for name in wanted if name != FINE_TUNING]
+        return wanted
+
+    @property
     def students(self) -> list["Student"]:
-        """Everything that is trained: the generations, and the control if wanted."""
-        names: list[int | str] = list(range(self.last + 1))
-        if self.config.control.enabled:
-            names.append(CONTROL)
+        """Everything that is trained: the generations, and what they compare with."""
+        names: list[int | str] = [*range(self.last + 1), *self.compared_with]
         return [self.student(name) for name in names]
+
+    def cost(self, student: "Student", measure: Callable[..., Any]) -> Any:
+        """Returns what a function of `models.cost` tells of a student's model.
+
+        Generations often have one architecture, and a large one takes seconds to go
+        through: what has been told is remembered.
+        """
+        key = (
+            measure.__name__,
+            student.config.model.name,
+            repr(sorted(student.arguments.items())),
+            student.resolution,
+        )
+        if key not in self._costs:
+            self._costs[key] = measure(student.module, resolution=student.resolution)
+        return self._costs[key]
 
     def write_config(self) -> None:
         """Keeps the resolved config with the run, and what was decided for it."""
@@ -190,11 +225,11 @@ def with_places(
 
 @dataclasses.dataclass(frozen=True)
 class Student:
-    """A model to be trained: of a generation, or the control.
+    """A model to be trained: of a generation, or to compare them with.
 
     Attributes:
       run: that it belongs to.
-      generation: its number, or `CONTROL`.
+      generation: its number, or one of `LABELS_ONLY`.
       config: its sections of the config.
       trained: where this is its fine-tuning by FixRes, itself as it was trained.
     """
@@ -222,9 +257,19 @@ class Student:
     @property
     def name(self) -> str:
         """Its folder in the run directory."""
-        if self.generation == CONTROL:
-            return CONTROL
+        if self.labels_only:
+            return self.generation
         return f"generation_{self.generation}"
+
+    @property
+    def labels_only(self) -> bool:
+        """Whether it is there to compare the generations with."""
+        return self.generation in LABELS_ONLY
+
+    @property
+    def adopted(self) -> str:
+        """The bundle that the run was given in place of a trained first teacher."""
+        return self.run.config.teacher if self.generation == 0 else ""
 
     @property
     def folder(self) -> pathlib.Path:
@@ -234,13 +279,13 @@ class Student:
     @property
     def number(self) -> int:
         """What its random keys and its order are made from, beside the seed."""
-        number = CONTROL_NUMBER if self.generation == CONTROL else self.generation
+        number = NUMBERS.get(self.generation, self.generation)
         return number + (fixres.NUMBERS_FROM if self.trained else 0)
 
     @property
     def teacher(self) -> "Student | None":
-        """Whose pseudo-labels it learns from; the first and the control have none."""
-        if self.generation in (CONTROL, 0):
+        """Whose pseudo-labels it learns from, if from any."""
+        if self.labels_only or self.generation == 0:
             return None
         return self.run.student(self.generation - 1)
 
@@ -332,6 +377,8 @@ class Student:
     def steps(self) -> int:
         """Steps it is trained for."""
         train = self.config.train
+        if self.adopted:
+            return 0
         return train.steps or max(1, round(train.epochs * self.steps_per_epoch))
 
     @property
@@ -339,12 +386,22 @@ class Student:
         """The step of its learning rate's schedule that it begins at."""
         return fixres.schedule_start(self) if self.trained else 0
 
-    @functools.cached_property
+    @property
     def parameters(self) -> int:
         """Number of its parameters."""
-        return cost.parameter_count(self.module, resolution=self.resolution)
+        return sum(leaf.size for leaf in jax.tree.leaves(self.shapes["params"]))
 
-    @functools.cached_property
+    @property
     def flops(self) -> int:
         """Of one forward pass of one image."""
-        return cost.forward_flops(self.module, resolution=self.resolution)
+        return self.run.cost(self, cost.forward_flops)
+
+    @property
+    def activation_bytes(self) -> int:
+        """Memory that one more image takes in training."""
+        return self.run.cost(self, cost.activation_bytes)
+
+    @property
+    def shapes(self) -> PyTree:
+        """Its variables, as shapes and dtypes."""
+        return self.run.cost(self, abstract_variables)

@@ -6,7 +6,7 @@ classification, CVPR 2020, Algorithm 1.
 
 import dataclasses
 
-from noisy_student_jax import files, fixres
+from noisy_student_jax import files, fixres, starting
 from noisy_student_jax.config import identity, plain
 from noisy_student_jax.generation import (
     evaluate,
@@ -15,7 +15,8 @@ from noisy_student_jax.generation import (
     train,
 )
 from noisy_student_jax.judgement import judge
-from noisy_student_jax.run import CONTROL, Run, Student
+from noisy_student_jax.robustness import results as robustness
+from noisy_student_jax.run import Run, Student
 from noisy_student_jax.showing import CONTACT_SHEET, show_some
 from noisy_student_jax.splitting import note_splits
 from noisy_student_jax.stages import Stage
@@ -32,9 +33,9 @@ def noisy_student(run: Run) -> list[Stage]:
             # 2. The teacher, not noised, labels the unlabelled images; the confident
             # ones are kept, class by class. 4. The student becomes the next teacher.
             stages += [labelling(run, generation), selection(run, generation)]
-    if run.config.control.enabled:
+    for name in run.compared_with:
         # What the student's architecture reaches on labelled images alone.
-        stages += [*training(run, CONTROL), evaluation(run, CONTROL)]
+        stages += [*training(run, name), evaluation(run, name)]
     return [*stages, judging(run, stages)]
 
 
@@ -74,11 +75,16 @@ def contact_sheet(run: Run) -> Stage:
 
 
 def training(run: Run, generation: int | str) -> list[Stage]:
-    """Trains a generation, or the control; then fine-tunes it, if FixRes is on."""
+    """Trains a generation, or a model on labels only to compare it with.
+
+    Then fine-tunes it, if FixRes is on.
+    """
     student = run.student(generation)
+    if student.adopted:
+        return [adoption(student)]
     needs = ["data"]
-    if generation != CONTROL and generation > 0:
-        needs.append(f"generation_{generation - 1}/select")
+    if student.teacher:
+        needs.append(f"{student.teacher.name}/select")
     model, before = f"{student.name}/model", f"{student.name}/{fixres.BEFORE}"
     kept_at = {model: before} if student.final is student else {before: model}
     stages = [_training(student, needs, ("model", "train", "noise"), kept_at)]
@@ -96,7 +102,7 @@ def _training(
     elsewhere: dict[str, str],
 ) -> Stage:
     run, folder = student.run, f"{student.name}/{student.stage}"
-    own = {name: plain(student.config[name]) for name in reads}
+    own = {name: identity(plain(student.config[name]), name) for name in reads}
     if student.taught_on_the_fly:
         own["labels"] = {"mode": student.config.labels.mode}
     images = student.steps * student.layout.total
@@ -104,11 +110,24 @@ def _training(
         name=folder,
         config={"task": run.config.task, "seed": run.config.seed, **own},
         needs=tuple(needs),
+        inputs={} if student.trained else starting.digests(student),
         outputs=(f"{student.name}/{student.bundle.name}", f"{folder}/raw_model"),
         working_files=(folder,),
         perform=lambda: train(student),
         work=3.0 * images * student.flops,
         elsewhere=elsewhere,
+    )
+
+
+def adoption(student: Student) -> Stage:
+    """Takes the teacher that the run is given, in place of training one."""
+    return Stage(
+        name=f"{student.name}/train",
+        config={"task": student.run.config.task},
+        needs=("data",),
+        inputs=starting.digests(student),
+        outputs=(f"{student.name}/model",),
+        perform=lambda: starting.adopt(student),
     )
 
 
@@ -170,15 +189,16 @@ def selection(run: Run, generation: int) -> Stage:
 
 
 def judging(run: Run, before: list[Stage]) -> Stage:
-    """Compares the generations and the control; writes summary and report."""
+    """Compares the generations and the rest; writes summary and report."""
     return Stage(
         name="report",
         config={
             "evaluation": identity(plain(run.config.evaluation), "evaluation"),
             "generations": len(run.config.generations),
-            "control": run.config.control.enabled,
+            "compared_with": run.compared_with,
         },
         needs=tuple(stage.name for stage in before if not stage.derived),
+        inputs=robustness.digests(run),
         outputs=("summary.json", "report.html", "README.md", "best"),
         perform=lambda: judge(run),
         derived=True,

@@ -30,10 +30,7 @@ def show_some(student: Student, path: pathlib.Path) -> dict[str, int]:
     groups.append(_group(student, "pool", data.pool, np.unique(some), "pseudo"))
     picture = contact_sheet(
         groups,
-        noise={
-            stream: streams.make_noise(student.config.noise[stream]).input
-            for stream in GROUPS_SHOWN
-        },
+        noise={stream: streams.input_noise(student, stream) for stream in GROUPS_SHOWN},
         title=f"{data.name}, as {student.name.replace('_', ' ')} sees it",
         seed=student.run.config.seed,
     )
@@ -59,7 +56,7 @@ def _group(
     read = source.read(records.tolist()).images
     images = [image for image in read if image is not None]
     crops = None
-    if area := student.config.noise[stream].crop_area:
+    if area := streams.input_noise(student, stream).crop_area:
         crops = [_crops(student, image, n, area) for n, image in enumerate(images)]
     return Group(name, list(student.preprocessing.apply_all(images)), stream, crops)
 

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from jax.sharding import Mesh
 
+from noisy_student_jax import starting
 from noisy_student_jax.augment.noise import InputNoise
 from noisy_student_jax.checkpoints import bundle as bundles
 from noisy_student_jax.data.hosted import HostedPipeline, SourceFeed
@@ -16,9 +17,10 @@ from noisy_student_jax.data.sources import Source, key_hashes, labels_of
 from noisy_student_jax.data.stream import Noise, Stream
 from noisy_student_jax.errors import UserError
 from noisy_student_jax.lanes import Lanes
+from noisy_student_jax.part import HeadOnFeatures, Part
 from noisy_student_jax.pseudo_labels import selection
 from noisy_student_jax.randaugment import RandAugmentConstants
-from noisy_student_jax.run import CONTROL, Student
+from noisy_student_jax.run import Student
 from noisy_student_jax.types import STREAMS
 
 QUARANTINE = "quarantine.csv"
@@ -41,6 +43,23 @@ class Streams:
     second: Stream | None
     trained_on: np.ndarray
 
+    def read_by(self, part: Part) -> "Streams":
+        """Returns them as the trained part of a model reads them."""
+        if not isinstance(part, HeadOnFeatures):
+            return self
+
+        def read(stream: Stream, name: str) -> Stream:
+            # Features are computed once, of images as they are.
+            noise = dataclasses.replace(stream.noise, input=InputNoise())
+            source = part.source(stream.source, name)
+            return dataclasses.replace(stream, source=source, noise=noise)
+
+        labelled, second = read(self.labelled, "labelled"), self.second
+        if second:
+            name = "labelled" if second.source is self.labelled.source else "pool"
+            second = read(second, name)
+        return dataclasses.replace(self, labelled=labelled, second=second)
+
     @property
     def both(self) -> list[Stream]:
         """Those that there are."""
@@ -55,12 +74,14 @@ def make(student: Student) -> Streams:
     """
     labelled = _labelled(student)
     own = key_hashes(student.run.dataset.labelled)
+    if start := starting.given(student):
+        own = np.union1d(own, start.trained_on)
     if student.trained:
         before = bundles.read(student.trained.bundle)
         return Streams(labelled, None, before.trained_on)
     if not student.layout.pseudo:
         return Streams(labelled, None, own)
-    if student.generation == CONTROL:
+    if student.labels_only:
         noise = make_noise(student.config.noise.pseudo)
         return Streams(labelled, dataclasses.replace(labelled, noise=noise), own)
     pseudo, drawn = _pseudo_labelled(student)
@@ -91,6 +112,14 @@ def make_noise(section: Any) -> Noise:
     )
 
 
+def input_noise(student: Student, stream: str) -> InputNoise:
+    """Returns what is done to a stream's images: nothing if only a head is trained."""
+    if student.config.train.part == "head":
+        # Features are computed once, of images as they are.
+        return InputNoise()
+    return make_noise(student.config.noise[stream]).input
+
+
 def make_lanes(section: Any) -> Lanes | None:
     """Reads how streams are dealt out from the config's ``data`` section."""
     if not section.lanes:
@@ -99,15 +128,21 @@ def make_lanes(section: Any) -> Lanes | None:
 
 
 def open_pipeline(
-    student: Student, learnt: Streams, mesh: Mesh
+    student: Student, learnt: Streams, mesh: Mesh, preprocessing: Any
 ) -> ResidentPipeline | HostedPipeline:
     """Chooses how the images come, and makes ready for the first batch.
 
     Encoded examples are streamed through tf.data. Other images live on the devices
     if they fit there and are not cropped anew each time; else the host sends them.
+
+    Args:
+      student: to be trained.
+      learnt: what it learns from.
+      mesh: devices.
+      preprocessing: of what `learnt` has.
     """
     numbers = {"seed": student.run.config.seed, "generation": student.number}
-    road = (learnt.both, student.layout, mesh, student.preprocessing)
+    road = (learnt.both, student.layout, mesh, preprocessing)
     sources = [stream.source for stream in learnt.both]
     images = sum(_distinct(stream) for stream in learnt.both)
     if is_resident(student, sources, images):
@@ -138,13 +173,15 @@ def is_resident(student: Student, sources: list[Source], images: int) -> bool:
       images: how many of them it draws from.
     """
     noise = student.config.noise
-    if any(noise[stream].crop_area for stream in STREAMS[: len(sources)]):
-        return False
-    if any(hasattr(source, "read_encoded") for source in sources):
-        return False
-    held = images * 3 * student.resolution**2
+    if student.config.train.part == "all":
+        if any(noise[stream].crop_area for stream in STREAMS[: len(sources)]):
+            return False
+        if any(hasattr(source, "read_encoded") for source in sources):
+            return False
+    each = getattr(sources[0], "bytes_per_record", 3 * student.resolution**2)
     if student.taught_on_the_fly:
-        held += images * 3 * student.teacher.final.resolution**2
+        each += 3 * student.teacher.final.resolution**2
+    held = images * each
     return held <= student.run.config.data.resident_gigabytes * 1e9
 
 

@@ -196,6 +196,7 @@ def test_operational_fields_identify_nothing():
 
     dropped = flatten(config).keys() - kept.keys()
     assert dropped == {
+        "model.init",
         "labels.batch",
         "evaluation.batch",
         "checkpoint.every_steps",

@@ -128,7 +128,7 @@ def test_a_config_that_leaves_nothing_open_is_left_alone(tmp_path):
 
 def test_facts_are_found_in_folders(places, tmp_path):
     open_config = configs._override(
-        configs.complete(configs._execute(FOLDER)), overrides(places), control={}
+        configs.complete(configs._execute(FOLDER)), overrides(places), labels_only={}
     )
 
     facts = deciding.look(open_config, tmp_path / "run")
@@ -140,7 +140,7 @@ def test_facts_are_found_in_folders(places, tmp_path):
 
 def test_what_was_decided_stays_when_folders_grow(places, tmp_path):
     open_config = configs._override(
-        configs.complete(configs._execute(FOLDER)), overrides(places), control={}
+        configs.complete(configs._execute(FOLDER)), overrides(places), labels_only={}
     )
     workdir = tmp_path / "run"
     workdir.mkdir()
@@ -161,7 +161,7 @@ def test_a_folder_in_which_nothing_can_be_read_is_refused(places, tmp_path):
     for path in (places / "labeled").rglob("*.png"):
         path.write_bytes(b"<html>not found</html>")
     open_config = configs._override(
-        configs.complete(configs._execute(FOLDER)), overrides(places), control={}
+        configs.complete(configs._execute(FOLDER)), overrides(places), labels_only={}
     )
 
     with pytest.raises(UserError, match=r"none of 16 files .* is it the right folder"):
@@ -186,7 +186,7 @@ def test_that_nothing_had_to_be_given_up_is_kept_too(tmp_path, monkeypatch):
 
 def test_damaged_decisions_are_named(places, tmp_path):
     open_config = configs._override(
-        configs.complete(configs._execute(FOLDER)), overrides(places), control={}
+        configs.complete(configs._execute(FOLDER)), overrides(places), labels_only={}
     )
     (tmp_path / deciding.DECISIONS).write_text('{"decisions": [1]}')
 

@@ -16,6 +16,7 @@ from noisy_student_jax.errors import UserError
 from noisy_student_jax.generation import check, step_and_state
 from noisy_student_jax.models import create
 from noisy_student_jax.models.initialize import initialize
+from noisy_student_jax.part import part
 from noisy_student_jax.training import partitioning
 from noisy_student_jax.training.optimizer import OptimizerOptions, make_schedule
 
@@ -122,7 +123,7 @@ def test_it_starts_from_averaged_weights_and_the_ramp_of_their_average_again(
 ):
     student = tiny_student(1, *ON)
     student.run.workdir = refined
-    _, state = step_and_state(student.final)
+    _, state = step_and_state(part(student.final))
 
     before = bundles.read(refined / "generation_1/before_fixres").variables
     for found in (state.raw_variables, state.ema_variables):
@@ -135,7 +136,7 @@ def test_images_are_cropped_as_in_evaluation_and_not_noised(refined, tiny_studen
     student.run.workdir = refined
     final = student.final
     pipeline = streams.open_pipeline(
-        final, streams.make(final), partitioning.make_mesh()
+        final, streams.make(final), partitioning.make_mesh(), final.preprocessing
     )
     batch = pipeline(3)
 

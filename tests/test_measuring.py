@@ -145,7 +145,7 @@ def test_what_a_small_batch_may_not_be_divided_by_is_left_out(tiny):
 
 def test_images_with_many_activations_are_few(tiny, monkeypatch):
     student = tiny("train.batch=2048", "train.ratio=3").student(1)
-    image = measuring.cost.activation_bytes(student.module, resolution=8)
+    image = student.activation_bytes
     monkeypatch.setattr(measuring, "ACTIVATION_BYTES", 9.5 * image)
 
     assert measuring._with_small_batch(student).layout == BatchLayout(2, 6)

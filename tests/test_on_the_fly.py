@@ -36,7 +36,10 @@ OTHER_SIDE = "--config.generations[1].model.resolution=12"
 
 def batch_of(student, step=2):
     pipeline = streams.open_pipeline(
-        student, streams.make(student), partitioning.make_mesh()
+        student,
+        streams.make(student),
+        partitioning.make_mesh(),
+        student.preprocessing,
     )
     try:
         return pipeline(step), pipeline.records(step)["pseudo"]

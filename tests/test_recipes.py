@@ -1,21 +1,14 @@
 """What every config resolves to is committed, so that a change of recipe is a diff."""
 
 import pytest
-from support import ROOT
+from support import CONFIGS, ROOT, planned
 
-from noisy_student_jax import config as configs
 from noisy_student_jax import planning
-from noisy_student_jax.interruption import Interruption
-from noisy_student_jax.run import Run
-
-# What people's own images are is not known here.
-CONFIGS = [p for p in sorted((ROOT / "configs").glob("*.py")) if p.stem != "folder"]
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_the_recipe_is_the_committed_one(path, tmp_path):
-    run = Run(configs.load(path), tmp_path, interruption=Interruption())
-    recipe = planning.recipe(run) + "\n"
+def test_the_recipe_is_the_committed_one(path):
+    recipe = planning.recipe(planned(path)) + "\n"
     committed = ROOT / "configs" / "recipes" / f"{path.stem}.txt"
     name, target = path.relative_to(ROOT), committed.relative_to(ROOT)
     renew = f"noisy-student plan --config={name} --recipe | tail -n +2 > {target}"

@@ -42,6 +42,16 @@ class InputNoise:
     cutout_size: int = 0
     crop_area: float = 0.0
 
+    @property
+    def is_off(self) -> bool:
+        """Whether images that it gets pass as they are."""
+        return not (
+            self.randaugment_layers
+            or self.flip
+            or self.crop_padding
+            or self.cutout_size
+        )
+
     def check(self, *, height: int, width: int) -> None:
         """Refuses images that are too small for it.
 

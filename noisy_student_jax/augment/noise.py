@@ -51,15 +51,18 @@ def augment_batch(keys: jax.Array, images: jax.Array, noise: InputNoise) -> jax.
 
     Args:
         keys: the examples' keys `[batch]`.
-        images: uint8 `[batch, height, width, channels]`.
+        images: uint8 `[batch, height, width, channels]`; of any dtype if the noise is
+            off.
         noise: what to add.
 
     Returns:
-        uint8 `[batch, height, width, channels]`.
+        The same dtype and shape.
 
     Raises:
         UserError: the images are not uint8, or smaller than the crop's padding allows.
     """
+    if noise.is_off:
+        return images
     shape = images.shape[1:]
     _check(images.dtype, shape, noise)
     draws = jax.vmap(lambda key: _draw(key, shape, noise))(keys)

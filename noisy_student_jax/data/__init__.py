@@ -3,7 +3,8 @@
 A data set is found by name in `DATASETS`, or by ``package.module:function``. The
 function takes the config's ``data`` section and the keyword ``seed``, and returns a
 `Dataset`. One that takes long to make may also take ``interruption`` and ``progress``
-(to be asked and told) and ``look_only`` (count, and spend nothing).
+(to be asked and told), ``look_only`` (count, and spend nothing) and ``believe`` (of
+what is not here, count what the config expects).
 """
 
 import inspect

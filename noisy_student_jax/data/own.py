@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from noisy_student_jax import console, files
 from noisy_student_jax.console import Progress, printable
+from noisy_student_jax.data import expected
 from noisy_student_jax.data.opening import Opened, Opener
 from noisy_student_jax.data.sources import Dataset
 from noisy_student_jax.data.splits import (
@@ -39,6 +40,7 @@ def own(
     interruption: Interruption,
     progress: Progress,
     look_only: bool = False,
+    believe: bool = False,
 ) -> Dataset:
     """Opens people's images; those in folders are prepared first.
 
@@ -48,11 +50,15 @@ def own(
       interruption: asked while images are prepared.
       progress: told of it.
       look_only: whether images that are not prepared are counted and not read.
+      believe: whether, if some are not here at all, all are taken to be as many as
+        ``data.expected`` says.
 
     Raises:
       UserError: a place is missing or holds no images as they are needed, too many
         of them cannot be used, or a part would be empty.
     """
+    if believe and (absent := expected.absent(data)):
+        return expected.counted(data, name=_name(data.sources.labeled), absent=absent)
     check_places(data)
     opener = Opener(data, interruption, progress, look_only=look_only)
     labelled = opener.open("labeled")

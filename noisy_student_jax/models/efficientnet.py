@@ -14,9 +14,10 @@ import jax
 import jax.numpy as jnp
 
 from noisy_student_jax.errors import UserError
-from noisy_student_jax.models import architectures, initialize, layers
+from noisy_student_jax.models import architectures, layers
 from noisy_student_jax.models.architectures import Architecture, Stage
 from noisy_student_jax.models.depthwise import IMPLEMENTATIONS
+from noisy_student_jax.models.head import Head
 
 DTYPES = ("float32", "bfloat16")
 Noise = dict[str, jax.Array]
@@ -149,9 +150,10 @@ class EfficientNet(nn.Module):
             where that noise applies to the example; None applies both to all.
 
         Returns:
-          ``{"logits": float32 [batch, outputs], "features": {stride: [batch, h, w,
-          c]}}``: the last map of each stride, before the head. Without "logits" if
-          `outputs` is 0.
+          ``{"logits": float32 [batch, outputs], "pooled": float32 [batch, channels],
+          "features": {stride: [batch, h, w, c]}}``: what the classifier reads, and
+          the last map of each stride, before the head. Features alone if `outputs` is
+          0.
 
         Raises:
           UserError: In training, if the batch does not divide into groups of
@@ -210,22 +212,21 @@ class EfficientNet(nn.Module):
 
         hidden = layers.conv(architecture.head, dtype=dtype, name="head_conv")(hidden)
         hidden = activation(norm_when(train=train, name="head_bn")(hidden))
-        hidden = hidden.mean((1, 2), dtype=jnp.float32)
-        if train and self.dropout_rate:
-            hidden = layers.drop_per_example(
-                hidden,
-                self.make_rng("dropout"),
-                rate=self.dropout_rate,
-                noise=noise.get("dropout"),
-                mask_shape=hidden.shape,
-            )
-        logits = nn.Dense(
+        pooled = hidden.mean((1, 2), dtype=jnp.float32)
+        rate = self.dropout_rate if train else 0.0
+        logits = layers.classify(
+            pooled,
             self.outputs,
-            kernel_init=initialize.DENSE,
-            bias_init=initialize.ZEROS,
-            name="classifier",
-        )(hidden)
-        return {"logits": logits, "features": features}
+            rate=rate,
+            key=self.make_rng("dropout") if rate else None,
+            noise=noise.get("dropout"),
+        )
+        return {"logits": logits, "pooled": pooled, "features": features}
+
+    @property
+    def head(self) -> Head:
+        """What follows ``pooled``: dropout and classifier, by themselves."""
+        return Head(self.outputs, self.dropout_rate)
 
 
 def efficientnet(

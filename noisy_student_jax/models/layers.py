@@ -151,6 +151,38 @@ class DepthwiseConv(nn.Module):
         )
 
 
+def classify(
+    pooled: jax.Array,
+    outputs: int,
+    *,
+    rate: float,
+    key: jax.Array | None,
+    noise: jax.Array | None,
+) -> jax.Array:
+    """Dropout and the classifier, in whichever module calls.
+
+    Args:
+      pooled: float32 ``[batch, channels]``.
+      outputs: number of logits.
+      rate: of dropout; 0 for none.
+      key: a random key, where there is dropout.
+      noise: ``[batch]``, 0 where dropout does not apply; None for all.
+
+    Returns:
+      float32 ``[batch, outputs]``.
+    """
+    if rate:
+        pooled = drop_per_example(
+            pooled, key, rate=rate, noise=noise, mask_shape=pooled.shape
+        )
+    return nn.Dense(
+        outputs,
+        kernel_init=initialize.DENSE,
+        bias_init=initialize.ZEROS,
+        name="classifier",
+    )(pooled)
+
+
 def drop_per_example(
     values: jax.Array,
     key: jax.Array,

@@ -22,6 +22,7 @@ from noisy_student_jax.report import (
     provenance,
     pseudo,
     results,
+    robustness,
 )
 from noisy_student_jax.report.students import colours, students_of
 from noisy_student_jax.run import Run
@@ -55,6 +56,7 @@ def render(run: Run, summary: dict[str, Any]) -> str:
             colours=Markup(colours(students)),
             verdict=results.verdict(run.workdir, summary),
             table=results.table(run, summary, students),
+            robustness=robustness.table(students),
             by_generation=results.by_generation(summary, students),
             learning=learning.panels(summary, students),
             teachers=pseudo.teachers(summary, students),

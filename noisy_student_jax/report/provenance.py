@@ -9,8 +9,9 @@ from typing import Any
 from noisy_student_jax import files
 from noisy_student_jax.config import GENERATION_SECTIONS, flatten, plain
 from noisy_student_jax.errors import UserError
+from noisy_student_jax.fields import LABELS_ONLY
 from noisy_student_jax.report.formatting import NOTHING, seconds
-from noisy_student_jax.run import CONTROL, Run
+from noisy_student_jax.run import TITLES, Run
 
 
 def provenance(run: Run) -> dict[str, Any]:
@@ -30,21 +31,22 @@ def _config(run: Run) -> dict[str, Any]:
     shared = {
         name: value
         for name, value in config.items()
-        if name not in (*GENERATION_SECTIONS, "generations", CONTROL)
+        if name not in (*GENERATION_SECTIONS, "generations", *LABELS_ONLY)
     }
     trained = {
         f"generation {number}": flatten(one)
         for number, one in enumerate(config["generations"])
     }
-    if config[CONTROL]["enabled"]:
-        own = {k: v for k, v in config[CONTROL].items() if k != "enabled"}
-        trained[CONTROL] = flatten(own)
+    for name in run.compared_with:
+        own = {k: v for k, v in config[name].items() if k != "enabled"}
+        trained[TITLES[name]] = flatten(own)
     fields = list(dict.fromkeys(name for one in trained.values() for name in one))
     rows = []
     for field in fields:
         values = [written(one.get(field, NOTHING)) for one in trained.values()]
         rows.append({"field": field, "cells": values, "same": len(set(values)) == 1})
-    run_level = {**flatten(shared), "control.enabled": config[CONTROL]["enabled"]}
+    switches = {f"{name}.enabled": config[name]["enabled"] for name in LABELS_ONLY}
+    run_level = {**flatten(shared), **switches}
     return {
         "run": [(name, written(value)) for name, value in run_level.items()],
         "columns": list(trained),

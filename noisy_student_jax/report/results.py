@@ -67,7 +67,7 @@ def table(run: Run, summary: dict[str, Any], students: list[Shown]) -> dict[str,
             {
                 "title": one.title,
                 "css": one.css,
-                "best": one.generation == summary["best"] and not one.is_control,
+                "best": one.generation == summary["best"],
                 "model": entry.get("model", NOTHING),
                 "parameters": count(entry.get("parameters")),
                 "resolution": resolution(entry),
@@ -83,6 +83,7 @@ def table(run: Run, summary: dict[str, Any], students: list[Shown]) -> dict[str,
         )
     return {
         "rows": rows,
+        "has_control": control(students) is not None,
         "primary": primary,
         "confidence": percent(run.config.evaluation.confidence, digits=0),
         "others": _all_metrics(students, primary),

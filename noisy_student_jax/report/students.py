@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 from typing import Any
 
-from noisy_student_jax.run import CONTROL
+from noisy_student_jax.run import CONTROL, TITLES
 
 # One hue for the generations, pale to strong: they are a sequence. The control is
 # what they are compared with: another hue, told apart by the colour-blind as well.
@@ -17,11 +17,11 @@ class Shown:
     """A trained model, as the report shows it.
 
     Attributes:
-      title: ``generation 2`` or ``control``.
+      title: ``generation 2``, ``control`` or what else it is compared with.
       css: class that gives its colour.
       folder: its folder in the run directory.
       entry: what the summary says of it.
-      generation: its number; None for the control.
+      generation: its number; None for what generations are compared with.
     """
 
     title: str
@@ -32,12 +32,12 @@ class Shown:
 
     @property
     def is_control(self) -> bool:
-        """Whether it learnt from labels alone, for comparison."""
-        return self.generation is None
+        """Whether it is the student's architecture on labels alone."""
+        return self.css == CONTROL
 
 
 def students_of(workdir: pathlib.Path, summary: dict[str, Any]) -> list[Shown]:
-    """Returns the generations in order, then the control if there is one."""
+    """Returns the generations in order, then what they are compared with."""
     shown = []
     for entry in summary["generations"]:
         number = int(entry["generation"])
@@ -46,12 +46,15 @@ def students_of(workdir: pathlib.Path, summary: dict[str, Any]) -> list[Shown]:
     if summary.get("control"):
         folder = workdir / CONTROL
         shown.append(Shown(CONTROL, CONTROL, folder, summary["control"], None))
+    for entry in summary["baselines"]:
+        name = entry["name"]
+        shown.append(Shown(TITLES[name], "baseline", workdir / name, entry, None))
     return shown
 
 
 def generations(students: list[Shown]) -> list[Shown]:
-    """Returns all but the control."""
-    return [one for one in students if not one.is_control]
+    """Returns those that are generations."""
+    return [one for one in students if one.generation is not None]
 
 
 def control(students: list[Shown]) -> Shown | None:

@@ -3,7 +3,6 @@
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from noisy_student_jax.types import PyTree
@@ -51,7 +50,7 @@ class TrainState(flax.struct.PyTreeNode):
             ema_params=jax.tree.map(jnp.copy, params),
             ema_batch_stats=jax.tree.map(jnp.copy, batch_stats),
             opt_state=optimizer.init(params),
-            noise_key=jnp.asarray(np.asarray(jax.random.key_data(key))),
+            noise_key=jnp.copy(jax.random.key_data(key)),
         )
 
     @property

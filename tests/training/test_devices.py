@@ -24,6 +24,7 @@ from noisy_student_jax.data.sources import read_all_good
 from noisy_student_jax.evaluation.predictor import Predictor
 from noisy_student_jax.generation import step_and_state, teacher_of
 from noisy_student_jax.interruption import Interruption
+from noisy_student_jax.part import part
 from noisy_student_jax.run import Run
 from noisy_student_jax.training import partitioning
 from noisy_student_jax.training.step import jit_train_step
@@ -48,7 +49,7 @@ def training(devices):
         learnt.both, layout, mesh, student.preprocessing, seed=0, generation=1
     )
     pipelines[devices] = pipeline
-    step, state = step_and_state(student)
+    step, state = step_and_state(part(student))
     whole = partitioning.replicated(mesh)
     state = jax.device_put(state, whole)
     compiled = jit_train_step(step, mesh).lower(state, pipeline(0)).compile()
@@ -104,7 +105,7 @@ for devices in (1, 8):
 checkpoints = Checkpoints(pathlib.Path(folder))
 checkpoints.save(state)
 one = partitioning.replicated(partitioning.make_mesh(jax.devices()[:1]))
-like = jax.device_put(step_and_state(student)[1], one)
+like = jax.device_put(step_and_state(part(student))[1], one)
 back = checkpoints.restore_latest(like)
 checkpoints.close()
 found["restored_devices"] = sorted(

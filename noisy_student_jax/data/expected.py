@@ -1,0 +1,95 @@
+"""Data that are not here, counted as a config expects them: a plan needs no more.
+
+A plan for 300 million images is made where they are not. What it needs of them is how
+many there are, and ``data.expected`` says it.
+"""
+
+import glob
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from noisy_student_jax.console import printable
+from noisy_student_jax.data.opening import STREAMED, Counted
+from noisy_student_jax.data.sources import Dataset
+from noisy_student_jax.errors import UserError
+
+ASSUMED = "sizes"
+"""The fact of a data set that says on whose word it is so large."""
+
+
+class CountedRecords(Counted):
+    """Encoded records that are only counted."""
+
+    def read_encoded(self, indices: Sequence[int]) -> Any:
+        """Refuses: there is nothing to be read.
+
+        Raises:
+          UserError: always.
+        """
+        raise UserError("these records are only counted, and cannot be read")
+
+
+def absent(data: Any) -> list[str]:
+    """Returns which places are not on this machine, each as a phrase.
+
+    Args:
+      data: the config's ``data`` section. Nothing is said of one that expects no
+        sizes: what is wrong with its places is told when they are opened.
+    """
+    if not data.expected.labelled:
+        return []
+    places = dict(data.sources)
+    missing = [
+        f"{name} '{printable(place)}'"
+        for name, place in places.items()
+        if place and not _is_here(place)
+    ]
+    if not places["labeled"]:
+        missing.append("labeled (not given)")
+    if not (places["unlabeled"] or data.labels_per_class):
+        missing.append("unlabeled (not given)")
+    return missing
+
+
+def counted(data: Any, *, name: str, absent: Sequence[str]) -> Dataset:
+    """Returns a data set of the sizes that a config expects.
+
+    Args:
+      data: the config's ``data`` section.
+      name: of the data set.
+      absent: which places are not here; kept as the reason.
+    """
+    expected = data.expected
+    streamed = data.road == "streamed" or any(
+        place.startswith(STREAMED) for place in data.sources.values()
+    )
+    kind = CountedRecords if streamed else Counted
+    # One label stands for all, and takes no room.
+    labels = np.broadcast_to(np.int64(0), (expected.labelled,))
+    return Dataset(
+        name=name,
+        classes=tuple(str(number) for number in range(expected.classes)),
+        labelled=kind(expected.labelled, labels),
+        pool=kind(expected.pool, None),
+        validation=kind(expected.validation, None),
+        test=kind(expected.test, None),
+        facts={ASSUMED: f"as config.data.expected says; not here: {', '.join(absent)}"},
+    )
+
+
+def _is_here(place: str) -> bool:
+    """Whether there is something at a place; it is not opened."""
+    kind, _, rest = place.partition(":")
+    if kind == "tfrecord":
+        pattern = str(pathlib.Path(rest).expanduser())
+        return bool(glob.glob(pattern))  # noqa: PTH207 - it may be absolute
+    if kind == "tfds":
+        name = rest.split(":")[0]
+        usual = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
+        folders = pathlib.Path(name), pathlib.Path(usual) / name
+        return any(folder.expanduser().is_dir() for folder in folders)
+    return pathlib.Path(place).expanduser().exists()

@@ -1,0 +1,22 @@
+"""The 1000 classes of ImageNet's challenge, which published weights tell apart."""
+
+import functools
+import pathlib
+
+_FILE = pathlib.Path(__file__).with_name("imagenet_classes.txt")
+
+
+@functools.cache
+def classes() -> tuple[str, ...]:
+    """Returns the classes in the order of the logits, as ``n01440764 tench``.
+
+    The name alone would not do: there are two cranes and two maillots.
+    """
+    lines = _FILE.read_text(encoding="utf-8").splitlines()
+    return tuple(line for line in lines if not line.startswith("#"))
+
+
+@functools.cache
+def synsets() -> tuple[str, ...]:
+    """Returns the classes' WordNet ids in the order of the logits."""
+    return tuple(name.split(" ")[0] for name in classes())

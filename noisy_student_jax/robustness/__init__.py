@@ -1,0 +1,1 @@
+"""Robustness: ``noisy-student evaluate --suite=…``, of any bundle or of a run."""

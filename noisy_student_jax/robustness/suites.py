@@ -1,0 +1,390 @@
+"""The suites: what each reads, counts and tells."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from noisy_student_jax.checkpoints.bundle import Bundle
+from noisy_student_jax.console import printable
+from noisy_student_jax.data import corruptions, suites
+from noisy_student_jax.data.sources import Source
+from noisy_student_jax.decoding import UndecodableImageError
+from noisy_student_jax.errors import UserError
+from noisy_student_jax.evaluation import fgsm
+from noisy_student_jax.evaluation import robustness as measures
+from noisy_student_jax.preprocessing import Preprocessing
+from noisy_student_jax.robustness.counting import Batches, Subject, count
+from noisy_student_jax.robustness.parts import Before, Parts
+
+RELEASED_CLASSES = 200
+"""Of ImageNet-A and of ImageNet-R."""
+
+
+def some_classes(subject: Subject, place: pathlib.Path, parts: Parts) -> dict[str, Any]:
+    """ImageNet-A or -R: the model may only predict the classes that have a folder."""
+    bundle = subject.bundle
+    source, matched, left_out = suites.open_classes(place, bundle.classes, parts.suite)
+    found = parts.perform(
+        "",
+        len(source),
+        lambda before: count(subject, source, classes=matched.classes, before=before),
+    )
+    warnings = _told(matched.unknown, left_out)
+    if len(matched.classes) != RELEASED_CLASSES:
+        warnings.append(
+            f"predictions are restricted to {len(matched.classes)} classes; the"
+            f" released set has {RELEASED_CLASSES}, so that this is not its score"
+        )
+    return {
+        **found,
+        "restricted_to": [bundle.classes[index] for index in matched.classes],
+        "left_out": left_out,
+        "preprocessing": dataclasses.asdict(bundle.preprocessing),
+        "warnings": warnings,
+    }
+
+
+def imagenet_c(subject: Subject, place: pathlib.Path, parts: Parts) -> dict[str, Any]:
+    """ImageNet-C: CE of each corruption, mCE, and top-1 over all of them."""
+    kinds, others = suites.find_kinds(place, measures.CORRUPTIONS)
+    cut = whole_image(subject.bundle)
+    warnings = size_warnings(subject.bundle)
+    missing = [c for c in measures.CORRUPTIONS if c not in kinds]
+    there: list[tuple[str, int, pathlib.Path]] = []
+    for corruption, folder in kinds.items():
+        for severity in measures.SEVERITIES:
+            if (folder / str(severity)).is_dir():
+                there.append((corruption, severity, folder / str(severity)))
+            else:
+                missing.append(f"{corruption}/{severity}")
+    _must_hold_classes(subject, place, [folder for _, _, folder in there])
+    parts.expect([f"{corruption}/{severity}" for corruption, severity, _ in there])
+    cells: dict[str, dict[str, Any]] = {}
+    unusable: dict[str, str] = {}
+    for corruption, severity, folder in there:
+        name = f"{corruption}/{severity}"
+        found = _one_cell(subject, folder, parts, name, cut)
+        unusable |= found.pop("unusable")
+        cells.setdefault(corruption, {})[str(severity)] = found
+    errors = {
+        corruption: [1 - cell["top1"] for cell in of.values()]
+        for corruption, of in cells.items()
+        if len(of) == len(measures.SEVERITIES)
+    }
+    every = [value for of in errors.values() for value in of]
+    warnings += _cell_warnings(cells)
+    if missing:
+        warnings.append(
+            f"missing: {', '.join(missing)}; mCE and top-1 are means over"
+            f" {len(measures.CORRUPTIONS)} corruptions at 5 severities, and not given"
+        )
+    return {
+        "images": sum(c["images"] for of in cells.values() for c in of.values()),
+        "mce": None if missing else measures.mean_corruption_error(errors),
+        "ce": {c: 100 * v for c, v in measures.corruption_errors(errors).items()},
+        "top1": None if missing else 1 - float(np.mean(every)),
+        "errors": {
+            corruption: {severity: 1 - cell["top1"] for severity, cell in of.items()}
+            for corruption, of in cells.items()
+        },
+        "missing": missing,
+        "other_folders": list(others),
+        "extras": [
+            name
+            for name in others
+            if name.rpartition("/")[2] in measures.EXTRA_CORRUPTIONS
+        ],
+        "unusable": unusable,
+        "preprocessing": dataclasses.asdict(cut),
+        "warnings": warnings,
+    }
+
+
+def _must_hold_classes(
+    subject: Subject, place: pathlib.Path, severities: list[pathlib.Path]
+) -> None:
+    """Looks into every folder, before time is spent on the first."""
+    if not severities:
+        raise UserError(
+            f"the corruptions of '{printable(str(place))}' have no folders 1 to 5, one"
+            " for each severity: give the folder that the archives were unpacked into"
+        )
+    for folder in severities:
+        names = suites.folders_in(folder)
+        suites.match(names, subject.bundle.classes, printable(str(folder)))
+
+
+def _one_cell(
+    subject: Subject, folder: pathlib.Path, parts: Parts, name: str, cut: Preprocessing
+) -> dict[str, Any]:
+    """One corruption at one severity; listed only now, so that memory stays flat."""
+    source, matched, left_out = suites.open_classes(
+        folder, subject.bundle.classes, f"{parts.suite}/{name}"
+    )
+    found = parts.perform(
+        name,
+        len(source),
+        lambda before: count(subject, source, preprocessing=cut, before=before),
+    )
+    return {**found, "classes": len(matched.classes), "left_out": left_out}
+
+
+def _cell_warnings(cells: dict[str, dict[str, Any]]) -> list[str]:
+    sizes = {f"{c}/{s}": cell for c, of in cells.items() for s, cell in of.items()}
+    most = max(cell["images"] for cell in sizes.values())
+    fewer = [name for name, cell in sizes.items() if cell["images"] < most]
+    warnings = []
+    if fewer:
+        warnings.append(
+            f"{len(fewer)} of {len(sizes)} folders have fewer than {most:,} usable"
+            f" images, the first being {fewer[0]} with"
+            f" {sizes[fewer[0]]['images']:,}: the same images are meant to be in each"
+        )
+    left_out: dict[str, int] = {}
+    for cell in sizes.values():
+        for why, number in cell["left_out"].items():
+            left_out[why] = left_out.get(why, 0) + number
+    warnings += [f"left out: {n:,} {why}" for why, n in left_out.items()]
+    return warnings
+
+
+def imagenet_p(
+    subject: Subject,
+    place: pathlib.Path,
+    parts: Parts,
+    *,
+    alexnet: dict[str, float] | None = None,
+) -> dict[str, Any]:
+    """ImageNet-P: flip probabilities, top-1 over all frames, and mFR if normalised.
+
+    Args:
+      subject: the model.
+      place: the folder of perturbations.
+      parts: of the suite.
+      alexnet: AlexNet's flip probability for each perturbation; None gives no mFR.
+    """
+    kinds, others = suites.find_kinds(place, measures.PERTURBATIONS)
+    cut = whole_image(subject.bundle)
+    missing = [p for p in measures.PERTURBATIONS if p not in kinds]
+    parts.expect(list(kinds))
+    warnings, found, left_out = size_warnings(subject.bundle), {}, {}
+    for name, folder in kinds.items():
+        clips, out = suites.list_clips(folder, subject.bundle.classes)
+        for why, number in out.items():
+            left_out[why] = left_out.get(why, 0) + number
+        found[name] = parts.perform(
+            name,
+            len(clips),
+            lambda before, clips=clips, name=name: _flips(
+                subject, clips, cut, before, noise=name in measures.NOISES
+            ),
+            unit="clips",
+        )
+    flips = {name: of["flip_probability"] for name, of in found.items()}
+    frames = sum(of["frames"] for of in found.values())
+    warnings += [f"left out: {n:,} {why}" for why, n in left_out.items()]
+    if missing:
+        warnings.append(
+            f"missing: {', '.join(missing)}; means are over"
+            f" {len(measures.PERTURBATIONS)} perturbations, and not given"
+        )
+    if alexnet is None:
+        warnings.append(
+            "flip probabilities are not normalised: AlexNet's could not be verified, so"
+            " that there is no mFR; --alexnet-flips=FILE takes them"
+        )
+    whole = not missing
+    return {
+        "clips": sum(of["clips"] for of in found.values()),
+        "frames": frames,
+        "mfr": measures.mean_flip_rate(flips, alexnet) if alexnet and whole else None,
+        "flip_probability": flips,
+        "mean_flip_probability": float(np.mean(list(flips.values())))
+        if whole
+        else None,
+        "top1": sum(of["right"] for of in found.values()) / frames if whole else None,
+        "alexnet_flips": alexnet,
+        "missing": missing,
+        "other_folders": list(others),
+        "unusable": {k: v for of in found.values() for k, v in of["unusable"].items()},
+        "preprocessing": dataclasses.asdict(cut),
+        "warnings": warnings,
+    }
+
+
+def _flips(
+    subject: Subject,
+    clips: list[suites.Clip],
+    cut: Preprocessing,
+    before: Before,
+    *,
+    noise: bool,
+) -> dict[str, Any]:
+    """Predicts the clips of one perturbation, some at a time; counts flips."""
+    fractions, frames, right = [], 0, 0
+    unusable: dict[str, str] = {}
+    waiting: list[tuple[int, np.ndarray]] = []
+
+    def predict() -> None:
+        nonlocal frames, right
+        whole = np.concatenate([pixels for _, pixels in waiting])
+        logits = subject.predictor(subject.variables, whole)["logits"]
+        at = 0
+        for label, pixels in waiting:
+            classes = logits[at : at + len(pixels)].argmax(axis=1)
+            at += len(pixels)
+            fractions.append(measures.flip_fraction(classes, noise=noise))
+            frames, right = frames + len(classes), right + int((classes == label).sum())
+        waiting.clear()
+
+    for number, clip in enumerate(clips):
+        before(number)
+        try:
+            read = suites.read_clip(clip)
+        except UndecodableImageError as error:
+            unusable[clip.key] = str(error)
+            continue
+        waiting.append((clip.label, cut.apply_all(read)))
+        if sum(len(pixels) for _, pixels in waiting) >= subject.predictor.batch:
+            predict()
+    if waiting:
+        predict()
+    if not fractions:
+        key, reason = next(iter(unusable.items()))
+        raise UserError(
+            f"none of the {len(clips)} clips can be used, the first being"
+            f" '{printable(key)}' ({reason}): repair or replace them"
+        )
+    return {
+        "flip_probability": float(np.mean(fractions)),
+        "clips": len(fractions),
+        "frames": frames,
+        "right": right,
+        "unusable": unusable,
+    }
+
+
+def attacked(
+    subject: Subject, source: Source, parts: Parts, *, epsilons: tuple[float, ...]
+) -> dict[str, Any]:
+    """FGSM: top-1 after one signed-gradient step of each size, and before any."""
+
+    def work(before: Before) -> dict[str, Any]:
+        sign_of = fgsm.gradient_sign(subject.predictor)
+        cut, batch = subject.bundle.preprocessing, subject.predictor.batch
+        batches = Batches(source, cut, batch, before)
+        images, right = 0, dict.fromkeys((0.0, *epsilons), 0)
+        for pixels, labels in batches:
+            sign = sign_of(subject.variables, pixels, labels)
+            images += len(labels)
+            for epsilon in right:
+                moved = fgsm.step(pixels, sign, epsilon)
+                logits = subject.predictor(subject.variables, moved)["logits"]
+                right[epsilon] += int((logits.argmax(axis=1) == labels).sum())
+        return {
+            "images": images,
+            "top1": {f"{epsilon:g}": n / images for epsilon, n in right.items()},
+            "unusable": batches.unusable,
+        }
+
+    found = parts.perform("", len(source), work)
+    top1 = dict(found["top1"])
+    return {
+        "images": found["images"],
+        "clean_top1": top1.pop("0"),
+        "top1": top1,
+        "resolution": subject.bundle.preprocessing.resolution,
+        "unusable": found["unusable"],
+        "warnings": [],
+    }
+
+
+def corrupted(subject: Subject, source: Source, parts: Parts) -> dict[str, Any]:
+    """The 15 corruptions at 5 severities, made of any images; no normaliser."""
+    corruptions.load()
+    names = [
+        f"{corruption}/{severity}"
+        for corruption in measures.CORRUPTIONS
+        for severity in measures.SEVERITIES
+    ]
+    parts.expect(["clean", *names])
+
+    def one(name: str, images: Source) -> dict[str, Any]:
+        return parts.perform(
+            name, len(images), lambda before: count(subject, images, before=before)
+        )
+
+    clean = one("clean", source)
+    errors = {
+        corruption: [
+            1
+            - one(
+                f"{corruption}/{severity}",
+                corruptions.CorruptedSource(source, corruption, severity),
+            )["top1"]
+            for severity in measures.SEVERITIES
+        ]
+        for corruption in measures.CORRUPTIONS
+    }
+    mean, before = float(np.mean(list(errors.values()))), 1 - clean["top1"]
+    return {
+        "images": clean["images"],
+        "clean_error": before,
+        "mean_error": mean,
+        "increase": mean - before,
+        "relative": mean / before if before else None,
+        "errors": errors,
+        "made_by": corruptions.version(),
+        "unusable": clean["unusable"],
+        "warnings": [],
+    }
+
+
+def whole_image(bundle: Bundle) -> Preprocessing:
+    """Returns the model's preprocessing for images that are cropped already.
+
+    The images of ImageNet-C and -P are the centre crops of 224 pixels: they are
+    resized to the model's size, and not cropped once more.
+    """
+    return dataclasses.replace(bundle.preprocessing, crop_padding=0)
+
+
+def size_warnings(bundle: Bundle) -> list[str]:
+    """Warns of weights that were fine-tuned at another size than they were trained at.
+
+    The paper evaluates ImageNet-C and -P at the training size: of L2 with the weights
+    of 475 pixels, without FixRes.
+    """
+    side = bundle.preprocessing.resolution
+    l2 = bundle.architecture == "efficientnet_l2" and side > 475
+    if not (l2 or _speaks_of_fixres(bundle.origin)):
+        return []
+    return [
+        f"these weights were fine-tuned by FixRes for {side} pixels; ImageNet-C and -P"
+        " are meant to be evaluated at the training size, with the weights before it"
+    ]
+
+
+def _speaks_of_fixres(value: Any) -> bool:
+    """Whether a bundle's origin names FixRes anywhere, and does not deny it."""
+    if isinstance(value, dict):
+        return any(
+            ("fixres" in str(key).lower() and bool(of)) or _speaks_of_fixres(of)
+            for key, of in value.items()
+        )
+    if isinstance(value, (list, tuple)):
+        return any(_speaks_of_fixres(one) for one in value)
+    return isinstance(value, str) and "fixres" in value.lower()
+
+
+def _told(unknown: tuple[str, ...], left_out: dict[str, int]) -> list[str]:
+    warnings = [f"left out: {number:,} {why}" for why, number in left_out.items()]
+    if unknown:
+        some = ", ".join(printable(name) for name in unknown[:5])
+        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+        warnings.append(
+            f"{len(unknown)} folders are no class of the model's: {some}{more}"
+        )
+    return warnings

@@ -1,0 +1,87 @@
+"""The configs of the repository: each is built, and its training steps are traced."""
+
+import dataclasses
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+from support import CONFIGS, planned
+
+from noisy_student_jax import generation, starting
+from noisy_student_jax.part import part
+from noisy_student_jax.training.state import TrainState
+
+STEMS = [path.stem for path in CONFIGS]
+
+
+def with_plain_model(student):
+    """Returns a student whose model is computed as on an accelerator with much memory.
+
+    It computes the same. Alternatives for the CPU, and blocks that are computed twice,
+    take as long again to trace, and have tests of their own.
+    """
+    config = student.config.copy_and_resolve_references()
+    with config.unlocked():
+        config.model.update(depthwise="grouped", remat=False)
+    return dataclasses.replace(student, config=config)
+
+
+def kind(student):
+    """Tells students apart whose steps are not one, but for the sizes of the batch."""
+    train = student.config.train.to_dict()
+    for size in ("batch", "ratio", "steps", "epochs", "decay_epochs"):
+        del train[size]
+    model = (student.config.model.name, student.resolution)
+    return model, repr(sorted(student.arguments.items())), repr(sorted(train.items()))
+
+
+def abstract_batch(student):
+    total, side = student.layout.total, student.resolution
+    each = jax.ShapeDtypeStruct((total,), jnp.float32)
+    return {
+        "image": jax.ShapeDtypeStruct((total, side, side, 3), jnp.uint8),
+        "target": jax.ShapeDtypeStruct((total, student.run.task.outputs), jnp.float32),
+        "weight": each,
+        "stream": jax.ShapeDtypeStruct((total,), jnp.int32),
+        "noise": {"dropout": each, "stochastic_depth": each},
+    }
+
+
+def trace(student, monkeypatch):
+    """Traces a step from a state made of shapes: nothing is drawn or computed."""
+    create = TrainState.create
+
+    def create_abstractly(variables, optimizer, **numbers):
+        known = functools.partial(create, optimizer=optimizer, **numbers)
+        return jax.eval_shape(known, variables)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(starting, "initial_variables", lambda one: one.shapes)
+        patch.setattr(TrainState, "create", create_abstractly)
+        step, state = generation.step_and_state(part(student))
+    return state, *jax.eval_shape(step, state, abstract_batch(student))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=STEMS)
+def test_a_config_can_be_trained(path, monkeypatch):
+    run = planned(path)
+    generation.check(run)
+    students = {}
+    for student in map(with_plain_model, run.students):
+        known = students.setdefault(kind(student), student)
+        if student.layout.total > known.layout.total:
+            students[kind(student)] = student
+    for student in students.values():
+        before, after, metrics = trace(student, monkeypatch)
+        assert jax.tree.map(jnp.shape, before) == jax.tree.map(jnp.shape, after)
+        assert {"loss", "labelled/loss", "pseudo/loss"} <= metrics.keys()
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=STEMS)
+def test_a_config_says_how_it_is_run_and_what_to_expect(path):
+    docstring = path.read_text(encoding="utf-8").split('"""')[1]
+    assert f"--config=configs/{path.name}" in docstring or "launch/" in docstring
+    assert re.search(r"\bHardware\b|\bTime\b", docstring)
+    assert "o expect" in docstring
