@@ -39,6 +39,7 @@ LEAST_SIDE = 32
 STRIDE = 1.19
 IN_PIXELS = (
     "model.crop_padding",
+    "fixres.resolution",
     *(
         f"noise.{stream}.{name}"
         for stream in ("labelled", "pseudo")
@@ -159,6 +160,9 @@ def _fewer_steps(student: Student, percent: int) -> list[tuple]:
     changed = [("train.steps", steps, told)]
     if train.epochs:
         changed.append(("train.epochs", 0.0, told))
+    if student.final is not student:
+        fewer = max(1, round(student.final.steps * steps / student.steps))
+        changed.append(("fixres.steps", fewer, told))
     for name in ("warmup_epochs", "decay_epochs"):
         value = train[name] * steps / student.steps
         if value != train[name]:

@@ -11,6 +11,7 @@ from noisy_student_jax import (
     deciding,
     decisions,
     files,
+    fixres,
     judgement,
     planning,
     stages,
@@ -103,7 +104,7 @@ def select(options: Options, interruption: Interruption) -> int:
     summary = selection.select(
         options.labels,
         options.output,
-        SelectionOptions(**config.selection.to_dict()),
+        SelectionOptions.from_config(config.selection),
     )
     for warning in summary["warnings"]:
         console.warn(warning)
@@ -329,7 +330,10 @@ def _perform(one: Run, options: Options, *, only: set[str] | None = None) -> Non
 def _one_stage(options: Options, interruption: Interruption, kind: str) -> int:
     one = _open_run(options, interruption)
     name = _stage_name(one, options, kind)
-    only = {name, "data"} if kind == "train" else {name}
+    only = {name}
+    if kind == "train":
+        # What is trained is fine-tuned as well, if the config says so.
+        only |= {"data", f"{name.removesuffix('train')}{fixres.STAGE}"}
     _perform(one, options, only=only)
     return 0
 

@@ -6,7 +6,7 @@ from noisy_student_jax.chips import CHIPS
 
 ConfigDict = ml_collections.ConfigDict
 
-GENERATION_SECTIONS = ("model", "train", "noise", "labels", "selection")
+GENERATION_SECTIONS = ("model", "train", "noise", "labels", "selection", "fixres")
 """What a generation may say for itself; the rest is the run's."""
 
 LABELS_ONLY = ("control", "probe", "fine_tuning")
@@ -17,6 +17,7 @@ DEFINED = {
     "probe": {
         "train": {"part": "head", "ratio": 0.0},
         "noise": {"labelled": {"dropout": False}},
+        "fixres": {"resolution": 0},
     },
     "fine_tuning": {"train": {"part": "all", "ratio": 0.0}},
 }
@@ -137,13 +138,21 @@ def base_config() -> ConfigDict:
                 "ema_decay": 0.9999,
             },
             "noise": {"labelled": dict(noise), "pseudo": dict(noise)},
-            "labels": {"batch": 256, "top_k": 0},
+            "labels": {"batch": 256, "top_k": 0, "mode": "stored"},
             "selection": {
                 "method": "paper",
                 "min_score": 0.3,
                 "per_class": 130_000,
                 "max_copies": 0,
                 "seed": 0,
+                "relabel": False,
+            },
+            "fixres": {
+                "resolution": 0,
+                "epochs": 1.5,
+                "steps": 0,
+                "frozen_blocks": 0,
+                "batch": 0,
             },
             "generations": (),
             "control": {"enabled": True},
@@ -187,6 +196,7 @@ CHOICES = {
     "train.schedule": ("exponential", "cosine", "constant"),
     "train.loss_normalization": ("code", "sum", "average"),
     "train.targets": ("soft", "hard"),
+    "labels.mode": ("stored", "on_the_fly"),
     "selection.method": ("paper", "reference", "all"),
     "plan.chip": ("", *CHIPS),
 }
@@ -251,6 +261,11 @@ RANGES = {
     "selection.per_class": _AT_LEAST_ONE,
     "selection.max_copies": _AT_LEAST_ZERO,
     "selection.seed": (0, 2**31 - 1),
+    "fixres.resolution": _AT_LEAST_ZERO,
+    "fixres.epochs": _AT_LEAST_ZERO,
+    "fixres.steps": _AT_LEAST_ZERO,
+    "fixres.frozen_blocks": (-1, 10_000),
+    "fixres.batch": _AT_LEAST_ZERO,
     "evaluation.batch": _AT_LEAST_ONE,
     "evaluation.confidence": (0.5, 0.9999),
     "evaluation.bootstrap": (100, 10_000_000),

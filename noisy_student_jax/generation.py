@@ -3,13 +3,23 @@
 import dataclasses
 import functools
 import math
+import pathlib
 from typing import Any
 
 import jax
 import numpy as np
 import pyarrow as pa
 
-from noisy_student_jax import console, files, starting, streams, train_loop, types
+from noisy_student_jax import (
+    console,
+    files,
+    fixres,
+    models,
+    starting,
+    streams,
+    train_loop,
+    types,
+)
 from noisy_student_jax.checkpoints import bundle as bundles
 from noisy_student_jax.checkpoints.bundle import Bundle
 from noisy_student_jax.data.sources import Source, key_hashes, shard_bounds
@@ -30,11 +40,16 @@ from noisy_student_jax.training import optimizer as optimizers
 from noisy_student_jax.training import partitioning
 from noisy_student_jax.training.optimizer import OptimizerOptions
 from noisy_student_jax.training.state import TrainState
-from noisy_student_jax.training.step import StepOptions, TrainStep, make_train_step
+from noisy_student_jax.training.step import (
+    StepOptions,
+    Teacher,
+    TrainStep,
+    make_train_step,
+)
 from noisy_student_jax.types import PyTree
 
 MODEL = "model"
-RAW_MODEL = "train/raw_model"
+RAW_MODEL = "raw_model"
 EVALUATION = "evaluation.json"
 PREDICTIONS = "predictions.parquet"
 
@@ -45,7 +60,7 @@ def check(run: Run) -> None:
     Raises:
       UserError: names the generation, what is wrong with it, and what to do.
     """
-    for look in (_check_config, _check_model):
+    for look in (_check_config, _check_model, _check_fixres):
         for student in run.students:
             try:
                 look(student)
@@ -67,10 +82,30 @@ def _check_config(student: Student) -> None:
         noise = streams.input_noise(student, stream)
         noise.check(height=student.resolution, width=student.resolution)
     if student.teacher:
-        SelectionOptions(**config.selection.to_dict())
+        SelectionOptions.from_config(config.selection)
+    _check_kept_selection(student)
     if student.config.train.part == "head":
         head(student)
     student.preprocessing  # noqa: B018 - checks itself
+
+
+def _check_kept_selection(student: Student) -> None:
+    """Refuses options of a selection that is not made."""
+    if not student.kept_selection:
+        return
+    ours, theirs = (
+        SelectionOptions.from_config(one.config.selection)
+        for one in (student, student.teacher)
+    )
+    for field in dataclasses.fields(SelectionOptions):
+        own, earlier = (getattr(one, field.name) for one in (ours, theirs))
+        if own != earlier:
+            raise UserError(
+                f"config.selection.{field.name} is {own} and {student.teacher.name}'s"
+                f" {earlier}, but with selection.relabel it keeps the selection of"
+                f" {student.teacher.name}: give both the same, or set"
+                f" generations[{student.generation}].selection.relabel to false"
+            )
 
 
 def _check_batch_norm_group(student: Student) -> None:
@@ -100,10 +135,36 @@ def _check_model(student: Student) -> None:
         starting.check_teacher(student)
     elif student.config.model.init not in ("", starting.TEACHER):
         starting.initial_variables(student)
+    _check_on_the_fly(student)
+
+
+def _check_on_the_fly(student: Student) -> None:
+    if not student.taught_on_the_fly:
+        return
+    if student.config.train.part == "head":
+        raise UserError(
+            "config.labels.mode is 'on_the_fly', but config.train.part is 'head', which"
+            " sees features and no images: use 'stored'"
+        )
+    task = student.run.task
+    if not hasattr(task, "taught_targets"):
+        raise UserError(
+            f"config.labels.mode is 'on_the_fly', but task '{task.name}' has no"
+            " taught_targets(predictions): write it, or use 'stored'"
+        )
+
+
+def _check_fixres(student: Student) -> None:
+    if student.final is not student:
+        _check_config(student.final)
+        fixres.check(student.final)
 
 
 def train(student: Student) -> dict[str, Any]:
-    """Trains a student on its streams; writes its bundle (EMA), and the raw one."""
+    """Trains a student on its streams; writes its bundle (EMA), and the raw one.
+
+    Or fine-tunes it, if it is one of `fixres.fine_tuned`.
+    """
     run = student.run
     mesh = partitioning.make_mesh()
     layout = student.layout
@@ -111,7 +172,8 @@ def train(student: Student) -> dict[str, Any]:
     trained = part(student)
     learnt = streams.make(student).read_by(trained)
     validate = _validation(trained)
-    step, state = step_and_state(trained)
+    teacher, taught_by = teacher_of(student)
+    step, state = step_and_state(trained, teacher=teacher)
     pipeline = streams.open_pipeline(student, learnt, mesh, trained.preprocessing)
     run.progress.start(1, "")
     try:
@@ -121,12 +183,13 @@ def train(student: Student) -> dict[str, Any]:
             pipeline,
             _loop_options(student),
             mesh=mesh,
-            folder=student.folder / "train",
+            folder=student.folder / student.stage,
             batch_size=layout.total,
             validate=validate,
             records=pipeline.records,
             interruption=run.interruption,
             progress=run.progress,
+            taught_by=taught_by,
         )
     finally:
         pipeline.close()
@@ -143,21 +206,46 @@ def train(student: Student) -> dict[str, Any]:
     }
 
 
-def step_and_state(trained: Part) -> tuple[TrainStep, TrainState]:
-    """Builds a student's training step and the state that it starts from."""
+def teacher_of(student: Student) -> tuple[Teacher | None, PyTree | None]:
+    """Returns what labels in a student's steps, and its variables; None if nothing."""
+    if not student.taught_on_the_fly:
+        return None, None
+    task, bundle = student.run.task, bundles.read(student.teacher.folder / MODEL)
+    teacher = Teacher(
+        models.create(bundle.architecture, **bundle.arguments),
+        lambda outputs: task.taught_targets(task.predict(outputs)),
+        mean=bundle.preprocessing.mean,
+        std=bundle.preprocessing.std,
+    )
+    return teacher, bundle.variables
+
+
+def step_and_state(
+    trained: Part, *, teacher: Teacher | None = None
+) -> tuple[TrainStep, TrainState]:
+    """Builds a student's training step and the state that it starts from.
+
+    Args:
+      trained: the part of it that is trained.
+      teacher: what labels in the step, if anything does.
+    """
     student = trained.student
     run, config = student.run, student.config
     options = OptimizerOptions.from_config(config.train)
     schedule = optimizers.make_schedule(
         options,
         batch=config.train.batch,
-        steps=student.steps,
+        steps=student.schedule_start + student.steps,
         steps_per_epoch=student.steps_per_epoch,
+        start=student.schedule_start,
     )
-    optimizer = optimizers.make_optimizer(options, schedule)
-    layout = student.layout
+    layout, module = student.layout, trained.module
+    if student.trained:
+        module = student.trainee
+    frozen = getattr(module, "frozen", ())
+    optimizer = optimizers.make_optimizer(options, schedule, frozen=frozen)
     step = make_train_step(
-        trained.module,
+        module,
         functools.partial(run.task.loss, options=loss_options(student)),
         optimizer,
         schedule,
@@ -169,12 +257,18 @@ def step_and_state(trained: Part) -> tuple[TrainStep, TrainState]:
             ema_decay=config.train.ema_decay,
             microbatches=config.train.microbatches,
             group=_companions(student),
+            frozen=frozen,
         ),
         mean=trained.preprocessing.mean,
         std=trained.preprocessing.std,
+        teacher=teacher,
     )
     numbers = {"seed": run.config.seed, "generation": student.number}
-    return step, TrainState.create(trained.initial(), optimizer, **numbers)
+    if student.trained:
+        variables = bundles.read(student.trained.bundle).variables
+    else:
+        variables = trained.initial()
+    return step, TrainState.create(variables, optimizer, **numbers)
 
 
 def _companions(student: Student) -> int:
@@ -205,9 +299,10 @@ def evaluate(student: Student) -> dict[str, Any]:
     run, batch = student.run, student.run.config.evaluation.batch
     ema = bundles.read(student.folder / MODEL)
     # Of a given teacher there is one set of weights.
-    raw = ema if student.adopted else bundles.read(student.folder / RAW_MODEL)
+    made_in = student.folder / student.final.stage
+    raw = ema if student.adopted else bundles.read(made_in / RAW_MODEL)
     refuse_overlap(ema, run.dataset.test)
-    trained = part(student)
+    trained = part(student.final)
     predictor = Predictor(run.task, trained.module, trained.preprocessing, batch=batch)
     splits, judged = {}, ("validation", "test")
     sources = run.dataset.parts()
@@ -248,7 +343,7 @@ def label_pool(teacher: Student) -> dict[str, Any]:
     """Has a teacher's bundle label the pool, un-noised (paper §2, step 2)."""
     run, config = teacher.run, teacher.config
     bundle = bundles.read(teacher.folder / MODEL)
-    trained = part(teacher)
+    trained = part(teacher.final)
     pool = trained.source(run.dataset.pool, "pool")
     bounds = shard_bounds(len(pool), min(run.config.data.pool_shards, len(pool)))
     return label.label_pool(
@@ -280,6 +375,10 @@ def select_pseudo_labels(teacher: Student, student: Student) -> dict[str, Any]:
         compared with its validation images; or as `selection.select`.
     """
     run, folder = teacher.run, teacher.folder / "selection"
+    kept = student.kept_selection
+    options = SelectionOptions.from_config(student.config.selection)
+    if kept:
+        options = selection.kept_options(kept)
     if (folder / selection.SUMMARY).is_file():
         # Written whole by a run that was stopped before it could say so.
         summary = files.read_json(folder / selection.SUMMARY)
@@ -287,10 +386,11 @@ def select_pseudo_labels(teacher: Student, student: Student) -> dict[str, Any]:
         summary = selection.select(
             teacher.folder / "labels",
             folder,
-            SelectionOptions(**student.config.selection.to_dict()),
+            options,
             targets=run.task.stored_targets,
             classes=run.dataset.classes,
             expected=_expected(teacher),
+            kept=kept,
         )
     for warning in summary["warnings"]:
         console.warn(warning)
@@ -353,8 +453,12 @@ def _write_bundles(trained: Part, state: TrainState, trained_on: np.ndarray) -> 
     student = trained.student
     run, teacher, start = student.run, student.teacher, starting.given(student)
     taught_by = bundles.read(teacher.folder / MODEL).sha256 if teacher else None
+    refined = {}
+    if student.trained:
+        before = bundles.read(student.trained.bundle).sha256
+        refined = {"fixres": fixres.origin(student, before)}
 
-    def write(variables: PyTree, weights: str, place: str) -> str:
+    def write(variables: PyTree, weights: str, folder: pathlib.Path) -> str:
         bundle = Bundle(
             architecture=student.config.model.name,
             arguments=student.arguments,
@@ -365,19 +469,20 @@ def _write_bundles(trained: Part, state: TrainState, trained_on: np.ndarray) -> 
             origin={
                 "generation": student.generation,
                 "dataset": run.dataset.name,
-                "steps": student.steps,
+                "steps": (student.trained or student).steps,
                 "seed": run.config.seed,
                 "weights": weights,
                 "teacher": taught_by,
                 "started_from": start.sha256 if start else None,
                 "part_trained": student.config.train.part,
+                **refined,
             },
             trained_on=trained_on,
         )
-        return bundles.write(bundle, student.folder / place).sha256
+        return bundles.write(bundle, folder).sha256
 
-    write(state.raw_variables, "raw", RAW_MODEL)
-    return write(state.ema_variables, "ema", MODEL)
+    write(state.raw_variables, "raw", student.folder / student.stage / RAW_MODEL)
+    return write(state.ema_variables, "ema", student.bundle)
 
 
 def refuse_overlap(bundle: Bundle, test: Source) -> None:

@@ -10,6 +10,7 @@ from noisy_student_jax.checkpoints import bundle as bundles
 from noisy_student_jax.errors import UserError
 from noisy_student_jax.evaluation import statistics
 from noisy_student_jax.generation import EVALUATION, MODEL, PREDICTIONS
+from noisy_student_jax.report import formatting
 from noisy_student_jax.run import CONTROL, FINE_TUNING, TITLES, Run, Student
 
 SUMMARY = "summary.json"
@@ -63,7 +64,7 @@ def summarize(run: Run) -> dict[str, Any]:
 def table(run: Run, summary: dict[str, Any]) -> str:
     """Draws the table that a run ends with."""
     metric = summary["primary_metric"]
-    head = ("", "model", "parameters", "labelled", "pseudo", f"{metric} raw")
+    head = ("", "model", "parameters", "px", "labelled", "pseudo", f"{metric} raw")
     interval = f"{run.config.evaluation.confidence:.0%} interval"
     rows = [(*head, f"{metric} EMA", interval, "time")]
     entries = [
@@ -79,6 +80,7 @@ def table(run: Run, summary: dict[str, Any]) -> str:
                 name,
                 entry["model"],
                 f"{entry['parameters']:,}",
+                formatting.resolution(entry),
                 f"{entry['labelled']:,}",
                 f"{entry['pseudo_labelled']:,}",
                 f"{100 * entry['raw'][metric]:.1f}",
@@ -114,20 +116,27 @@ def _trained(student: Student) -> dict[str, Any]:
     """Returns what the summary says of a trained model."""
     ledger = student.run.ledger
     trained = ledger.manifest(f"{student.name}/train")
+    final = student.final
+    refined = ledger.manifest(f"{student.name}/{final.stage}")
     evaluation = files.read_json(student.folder / EVALUATION)
     test, validation = (evaluation["splits"][part] for part in ("test", "validation"))
     seconds = sum(
         manifest["seconds"]
-        for stage in ("train", "evaluate", "label", "select")
+        for stage in dict.fromkeys(
+            ("train", final.stage, "evaluate", "label", "select")
+        )
         if (manifest := ledger.manifest(f"{student.name}/{stage}"))
     )
     return {
         "model": evaluation["model"],
         "parameters": trained["counts"]["parameters"],
-        "resolution": student.resolution,
+        "resolution": final.resolution,
+        # Before FixRes, which draws more images.
+        "trained_at": student.resolution,
         "labelled": trained["counts"]["labelled"],
         "pseudo_labelled": trained["counts"]["pseudo_labelled"],
-        "images_drawn": trained["counts"]["images_drawn"],
+        "images_drawn": trained["counts"]["images_drawn"]
+        + (refined["counts"]["images_drawn"] if final.trained else 0),
         "metrics": test["ema"],
         "raw": test["raw"],
         "interval": test["interval"],

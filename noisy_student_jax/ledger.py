@@ -13,6 +13,7 @@ import importlib.metadata
 import os
 import pathlib
 import platform
+import shutil
 import time
 from typing import Any
 
@@ -167,6 +168,53 @@ class Ledger:
             target.parent.mkdir(parents=True, exist_ok=True)
             path.rename(target)
         return folder
+
+    def misplaced(self, stage: str, elsewhere: dict[str, str]) -> dict[str, str]:
+        """Returns the outputs of a finished stage that have another name so far.
+
+        Args:
+          stage: its name.
+          elsewhere: the other name of an output, by the name that it should have.
+
+        Returns:
+          Some of `elsewhere`.
+        """
+        recorded = self.manifest(stage)["outputs"]
+        return {
+            new: old
+            for new, old in elsewhere.items()
+            if any(path.startswith(f"{old}/") for path in recorded)
+        }
+
+    def relocate(self, stage: str, old: str, new: str) -> None:
+        """Gives an output of a finished stage another name.
+
+        It is copied, so that at every moment its manifest is true; what remains under
+        the old name belongs to nobody. What another stage had made under the new name
+        is moved to ``superseded``, with the rest of that stage.
+
+        Args:
+          stage: its name.
+          old: the output, a folder, relative to the run directory.
+          new: what it is to be called.
+        """
+        for path in self.folder.glob("*.json"):
+            record = files.read_json(path)
+            made = record.get("outputs", {})
+            if any(name.startswith(f"{new}/") for name in made):
+                folders = {"/".join(name.split("/")[:2]) for name in made}
+                self.supersede(record["stage"], sorted(folders))
+        shutil.rmtree(self.workdir / new, ignore_errors=True)
+        with files.atomic_directory(self.workdir / new) as temporary:
+            shutil.copytree(self.workdir / old, temporary, dirs_exist_ok=True)
+        manifest = self.manifest(stage)
+        manifest["outputs"] = {
+            f"{new}/{path.removeprefix(f'{old}/')}"
+            if path.startswith(f"{old}/")
+            else path: digest
+            for path, digest in manifest["outputs"].items()
+        }
+        files.write_json(self._path(stage), manifest)
 
     def _path(self, stage: str, suffix: str = "") -> pathlib.Path:
         return self.folder / f"{stage.replace('/', '.')}{suffix}.json"

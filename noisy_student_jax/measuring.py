@@ -128,7 +128,17 @@ def hours(student: Student, speed: Speed) -> dict[str, float]:
     for what, count in images.items():
         more = count / speed.label_images_per_second
         seconds[what] = seconds.get(what, 0) + more
+    if student.taught_on_the_fly:
+        # A forward pass of the teacher for each of these images.
+        share = student.teacher.final.flops / student.flops
+        taught = student.steps * student.layout.pseudo * share
+        seconds["train"] += taught / speed.label_images_per_second
     found = {what: one / 3600 for what, one in seconds.items()}
+    if (final := student.final) is not student:
+        # At another resolution; an image is taken to cost as its area.
+        after = speed.scaled((student.resolution / final.resolution) ** 2)
+        more = hours(final, after)
+        found = {what: one + more[what] for what, one in found.items()}
     return {**found, "total": sum(found.values())}
 
 

@@ -158,6 +158,12 @@ def run_text(facts: dict[str, Any]) -> str:
     if facts["control"]:
         entries.append(("control", facts["control"]))
     entries += [(entry["name"], entry) for entry in facts["baselines"]]
+    entries = [
+        (f"{name}{told}", one)
+        for name, entry in entries
+        for told, one in (("", entry), (", FixRes", entry["fixres"]))
+        if one
+    ]
     for name, entry in entries:
         lines.append(f"{name}: {_entry_text(entry)}")
         if facts["chip"] and entry["memory_per_device"] > facts["chip"]["memory"]:
@@ -188,6 +194,8 @@ def recipe(run: Run) -> str:
     lines += [f"  {name}: {len(part)}" for name, part in run.dataset.parts().items()]
     for student in run.students:
         lines += ["", *_student_recipe(student)]
+        if student.final is not student:
+            lines += _fixres_recipe(student.final)
     return "\n".join(lines)
 
 
@@ -243,6 +251,7 @@ def _fitted(facts: dict[str, Any]) -> list[str]:
 
 def _student_facts(student: Student, speeds: Speeds | None) -> dict[str, Any]:
     layout, dtype = student.layout, student.config.model.dtype
+    final = student.final
     floats = sum(leaf.size for leaf in jax.tree.leaves(student.shapes))
     # One copy of the gradients, beside what the state holds.
     copies = STATE_COPIES[student.config.train.optimizer] + 1
@@ -270,10 +279,27 @@ def _student_facts(student: Student, speeds: Speeds | None) -> dict[str, Any]:
         **_chip_hours(sum(spent.values()), plan),
         "memory_per_device": floats * FLOAT32 * copies
         + share * student.activation_bytes
-        + resident * 3 * student.resolution**2,
+        + resident * 3 * student.resolution**2
+        + _taught_bytes(student, resident=resident),
         "disk": _disk(student, floats=floats, state_copies=copies - 1),
         **({"hours": measuring.hours(student, speeds(student))} if speeds else {}),
+        # Its time is part of the student's.
+        "fixres": None if final is student else _student_facts(final, None),
     }
+
+
+def _taught_bytes(student: Student, *, resident: int) -> int:
+    """Returns what a teacher that labels in the step takes per device.
+
+    Its activations are not counted: nothing of them is kept for a backward pass.
+    """
+    if not student.taught_on_the_fly:
+        return 0
+    teacher = student.teacher.final
+    images = min(resident, len(student.run.dataset.pool))
+    images += -(-student.layout.pseudo // _devices(student.run))
+    floats = sum(leaf.size for leaf in jax.tree.leaves(teacher.shapes))
+    return floats * FLOAT32 + images * 3 * teacher.resolution**2
 
 
 def _prepared_bytes(run: Run) -> int:
@@ -293,6 +319,8 @@ def _disk(student: Student, *, floats: int, state_copies: int) -> int:
     run = student.run
     checkpoints = (run.config.checkpoint.keep + 1) * state_copies * floats * FLOAT32
     bundles = 2 * floats * FLOAT32
+    if student.trained:
+        return checkpoints + bundles
     # As a sidecar keeps them: all classes, or the likeliest with their numbers.
     classes = kept = len(run.dataset.classes)
     top_k = student.config.labels.top_k
@@ -339,7 +367,10 @@ def _student_recipe(student: Student) -> list[str]:
         else ""
     )
     if student.teacher:
-        second += f", {train.targets} pseudo-labels, temperature {train.temperature:g}"
+        made = "made in the step, " if student.taught_on_the_fly else ""
+        second += (
+            f", {made}{train.targets} pseudo-labels, temperature {train.temperature:g}"
+        )
     warmup = train.warmup_epochs * student.steps_per_epoch
     lines = [
         f"{student.name}: {model.name} at {student.resolution} px",
@@ -365,9 +396,22 @@ def _student_recipe(student: Student) -> list[str]:
     for stream in ("labelled", "pseudo") if layout.pseudo else ("labelled",):
         lines.append(f"  noise on {stream}: {_fields(config.noise[stream].to_dict())}")
     if student.teacher:
-        fields = _fields(config.selection.to_dict())
-        lines.append(f"  selection: {fields}")
+        fields = config.selection.to_dict()
+        del fields["relabel"]
+        kept = f"that of {student.teacher.name}, labelled anew"
+        lines.append(
+            f"  selection: {kept if student.kept_selection else _fields(fields)}"
+        )
     return lines
+
+
+def _fixres_recipe(student: Student) -> list[str]:
+    frozen = student.config.fixres.frozen_blocks
+    told = f"the stem and {frozen} blocks" if frozen >= 0 else "nothing"
+    return [
+        f"  FixRes: at {student.resolution} px, {student.steps} steps of"
+        f" {student.layout.labelled} labelled, the last of the schedule; frozen: {told}"
+    ]
 
 
 def _kind(path: tuple) -> str:

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 
 from noisy_student_jax import config as configs
-from noisy_student_jax import data, files, models, tasks
+from noisy_student_jax import data, files, fixres, models, tasks
 from noisy_student_jax.console import Progress
 from noisy_student_jax.data import Dataset
 from noisy_student_jax.data.sources import fingerprint
@@ -137,7 +137,9 @@ class Run:
     def largest_side(self) -> int:
         """Shorter side that an image has to have for every student to see it all."""
         return max(
-            one.resolution + one.config.model.crop_padding for one in self.students
+            one.resolution + one.config.model.crop_padding
+            for student in self.students
+            for one in (student, student.final)
         )
 
     @functools.cached_property
@@ -229,11 +231,28 @@ class Student:
       run: that it belongs to.
       generation: its number, or one of `LABELS_ONLY`.
       config: its sections of the config.
+      trained: where this is its fine-tuning by FixRes, itself as it was trained.
     """
 
     run: Run
     generation: int | str
     config: configs.ConfigDict
+    trained: "Student | None" = None
+
+    @property
+    def final(self) -> "Student":
+        """Itself as its last weights are made: fine-tuned by FixRes, if it is."""
+        return fixres.fine_tuned(self) or self
+
+    @property
+    def stage(self) -> str:
+        """The stage that makes it, which has a folder of its own."""
+        return fixres.STAGE if self.trained else "train"
+
+    @property
+    def bundle(self) -> pathlib.Path:
+        """The folder of its averaged weights: ``model`` for the last there are."""
+        return self.folder / ("model" if self.final is self else fixres.BEFORE)
 
     @property
     def name(self) -> str:
@@ -260,7 +279,8 @@ class Student:
     @property
     def number(self) -> int:
         """What its random keys and its order are made from, beside the seed."""
-        return NUMBERS.get(self.generation, self.generation)
+        number = NUMBERS.get(self.generation, self.generation)
+        return number + (fixres.NUMBERS_FROM if self.trained else 0)
 
     @property
     def teacher(self) -> "Student | None":
@@ -268,6 +288,25 @@ class Student:
         if self.labels_only or self.generation == 0:
             return None
         return self.run.student(self.generation - 1)
+
+    @property
+    def kept_selection(self) -> pathlib.Path | None:
+        """The selection of its teacher that it keeps, to be labelled anew.
+
+        The paper filters once. Who has no such teacher is selected for afresh.
+        """
+        if not self.teacher or not self.teacher.teacher:
+            return None
+        if not self.config.selection.relabel:
+            return None
+        return self.teacher.teacher.folder / "selection"
+
+    @property
+    def taught_on_the_fly(self) -> bool:
+        """Whether its teacher labels the images in each step, beside stored labels."""
+        if self.trained or not self.teacher:
+            return False
+        return self.config.labels.mode == "on_the_fly"
 
     @property
     def resolution(self) -> int:
@@ -312,6 +351,15 @@ class Student:
         return models.create(self.config.model.name, **self.arguments)
 
     @property
+    def trainee(self) -> nn.Module:
+        """Its model as it is trained: with its shallow blocks frozen, if it has any."""
+        frozen = self.config.fixres.frozen_blocks
+        if not self.trained or frozen < 0:
+            return self.module
+        arguments = {**self.arguments, "frozen_blocks": frozen}
+        return models.create(self.config.model.name, **arguments)
+
+    @property
     def layout(self) -> BatchLayout:
         """Its batch."""
         train = self.config.train
@@ -332,6 +380,11 @@ class Student:
         if self.adopted:
             return 0
         return train.steps or max(1, round(train.epochs * self.steps_per_epoch))
+
+    @property
+    def schedule_start(self) -> int:
+        """The step of its learning rate's schedule that it begins at."""
+        return fixres.schedule_start(self) if self.trained else 0
 
     @property
     def parameters(self) -> int:

@@ -6,7 +6,7 @@ classification, CVPR 2020, Algorithm 1.
 
 import dataclasses
 
-from noisy_student_jax import files, starting
+from noisy_student_jax import files, fixres, starting
 from noisy_student_jax.config import identity, plain
 from noisy_student_jax.generation import (
     evaluate,
@@ -28,14 +28,14 @@ def noisy_student(run: Run) -> list[Stage]:
     for generation in range(run.last + 1):
         # 1. Train the teacher on labelled images. 3. Later, train an equal or larger
         # student, noised, on labelled and pseudo-labelled images together.
-        stages += [training(run, generation), evaluation(run, generation)]
+        stages += [*training(run, generation), evaluation(run, generation)]
         if generation < run.last:
             # 2. The teacher, not noised, labels the unlabelled images; the confident
             # ones are kept, class by class. 4. The student becomes the next teacher.
             stages += [labelling(run, generation), selection(run, generation)]
     for name in run.compared_with:
         # What the student's architecture reaches on labelled images alone.
-        stages += [training(run, name), evaluation(run, name)]
+        stages += [*training(run, name), evaluation(run, name)]
     return [*stages, judging(run, stages)]
 
 
@@ -74,28 +74,48 @@ def contact_sheet(run: Run) -> Stage:
     )
 
 
-def training(run: Run, generation: int | str) -> Stage:
-    """Trains a generation, or a model on labels only to compare it with."""
+def training(run: Run, generation: int | str) -> list[Stage]:
+    """Trains a generation, or a model on labels only to compare it with.
+
+    Then fine-tunes it, if FixRes is on.
+    """
     student = run.student(generation)
     if student.adopted:
-        return adoption(student)
+        return [adoption(student)]
     needs = ["data"]
     if student.teacher:
         needs.append(f"{student.teacher.name}/select")
-    own = {
-        name: identity(plain(student.config[name]), name)
-        for name in ("model", "train", "noise")
-    }
+    model, before = f"{student.name}/model", f"{student.name}/{fixres.BEFORE}"
+    kept_at = {model: before} if student.final is student else {before: model}
+    stages = [_training(student, needs, ("model", "train", "noise"), kept_at)]
+    if student.final is not student:
+        own = ("model", "train", "noise", "fixres")
+        needs = ["data", f"{student.name}/train"]
+        stages.append(_training(student.final, needs, own, {}))
+    return stages
+
+
+def _training(
+    student: Student,
+    needs: list[str],
+    reads: tuple[str, ...],
+    elsewhere: dict[str, str],
+) -> Stage:
+    run, folder = student.run, f"{student.name}/{student.stage}"
+    own = {name: identity(plain(student.config[name]), name) for name in reads}
+    if student.taught_on_the_fly:
+        own["labels"] = {"mode": student.config.labels.mode}
     images = student.steps * student.layout.total
     return Stage(
-        name=f"{student.name}/train",
+        name=folder,
         config={"task": run.config.task, "seed": run.config.seed, **own},
         needs=tuple(needs),
-        inputs=starting.digests(student),
-        outputs=(f"{student.name}/model", f"{student.name}/train/raw_model"),
-        working_files=(f"{student.name}/train",),
+        inputs={} if student.trained else starting.digests(student),
+        outputs=(f"{student.name}/{student.bundle.name}", f"{folder}/raw_model"),
+        working_files=(folder,),
         perform=lambda: train(student),
         work=3.0 * images * student.flops,
+        elsewhere=elsewhere,
     )
 
 
@@ -113,13 +133,13 @@ def adoption(student: Student) -> Stage:
 
 def evaluation(run: Run, generation: int | str) -> Stage:
     """Evaluates a trained model on validation and test images."""
-    student = run.student(generation)
+    student = run.student(generation).final
     own = identity(plain(run.config.evaluation), "evaluation")
     images = len(run.dataset.validation) + len(run.dataset.test)
     return Stage(
         name=f"{student.name}/evaluate",
         config={"task": run.config.task, "evaluation": own},
-        needs=("data", f"{student.name}/train"),
+        needs=("data", f"{student.name}/{student.stage}"),
         outputs=(
             f"{student.name}/evaluation.json",
             f"{student.name}/predictions.parquet",
@@ -131,12 +151,13 @@ def evaluation(run: Run, generation: int | str) -> Stage:
 
 def labelling(run: Run, generation: int) -> Stage:
     """Has a generation label the pool."""
-    teacher = run.student(generation)
-    own = identity(plain(teacher.config.labels), "labels")
+    teacher = run.student(generation).final
+    # The mode is the student's.
+    own = {"top_k": teacher.config.labels.top_k}
     return Stage(
         name=f"{teacher.name}/label",
         config={"task": run.config.task, "labels": own},
-        needs=("data", f"{teacher.name}/train"),
+        needs=("data", f"{teacher.name}/{teacher.stage}"),
         outputs=(f"{teacher.name}/labels",),
         perform=lambda: label_pool(teacher),
         work=1.0 * len(run.dataset.pool) * teacher.flops,
@@ -151,10 +172,17 @@ def selection(run: Run, generation: int) -> Stage:
     not among its needs: another confidence interval shall not make a student stale.
     """
     teacher, student = run.student(generation), run.student(generation + 1)
+    needs = [f"{teacher.name}/label"]
+    own = plain(student.config.selection)
+    del own["relabel"]
+    if student.kept_selection:
+        # Nothing is filtered: what was selected before has other labels now.
+        needs.append(f"{teacher.teacher.name}/select")
+        own = {"relabel": True}
     return Stage(
         name=f"{teacher.name}/select",
-        config={"selection": plain(student.config.selection)},
-        needs=(f"{teacher.name}/label",),
+        config={"selection": own},
+        needs=tuple(needs),
         outputs=(f"{teacher.name}/selection",),
         perform=lambda: select_pseudo_labels(teacher, student),
     )

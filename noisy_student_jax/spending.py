@@ -21,8 +21,13 @@ def images(student: Student) -> dict[str, int]:
     """
     run = student.run
     labels = not student.labels_only and student.generation != run.last
-    validations = math.ceil(student.steps / run.config.log.validate_every_steps) + 1
-    evaluated = validations * len(run.dataset.validation) + len(run.dataset.test)
+    validations = math.ceil(student.steps / run.config.log.validate_every_steps)
+    evaluated = validations * len(run.dataset.validation)
+    if student.final is student:
+        evaluated += len(run.dataset.validation) + len(run.dataset.test)
+    else:
+        # What FixRes makes of it labels, and is tested.
+        labels = False
     return {
         "train": student.steps * student.layout.total,
         "label": labels * len(run.dataset.pool),
@@ -56,7 +61,11 @@ def flops(student: Student) -> dict[str, float]:
     counts["train"] *= 1 + BACKWARD
     if student.config.train.part == "head":
         counts = passed_once(student)
-    return {name: float(student.flops * count) for name, count in counts.items()}
+    found = {name: float(student.flops * count) for name, count in counts.items()}
+    if student.taught_on_the_fly:
+        taught = student.steps * student.layout.pseudo
+        found["train"] += float(taught * student.teacher.final.flops)
+    return found
 
 
 def draws_an_epoch(student: Student) -> int:

@@ -32,6 +32,8 @@ class Stage:
       work: multiply–adds, roughly: what the time left is told from.
       derived: whether it only tells what other stages found, so that doing it again
         loses nothing and needs no leave.
+      elsewhere: where another config has an output, by the output: what is finished
+        gets its other name, and is not made again for it.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Stage:
     working_files: tuple[str, ...] = ()
     work: float = 0.0
     derived: bool = False
+    elsewhere: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +80,9 @@ def standings(run: Run, stages: list[Stage]) -> dict[str, Standing]:
         elif not stale_needs:
             why = _identity(run, stage).differences(record)
         if manifest and not why:
-            changed = run.ledger.changed_outputs(stage.name, list(stage.outputs))
+            moved = run.ledger.misplaced(stage.name, stage.elsewhere)
+            outputs = [moved.get(path, path) for path in stage.outputs]
+            changed = run.ledger.changed_outputs(stage.name, outputs)
             why = [f"'{path}' changed" for path in changed]
         if why and not manifest and not _made_anything(run, stage):
             found[stage.name] = Standing("pending")
@@ -118,6 +123,9 @@ def perform(
                 stage.name, [*stage.outputs, *stage.working_files]
             )
             console.say(f"{stage.name}: moved what there was to '{folder}'")
+        elif found[stage.name].state == "finished":
+            for new, old in run.ledger.misplaced(stage.name, stage.elsewhere).items():
+                run.ledger.relocate(stage.name, old, new)
     run.progress.total_work = sum(
         s.work for s in chosen if found[s.name].state != "finished"
     )

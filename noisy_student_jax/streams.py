@@ -23,7 +23,7 @@ from noisy_student_jax.randaugment import RandAugmentConstants
 from noisy_student_jax.run import Student
 from noisy_student_jax.types import STREAMS
 
-QUARANTINE = "train/quarantine.csv"
+QUARANTINE = "quarantine.csv"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +76,9 @@ def make(student: Student) -> Streams:
     own = key_hashes(student.run.dataset.labelled)
     if start := starting.given(student):
         own = np.union1d(own, start.trained_on)
+    if student.trained:
+        before = bundles.read(student.trained.bundle)
+        return Streams(labelled, None, before.trained_on)
     if not student.layout.pseudo:
         return Streams(labelled, None, own)
     if student.labels_only:
@@ -83,6 +86,8 @@ def make(student: Student) -> Streams:
         return Streams(labelled, dataclasses.replace(labelled, noise=noise), own)
     pseudo, drawn = _pseudo_labelled(student)
     teacher = bundles.read(student.teacher.folder / "model")
+    if student.taught_on_the_fly:
+        pseudo = dataclasses.replace(pseudo, teacher=teacher.preprocessing)
     learnt = np.concatenate([own, drawn, teacher.trained_on])
     return Streams(labelled, pseudo, np.unique(learnt))
 
@@ -150,7 +155,7 @@ def open_pipeline(
     else:
         feed = SourceFeed(*road, **numbers)
     quarantine = Quarantine(
-        student.folder / QUARANTINE,
+        student.folder / student.stage / QUARANTINE,
         records=images,
         most=student.run.config.data.max_quarantined,
     )
@@ -174,6 +179,8 @@ def is_resident(student: Student, sources: list[Source], images: int) -> bool:
         if any(hasattr(source, "read_encoded") for source in sources):
             return False
     each = getattr(sources[0], "bytes_per_record", 3 * student.resolution**2)
+    if student.taught_on_the_fly:
+        each += 3 * student.teacher.final.resolution**2
     held = images * each
     return held <= student.run.config.data.resident_gigabytes * 1e9
 

@@ -20,7 +20,7 @@ from noisy_student_jax.interruption import Interruption
 from noisy_student_jax.training import partitioning
 from noisy_student_jax.training.state import TrainState
 from noisy_student_jax.training.step import TrainStep, jit_train_step
-from noisy_student_jax.types import Batch
+from noisy_student_jax.types import Batch, PyTree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +55,7 @@ def train(
     records: Callable[[int], dict[str, list[str]]],
     interruption: Interruption,
     progress: Progress,
+    taught_by: PyTree | None = None,
 ) -> TrainState:
     """Trains, or goes on training, to the last step.
 
@@ -70,6 +71,7 @@ def train(
       records: names the records of a step, for the error if it diverges.
       interruption: asked at every step.
       progress: told at every step.
+      taught_by: see `jit_train_step`.
 
     Returns:
       The state after the last step, saved.
@@ -85,7 +87,7 @@ def train(
     if first:
         console.say(f"  continues from the checkpoint of step {first:,}")
     log = MetricsLog(folder, first)
-    compiled = jit_train_step(step, mesh)
+    compiled = jit_train_step(step, mesh, taught_by=taught_by)
     progress.start(options.steps * batch_size, "images", at=first * batch_size)
     started = time.monotonic()
     late: dict[str, Any] | None = None

@@ -8,7 +8,11 @@ A *batch* is a dictionary, the same for every task:
 - ``weight``: float32 ``[batch]``, 0 for padding;
 - ``stream``: int32 ``[batch]``, `LABELLED` or `PSEUDO`;
 - ``noise``: ``{"dropout", "stochastic_depth"}``, each float32 ``[batch]``, 1 where
-  that noise of the model applies to the example, 0 where it does not.
+  that noise of the model applies to the example, 0 where it does not;
+- ``teacher_image``, where the teacher labels in the step: uint8 ``[pseudo, side, side,
+  channels]``, one for each pseudo-labelled example in their order: the same image as
+  the teacher is to see it, not noised. Devices and microbatches take their share of it
+  as they do of the rest.
 """
 
 from typing import Any

@@ -43,6 +43,7 @@ FLOORS = (
         "decisions",
         "devices",
         "exporting",
+        "fixres",
         "generation",
         "importing",
         "judgement",

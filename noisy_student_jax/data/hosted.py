@@ -45,10 +45,12 @@ class Fed:
     Attributes:
       images: uint8 ``[examples, side, side, 3]``; grey where there is no image.
       status: of each, ``ok`` or why there is no image.
+      teacher_images: the same as the stream's teacher is to see them, if it has one.
     """
 
     images: np.ndarray
     status: list[str]
+    teacher_images: np.ndarray | None = None
 
 
 class Feed(Protocol):
@@ -120,6 +122,8 @@ class HostedPipeline:
                     "weight": good.astype(np.float32),
                 }
             )
+            if stream.teacher:
+                sent[-1]["teacher_image"] = fed.teacher_images
         return self._assemble(self._keys, partitioning.put_batch(sent, self._mesh))
 
     @property
@@ -185,16 +189,24 @@ class SourceFeed:
             sizes=np.array(sizes),
             least_area=stream.noise.input.crop_area,
         )
-        images = self._workers.map(self._preprocessed, examples.images, boxes.tolist())
-        return Fed(np.stack(list(images)), examples.status)
+        whole = [(0, 0, 0, 0)] * len(boxes)
+        shown = stream.teacher and self._all(stream.teacher, examples.images, whole)
+        images = self._all(self._preprocessing, examples.images, boxes.tolist())
+        return Fed(images, examples.status, shown)
 
-    def _preprocessed(
-        self, image: np.ndarray | None, box: tuple[int, int, int, int]
+    def _all(
+        self,
+        preprocessing: Preprocessing,
+        images: list[np.ndarray | None],
+        boxes: list[tuple[int, int, int, int]],
     ) -> np.ndarray:
-        if image is None:
-            side = self._preprocessing.resolution
-            return np.full((side, side, 3), FILL, np.uint8)
-        return self._preprocessing.apply_crop(image, box)
+        def one(image: np.ndarray | None, box: tuple[int, int, int, int]) -> np.ndarray:
+            if image is None:
+                side = preprocessing.resolution
+                return np.full((side, side, 3), FILL, np.uint8)
+            return preprocessing.apply_crop(image, box)
+
+        return np.stack(list(self._workers.map(one, images, boxes)))
 
 
 class Ahead:
@@ -241,6 +253,7 @@ def _assemble(
         images,
         [own["stored"] for own in sent],
         [own["weight"] for own in sent],
+        [own.get("teacher_image") for own in sent],
     )
 
 

@@ -94,6 +94,7 @@ def assemble(
     images: list[jax.Array],
     stored: list[PyTree],
     weights: list[jax.Array] | None = None,
+    teacher_images: list[jax.Array | None] | None = None,
 ) -> Batch:
     """Lays the streams' examples out as one batch; fit for use in `jit`.
 
@@ -103,6 +104,7 @@ def assemble(
       images: of each stream, noised, ``[examples, height, width, channels]``.
       stored: of each stream, rows of its targets as they are stored.
       weights: of each stream, float32 ``[examples]``; None for ones.
+      teacher_images: of each stream, for its teacher; None for a stream without.
     """
     targets = [s.to_target(rows) for s, rows in zip(streams, stored, strict=True)]
     if weights is None:
@@ -116,7 +118,9 @@ def assemble(
     def interleaved(*parts: jax.Array) -> jax.Array:
         return layout.interleave(*parts) if len(parts) > 1 else parts[0]
 
+    shown = [own for own in teacher_images or [] if own is not None]
     return {
+        **({"teacher_image": shown[0]} if shown else {}),
         "image": interleaved(*images),
         "target": jax.tree.map(interleaved, *targets),
         "weight": interleaved(*weights),

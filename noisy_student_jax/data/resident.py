@@ -51,10 +51,16 @@ class ResidentPipeline:
         for name, stream in zip(STREAMS, streams, strict=False):
             records = np.unique(stream.picks[:, 0])
             images, _ = read_all_good(stream.source, preprocessing, records, part=name)
+            held = {
+                "images": images,
+                "targets": jax.tree.map(np.asarray, stream.targets),
+            }
+            if stream.teacher:
+                held["teacher_images"], _ = read_all_good(
+                    stream.source, stream.teacher, records, part=name
+                )
             self._drawn_from.append(records)
-            resident.append(
-                {"images": images, "targets": jax.tree.map(np.asarray, stream.targets)}
-            )
+            resident.append(held)
         self._resident = jax.device_put(resident, partitioning.replicated(mesh))
         self._keys = stream_keys(
             len(streams), seed=seed, generation=generation, mesh=mesh
@@ -92,13 +98,18 @@ def _assemble(
     drawn: list[dict[str, jax.Array]],
 ) -> Batch:
     """Gathers, augments and interleaves, each device its own examples."""
-    images, stored = [], []
+    images, stored, shown = [], [], []
     for stream, held, key, rows in zip(streams, resident, keys, drawn, strict=True):
         noise = stream.noise.input
         images.append(_gathered(mesh, noise, held["images"], key, rows))
         which_rows = operator.itemgetter(rows["target"])
         stored.append(jax.tree.map(which_rows, held["targets"]))
-    return assemble(streams, layout, images, stored)
+        shown.append(
+            _gathered(mesh, InputNoise(), held["teacher_images"], key, rows)
+            if stream.teacher
+            else None
+        )
+    return assemble(streams, layout, images, stored, teacher_images=shown)
 
 
 def _gathered(

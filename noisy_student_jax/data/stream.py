@@ -8,6 +8,7 @@ import numpy as np
 from noisy_student_jax.augment.noise import InputNoise
 from noisy_student_jax.data.sources import Source
 from noisy_student_jax.lanes import Lanes
+from noisy_student_jax.preprocessing import Preprocessing
 from noisy_student_jax.types import PyTree
 
 
@@ -38,6 +39,7 @@ class Stream:
       to_target: makes the task's target of rows of `targets`, on the device.
       noise: of this stream.
       lanes: how the draws of an epoch are dealt out; None for one permutation.
+      teacher: how the teacher sees the images, if it labels them in the step.
     """
 
     source: Source
@@ -46,3 +48,4 @@ class Stream:
     to_target: Callable[[PyTree], PyTree]
     noise: Noise
     lanes: Lanes | None = None
+    teacher: Preprocessing | None = None

@@ -109,6 +109,9 @@ class EfficientNet(nn.Module):
       remat: whether to compute each block again in the backward pass rather than
         keep what it computed.
       depthwise: how depthwise convolutions are computed, as in `depthwise_conv`.
+      frozen_blocks: the stem and so many blocks are not trained: in training they
+        work as in inference, batch norm included, and no gradient reaches them (the
+        authors' ``fix_layer_num``); -1 trains all, the stem too.
     """
 
     architecture: Architecture
@@ -121,6 +124,15 @@ class EfficientNet(nn.Module):
     dtype: str = "float32"
     remat: bool = False
     depthwise: str = "auto"
+    frozen_blocks: int = -1
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Names of the modules that are not trained."""
+        if self.frozen_blocks < 0:
+            return ()
+        blocks = (f"blocks_{index}" for index in range(self.frozen_blocks))
+        return ("stem_conv", "stem_bn", *blocks)
 
     @nn.compact
     def __call__(
@@ -150,9 +162,8 @@ class EfficientNet(nn.Module):
         architecture, dtype = self.architecture, jnp.dtype(self.dtype)
         activation = architecture.activation
         noise = noise or {}
-        norm = functools.partial(
+        norm_when = functools.partial(
             layers.batch_norm,
-            train=train,
             group=self.batch_norm_group,
             momentum=self.batch_norm_momentum,
             epsilon=self.batch_norm_epsilon,
@@ -165,7 +176,10 @@ class EfficientNet(nn.Module):
             dtype=dtype,
             name="stem_conv",
         )(images.astype(dtype))
-        hidden = activation(norm(name="stem_bn")(hidden))
+        stem_norm = norm_when(train=train and self.frozen_blocks < 0, name="stem_bn")
+        hidden = activation(stem_norm(hidden))
+        if self.frozen_blocks == 0:
+            hidden = jax.lax.stop_gradient(hidden)
 
         stride = architecture.stem_stride
         features = {stride: hidden}
@@ -176,25 +190,28 @@ class EfficientNet(nn.Module):
             for repeat in range(stage.repeats)
         ]
         for index, (stage, block_stride) in enumerate(plan):
+            trained = train and index >= self.frozen_blocks
             hidden = block(
                 stage=stage,
                 stride=block_stride,
                 # The authors' rate: the first block is never dropped, and the last
                 # falls one step short of the full rate.
                 drop_rate=self.stochastic_depth * index / len(plan),
-                norm=norm,
+                norm=functools.partial(norm_when, train=trained),
                 activation=activation,
                 dtype=dtype,
                 depthwise=self.depthwise,
                 name=f"blocks_{index}",
-            )(hidden, train, noise.get("stochastic_depth"))
+            )(hidden, trained, noise.get("stochastic_depth"))
+            if index + 1 == self.frozen_blocks:
+                hidden = jax.lax.stop_gradient(hidden)
             stride *= block_stride
             features[stride] = hidden
         if not self.outputs:
             return {"features": features}
 
         hidden = layers.conv(architecture.head, dtype=dtype, name="head_conv")(hidden)
-        hidden = activation(norm(name="head_bn")(hidden))
+        hidden = activation(norm_when(train=train, name="head_bn")(hidden))
         pooled = hidden.mean((1, 2), dtype=jnp.float32)
         rate = self.dropout_rate if train else 0.0
         logits = layers.classify(
@@ -224,6 +241,7 @@ def efficientnet(
     dtype: str = "float32",
     remat: bool = False,
     depthwise: str = "auto",
+    frozen_blocks: int = -1,
 ) -> EfficientNet:
     """Builds a member of the family; the arguments are `EfficientNet`'s.
 
@@ -248,6 +266,13 @@ def efficientnet(
         depthwise,
         ", ".join(IMPLEMENTATIONS[:-1]) + " or " + IMPLEMENTATIONS[-1],
     )
+    blocks = sum(stage.repeats for stage in architecture.stages)
+    _check(
+        -1 <= frozen_blocks <= blocks,
+        "frozen_blocks",
+        frozen_blocks,
+        f"at most its {blocks} blocks, 0 for the stem alone or -1 for nothing",
+    )
     return EfficientNet(
         architecture,
         outputs,
@@ -259,6 +284,7 @@ def efficientnet(
         dtype,
         remat,
         depthwise,
+        frozen_blocks,
     )
 
 

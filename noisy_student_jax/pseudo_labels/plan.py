@@ -45,6 +45,11 @@ class SelectionOptions:
     max_copies: int = 0
     seed: int = 0
 
+    @classmethod
+    def from_config(cls, section: Any) -> "SelectionOptions":
+        """Takes the fields from a student's ``selection`` section."""
+        return cls(**{f.name: section[f.name] for f in dataclasses.fields(cls)})
+
     def __post_init__(self):
         if self.method not in ("paper", "reference", "all"):
             raise UserError(

@@ -25,6 +25,7 @@ import pyarrow as pa
 from noisy_student_jax import files
 from noisy_student_jax.errors import UserError
 from noisy_student_jax.pseudo_labels import sidecar, warnings, writing
+from noisy_student_jax.pseudo_labels.kept import KeptPlan
 from noisy_student_jax.pseudo_labels.plan import (
     BINS,
     EDGES,
@@ -45,6 +46,7 @@ TARGETS = "targets"
 SUMMARY = "selection.json"
 
 Targets = Callable[[pa.RecordBatch], dict[str, np.ndarray]]
+AnyPlan = Plan | ReferencePlan | KeptPlan
 
 _PICKS_AT_ONCE = 1 << 20
 _PLAN_SCHEMA = pa.schema(
@@ -65,6 +67,7 @@ def select(
     targets: Targets | None = None,
     classes: Sequence[str] = (),
     expected: Expected | None = None,
+    kept: str | Path | None = None,
 ) -> dict[str, Any]:
     """Selects records, and writes the plan and what the trainer reads.
 
@@ -85,11 +88,14 @@ def select(
         `[rows, …]` of one width and dtype throughout.
       classes: their names, for warnings.
       expected: what the pool is compared with, for warnings.
+      kept: an earlier selection whose records and copies are kept (`KeptPlan`): only
+        their labels are new. The options are those that it was made with.
 
     Returns:
       ``schema``, ``method``, ``options``, ``counts``, ``per_class``, ``thresholds``,
-      ``score_histogram``, ``confidence``, ``labels`` and ``warnings``; in ``counts``,
-      read = selected + quarantined + below_threshold + over_capacity.
+      ``score_histogram``, ``confidence``, ``labels``, ``kept`` and ``warnings``; in
+      ``counts``, read = selected + quarantined + below_threshold + over_capacity, or,
+      of a kept plan, selected + quarantined + not_in_plan.
 
     Raises:
       UserError: the labels cannot be read or contradict themselves, nothing is left
@@ -101,11 +107,19 @@ def select(
     paths = sidecar.shards(labels_directory)
     metadata = sidecar.common_metadata(paths)
     survey = _survey(paths, _classes(paths[0], metadata), options)
-    if not survey.eligible.any():
+    if not (survey.ok if kept else survey.eligible).any():
         raise UserError(_nothing(Path(labels_directory), survey, options))
-    rule = ReferencePlan if options.method == "reference" else Plan
-    plan = rule(survey, options)
+    if kept:
+        plan = KeptPlan(survey, options, Path(kept) / PLAN, load_picks(kept)[0])
+    else:
+        rule = ReferencePlan if options.method == "reference" else Plan
+        plan = rule(survey, options)
     _settle(paths, plan)
+    if kept and not plan.capacity.any():
+        raise UserError(
+            f"none of the {plan.lost:,} records of the plan in '{kept}' has a label in"
+            f" {labels_directory}; see their status there, or select afresh"
+        )
     if not plan.capacity.any():
         raise UserError(
             f"per_class {options.per_class} is so small that chance leaves none of the "
@@ -115,9 +129,9 @@ def select(
     with files.atomic_directory(output) as temporary:
         tally = _write(paths, plan, temporary, metadata, targets)
         summary = _summary(survey, plan, tally, metadata, len(paths))
-        summary["warnings"] = _warnings(
-            survey, tally, options, classes, expected or Expected()
-        )
+        summary["kept"] = _origin(Path(kept), plan) if kept else None
+        about = (survey, plan, tally, classes)
+        summary["warnings"] = _warnings(*about, expected or Expected())
         files.write_json(temporary / SUMMARY, summary)
     return summary
 
@@ -179,7 +193,23 @@ def _survey(
     return survey
 
 
-def _settle(paths: Sequence[Path], plan: Plan | ReferencePlan) -> None:
+def kept_options(selection_directory: Path) -> SelectionOptions:
+    """Returns what an earlier selection was made with."""
+    return SelectionOptions(**files.read_json(selection_directory / SUMMARY)["options"])
+
+
+def _origin(kept: Path, plan: KeptPlan) -> dict[str, Any]:
+    """Says whose filtering is kept, and what became of it."""
+    earlier = files.read_json(kept / SUMMARY)
+    first = earlier.get("kept") or {"filtered_by": earlier["labels"]["model_sha256"]}
+    return {
+        "filtered_by": first["filtered_by"],
+        "records": earlier["counts"]["selected"],
+        "lost": plan.lost,
+    }
+
+
+def _settle(paths: Sequence[Path], plan: AnyPlan) -> None:
     """Runs passes over all shards until every cut is known."""
     while not plan.settled:
         counts = plan.counters()
@@ -234,7 +264,7 @@ class _TargetFiles:
 
 def _write(
     paths: Sequence[Path],
-    plan: Plan | ReferencePlan,
+    plan: AnyPlan,
     directory: Path,
     metadata: dict[str, str],
     targets: Targets | None,
@@ -284,7 +314,7 @@ def _write_picks(
 
 def _summary(
     survey: Survey,
-    plan: Plan | ReferencePlan,
+    plan: AnyPlan,
     tally: _Tally,
     metadata: dict[str, str],
     shards: int,
@@ -294,12 +324,15 @@ def _summary(
     above = int(survey.eligible.sum())
     selected = int(tally.selected.sum())
     draws = int(tally.draws.sum())
-    below = int(survey.ok.sum()) - above
-    over = int((survey.eligible - plan.capacity).sum())
-    if read != selected + quarantined + below + over:
+    left = {
+        "below_threshold": int(survey.ok.sum()) - above,
+        "over_capacity": int((survey.eligible - plan.capacity).sum()),
+    }
+    if isinstance(plan, KeptPlan):
+        left = plan.left_out(survey)
+    if read != selected + quarantined + sum(left.values()):
         raise AssertionError(
-            f"{read} read ≠ {selected} selected + {quarantined} quarantined + "
-            f"{below} below the threshold + {over} over capacity"
+            f"{read} read ≠ {selected} selected + {quarantined} quarantined + {left}"
         )
     if (tally.selected != plan.capacity).any() or (tally.draws != plan.draws).any():
         raise AssertionError("what was written is not what was planned")
@@ -316,8 +349,7 @@ def _summary(
         "counts": {
             "read": read,
             "quarantined": quarantined,
-            "below_threshold": below,
-            "over_capacity": over,
+            **left,
             "selected": selected,
             "draws": draws,
         },
@@ -345,17 +377,21 @@ def _summary(
 
 def _warnings(
     survey: Survey,
+    plan: AnyPlan,
     tally: _Tally,
-    options: SelectionOptions,
     names: Sequence[str],
     expected: Expected,
 ) -> list[str]:
-    found = [
-        warnings.empty_classes(
-            survey.ok, survey.eligible, tally.selected, options=options, names=names
-        ),
-        warnings.capped_classes(survey.eligible, options=options, names=names),
-    ]
+    options = plan.options
+    if isinstance(plan, KeptPlan):
+        found = [plan.warning()]
+    else:
+        found = [
+            warnings.empty_classes(
+                survey.ok, survey.eligible, tally.selected, options=options, names=names
+            ),
+            warnings.capped_classes(survey.eligible, options=options, names=names),
+        ]
     if expected.class_counts is not None:
         found.append(
             warnings.uneven_classes(survey.ok, expected.class_counts, names=names)

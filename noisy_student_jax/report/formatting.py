@@ -30,6 +30,14 @@ def count(value: Any) -> str:
     return f"{value:,}" if is_number(value) else NOTHING
 
 
+def resolution(entry: dict[str, Any]) -> str:
+    """Writes a model's resolution, and the one before FixRes if it is another."""
+    side, before = entry.get("resolution"), entry.get("trained_at")
+    if before in (None, side):
+        return count(side)
+    return f"{count(before)} → {count(side)}"
+
+
 def percent(value: Any, *, digits: int = 1) -> str:
     """Writes 0.9332 as ``93.3 %``."""
     return f"{_plain(100 * value, digits)} %" if is_number(value) else NOTHING

@@ -72,7 +72,7 @@ def _manifests(run: Run) -> list[dict[str, Any]]:
 
 def _place(stage: str) -> tuple[int, int, str]:
     owner, _, kind = stage.partition("/")
-    kinds = ("train", "evaluate", "label", "select")
+    kinds = ("train", "fixres", "evaluate", "label", "select")
     number = re.fullmatch(r"generation_(\d+)", owner)
     order = kinds.index(kind) if kind in kinds else len(kinds)
     if number:

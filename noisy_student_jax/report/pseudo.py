@@ -53,10 +53,8 @@ def _teacher(one: Shown, classes: list[str], *, student: Shown) -> dict[str, Any
         "method": found.get("method", ""),
         "counts": counts,
         "adds_up": counts["read"]
-        == sum(
-            counts[part]
-            for part in ("selected", "quarantined", "below_threshold", "over_capacity")
-        ),
+        == sum(counts[part] for part in ("selected", "quarantined", *_left_out(found))),
+        "kept": found.get("kept"),
         "min_score": found.get("options", {}).get("min_score"),
         "confidence": {
             name: percent(value)
@@ -68,6 +66,18 @@ def _teacher(one: Shown, classes: list[str], *, student: Shown) -> dict[str, Any
         "balance": _balance(one, found, classes),
         "warnings": found.get("warnings") or [],
     }
+
+
+def _left_out(found: dict[str, Any]) -> tuple[str, ...]:
+    """Returns why records that have labels are not selected."""
+    return (
+        ("not_in_plan",)
+        if found.get("kept")
+        else (
+            "below_threshold",
+            "over_capacity",
+        )
+    )
 
 
 def _lowest(thresholds: list[float | None]) -> str:
@@ -126,7 +136,7 @@ def _histogram(one: Shown, found: dict[str, Any]) -> Markup | None:
         anchor = "middle" if 0 < tick < 1 else "end" if tick else "start"
         marks.append(svg.text(tick, _HEIGHT + 18, f"{at:g}", anchor=anchor))
     threshold = found.get("options", {}).get("min_score")
-    if is_number(threshold):
+    if is_number(threshold) and not found.get("kept"):
         at = (threshold - low) / width
         anchor, shift = ("end", -6) if at > 0.6 else ("start", 6)
         marks.append(svg.line(at, -14, at, _HEIGHT, "threshold"))

@@ -16,6 +16,7 @@ from noisy_student_jax.report.formatting import (
     metric,
     percent,
     points,
+    resolution,
     seconds,
 )
 from noisy_student_jax.report.students import Shown, control
@@ -69,7 +70,7 @@ def table(run: Run, summary: dict[str, Any], students: list[Shown]) -> dict[str,
                 "best": one.generation == summary["best"],
                 "model": entry.get("model", NOTHING),
                 "parameters": count(entry.get("parameters")),
-                "resolution": count(entry.get("resolution")),
+                "resolution": resolution(entry),
                 "labelled": count(entry.get("labelled")),
                 "pseudo_labelled": count(entry.get("pseudo_labelled")),
                 "images_drawn": count(entry.get("images_drawn")),

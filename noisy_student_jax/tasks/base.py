@@ -74,6 +74,13 @@ class Task(Protocol):
     def pseudo_targets(self, stored: dict[str, jax.Array]) -> PyTree:
         """Turns stored targets into targets, on the device."""
 
+    def taught_targets(self, predictions: dict[str, jax.Array]) -> PyTree:
+        """Turns a teacher's predictions into targets, on the device, in the step.
+
+        What `pseudo_targets` makes of them when they have been stored, to rounding. A
+        task that lacks it cannot have ``labels.mode='on_the_fly'``.
+        """
+
     def primary(self, predictions: Arrays, labels: np.ndarray) -> np.ndarray:
         """Returns float64 ``[images]``: what the primary metric averages."""
 

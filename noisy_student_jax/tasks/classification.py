@@ -107,6 +107,10 @@ class Classification:
         dense = dense.at[rows, stored["top_ids"]].set(top)
         return dense / dense.sum(axis=-1, keepdims=True)
 
+    def taught_targets(self, predictions: dict[str, jax.Array]) -> jax.Array:
+        """All probabilities, however many a sidecar would keep."""
+        return predictions["probabilities"]
+
     def primary(self, predictions: Arrays, labels: np.ndarray) -> np.ndarray:
         """1 where the most probable class is right, else 0."""
         return (self.bucket(predictions) == labels).astype(np.float64)

@@ -1,6 +1,7 @@
 """Optimizers, learning-rate schedules and what weight decay applies to."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -49,7 +50,12 @@ class OptimizerOptions:
 
 
 def make_schedule(
-    options: OptimizerOptions, *, batch: int, steps: int, steps_per_epoch: float
+    options: OptimizerOptions,
+    *,
+    batch: int,
+    steps: int,
+    steps_per_epoch: float,
+    start: int = 0,
 ) -> Schedule:
     """Returns the learning rate by step.
 
@@ -61,13 +67,15 @@ def make_schedule(
       batch: labelled images per step: all schedules use the labelled batch only.
       steps: length of the training, where the cosine ends.
       steps_per_epoch: labelled images / batch.
+      start: step of the schedule that the first step is (the authors'
+        ``start_from_step``, with which FixRes enters a schedule at its tail).
     """
     peak = options.learning_rate * batch / 256
     warmup = options.warmup_epochs * steps_per_epoch
     stair = options.decay_epochs * steps_per_epoch
 
     def schedule(step: jax.Array) -> jax.Array:
-        step = jnp.asarray(step, jnp.float32)
+        step = jnp.asarray(step, jnp.float32) + start
         if options.schedule == "exponential":
             # The tiny term keeps a stair that begins at a whole step from being
             # missed by the rounding of the division.
@@ -86,12 +94,17 @@ def make_schedule(
 
 
 def make_optimizer(
-    options: OptimizerOptions, schedule: Schedule
+    options: OptimizerOptions, schedule: Schedule, *, frozen: tuple[str, ...] = ()
 ) -> optax.GradientTransformation:
     """Builds the optimizer.
 
     RMSProp is TensorFlow 1's: ε inside the square root, the second moment starting
     at one, the learning rate inside the momentum buffer (authors' ``main.py``).
+
+    Args:
+      options: see `OptimizerOptions`.
+      schedule: the learning rate by step.
+      frozen: modules that no gradient reaches, and that therefore do not decay.
     """
     if options.optimizer == "rmsprop":
         return optax.rmsprop(
@@ -104,27 +117,35 @@ def make_optimizer(
         )
     if options.optimizer == "sgd":
         return optax.sgd(schedule, momentum=options.momentum)
-    return optax.adamw(schedule, weight_decay=options.weight_decay, mask=decayed)
+    mask = functools.partial(decayed, frozen=frozen)
+    return optax.adamw(schedule, weight_decay=options.weight_decay, mask=mask)
 
 
-def decayed(params: PyTree) -> PyTree:
+def decayed(params: PyTree, *, frozen: tuple[str, ...] = ()) -> PyTree:
     """Says which parameters decay: all but batch norm's scale and bias.
 
     Biases of squeeze-and-excitation and of the classifier do decay (authors'
     ``main.py`` leaves out only names with ``batch_normalization``). Batch-norm
-    modules are those whose name ends in ``_bn``, or is Flax's ``BatchNorm_N``.
+    modules are those whose name ends in ``_bn``, or is Flax's ``BatchNorm_N``. What is
+    not trained does not decay either (there, it is no trainable variable).
+
+    Args:
+      params: of the model.
+      frozen: modules, of the outermost, that are not trained.
     """
 
     def decays(path: tuple, _: Any) -> bool:
         names = [str(getattr(part, "key", part)) for part in path]
+        if names[0] in frozen:
+            return False
         return not any(n.endswith("_bn") or n.startswith("BatchNorm") for n in names)
 
     return jax.tree_util.tree_map_with_path(decays, params)
 
 
-def l2(params: PyTree) -> jax.Array:
+def l2(params: PyTree, *, frozen: tuple[str, ...] = ()) -> jax.Array:
     """Returns Σ ½‖w‖² over the decayed parameters (TensorFlow's ``l2_loss``)."""
-    mask = decayed(params)
+    mask = decayed(params, frozen=frozen)
     terms = jax.tree.map(
         lambda w, on: 0.5 * jnp.sum(jnp.square(w)) if on else 0.0, params, mask
     )

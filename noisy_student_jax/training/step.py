@@ -11,6 +11,7 @@ import optax
 from jax.sharding import Mesh
 
 from noisy_student_jax import types
+from noisy_student_jax.layout import BatchLayout
 from noisy_student_jax.training import partitioning
 from noisy_student_jax.training.optimizer import l2
 from noisy_student_jax.training.state import TrainState, ema_decay, ema_update
@@ -34,6 +35,7 @@ class StepOptions:
       microbatches: parts that the batch is worked through in; gradients average.
       group: examples in one group of the batch layout; a microbatch takes every
         ``microbatches``-th group, so that each device has its share of each.
+      frozen: modules that no gradient reaches; they do not decay.
     """
 
     ratio: float
@@ -42,6 +44,45 @@ class StepOptions:
     ema_decay: float = 0.9999
     microbatches: int = 1
     group: int = 1
+    frozen: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+    """What labels the pseudo-labelled examples of a batch in the step, un-noised.
+
+    Its variables are given to the step beside the state, which does not hold them: they
+    are neither trained nor averaged, donated nor saved.
+
+    Attributes:
+      module: in evaluation mode, on its averaged weights and batch statistics.
+      targets: makes the task's targets of its outputs.
+      mean: per channel, on the 0–1 scale.
+      std: per channel, on the 0–1 scale.
+    """
+
+    module: nn.Module
+    targets: Callable[[PyTree], PyTree]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def label(self, variables: PyTree, batch: Batch) -> Batch:
+        """Puts its targets in place of those of the pseudo-labelled examples."""
+        batch = dict(batch)
+        images = normalize(batch.pop("teacher_image"), self.mean, self.std)
+        outputs = self.module.apply(variables, images, train=False)
+        taught = jax.lax.stop_gradient(self.targets(outputs))
+        pseudo = len(images)
+        layout = BatchLayout(len(batch["image"]) - pseudo, pseudo)
+
+        def replaced(target: jax.Array, taught: jax.Array) -> jax.Array:
+            rest = target.shape[1:]
+            groups = target.reshape(layout.groups, -1, *rest)
+            true = groups[:, : layout.labelled // layout.groups].reshape(-1, *rest)
+            return layout.interleave(true, taught.astype(target.dtype))
+
+        batch["target"] = jax.tree.map(replaced, batch["target"], taught)
+        return batch
 
 
 class Loss(Protocol):
@@ -85,8 +126,12 @@ def make_train_step(
     *,
     mean: tuple[float, ...],
     std: tuple[float, ...],
+    teacher: Teacher | None = None,
 ) -> TrainStep:
     """Builds the pure step ``(state, batch) → (state, metrics)``.
+
+    With a `teacher` it is ``(state, batch, variables of the teacher) → …``, and the
+    batch holds ``teacher_image``.
 
     Metrics are float32 scalars: ``loss`` (what is descended, with the L2 term),
     ``labelled/…`` and ``pseudo/…`` means of what the task measures, ``l2``,
@@ -107,7 +152,7 @@ def make_train_step(
         )
         measured = {name: m.means() for name, m in loss(outputs, batch).items()}
         data_loss = total_loss(*measured["loss"], options)
-        decay = l2(params)
+        decay = l2(params, frozen=options.frozen)
         value = data_loss + options.weight_decay * decay
         metrics = {"loss": value, "l2": decay}
         for name, means in measured.items():
@@ -115,17 +160,21 @@ def make_train_step(
                 metrics[f"{stream}/{name}"] = mean_
         return value, (updates.get("batch_stats", {}), metrics)
 
-    def gradients(params, batch_stats, batch, key):
+    def gradients(params, batch_stats, batch, key, taught_by):
+        if teacher:
+            batch = teacher.label(taught_by, batch)
         (_, (batch_stats, metrics)), gradient = jax.value_and_grad(
             objective, has_aux=True
         )(params, batch_stats, batch, key)
         return batch_stats, gradient, metrics
 
-    def microbatched(params, batch_stats, batch, key):
+    def microbatched(params, batch_stats, batch, key, taught_by):
         count = options.microbatches
 
         def deal(x):
-            x = x.reshape(-1, count, options.group, *x.shape[1:]).swapaxes(0, 1)
+            # Of what only pseudo-labelled examples have, a group has fewer.
+            group = options.group * len(x) // len(batch["image"])
+            x = x.reshape(-1, count, group, *x.shape[1:]).swapaxes(0, 1)
             return x.reshape(count, -1, *x.shape[3:])
 
         parts = jax.tree.map(deal, batch)
@@ -133,7 +182,9 @@ def make_train_step(
         def one(batch_stats, numbered):
             number, part = numbered
             part_key = jax.random.fold_in(key, number)
-            batch_stats, *rest = gradients(params, batch_stats, part, part_key)
+            batch_stats, *rest = gradients(
+                params, batch_stats, part, part_key, taught_by
+            )
             return batch_stats, rest
 
         batch_stats, stacked = jax.lax.scan(
@@ -142,11 +193,13 @@ def make_train_step(
         gradient, metrics = jax.tree.map(lambda x: x.mean(axis=0), stacked)
         return batch_stats, gradient, metrics
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def step(
+        state: TrainState, batch: Batch, taught_by: PyTree = None
+    ) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.noise_key), state.step)
         work = gradients if options.microbatches == 1 else microbatched
         batch_stats, gradient, metrics = work(
-            state.params, state.batch_stats, batch, key
+            state.params, state.batch_stats, batch, key, taught_by
         )
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -171,12 +224,25 @@ def make_train_step(
     return step
 
 
-def jit_train_step(step: TrainStep, mesh: Mesh) -> TrainStep:
-    """Compiles the step: state replicated and donated, batch spread."""
+def jit_train_step(
+    step: TrainStep, mesh: Mesh, *, taught_by: PyTree | None = None
+) -> TrainStep:
+    """Compiles the step: state replicated and donated, batch spread.
+
+    Args:
+      step: of `make_train_step`.
+      mesh: devices.
+      taught_by: variables of the teacher that labels in the step; replicated, and
+        given to every step.
+    """
     whole, spread = partitioning.replicated(mesh), partitioning.along_batch(mesh)
-    return jax.jit(
+    fixed = () if taught_by is None else (jax.device_put(taught_by, whole),)
+    compiled = jax.jit(
         step,
-        in_shardings=(whole, spread),
+        in_shardings=(whole, spread, *(whole for _ in fixed)),
         out_shardings=(whole, whole),
         donate_argnums=0,
     )
+    if taught_by is None:
+        return compiled
+    return lambda state, batch: compiled(state, batch, *fixed)

@@ -22,8 +22,9 @@ from noisy_student_jax.checkpoints.checkpoint import Checkpoints
 from noisy_student_jax.data.resident import ResidentPipeline
 from noisy_student_jax.data.sources import read_all_good
 from noisy_student_jax.evaluation.predictor import Predictor
-from noisy_student_jax.generation import step_and_state
+from noisy_student_jax.generation import step_and_state, teacher_of
 from noisy_student_jax.interruption import Interruption
+from noisy_student_jax.part import part
 from noisy_student_jax.run import Run
 from noisy_student_jax.training import partitioning
 from noisy_student_jax.training.step import jit_train_step
@@ -34,7 +35,10 @@ run = Run(config.load(tiny, overrides), workdir, interruption=Interruption())
 student = run.student(1)
 learnt = streams.make(student)
 assert jax.device_count() == 8
-found = {}
+found, pipelines = {}, {}
+overrides.append("--config.labels.mode=on_the_fly")
+live = Run(config.load(tiny, overrides), workdir, interruption=Interruption())
+teacher, taught_by = teacher_of(live.student(1))
 
 
 def training(devices):
@@ -44,7 +48,8 @@ def training(devices):
     pipeline = ResidentPipeline(
         learnt.both, layout, mesh, student.preprocessing, seed=0, generation=1
     )
-    step, state = step_and_state(student)
+    pipelines[devices] = pipeline
+    step, state = step_and_state(part(student))
     whole = partitioning.replicated(mesh)
     state = jax.device_put(state, whole)
     compiled = jit_train_step(step, mesh).lower(state, pipeline(0)).compile()
@@ -85,12 +90,22 @@ for devices in (1, 8):
     text = predictor.apply.lower(placed, images[: predictor.batch]).compile()
     told["predictor"] = text.as_text()
     told["predictor_batch"] = predictor.batch
+    batch = dict(jax.device_get(pipelines[devices](0)))
+    batch["teacher_image"] = batch["image"][batch["stream"] == 1]
+    mesh = partitioning.make_mesh(jax.devices()[:devices])
+    spread, whole = partitioning.along_batch(mesh), partitioning.replicated(mesh)
+    batch = partitioning.put_batch(batch, mesh)
+    weights = jax.device_put(taught_by, whole)
+    labelling = jax.jit(teacher.label, out_shardings=spread).lower(weights, batch)
+    labelling = labelling.compile()
+    told["teacher"] = labelling.as_text()
+    told["taught"] = np.asarray(labelling(weights, batch)["target"]).tolist()
     found[str(devices)] = told
 
 checkpoints = Checkpoints(pathlib.Path(folder))
 checkpoints.save(state)
 one = partitioning.replicated(partitioning.make_mesh(jax.devices()[:1]))
-like = jax.device_put(step_and_state(student)[1], one)
+like = jax.device_put(step_and_state(part(student))[1], one)
 back = checkpoints.restore_latest(like)
 checkpoints.close()
 found["restored_devices"] = sorted(
@@ -176,6 +191,15 @@ def test_labels_are_equal_whoever_gives_them(found):
 
 def test_labelling_devices_never_speak_to_each_other(found):
     assert collectives(found["8"]["predictor"]) == set()
+
+
+def test_a_teacher_labels_in_the_step_what_is_on_its_device(found):
+    one, eight = found["1"]["taught"], found["8"]["taught"]
+
+    assert len(one) == len(eight) == 48
+    for ours, theirs in zip(one, eight, strict=True):
+        assert theirs == pytest.approx(ours, rel=1e-5, abs=1e-7)
+    assert collectives(found["8"]["teacher"]) == set()
 
 
 def test_a_batch_of_images_is_rounded_up_to_whole_devices(found):

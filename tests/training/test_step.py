@@ -538,13 +538,12 @@ def test_the_first_teachers_loss_is_that_of_its_labels(
         lambda module, loss, optimizer, schedule, options, **_: given.append(options),
     )
     for number in (0, 1):
-        generation.step_and_state(
-            tiny_student(
-                number,
-                f"--config.train.loss_normalization={normalization}",
-                "--config.train.ratio=2",
-            )
+        student = tiny_student(
+            number,
+            f"--config.train.loss_normalization={normalization}",
+            "--config.train.ratio=2",
         )
+        generation.step_and_state(generation.part(student))
 
     first, second = given
     assert total_loss(3.0, 0.0, first) == 3.0
@@ -566,7 +565,9 @@ def test_schedules_are_told_of_the_labelled_batch_alone(
         return schedule(options, **times)
 
     monkeypatch.setattr(generation.optimizers, "make_schedule", noted)
-    generation.step_and_state(tiny_student(1, f"--config.train.ratio={ratio}"))
+    student = tiny_student(1, f"--config.train.ratio={ratio}")
+    generation.step_and_state(generation.part(student))
 
-    # Thirty labelled images, sixteen in a batch, twelve steps.
-    assert told == [{"batch": 16, "steps": 12, "steps_per_epoch": 30 / 16}]
+    # Thirty labelled images, sixteen in a batch, twelve steps from the first.
+    times = {"batch": 16, "steps": 12, "steps_per_epoch": 30 / 16, "start": 0}
+    assert told == [times]

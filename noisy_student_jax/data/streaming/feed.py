@@ -5,6 +5,7 @@ the noise are those of every other road, and tf.data is told to keep the order. 
 begins at the step that is asked for, and nothing of it is ever saved.
 """
 
+import functools
 import os
 from collections.abc import Callable
 from typing import Any
@@ -28,6 +29,8 @@ from noisy_student_jax.randaugment import FILL
 _READ_AT_ONCE = 64
 _READERS = 4
 _STEPS_AHEAD = 2
+_WHOLE = (0, 0, 0, 0)
+"""A box that stands for the crop of evaluation."""
 
 Tensors = dict[str, tf.Tensor]
 
@@ -70,7 +73,11 @@ class TensorFlowFeed:
             raise (self._failure or error) from None
         self._next = step + 1
         return [
-            Fed(fed["image"], [status.decode() for status in fed["status"]])
+            Fed(
+                fed["image"],
+                [status.decode() for status in fed["status"]],
+                fed.get("teacher_image"),
+            )
             for fed in streams
         ]
 
@@ -95,7 +102,7 @@ class TensorFlowFeed:
 
     def _stream(self, number: int, first_step: int) -> tf.data.Dataset:
         """Makes batches of ``{"image", "status"}`` of one stream, step by step."""
-        side = self._preprocessing.resolution
+        side, teacher = self._preprocessing.resolution, self._streams[number].teacher
         cores = len(os.sched_getaffinity(0))
         drawn = self._drawn(number, first_step)
         count = len(drawn["position"])
@@ -117,8 +124,12 @@ class TensorFlowFeed:
 
         def finish(example: Tensors) -> Tensors:
             like = {"image": (np.uint8, [side, side, 3]), "status": (object, [])}
+            if teacher:
+                seen = [teacher.resolution, teacher.resolution, 3]
+                like["teacher_image"] = (np.uint8, seen)
             asked = [example[name] for name in ("data", "status", "box")]
-            found = self._call(self._decoded, asked, like)
+            decoded = functools.partial(self._decoded, teacher=teacher)
+            found = self._call(decoded, asked, like)
             noise = self._streams[number].noise.input
             return found | {"image": augment(found["image"], example, noise)}
 
@@ -168,16 +179,29 @@ class TensorFlowFeed:
         data = [b"" if data is None else data for data in found.data]
         return {"data": _objects(data), "status": _objects(status), "box": boxes}
 
-    def _decoded(self, data: bytes, status: bytes, box: np.ndarray) -> dict[str, Any]:
+    def _decoded(
+        self,
+        data: bytes,
+        status: bytes,
+        box: np.ndarray,
+        *,
+        teacher: Preprocessing | None,
+    ) -> dict[str, Any]:
         """Decodes an image; mid-grey, with the reason, where that cannot be done."""
+        wanted = {"image": (tuple(box.tolist()), self._preprocessing)}
+        if teacher:
+            wanted["teacher_image"] = (_WHOLE, teacher)
         if status == b"ok":
             try:
-                image = preprocessed(data, tuple(box.tolist()), self._preprocessing)
-                return {"image": image, "status": status}
+                found = {name: preprocessed(data, *how) for name, how in wanted.items()}
+                return {**found, "status": status}
             except UndecodableImageError as error:
                 status = str(error).encode()
-        side = self._preprocessing.resolution
-        return {"image": np.full((side, side, 3), FILL, np.uint8), "status": status}
+        sides = {name: how.resolution for name, (_, how) in wanted.items()}
+        grey = {
+            n: np.full((side, side, 3), FILL, np.uint8) for n, side in sides.items()
+        }
+        return {**grey, "status": status}
 
     def _call(
         self,

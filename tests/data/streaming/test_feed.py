@@ -1,5 +1,6 @@
 """Streamed batches: those of the other roads, whatever the files hold."""
 
+import dataclasses
 import gc
 import io
 import pathlib
@@ -24,6 +25,7 @@ from noisy_student_jax.errors import UserError
 from noisy_student_jax.lanes import Lanes
 from noisy_student_jax.layout import BatchLayout
 from noisy_student_jax.preprocessing import Preprocessing
+from noisy_student_jax.randaugment import FILL
 from noisy_student_jax.training import partitioning
 from noisy_student_jax.types import PSEUDO
 
@@ -131,6 +133,35 @@ def test_random_crops_are_those_of_the_other_road(tmp_path):
         assert difference.mean(axis=(1, 2, 3)).max() < 3
         assert_equal(found | {"image": 0}, wanted | {"image": 0})
     assert len(np.unique(np.concatenate([b["image"] for b in ours]), axis=0)) == 27
+
+
+def test_every_road_shows_the_teacher_the_same_images(tmp_path):
+    folders = [
+        write(tmp_path / name, 5, size=(40, 30), suffix=kind, first=first)
+        for first, (name, kind) in enumerate([("labelled", "png"), ("pool", "jpg")])
+    ]
+    streams = [stream(folder) for folder in folders]
+    teacher = Preprocessing(20, 4)
+    streams[1] = dataclasses.replace(streams[1], teacher=teacher)
+    resident = ResidentPipeline(streams, LAYOUT, mesh(), PREPROCESSING, **NUMBERS)
+    found = batches(resident, range(2))
+
+    whole = stream(folders[1])
+    images = teacher.apply_all(whole.source.read(range(5)).images)
+    for batch in found:
+        rows = batch["target"][batch["stream"] == PSEUDO]
+        wanted = images[whole.picks[rows, 0]]
+        np.testing.assert_array_equal(batch["teacher_image"], wanted)
+    assert_equal(batches(hosted(streams, tmp_path, SourceFeed), range(2)), found)
+    assert_equal(batches(hosted(streams, tmp_path), range(2)), found)
+
+    (folders[1] / "00.jpg").write_bytes(b"no image")
+    for feed in (SourceFeed, TensorFlowFeed):
+        for batch in batches(hosted(streams, tmp_path, feed), range(2)):
+            missing = batch["weight"][batch["stream"] == PSEUDO] == 0
+            assert missing.any()
+            assert (batch["teacher_image"][missing] == FILL).all()
+            assert not (batch["teacher_image"][~missing] == FILL).all()
 
 
 def test_targets_and_images_stay_together(folders, tmp_path):
