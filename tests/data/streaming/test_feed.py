@@ -133,6 +133,16 @@ def test_random_crops_are_those_of_the_other_road(tmp_path):
     assert len(np.unique(np.concatenate([b["image"] for b in ours]), axis=0)) == 27
 
 
+def test_noise_is_added_to_what_the_crop_left(tmp_path):
+    # Not JPEGs: nothing is decoded at a fraction, so that the roads agree exactly.
+    folder = write(tmp_path / "photos", 6, size=(90, 70))
+    noise = InputNoise(flip=True, crop_padding=2, cutout_size=3, crop_area=0.2)
+    streams = [stream(folder, noise=noise), stream(folder, noise=noise)]
+
+    ours = batches(hosted(streams, tmp_path), range(2))
+    assert_equal(ours, batches(hosted(streams, tmp_path, SourceFeed), range(2)))
+
+
 def test_targets_and_images_stay_together(folders, tmp_path):
     streams = [stream(folder, noise=InputNoise()) for folder in folders]
     for batch in batches(hosted(streams, tmp_path), range(4)):
