@@ -1,6 +1,5 @@
 """Labelling: one row a record, in order, whatever the pool is like."""
 
-import dataclasses
 import hashlib
 
 import numpy as np
@@ -258,23 +257,28 @@ def test_the_teacher_of_a_run_is_its_averaged_model_without_noise(
 
 
 def test_a_teacher_sees_the_centre_crop_that_it_was_trained_for(
-    tiny_run, tiny_student, monkeypatch
+    tiny_student, monkeypatch
 ):
     from noisy_student_jax import generation
 
-    its_own = Preprocessing(11, 3, "bilinear", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
-    read, asked = bundles.read, []
-
-    def older(folder):
-        return dataclasses.replace(read(folder), preprocessing=its_own)
-
-    monkeypatch.setattr(generation.bundles, "read", older)
+    asked = []
     monkeypatch.setattr(generation.label, "label_pool", lambda *a, **_: asked.append(a))
-    # Neither its config nor its student's say so: both are at 8 pixels.
-    generation.label_pool(tiny_student(0))
+    # Its student is at 8 pixels, with another crop, mean and resize.
+    teacher = tiny_student(
+        0,
+        *(
+            f"--config.generations[0].model.{field}"
+            for field in ("resolution=11", "crop_padding=3", "mean=(0.1, 0.2, 0.3)")
+        ),
+        "--config.generations[0].model.interpolation=bicubic_tf1",
+    )
+    generation.label_pool(teacher)
 
     ((predictor, *_),) = asked
-    assert predictor.preprocessing == its_own
+    assert predictor.preprocessing == Preprocessing(
+        11, 3, "bicubic_tf1", (0.1, 0.2, 0.3), (0.35, 0.35, 0.35)
+    )
+    assert teacher.run.student(1).preprocessing.resolution == 8
 
 
 def test_images_are_centre_crops_and_nothing_is_added(tmp_path):
