@@ -28,20 +28,19 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
       float32 ``[height, width, channels]``, not clipped: next to edges values go
       below and above those of the image.
     """
-    values = image.astype(np.float32)
-    return _along_columns(_along_rows(values, height), width)
+    return _along(_along(image.astype(np.float32), height, 0), width, 1)
 
 
-def _along_rows(values: np.ndarray, height: int) -> np.ndarray:
+def _along(values: np.ndarray, wanted: int, axis: int) -> np.ndarray:
+    """Resizes ``[height, width, channels]`` along one axis; float32."""
+    places, weights = _taps(values.shape[axis], wanted)
+    shape = [wanted if number == axis else 1 for number in range(values.ndim)]
+    parts = []
+    for place, weight in zip(places, weights, strict=True):
+        part = np.take(values, place, axis)
+        part *= weight.reshape(shape)
+        parts.append(part)
     # Added from the left: float32 sums hang on their order.
-    places, weights = _taps(len(values), height)
-    parts = (values[places[n]] * weights[n][:, None, None] for n in range(4))
-    return functools.reduce(np.add, parts)
-
-
-def _along_columns(values: np.ndarray, width: int) -> np.ndarray:
-    places, weights = _taps(values.shape[1], width)
-    parts = (values[:, places[n]] * weights[n][:, None] for n in range(4))
     return functools.reduce(np.add, parts)
 
 
