@@ -143,6 +143,22 @@ def test_noise_is_added_to_what_the_crop_left(tmp_path):
     assert_equal(ours, batches(hosted(streams, tmp_path, SourceFeed), range(2)))
 
 
+def test_the_authors_resize_gives_both_roads_the_same_crops(tmp_path):
+    folder = write(tmp_path / "photos", 6, size=(90, 70), suffix="jpg")
+    streams = [stream(folder, noise=InputNoise(crop_area=0.2))] * 2
+    authors = Preprocessing(SIDE, 32, "bicubic_tf1")
+
+    feeds = [
+        feed(streams, LAYOUT, mesh(), authors, **NUMBERS)
+        for feed in (TensorFlowFeed, SourceFeed)
+    ]
+    for ours, theirs in zip(*(feed(0) for feed in feeds), strict=True):
+        assert ours.images.dtype == np.uint8
+        np.testing.assert_array_equal(ours.images, theirs.images)
+    for feed in feeds:
+        feed.close()
+
+
 def test_targets_and_images_stay_together(folders, tmp_path):
     streams = [stream(folder, noise=InputNoise()) for folder in folders]
     for batch in batches(hosted(streams, tmp_path), range(4)):
