@@ -1,10 +1,13 @@
-"""What docs/fidelity.md names is there: tests, config fields, every trap."""
+"""What docs/fidelity.md names is there: tests, config fields, every trap.
+
+And what the config of SVHN must not forget.
+"""
 
 import re
 
 from support import ROOT
 
-from noisy_student_jax.config import base_config, flatten, plain
+from noisy_student_jax.config import base_config, flatten, load, plain
 from noisy_student_jax.fields import CHOICES, RANGES
 
 PAGE = (ROOT / "docs" / "fidelity.md").read_text(encoding="utf-8")
@@ -37,3 +40,16 @@ def test_every_config_field_that_it_names_exists_and_may_be_so():
 def test_every_trap_of_code_is_on_it():
     rows = re.findall(r"^\| (\d+) \|.*::test_", PAGE, re.MULTILINE)
     assert {int(number) for number in rows} == TRAPS
+
+
+def test_svhn_is_never_mirrored_and_always_cut_out():
+    config = load(ROOT / "configs" / "svhn.py")
+    for owner in (*config.generations, config.control):
+        for noise in owner.noise.values():
+            # A mirrored 2 is no 2.
+            assert not noise.flip
+            assert (noise.cutout_size, noise.crop_padding, noise.crop_area) == (16, 4, 0)
+            assert (noise.randaugment_layers, noise.randaugment_magnitude) == (2, 5)
+            assert (noise.randaugment_translate, noise.randaugment_cutout) == (4, 4)
+        assert (owner.train.weight_decay, owner.train.warmup_epochs) == (1e-4, 5)
+        assert owner.model.crop_padding == 0

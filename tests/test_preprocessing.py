@@ -95,7 +95,7 @@ def test_the_authors_evaluation_images_are_neither_clipped_nor_rounded():
 
 
 def test_a_training_crop_is_clipped_and_truncated_as_the_authors_do():
-    cut, image = Preprocessing(8, 0, "bicubic_tf1"), step(13, 17)
+    cut, image = Preprocessing(8, 0, "bicubic_tf1"), pixels(13, 17)
     authors = np.clip(bicubic_tf1.resize(image[1:12, 3:16], 8, 8), 0, 255)
 
     found = cut.apply_crop(image, (1, 3, 11, 13))
