@@ -48,7 +48,11 @@ def test_svhn_is_never_mirrored_and_always_cut_out():
         for noise in owner.noise.values():
             # A mirrored 2 is no 2.
             assert not noise.flip
-            assert (noise.cutout_size, noise.crop_padding, noise.crop_area) == (16, 4, 0)
+            assert (noise.cutout_size, noise.crop_padding, noise.crop_area) == (
+                16,
+                4,
+                0,
+            )
             assert (noise.randaugment_layers, noise.randaugment_magnitude) == (2, 5)
             assert (noise.randaugment_translate, noise.randaugment_cutout) == (4, 4)
         assert (owner.train.weight_decay, owner.train.warmup_epochs) == (1e-4, 5)
