@@ -160,13 +160,14 @@ def check(config: ConfigDict) -> None:
     for path in sorted(leaves, key=_owner):
         value = leaves[path]
         field = _OWNER.sub("", path)
-        if field in CHOICES and value not in CHOICES[field]:
+        pattern = re.sub(r"^noise\.\w+\.", "noise.*.", field)
+        choices = CHOICES.get(pattern)
+        if choices and value not in choices:
             raise UserError(
                 f"config.{path} is '{value}', but may only be one of"
-                f" {', '.join(CHOICES[field])}{nearest(str(value), CHOICES[field])}"
+                f" {', '.join(choices)}{nearest(str(value), choices)}"
             )
         _check_type(path, value, known.get(field, known.get(path)))
-        pattern = re.sub(r"^noise\.\w+\.", "noise.*.", field)
         if pattern in RANGES:
             low, high = RANGES[pattern]
             if not low <= value <= high:

@@ -157,12 +157,14 @@ def _says(noise: InputNoise) -> str:
     told = {
         field.name: getattr(noise, field.name)
         for field in dataclasses.fields(noise)
-        if field.name != "constants" and getattr(noise, field.name)
+        if field.name not in ("constants", "randaugment_behavior")
+        and getattr(noise, field.name)
     }
     if noise.randaugment_layers:
         told["randaugment_translate"] = noise.constants.translate
         told["randaugment_cutout"] = noise.constants.cutout
-    told = {k: v if isinstance(v, bool) else f"{v:g}" for k, v in told.items()}
+        told["randaugment_behavior"] = noise.randaugment_behavior
+    told = {k: v if isinstance(v, bool | str) else f"{v:g}" for k, v in told.items()}
     return ", ".join(f"{k}={v}" for k, v in told.items()) or "no input noise"
 
 

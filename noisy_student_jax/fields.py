@@ -49,6 +49,7 @@ def base_config() -> ConfigDict:
     noise = {
         "randaugment_layers": 2,
         "randaugment_magnitude": 27.0,
+        "randaugment_behavior": "reference",
         "randaugment_translate": 100.0,
         "randaugment_cutout": 40.0,
         "flip": True,
@@ -188,7 +189,8 @@ SHORT_NAMES = {
 
 CHOICES = {
     "data.road": ("prepared", "streamed"),
-    "model.interpolation": ("bicubic", "bilinear", "nearest"),
+    "model.interpolation": ("bicubic", "bilinear", "nearest", "bicubic_tf1"),
+    "noise.*.randaugment_behavior": ("reference", "clean"),
     "model.dtype": ("float32", "bfloat16"),
     "model.depthwise": ("auto", "grouped", "shifted"),
     "train.part": ("all", "head"),

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 import numpy as np
 from PIL import Image
 
+from noisy_student_jax import bicubic_tf1
 from noisy_student_jax.errors import UserError
 
 INTERPOLATIONS = {
@@ -18,6 +19,10 @@ INTERPOLATIONS = {
     "bilinear": Image.Resampling.BILINEAR,
     "nearest": Image.Resampling.NEAREST,
 }
+"""Pillow's, smoothed where they shrink."""
+
+BICUBIC_TF1 = "bicubic_tf1"
+"""The authors' (``bicubic_tf1.py``)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +34,8 @@ class Preprocessing:
       crop_padding: the centre crop is ``resolution / (resolution + crop_padding)``
         of the shorter side (32 in the authors' ``preprocessing.py``; 0 takes the
         whole shorter side).
-      interpolation: ``bicubic``, ``bilinear`` or ``nearest``.
+      interpolation: ``bicubic``, ``bilinear`` or ``nearest``, as Pillow's; or
+        ``bicubic_tf1``, the authors' own.
       mean: per channel, on the 0–1 scale.
       std: per channel, on the 0–1 scale.
     """
@@ -41,8 +47,8 @@ class Preprocessing:
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
 
     def __post_init__(self):
-        if self.interpolation not in INTERPOLATIONS:
-            known = ", ".join(INTERPOLATIONS)
+        if self.interpolation not in (*INTERPOLATIONS, BICUBIC_TF1):
+            known = ", ".join((*INTERPOLATIONS, BICUBIC_TF1))
             raise UserError(
                 f"interpolation '{self.interpolation}' is not known: choose {known}"
             )
@@ -64,26 +70,35 @@ class Preprocessing:
         fields["mean"], fields["std"] = tuple(fields["mean"]), tuple(fields["std"])
         return cls(**fields)
 
+    @property
+    def dtype(self) -> type[np.generic]:
+        """Of the images that `apply` makes.
+
+        The authors neither clip nor round an evaluation image, so that theirs is
+        float32; Pillow's resizes give uint8.
+        """
+        return np.float32 if self.interpolation == BICUBIC_TF1 else np.uint8
+
     def apply(self, image: np.ndarray) -> np.ndarray:
-        """Crops and resizes one image.
+        """Crops and resizes one image for evaluation.
 
         Args:
           image: uint8 ``[height, width, 3]``.
 
         Returns:
-          uint8 ``[resolution, resolution, 3]``.
+          `dtype` ``[resolution, resolution, 3]``.
         """
         height, width = image.shape[:2]
         short = min(height, width)
         fraction = self.resolution / (self.resolution + self.crop_padding)
         crop = max(1, int(fraction * short))
         top, left = (height - crop + 1) // 2, (width - crop + 1) // 2
-        return self.apply_box(image, top, left, crop, crop)
+        return self._resized(image[top : top + crop, left : left + crop])
 
     def apply_box(
         self, image: np.ndarray, top: int, left: int, height: int, width: int
     ) -> np.ndarray:
-        """Crops a box of one image, and resizes it.
+        """Crops a box of one image, and resizes it, for training.
 
         Args:
           image: uint8 ``[height, width, 3]``.
@@ -95,17 +110,12 @@ class Preprocessing:
         Returns:
           uint8 ``[resolution, resolution, 3]``.
         """
-        box = np.ascontiguousarray(image[top : top + height, left : left + width])
-        size = (self.resolution, self.resolution)
-        if (height, width) == size:
-            return box
-        resized = Image.fromarray(box).resize(size, INTERPOLATIONS[self.interpolation])
-        return np.asarray(resized)
+        return to_uint8(self._resized(image[top : top + height, left : left + width]))
 
     def apply_crop(
         self, image: np.ndarray, box: tuple[int, int, int, int]
     ) -> np.ndarray:
-        """Resizes a box as `augment.crops.crop_boxes` draws it.
+        """Resizes a box as `augment.crops.crop_boxes` draws it, for training.
 
         Args:
           image: uint8 ``[height, width, 3]``.
@@ -114,10 +124,27 @@ class Preprocessing:
         Returns:
           uint8 ``[resolution, resolution, 3]``.
         """
-        return self.apply_box(image, *box) if box[2] else self.apply(image)
+        return self.apply_box(image, *box) if box[2] else to_uint8(self.apply(image))
 
     def apply_all(self, images: Iterable[np.ndarray]) -> np.ndarray:
-        """Applies to many images; returns uint8 ``[count, side, side, 3]``."""
+        """Applies to many images; returns `dtype` ``[count, side, side, 3]``."""
         done = [self.apply(image) for image in images]
         shape = (0, self.resolution, self.resolution, 3)
-        return np.stack(done) if done else np.zeros(shape, np.uint8)
+        return np.stack(done) if done else np.zeros(shape, self.dtype)
+
+    def _resized(self, part: np.ndarray) -> np.ndarray:
+        part = np.ascontiguousarray(part)
+        side = self.resolution
+        if part.shape[:2] == (side, side):
+            return part.astype(self.dtype, copy=False)
+        if self.interpolation == BICUBIC_TF1:
+            return bicubic_tf1.resize(part, side, side)
+        how = INTERPOLATIONS[self.interpolation]
+        return np.asarray(Image.fromarray(part).resize((side, side), how))
+
+
+def to_uint8(images: np.ndarray) -> np.ndarray:
+    """Clips to 0–255 and truncates, as the authors do to what they augment."""
+    if images.dtype == np.uint8:
+        return images
+    return np.clip(images, 0, 255).astype(np.uint8)

@@ -14,6 +14,7 @@ from noisy_student_jax.contact_sheet import (
     contact_sheet,
 )
 from noisy_student_jax.data.sources import Source, labels_of
+from noisy_student_jax.preprocessing import to_uint8
 from noisy_student_jax.run import Student
 
 CONTACT_SHEET = "contact_sheet.png"
@@ -58,7 +59,8 @@ def _group(
     crops = None
     if area := streams.input_noise(student, stream).crop_area:
         crops = [_crops(student, image, n, area) for n, image in enumerate(images)]
-    return Group(name, list(student.preprocessing.apply_all(images)), stream, crops)
+    whole = to_uint8(student.preprocessing.apply_all(images))
+    return Group(name, list(whole), stream, crops)
 
 
 def _crops(

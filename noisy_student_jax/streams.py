@@ -98,6 +98,7 @@ def make_noise(section: Any) -> Noise:
         InputNoise(
             randaugment_layers=section.randaugment_layers,
             randaugment_magnitude=section.randaugment_magnitude,
+            randaugment_behavior=section.randaugment_behavior,
             constants=RandAugmentConstants(
                 translate=section.randaugment_translate,
                 cutout=section.randaugment_cutout,

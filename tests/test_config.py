@@ -235,11 +235,18 @@ def test_the_base_is_the_papers_recipe():
     assert (train.ema_decay, train.momentum) == (0.9999, 0.9)
     assert (train.targets, train.temperature) == ("soft", 1.0)
     assert train.loss_normalization == "code"
+    model = base_config().model
+    assert (model.batch_norm_momentum, model.batch_norm_epsilon) == (0.99, 1e-3)
+    assert (model.stochastic_depth, model.dropout_rate) == (0.2, -1)
+    assert model.crop_padding == 32
     selection = base_config().selection
     assert (selection.min_score, selection.per_class) == (0.3, 130_000)
     for stream in base_config().noise.values():
         assert stream.randaugment_layers == 2
         assert stream.randaugment_magnitude == 27
+        assert stream.randaugment_behavior == "reference"
+        assert (stream.randaugment_translate, stream.randaugment_cutout) == (100, 40)
+        assert stream.flip and stream.dropout and stream.stochastic_depth
 
 
 def test_leaves_are_named_as_overrides_name_them():

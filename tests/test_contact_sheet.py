@@ -168,7 +168,8 @@ def test_the_noise_is_said_in_the_words_of_the_config():
     noise = InputNoise(2, 10.0, flip=True, crop_padding=2)
     assert sheets._says(noise) == (
         "randaugment_layers=2, randaugment_magnitude=10, flip=True, crop_padding=2,"
-        " randaugment_translate=100, randaugment_cutout=40"
+        " randaugment_translate=100, randaugment_cutout=40,"
+        " randaugment_behavior=reference"
     )
     assert sheets._says(InputNoise()) == "no input noise"
     crop = sheets._says(InputNoise(crop_area=0.08))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from noisy_student_jax import preprocessing
+from noisy_student_jax import bicubic_tf1, preprocessing
 from noisy_student_jax.errors import UserError
 from noisy_student_jax.preprocessing import Preprocessing
 
@@ -75,6 +75,48 @@ def test_interpolations_are_those_of_pillow_by_name():
         assert np.array_equal(result, np.asarray(expected)), name
 
 
+def step(height, width):
+    """Black beside white: what rings most."""
+    image = np.zeros((height, width, 3), np.uint8)
+    image[:, width // 2 :] = 255
+    return image
+
+
+def test_the_authors_evaluation_images_are_neither_clipped_nor_rounded():
+    cut = Preprocessing(8, 0, "bicubic_tf1")
+
+    whole = cut.apply_all([step(13, 13), step(30, 17), pixels(8, 8)])
+
+    assert whole.dtype == cut.dtype == np.float32
+    assert whole.min() < -5 and whole.max() > 260
+    assert (whole != np.round(whole)).any()
+    assert np.array_equal(whole[2], pixels(8, 8))
+    assert cut.apply_all([]).dtype == np.float32
+
+
+def test_a_training_crop_is_clipped_and_truncated_as_the_authors_do():
+    cut, image = Preprocessing(8, 0, "bicubic_tf1"), pixels(13, 17)
+    authors = np.clip(bicubic_tf1.resize(image[1:12, 3:16], 8, 8), 0, 255)
+
+    found = cut.apply_crop(image, (1, 3, 11, 13))
+
+    assert found.dtype == np.uint8
+    assert np.array_equal(found, np.floor(authors))
+    centre = cut.apply_crop(image, (0, 0, 0, 0))
+    assert np.array_equal(centre, np.floor(np.clip(cut.apply(image), 0, 255)))
+    assert centre.dtype == np.uint8
+
+
+@pytest.mark.parametrize("interpolation", [*preprocessing.INTERPOLATIONS])
+def test_other_interpolations_give_whole_numbers(interpolation):
+    cut = Preprocessing(8, 0, interpolation)
+
+    assert cut.apply_all([step(13, 13)]).dtype == cut.dtype == np.uint8
+    assert np.array_equal(
+        cut.apply_crop(step(13, 13), (0, 0, 0, 0)), cut.apply(step(13, 13))
+    )
+
+
 def test_many_images_of_any_size_become_one_array():
     cut = Preprocessing(8, crop_padding=2)
     images = [pixels(9, 30), pixels(40, 11)]
@@ -103,7 +145,10 @@ def test_it_survives_json():
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({"interpolation": "lanczos"}, "'lanczos' is not known: choose bicubic, "),
+        (
+            {"interpolation": "lanczos"},
+            "'lanczos' is not known: choose bicubic, bilinear, nearest, bicubic_tf1",
+        ),
         ({"resolution": 0}, "resolution >= 1 and crop_padding >= 0, got 0 and 32"),
         ({"crop_padding": -1}, "got 8 and -1"),
     ],

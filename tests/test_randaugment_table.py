@@ -1,5 +1,6 @@
 """The RandAugment table against the figures of the paper's code, written out."""
 
+import itertools
 import subprocess
 import sys
 
@@ -7,6 +8,7 @@ import pytest
 
 from noisy_student_jax.errors import UserError
 from noisy_student_jax.randaugment import (
+    BEHAVIORS,
     OPS,
     SVHN_CONSTANTS,
     RandAugmentConstants,
@@ -37,6 +39,14 @@ FIGURES = {
 }
 
 
+CLEAN_FIGURES = FIGURES | {
+    # Bits kept: 2, 3, 4, 4, 6, 7, and from magnitude 20 on all 8.
+    "Posterize": (6, 5, 4, 4, 2, 1, 0, 0, 0),
+    "Solarize": (128, 230, 256, 256, 256, 256, 256, 256, 256),
+    "SolarizeAdd": (55, 99, 110, 128, 128, 128, 128, 128, 128),
+}
+
+
 def test_sixteen_operations_in_the_papers_order_and_no_identity():
     assert [op.name for op in OPS] == [
         "AutoContrast",
@@ -64,9 +74,11 @@ def test_only_geometry_has_a_random_sign():
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_arguments_are_the_papers(name):
-    for magnitude, figure in zip(MAGNITUDES, FIGURES[name], strict=True):
-        value = argument(named(name), magnitude)
+@pytest.mark.parametrize("behavior", BEHAVIORS)
+def test_arguments_are_the_papers(name, behavior):
+    figures = {"reference": FIGURES, "clean": CLEAN_FIGURES}[behavior][name]
+    for magnitude, figure in zip(MAGNITUDES, figures, strict=True):
+        value = argument(named(name), magnitude, behavior=behavior)
         if figure is None:
             assert value is None
         else:
@@ -75,7 +87,9 @@ def test_arguments_are_the_papers(name):
 
 def test_integer_arguments_are_integers():
     for name in ("Posterize", "Solarize", "SolarizeAdd", "Cutout"):
-        assert all(type(argument(named(name), m)) is int for m in MAGNITUDES)
+        for behavior in BEHAVIORS:
+            values = [argument(named(name), m, behavior=behavior) for m in MAGNITUDES]
+            assert {type(value) for value in values} == {int}
 
 
 def test_magnitude_five_blends_by_exactly_one():
@@ -85,6 +99,21 @@ def test_magnitude_five_blends_by_exactly_one():
 def test_posterize_below_two_and_a_half_keeps_one_bit():
     assert [argument(named("Posterize"), m) for m in (0, 2, 2.5)] == [7, 7, 7]
     assert argument(named("Posterize"), 5) == 6
+
+
+def test_clean_arguments_never_turn_back_as_the_magnitude_grows():
+    for op in OPS:
+        if argument(op, 1) is not None:
+            values = [argument(op, m / 4, behavior="clean") for m in range(121)]
+            steps = {b > a for a, b in itertools.pairwise(values) if a != b}
+            assert len(steps) == 1, op.name
+
+
+def test_contrast_is_the_only_function_that_clean_changes():
+    assert [op.function("reference") for op in OPS] == [op.name for op in OPS]
+    changed = {op.name: op.function("clean") for op in OPS}
+    changed = {name: called for name, called in changed.items() if called != name}
+    assert changed == {"Contrast": "ContrastFromMean"}
 
 
 def test_svhn_moves_and_hides_less():
@@ -98,6 +127,9 @@ def test_mistakes_are_told():
         named("Rotat")
     with pytest.raises(UserError, match=r"magnitude is -1; it must be 0 or more"):
         argument(named("Rotate"), -1)
+    says = "behavior is 'cleen', but may only be one of reference, clean; did you mean"
+    with pytest.raises(UserError, match=says):
+        argument(named("Invert"), 5, behavior="cleen")
 
 
 def test_the_table_needs_no_framework():

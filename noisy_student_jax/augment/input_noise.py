@@ -7,7 +7,11 @@ No framework is needed here: the device's backend (``noise.py``), the host's dra
 from dataclasses import dataclass
 
 from noisy_student_jax.errors import UserError
-from noisy_student_jax.randaugment import IMAGENET_CONSTANTS, RandAugmentConstants
+from noisy_student_jax.randaugment import (
+    IMAGENET_CONSTANTS,
+    RandAugmentConstants,
+    check_behavior,
+)
 
 # Each source's own number, folded into the example's key: switching one source off
 # leaves the draws of the others as they were. Never renumber.
@@ -21,6 +25,7 @@ class InputNoise:
     Attributes:
         randaugment_layers: the paper's N; 0 is off.
         randaugment_magnitude: the paper's M.
+        randaugment_behavior: ``reference`` or ``clean``, as ``randaugment.py`` says.
         constants: RandAugment's, which depend on the data set.
         flip: whether half of the images are mirrored left to right.
         crop_padding: pixels of reflection around the image before a crop of its own
@@ -41,6 +46,7 @@ class InputNoise:
     crop_padding: int = 0
     cutout_size: int = 0
     crop_area: float = 0.0
+    randaugment_behavior: str = "reference"
 
     @property
     def is_off(self) -> bool:
@@ -66,6 +72,7 @@ class InputNoise:
             )
 
     def __post_init__(self) -> None:
+        check_behavior(self.randaugment_behavior)
         for name in (
             "randaugment_layers",
             "randaugment_magnitude",

@@ -182,6 +182,7 @@ def _apply(image: jax.Array, draws: dict[str, Any], noise: InputNoise) -> jax.Ar
             draws["randaugment"],
             magnitude=noise.randaugment_magnitude,
             constants=noise.constants,
+            behavior=noise.randaugment_behavior,
         )
     if "cutout" in draws:
         row, column = draws["cutout"]

@@ -42,6 +42,7 @@ FUNCTIONS: dict[str, Callable[..., jax.Array]] = {
     "Solarize": colour.solarize,
     "Color": colour.color,
     "Contrast": colour.contrast,
+    "ContrastFromMean": colour.contrast_from_mean,
     "Brightness": colour.brightness,
     "Sharpness": colour.sharpness,
     "ShearX": geometry.shear_x,
@@ -50,7 +51,7 @@ FUNCTIONS: dict[str, Callable[..., jax.Array]] = {
     "TranslateY": geometry.translate_y,
     "SolarizeAdd": colour.solarize_add,
 }
-"""One function per row of the table, but for Cutout, which needs to know where."""
+"""By what the table's rows call; but for Cutout, which needs to know where."""
 
 
 def randaugment(
@@ -60,6 +61,7 @@ def randaugment(
     layers: int,
     magnitude: float,
     constants: RandAugmentConstants = IMAGENET_CONSTANTS,
+    behavior: str = "reference",
 ) -> jax.Array:
     """Applies `layers` operations, each drawn uniformly and with replacement.
 
@@ -69,16 +71,20 @@ def randaugment(
         layers: the paper's N.
         magnitude: the paper's M.
         constants: what depends on the data set.
+        behavior: one of the table's `BEHAVIORS`.
 
     Returns:
         uint8 `[height, width, channels]`.
 
     Raises:
-        UserError: the image is not uint8, or the magnitude is negative.
+        UserError: the image is not uint8, the magnitude is negative, or there is no
+            such behaviour.
     """
     height, width, _ = image.shape
     draws = draw(key, layers=layers, height=height, width=width)
-    return apply(image, draws, magnitude=magnitude, constants=constants)
+    return apply(
+        image, draws, magnitude=magnitude, constants=constants, behavior=behavior
+    )
 
 
 def draw(key: jax.Array, *, layers: int, height: int, width: int) -> Draws:
@@ -116,6 +122,7 @@ def apply(
     *,
     magnitude: float,
     constants: RandAugmentConstants = IMAGENET_CONSTANTS,
+    behavior: str = "reference",
 ) -> jax.Array:
     """Applies drawn operations, first to last.
 
@@ -124,19 +131,21 @@ def apply(
         draws: what `draw` gave, each `[layers]`.
         magnitude: the paper's M.
         constants: what depends on the data set.
+        behavior: one of the table's `BEHAVIORS`.
 
     Returns:
         uint8 `[height, width, channels]`.
 
     Raises:
-        UserError: the image is not uint8, or the magnitude is negative.
+        UserError: the image is not uint8, the magnitude is negative, or there is no
+            such behaviour.
     """
     if image.dtype != jnp.uint8:
         raise UserError(
             f"RandAugment works on uint8 images, values 0–255, not on {image.dtype}: "
             "augment before normalising."
         )
-    branches = [_branch(op, magnitude, constants) for op in table.OPS]
+    branches = [_branch(op, magnitude, constants, behavior) for op in table.OPS]
     (layers,) = draws.op.shape
     for layer in range(layers):
         drawn = jax.tree.map(lambda leaf, layer=layer: leaf[layer], draws)
@@ -145,15 +154,15 @@ def apply(
 
 
 def _branch(
-    op: table.Op, magnitude: float, constants: RandAugmentConstants
+    op: table.Op, magnitude: float, constants: RandAugmentConstants, behavior: str
 ) -> Callable[[jax.Array, Draws], jax.Array]:
     """Returns the row as a function of an image and one layer's draws."""
-    argument = table.argument(op, magnitude, constants)
+    argument = table.argument(op, magnitude, constants, behavior)
     if op.name == "Cutout":
         return lambda image, drawn: cutout(
             image, 2 * argument, row=drawn.row, column=drawn.column
         )
-    function = FUNCTIONS[op.name]
+    function = FUNCTIONS[op.function(behavior)]
     if op.signed:
         return lambda image, drawn: function(image, argument, drawn.negative)
     if argument is None:

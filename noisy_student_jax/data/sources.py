@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from noisy_student_jax.errors import UserError
-from noisy_student_jax.preprocessing import Preprocessing
+from noisy_student_jax.preprocessing import Preprocessing, to_uint8
 
 READ_AT_ONCE = 256
 
@@ -189,7 +189,7 @@ def read_all_good(
             f" being '{source.key(int(indices[bad[0]]))}'"
             f" ({examples.status[bad[0]]}): repair or remove them"
         )
-    return preprocessing.apply_all(examples.images), examples.labels
+    return to_uint8(preprocessing.apply_all(examples.images)), examples.labels
 
 
 def shard_bounds(count: int, shards: int) -> list[tuple[int, int]]:

@@ -74,7 +74,7 @@ class Predictor:
 
         Args:
           variables: ``{"params", "batch_stats"}``.
-          images: uint8 ``[images, side, side, 3]``, preprocessed.
+          images: uint8 or float32 ``[images, side, side, 3]``, preprocessed.
           after_batch: called with the number of images done.
 
         Returns:

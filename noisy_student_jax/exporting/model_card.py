@@ -11,6 +11,7 @@ from typing import Any
 
 from noisy_student_jax.checkpoints.bundle import Bundle
 from noisy_student_jax.console import printable
+from noisy_student_jax.preprocessing import BICUBIC_TF1
 
 MOST_CLASSES = 100
 UNKNOWN = "unknown, to be filled in"
@@ -109,11 +110,14 @@ def _what(bundle: Bundle) -> str:
         ", ".join(f"{value:.4g}" for value in values)
         for values in (seen.mean, seen.std)
     )
+    how = f"Pillow ({seen.interpolation})"
+    if seen.interpolation == BICUBIC_TF1:
+        how = "TensorFlow 1's `resize_bicubic`"
     return (
         f"A model for {inline(bundle.task)} with {len(bundle.classes):,} classes. It"
         f" reads RGB images of {seen.resolution} × {seen.resolution} pixels: the middle"
         f" {seen.resolution}/{seen.resolution + seen.crop_padding} of the shorter side,"
-        f" resized with Pillow ({seen.interpolation}), on the 0–1 scale less"
+        f" resized with {how}, on the 0–1 scale less"
         f" ({mean}), divided by ({std}).\n"
     )
 

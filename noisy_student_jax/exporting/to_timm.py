@@ -81,7 +81,8 @@ def config(bundle: Bundle) -> dict[str, Any]:
             "custom_load": False,
             "input_size": [3, side, side],
             "fixed_input_size": False,
-            "interpolation": preprocessing.interpolation,
+            # timm has no TensorFlow 1's; its own bicubic is what it evaluates with.
+            "interpolation": preprocessing.interpolation.removesuffix("_tf1"),
             "crop_pct": side / (side + preprocessing.crop_padding),
             "crop_mode": "center",
             "mean": list(preprocessing.mean),

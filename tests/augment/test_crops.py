@@ -5,7 +5,10 @@ import functools
 import numpy as np
 import pytest
 
+from noisy_student_jax.augment import crops, host_draws, threefry
 from noisy_student_jax.augment.crops import crop_boxes
+from noisy_student_jax.augment.input_noise import RESIZED_CROP
+from noisy_student_jax.preprocessing import Preprocessing
 
 COUNT = 4000
 GOLDEN = [[26, 237, 162, 143], [5, 108, 245, 252], [82, 188, 169, 144]]
@@ -123,6 +126,22 @@ def test_any_size_gives_a_crop_that_is_inside_or_the_centre(size, least_area):
 @pytest.mark.parametrize("size", [(1, 1), (1, 60000), (60000, 1)])
 def test_what_nothing_fits_takes_the_centre(size):
     assert not boxes(*size).any()
+
+
+def test_a_crop_that_would_be_the_whole_image_becomes_evaluations():
+    # All of the area of a square in one crop: it can only be the square itself.
+    sizes = np.tile([64, 64], (COUNT, 1))
+    keys = host_draws.example_keys(0, 1, 1, np.arange(COUNT))
+    words = threefry.bits(threefry.fold_in(keys, RESIZED_CROP), 40)
+    tries, fits = crops._tries(words.reshape(COUNT, 10, 4), sizes[:, None], 1.0)
+    assert fits.any()
+    assert (tries[fits] == [0, 0, 64, 64]).all()
+    assert not boxes(64, 64, 1.0).any()
+
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    cut = Preprocessing(32, 32)
+    centre = cut.apply_crop(image, tuple(boxes(64, 64, 1.0)[0]))
+    np.testing.assert_array_equal(centre, image[16:48, 16:48])
 
 
 def test_off_is_the_centre():

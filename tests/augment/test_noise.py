@@ -248,8 +248,9 @@ def test_mistakes_are_told():
     for share in (-0.1, 1.1, float("nan")):
         with pytest.raises(UserError, match=f"crop_area={share}; it must be a share"):
             InputNoise(crop_area=share)
-    with pytest.raises(UserError, match="uint8 images"):
-        augment_batch(keys(), images().astype(np.float32), FULL)
+    for what in (FULL, InputNoise(cutout_size=3)):
+        with pytest.raises(UserError, match="Input noise works on uint8 images"):
+            augment_batch(keys(), images().astype(np.float32), what)
 
 
 def test_example_keys_depend_on_each_component_and_all_64_bits():

@@ -2,7 +2,7 @@
 
 Pillow where its arithmetic is the same, NumPy taken literally from the authors' code
 elsewhere; and Pillow again, loosely, for the operations where it computes otherwise.
-Both backends, the device's and tf.data's, go through the same.
+Both backends, the device's and tf.data's, and both behaviours go through the same.
 """
 
 import functools
@@ -15,10 +15,17 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from noisy_student_jax.augment import colour
 from noisy_student_jax.augment import randaugment as backend
+from noisy_student_jax.augment.input_noise import InputNoise
 from noisy_student_jax.errors import UserError
-from noisy_student_jax.randaugment import OPS, SVHN_CONSTANTS, argument, named
+from noisy_student_jax.randaugment import (
+    BEHAVIORS,
+    OPS,
+    SVHN_CONSTANTS,
+    argument,
+    named,
+)
 
-MAGNITUDES = (5, 10, 20, 27)
+MAGNITUDES = (5, 10, 15, 20, 27)
 SHAPES = ((8, 8), (32, 32), (19, 26))
 # 4 pixels at magnitude 10 instead of 100, so that something is left of a small image.
 CONSTANTS = SVHN_CONSTANTS
@@ -42,35 +49,39 @@ def pictures(height, width):
     ).astype(np.uint8)
 
 
-def calls():
-    """Yields (row, magnitude, sign) of everything that is called."""
-    for op in OPS:
-        for magnitude in (5,) if argument(op, 5) is None else MAGNITUDES:
-            for sign in (1, -1) if op.signed else (1,):
-                yield op, magnitude, sign
+def calls(op, behavior, magnitudes=MAGNITUDES):
+    """Yields (function, argument, sign) of what a row calls."""
+    for magnitude in (5,) if argument(op, 5) is None else magnitudes:
+        value = argument(op, magnitude, CONSTANTS, behavior)
+        for sign in (1, -1) if op.signed else (1,):
+            yield op.function(behavior), value, sign
+
+
+def all_calls():
+    """Says of each different call which row it is of."""
+    return {call: op for b in BEHAVIORS for op in OPS for call in calls(op, b)}
 
 
 @functools.cache
 def on_device(shape):
-    """Everything for one shape in one program: (name, magnitude, sign) → images."""
+    """Everything for one shape in one program: (function, argument, sign) → images."""
 
-    def call(op, image, value, negative):
+    def call(op, image, name, value, negative):
         if op.name == "Cutout":
             return backend.cutout(image, 2 * value, row=3, column=5)
-        function = backend.FUNCTIONS[op.name]
+        function = backend.FUNCTIONS[name]
         if op.signed:
             return function(image, value, negative)
         return function(image) if value is None else function(image, value)
 
     def everything(image):
-        return {
-            f"{op.name} {magnitude} {sign}": call(
-                op, image, argument(op, magnitude, CONSTANTS), jnp.asarray(sign < 0)
-            )
-            for op, magnitude, sign in calls()
-        }
+        return [
+            call(op, image, name, value, jnp.asarray(sign < 0))
+            for (name, value, sign), op in all_calls().items()
+        ]
 
-    return jax.device_get(jax.jit(jax.vmap(everything))(pictures(*shape)))
+    done = jax.device_get(jax.jit(jax.vmap(everything))(pictures(*shape)))
+    return dict(zip(all_calls(), done, strict=True))
 
 
 @functools.cache
@@ -79,39 +90,39 @@ def in_tensorflow(shape):
     tf = pytest.importorskip("tensorflow")
     from noisy_student_jax.data.streaming import augment as streaming
 
-    def call(op, image, value, negative):
+    def call(op, image, name, value, negative):
         if op.name == "Cutout":
             return streaming.cutout(image, 2 * value, row=3, column=5)
-        return streaming.apply(op, image, value, negative)
+        behavior = "reference" if name == op.name else "clean"
+        return streaming.apply(op, image, value, negative, behavior)
 
     images = [tf.constant(image) for image in pictures(*shape)]
     return {
-        f"{op.name} {magnitude} {sign}": np.stack(
-            [
-                call(op, image, argument(op, magnitude, CONSTANTS), sign < 0)
-                for image in images
-            ]
+        (name, value, sign): np.stack(
+            [call(op, image, name, value, sign < 0) for image in images]
         )
-        for op, magnitude, sign in calls()
+        for (name, value, sign), op in all_calls().items()
     }
 
 
+@pytest.fixture(params=BEHAVIORS)
+def behavior(request):
+    return request.param
+
+
 @pytest.fixture(params=[on_device, in_tensorflow])
-def cases(request):
+def cases(request, behavior):
     """Yields (argument, sign, input image, result) over magnitudes, signs, images."""
 
     def of(name, magnitudes=MAGNITUDES):
-        row = named(name)
         for shape in SHAPES:
             results = request.param(shape)
-            for op, magnitude, sign in calls():
-                if op is row and magnitude in magnitudes:
-                    value = argument(op, magnitude, CONSTANTS)
-                    ours = results[f"{name} {magnitude} {sign}"]
-                    for image, result in zip(pictures(*shape), ours, strict=True):
-                        assert result.dtype == np.uint8
-                        assert result.shape == image.shape
-                        yield value, sign, image, result
+            for call in calls(named(name), behavior, magnitudes):
+                _, value, sign = call
+                for image, result in zip(pictures(*shape), results[call], strict=True):
+                    assert result.dtype == np.uint8
+                    assert result.shape == image.shape
+                    yield value, sign, image, result
 
     return of
 
@@ -201,18 +212,25 @@ def level(image):
     return np.full_like(image, int(min(height * width / 256, 255)))
 
 
+def mean_level(image):
+    """The mean of the grey image, rounded, as Pillow rounds its own."""
+    return np.full_like(image, int(grey(image).mean(dtype=np.float64) + 0.5))
+
+
 DEGENERATE = {
     "Color": grey,
     "Contrast": level,
+    "ContrastFromMean": mean_level,
     "Brightness": np.zeros_like,
     "Sharpness": smooth,
 }
 
 
 @pytest.mark.parametrize("name", BLENDS)
-def test_blends_are_the_authors_and_pillows(cases, name):
+def test_blends_are_the_authors_and_pillows(cases, behavior, name):
+    make = DEGENERATE[named(name).function(behavior)]
     for factor, _, image, result in cases(name):
-        degenerate = np.broadcast_to(DEGENERATE[name](image), image.shape)
+        degenerate = np.broadcast_to(make(image), image.shape)
         assert_same(result, blend(degenerate, image, factor))
         ends = Image.fromarray(np.ascontiguousarray(degenerate)), Image.fromarray(image)
         assert_same(result, Image.blend(*ends, factor))
@@ -224,7 +242,15 @@ def test_magnitude_five_changes_nothing(cases, name):
         assert_same(result, image)
 
 
-@pytest.mark.parametrize("name", ["Color", "Sharpness"])
+@pytest.mark.parametrize(
+    ("name", "behavior"),
+    [
+        ("Color", "reference"),
+        ("Sharpness", "reference"),
+        # The reference's is no grey of the image.
+        ("Contrast", "clean"),
+    ],
+)
 def test_pillows_own_greys_differ_by_one_before_the_blend(cases, name):
     for factor, _, image, result in cases(name):
         pillow = getattr(ImageEnhance, name)(Image.fromarray(image)).enhance(factor)
@@ -246,6 +272,16 @@ def test_contrast_is_measured_from_the_number_of_pixels():
     assert int(colour.contrast(large, 0.0)[0, 0, 0]) == 196
     huge = jnp.zeros((260, 256, 3), jnp.uint8)
     assert int(colour.contrast(huge, 0.0)[0, 0, 0]) == 255
+
+
+def test_clean_contrast_is_measured_from_the_mean_of_the_grey_image():
+    # Half of the pixels 10, half 201: the mean is 105.5, and halves go up.
+    for shape in ((32, 32, 3), (300, 256, 3), (2, 2, 1)):
+        image = np.full(shape, 10, np.uint8)
+        image[shape[0] // 2 :] = 201
+        assert (np.asarray(colour.contrast_from_mean(image, 0.0)) == 106).all()
+    light = np.full((1200, 1300, 3), 255, np.uint8)
+    assert (np.asarray(colour.contrast_from_mean(light, 0.0)) == 255).all()
 
 
 def coefficients(name, value, height, width):
@@ -356,6 +392,53 @@ def test_any_size_works_and_every_row_of_the_table_is_called():
         assert out.shape == (16, *shape)
         assert_same(out[2], 255 - image)
         assert (out[15] == 128).all()
+
+
+@functools.cache
+def drawn_on_device(behavior):
+    def one(image, op):
+        draws = backend.Draws(*(jnp.array([v]) for v in (op, False, 3, 5)))
+        return backend.apply(
+            image, draws, magnitude=27, constants=CONSTANTS, behavior=behavior
+        )
+
+    def all_ops(image):
+        return jax.lax.map(lambda op: one(image, op), jnp.arange(len(OPS)))
+
+    return np.asarray(jax.jit(jax.vmap(all_ops))(pictures(*SHAPES[-1])))
+
+
+@functools.cache
+def drawn_in_tensorflow(behavior):
+    tf = pytest.importorskip("tensorflow")
+    from noisy_student_jax.data.streaming import augment as streaming
+
+    noise = InputNoise(
+        randaugment_layers=1,
+        randaugment_magnitude=27,
+        randaugment_behavior=behavior,
+        constants=CONSTANTS,
+    )
+
+    @tf.function
+    def one(image, op):
+        draws = {
+            "randaugment_op": op[None],
+            "randaugment_negative": tf.constant([False]),
+            "randaugment_row": tf.constant([3]),
+            "randaugment_column": tf.constant([5]),
+        }
+        return streaming.augment(image, draws, noise)
+
+    images, ops = [tf.constant(i) for i in pictures(*SHAPES[-1])], tf.range(len(OPS))
+    return np.stack([[one(image, op) for op in ops] for image in images])
+
+
+@pytest.mark.parametrize("drawn", [drawn_on_device, drawn_in_tensorflow])
+@pytest.mark.parametrize("number", range(len(OPS)), ids=[op.name for op in OPS])
+def test_what_is_drawn_is_called_as_its_behavior_says(drawn, number, behavior):
+    (call, *_) = calls(OPS[number], behavior, (27,))
+    assert_same(drawn(behavior)[:, number], on_device(SHAPES[-1])[call])
 
 
 def test_what_cannot_be_augmented_is_refused():

@@ -6,8 +6,16 @@ import jax
 import numpy as np
 import pytest
 
-from noisy_student_jax.augment.noise import InputNoise
+from noisy_student_jax.augment.crops import crop_boxes
+from noisy_student_jax.augment.noise import (
+    InputNoise,
+    augment_batch,
+    example_keys,
+    split_positions,
+    stream_key,
+)
 from noisy_student_jax.data.hosted import Ahead, HostedPipeline, SourceFeed
+from noisy_student_jax.data.pipeline import Draws
 from noisy_student_jax.data.quarantine import Quarantine
 from noisy_student_jax.data.resident import ResidentPipeline
 from noisy_student_jax.data.sources import ArraySource, Examples
@@ -105,6 +113,28 @@ def test_random_crops_differ_by_position_and_not_by_start(tmp_path):
         [batch["image"][batch["stream"] == LABELLED] for batch in first]
     )
     assert len({row.tobytes() for row in rows}) > 6
+
+
+def test_randaugment_sees_what_the_crop_and_the_resize_left(tmp_path):
+    noise = InputNoise(randaugment_layers=1, randaugment_magnitude=9, crop_area=0.3)
+    streams = [stream(5, "labelled", noise=noise), stream(10, "pool", noise=noise)]
+    pipeline = hosted(streams, tmp_path)
+    (batch,) = batches(pipeline, [0])
+
+    augment = jax.jit(lambda keys, images: augment_batch(keys, images, noise))
+    drawn = Draws(streams, LAYOUT, **NUMBERS).of_step(0)
+    for number, (own, part) in enumerate(zip(streams, drawn, strict=True)):
+        images = own.source.read(part.records.tolist()).images
+        where = (NUMBERS["seed"], NUMBERS["generation"], number)
+        sizes = np.array([image.shape[:2] for image in images])
+        boxes = crop_boxes(*where, part.positions, sizes, noise.crop_area)
+        cut = [
+            PREPROCESSING.apply_crop(image, box)
+            for image, box in zip(images, boxes.tolist(), strict=True)
+        ]
+        keys = example_keys(stream_key(*where), split_positions(part.positions))
+        mine = batch["image"][batch["stream"] == number]
+        np.testing.assert_array_equal(mine, augment(keys, np.stack(cut)))
 
 
 def test_what_cannot_be_used_weighs_nothing_and_moves_nothing(tmp_path):

@@ -111,6 +111,14 @@ def test_records_that_all_have_to_be_good_are_read_and_preprocessed():
     assert len(everything) == 5
 
 
+def test_training_images_are_uint8_however_they_are_resized():
+    cut = Preprocessing(3, 0, "bicubic_tf1")
+    images, _ = read_all_good(source(), cut, part="pool")
+
+    assert images.dtype == np.uint8
+    assert cut.apply_all(source().read([0]).images).dtype == np.float32
+
+
 def test_a_bad_record_among_them_is_named():
     with pytest.raises(UserError) as caught:
         read_all_good(Spoilt(), Preprocessing(4), [5, 4, 2], part="validation")

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from noisy_student_jax import models
+from noisy_student_jax import bicubic_tf1, models
 from noisy_student_jax.checkpoints.bundle import Bundle
 from noisy_student_jax.data.sources import ArraySource, Examples
 from noisy_student_jax.errors import UserError
@@ -137,6 +137,24 @@ def test_a_source_is_predicted_as_its_images_are(
     assert found.labels.tolist() == [n % 4 for n in range(11)]
     assert not found.unusable
     assert told == [0, 4, 8]
+
+
+def test_the_authors_resize_reaches_the_model_without_rounding(variables):
+    module = models.create("efficientnet_test", **ARGUMENTS)
+    large = np.random.default_rng(1).integers(0, 256, (3, 13, 21, 3), np.uint8)
+    predictor = Predictor(TASK, module, Preprocessing(8, 0, "bicubic_tf1"), batch=4)
+    seen = []
+
+    def apply(variables, images):
+        seen.append(np.asarray(images))
+        return {"logits": np.zeros((len(images), 4))}
+
+    predictor.apply = apply
+    predict_source(predictor, {"one": variables}, source(large))
+
+    exact = [bicubic_tf1.resize(image[:, 4:17], 8, 8) for image in large]
+    np.testing.assert_array_equal(seen[0][:3], exact)
+    assert np.min(exact) < 0 and np.max(exact) > 255
 
 
 def test_what_cannot_be_used_is_left_out_and_named(predictor, variables, images):

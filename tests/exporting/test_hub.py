@@ -192,3 +192,11 @@ def test_thousands_of_classes_do_not_fill_the_card():
     assert "99. class 99" in text
     assert "class 100" not in text
     assert "and 900 more" in text
+
+
+def test_a_card_says_whose_resize_it_is():
+    assert "resized with Pillow (bilinear)," in model_card._what(
+        some.bundle(interpolation="bilinear")
+    )
+    authors = model_card._what(some.bundle(interpolation="bicubic_tf1"))
+    assert "resized with TensorFlow 1's `resize_bicubic`," in authors

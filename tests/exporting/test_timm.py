@@ -55,6 +55,11 @@ def test_timms_config_has_the_preprocessing_of_the_weights():
     np.testing.assert_allclose(cut["std"], [128 / 255] * 3)
 
 
+def test_timms_config_names_a_resize_that_timm_has():
+    one = some.bundle("lite0", interpolation="bicubic_tf1")
+    assert to_timm.config(one)["pretrained_cfg"]["interpolation"] == "bicubic"
+
+
 @pytest.mark.parametrize("name", ["test", "b0_small"])
 def test_a_model_that_timm_has_not_is_refused(name, tmp_path):
     with pytest.raises(UserError, match=f"timm has no model like 'efficientnet_{name}"):

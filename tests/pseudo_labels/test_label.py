@@ -254,3 +254,50 @@ def test_the_teacher_of_a_run_is_its_averaged_model_without_noise(
     np.testing.assert_allclose(stored, p, rtol=1e-3, atol=1e-6)
     other = predictor(raw.variables, images)["probabilities"]
     assert not np.allclose(stored, other, rtol=1e-3, atol=1e-6)
+
+
+def test_a_teacher_sees_the_centre_crop_that_it_was_trained_for(
+    tiny_student, monkeypatch
+):
+    from noisy_student_jax import generation
+
+    asked = []
+    monkeypatch.setattr(generation.label, "label_pool", lambda *a, **_: asked.append(a))
+    # Its student is at 8 pixels, with another crop, mean and resize.
+    teacher = tiny_student(
+        0,
+        *(
+            f"--config.generations[0].model.{field}"
+            for field in ("resolution=11", "crop_padding=3", "mean=(0.1, 0.2, 0.3)")
+        ),
+        "--config.generations[0].model.interpolation=bicubic_tf1",
+    )
+    generation.label_pool(teacher)
+
+    ((predictor, *_),) = asked
+    assert predictor.preprocessing == Preprocessing(
+        11, 3, "bicubic_tf1", (0.1, 0.2, 0.3), (0.35, 0.35, 0.35)
+    )
+    assert teacher.run.student(1).preprocessing.resolution == 8
+
+
+def test_images_are_centre_crops_and_nothing_is_added(tmp_path):
+    class Photographs(Pool):
+        def read(self, indices):
+            good = super().read(indices)
+            shape = (4 * SIDE, 6 * SIDE, 3)
+            images = [np.random.default_rng(n).integers(0, 256, shape) for n in indices]
+            return Examples([i.astype(np.uint8) for i in images], good.status, None)
+
+    class Watching(Teacher):
+        preprocessing = Preprocessing(SIDE, 2)
+
+        def __call__(self, variables, images):
+            seen.extend(images)
+            return super().__call__(variables, images)
+
+    seen, pool = [], Photographs()
+    label(tmp_path, pool, teacher=Watching(), shards=1)
+
+    whole = pool.read(list(range(COUNT))).images
+    np.testing.assert_array_equal(seen, Watching.preprocessing.apply_all(whole))

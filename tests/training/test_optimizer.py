@@ -126,6 +126,14 @@ def test_the_warmup_is_a_line_from_zero_over_5_labelled_epochs(kind):
     assert rate(500) > rate(499) * 0.9
 
 
+def test_a_training_of_twice_the_epochs_has_the_same_warmup():
+    # B0 to B4: 700 epochs, stairs of 4.8, and still 5 epochs to the peak.
+    rate = schedule(steps_per_epoch=100.0, steps=70_000, decay_epochs=4.8)
+
+    assert rate(499) == pytest.approx(0.128 * 0.998, rel=1e-5)
+    assert rate(500) == pytest.approx(0.128 * 0.97, rel=1e-5)
+
+
 def test_the_cosine_goes_from_the_peak_to_zero():
     rate = schedule(schedule="cosine", warmup_epochs=0.0, steps=1000)
 

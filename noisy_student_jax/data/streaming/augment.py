@@ -83,12 +83,14 @@ def _randaugment_layer(
     noise: InputNoise,
 ) -> tf.Tensor:
     """Applies the drawn row of the table, and computes no other."""
+    behavior = noise.randaugment_behavior
 
     def branch(op: table.Op) -> Callable[[], tf.Tensor]:
-        argument = table.argument(op, noise.randaugment_magnitude, noise.constants)
+        magnitude = noise.randaugment_magnitude
+        argument = table.argument(op, magnitude, noise.constants, behavior)
         if op.name == "Cutout":
             return lambda: cutout(image, 2 * argument, row=row, column=column)
-        return lambda: apply(op, image, argument, negative)
+        return lambda: apply(op, image, argument, negative, behavior)
 
     shape = image.shape
     image = tf.switch_case(op, [branch(op) for op in table.OPS])
@@ -96,7 +98,11 @@ def _randaugment_layer(
 
 
 def apply(
-    op: table.Op, image: tf.Tensor, argument: table.Argument, negative: tf.Tensor
+    op: table.Op,
+    image: tf.Tensor,
+    argument: table.Argument,
+    negative: tf.Tensor,
+    behavior: str = "reference",
 ) -> tf.Tensor:
     """Applies one row of the table other than Cutout.
 
@@ -105,13 +111,14 @@ def apply(
         image: uint8 `[height, width, channels]`, its shape known.
         argument: as `randaugment.argument` gives it.
         negative: whether a signed argument is negated; bool `[]`.
+        behavior: one of the table's `BEHAVIORS`.
 
     Returns:
         uint8 `[height, width, channels]`.
     """
     if op.name in affine.COEFFICIENTS:
         return _transform(op.name, image, argument, negative)
-    function = COLOURS[op.name]
+    function = COLOURS[op.function(behavior)]
     return function(image) if argument is None else function(image, argument)
 
 
@@ -177,6 +184,14 @@ def contrast(image: tf.Tensor, factor: float) -> tf.Tensor:
     return _blend(min(height * width // 256, 255), image, factor)
 
 
+def contrast_from_mean(image: tf.Tensor, factor: float) -> tf.Tensor:
+    """Blends away from the mean of the grey image, rounded to a whole level."""
+    height, width, _ = image.shape
+    pixels = height * width
+    total = tf.reduce_sum(tf.cast(_grey(image), tf.int64))
+    return _blend((2 * total + pixels) // (2 * pixels), image, factor)
+
+
 def brightness(image: tf.Tensor, factor: float) -> tf.Tensor:
     """Multiplies the values: a blend away from black."""
     return _blend(0, image, factor)
@@ -205,11 +220,12 @@ COLOURS: dict[str, Callable[..., tf.Tensor]] = {
     "Solarize": solarize,
     "Color": color,
     "Contrast": contrast,
+    "ContrastFromMean": contrast_from_mean,
     "Brightness": brightness,
     "Sharpness": sharpness,
     "SolarizeAdd": solarize_add,
 }
-"""One function per row of the table that is neither geometric nor Cutout: uint8
+"""By what the table's rows call that are neither geometric nor Cutout: uint8
 `[height, width, channels]` and the row's argument → the same shape."""
 
 

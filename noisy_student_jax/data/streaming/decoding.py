@@ -5,8 +5,9 @@ of its size where that leaves enough pixels. (At 1/8 nothing is kept of a block 
 mean, and images come out coarser.) At full size the result is exactly that of
 ``decoding.decode`` and a crop: both use libjpeg, and here its exact transform. At a
 fraction it is another way of shrinking, with the same geometry: images with the detail
-of photographs differ by a level or two on average. The resize is Pillow's in any case:
-TensorFlow's differs by up to two levels, and takes longer.
+of photographs differ by a level or two on average. The resize is `Preprocessing`'s in
+any case. ``bicubic_tf1`` does not smooth where it shrinks, so for it nothing is decoded
+at a fraction.
 """
 
 import io
@@ -16,7 +17,11 @@ import tensorflow as tf
 from PIL import ExifTags, Image
 
 from noisy_student_jax.decoding import decode
-from noisy_student_jax.preprocessing import INTERPOLATIONS, Preprocessing
+from noisy_student_jax.preprocessing import (
+    BICUBIC_TF1,
+    INTERPOLATIONS,
+    Preprocessing,
+)
 
 _END = b"\xff\xd9"
 _FRACTIONS = (4, 2, 1)
@@ -42,7 +47,7 @@ def preprocessed(
       UndecodableImageError: the file is no image that we read.
     """
     if not box[2]:
-        return preprocessing.apply(decode(data))
+        return preprocessing.apply_crop(decode(data), box)
     if size := _plain_jpeg_size(data):
         try:
             return _of_jpeg(data, size, box, preprocessing)
@@ -78,7 +83,9 @@ def _of_jpeg(
     """Decodes a box, at the smallest fraction that leaves enough pixels; resizes it."""
     top, left, height, width = box
     side = preprocessing.resolution
-    fraction = next((f for f in _FRACTIONS if min(height, width) // f >= side), 1)
+    # The authors' resize reads four pixels each way of an image at its full size.
+    fractions = (1,) if preprocessing.interpolation == BICUBIC_TF1 else _FRACTIONS
+    fraction = next((f for f in fractions if min(height, width) // f >= side), 1)
     first_row, rows = _span(top, height, size[0], fraction)
     first_column, columns = _span(left, width, size[1], fraction)
     part = tf.io.decode_and_crop_jpeg(

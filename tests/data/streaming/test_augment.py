@@ -137,6 +137,9 @@ FULL = InputNoise(
 SETTINGS = {
     "everything": FULL,
     "imagenet": InputNoise(randaugment_layers=2, randaugment_magnitude=27, flip=True),
+    "clean": InputNoise(
+        randaugment_layers=2, randaugment_magnitude=15, randaugment_behavior="clean"
+    ),
     "crop": replace(FULL, randaugment_layers=0, cutout_size=0),
     "cutout": replace(FULL, randaugment_layers=0, crop_padding=0),
     "nothing": InputNoise(crop_area=0.08),

@@ -164,6 +164,32 @@ def test_every_road_shows_the_teacher_the_same_images(tmp_path):
             assert not (batch["teacher_image"][~missing] == FILL).all()
 
 
+def test_noise_is_added_to_what_the_crop_left(tmp_path):
+    # Not JPEGs: nothing is decoded at a fraction, so that the roads agree exactly.
+    folder = write(tmp_path / "photos", 6, size=(90, 70))
+    noise = InputNoise(flip=True, crop_padding=2, cutout_size=3, crop_area=0.2)
+    streams = [stream(folder, noise=noise), stream(folder, noise=noise)]
+
+    ours = batches(hosted(streams, tmp_path), range(2))
+    assert_equal(ours, batches(hosted(streams, tmp_path, SourceFeed), range(2)))
+
+
+def test_the_authors_resize_gives_both_roads_the_same_crops(tmp_path):
+    folder = write(tmp_path / "photos", 6, size=(90, 70), suffix="jpg")
+    streams = [stream(folder, noise=InputNoise(crop_area=0.2))] * 2
+    authors = Preprocessing(SIDE, 32, "bicubic_tf1")
+
+    feeds = [
+        feed(streams, LAYOUT, mesh(), authors, **NUMBERS)
+        for feed in (TensorFlowFeed, SourceFeed)
+    ]
+    for ours, theirs in zip(*(feed(0) for feed in feeds), strict=True):
+        assert ours.images.dtype == np.uint8
+        np.testing.assert_array_equal(ours.images, theirs.images)
+    for feed in feeds:
+        feed.close()
+
+
 def test_targets_and_images_stay_together(folders, tmp_path):
     streams = [stream(folder, noise=InputNoise()) for folder in folders]
     for batch in batches(hosted(streams, tmp_path), range(4)):

@@ -1,0 +1,59 @@
+"""What docs/fidelity.md names is there: tests, config fields, every trap.
+
+And what the config of SVHN must not forget.
+"""
+
+import re
+
+from support import ROOT
+
+from noisy_student_jax.config import base_config, flatten, load, plain
+from noisy_student_jax.fields import CHOICES, RANGES
+
+PAGE = (ROOT / "docs" / "fidelity.md").read_text(encoding="utf-8")
+# Traps of figures and wording (19 to 21) are no code's.
+TRAPS = {*range(1, 19), *range(22, 26)}
+
+
+def test_every_test_that_it_names_exists():
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", PAGE)
+    assert len(named) > 100
+    for file, test in named:
+        text = (ROOT / "tests" / file).read_text(encoding="utf-8")
+        assert f"\ndef {test}(" in text, f"{file}::{test}"
+
+
+def test_every_config_field_that_it_names_exists_and_may_be_so():
+    known = flatten(plain(base_config()))
+    sections = {name.split(".")[0] for name in known}
+    found = re.findall(r"`(\w+)\.([\w.*]+)(?:=([^`]+))?`", PAGE)
+    fields = [(f"{s}.{rest}", v) for s, rest, v in found if s in sections]
+    assert len(fields) > 30
+    for name, value in fields:
+        assert name.replace("*", "pseudo") in known, name
+        if value.startswith('"') and name in CHOICES:
+            assert value.strip('"') in CHOICES[name], name
+        elif value and name in RANGES:
+            assert RANGES[name][0] <= float(value) <= RANGES[name][1], name
+
+
+def test_every_trap_of_code_is_on_it():
+    rows = re.findall(r"^\| (\d+) \|.*::test_", PAGE, re.MULTILINE)
+    assert {int(number) for number in rows} == TRAPS
+
+
+def test_svhn_is_never_mirrored_and_always_cut_out():
+    config = load(ROOT / "configs" / "svhn.py")
+    for owner in (*config.generations, config.control):
+        for noise in owner.noise.values():
+            # A mirrored 2 is no 2.
+            assert not noise.flip
+            assert (noise.cutout_size, noise.crop_padding, noise.crop_area) == (
+                16,
+                4,
+                0,
+            )
+            assert (noise.randaugment_layers, noise.randaugment_magnitude) == (2, 5)
+            assert (noise.randaugment_translate, noise.randaugment_cutout) == (4, 4)
+        assert (owner.train.weight_decay, owner.train.warmup_epochs) == (1e-4, 5)
+        assert owner.model.crop_padding == 0
