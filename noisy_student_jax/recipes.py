@@ -67,7 +67,7 @@ def imagenet() -> ConfigDict:
     )
     # For folders, from which a validation set has to be split off.
     config.data.validation_fraction = HELD_OUT / IMAGENET
-    config.model.dtype = "bfloat16"
+    config.model.update(dtype="bfloat16", interpolation="bicubic_tf1")
     for stream in ("labelled", "pseudo"):
         config.noise[stream].crop_area = 0.08
     # The paper compares with its teachers; a control costs as much as a student.

@@ -213,6 +213,14 @@ def test_operational_fields_identify_nothing():
         "data.workers",
         "data.max_quarantined",
         "data.resident_gigabytes",
+        "data.expected.labelled",
+        "data.expected.pool",
+        "data.expected.validation",
+        "data.expected.test",
+        "data.expected.classes",
+        "plan.chip",
+        "plan.devices",
+        "plan.utilization",
     }
 
 
