@@ -33,6 +33,7 @@ import torch
 
 from noisy_student_jax import models
 from noisy_student_jax.checkpoints import foreign, published, timm_names
+from noisy_student_jax.checkpoints.bundle import Bundle
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
@@ -112,8 +113,37 @@ def their_logits(module: torch.nn.Module, images: np.ndarray) -> np.ndarray:
 
 
 def measure(model: str) -> list[dict]:
+    resolution = models.resolution(model)
+    return [compare(model, side) for side in (resolution, resolution + 1)]
+
+
+def compare(model: str, side: int) -> dict:
+    images = seeded_images(2, side)
     theirs = loaded(model, 1000)
-    settle(theirs, seeded_images(2, models.resolution(model)))
+    settle(theirs, images)
+    bundle = imported(theirs, model)
+    ours = models.create(model, **bundle.arguments)
+    apply = jax.jit(lambda images: ours.apply(bundle.variables, images)["logits"])
+    started = time.perf_counter()
+    expected = their_logits(theirs, images)
+    between = time.perf_counter()
+    got = np.asarray(apply(images))
+    ended = time.perf_counter()
+    exact = their_logits(theirs.double(), images.astype(np.float64))
+    largest = np.abs(expected).max()
+    return {
+        "model": model,
+        "side": side,
+        "difference": float(np.abs(got - expected).max() / largest),
+        "theirs": float(np.abs(expected - exact).max() / largest),
+        "spread": float(np.abs(expected[0] - expected[1]).max() / largest),
+        "theirs_s": between - started,
+        "ours_s": ended - between,
+    }
+
+
+def imported(theirs: torch.nn.Module, model: str) -> Bundle:
+    """Imports what `torch.save` wrote of geffnet's model."""
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "weights.pth"
         torch.save(
@@ -121,39 +151,13 @@ def measure(model: str) -> list[dict]:
             path,
             _use_new_zipfile_serialization="lite" not in model,
         )
-        bundle = foreign.from_tensors(
+        return foreign.from_tensors(
             foreign.read(path),
             model,
             preprocessing=published.preprocessing(model, layout="timm"),
             source=path.name,
             layout="timm",
         )
-    ours = models.create(model, **bundle.arguments)
-    apply = jax.jit(lambda images: ours.apply(bundle.variables, images)["logits"])
-    resolution = models.resolution(model)
-    cases = []
-    for side in (resolution, resolution + 1):
-        images = seeded_images(2, side)
-        started = time.perf_counter()
-        expected = their_logits(theirs, images)
-        between = time.perf_counter()
-        got = np.asarray(apply(images))
-        ended = time.perf_counter()
-        exact = their_logits(theirs.double(), images.astype(np.float64))
-        theirs.float()
-        largest = np.abs(expected).max()
-        cases.append(
-            {
-                "model": model,
-                "side": side,
-                "difference": float(np.abs(got - expected).max() / largest),
-                "spread": float(np.abs(expected[0] - expected[1]).max() / largest),
-                "theirs": float(np.abs(expected - exact).max() / largest),
-                "theirs_s": between - started,
-                "ours_s": ended - between,
-            }
-        )
-    return cases
 
 
 def golden() -> dict:
