@@ -9,4 +9,5 @@ source "$(dirname "$0")/environment.sh" "[dev]"
 
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
-exec "$PYTHON" -m pytest ${FLAGS[@]+"${FLAGS[@]}"}
+# Two at a time; the tests of a file stay together, since they share what is slow to make.
+exec "$PYTHON" -m pytest -n 2 --dist loadfile ${FLAGS[@]+"${FLAGS[@]}"}

@@ -136,6 +136,8 @@ def _given_up(
     return [
         Decision(f"{_section(student)}.{field}", value, f"{to_fit}: {what}")
         for student in run.students
+        # A given teacher is what it is.
+        if not student.adopted
         for field, value, what in [
             *_smaller_images(student, strides),
             *_fewer_steps(student, percent),
@@ -190,7 +192,8 @@ def _smaller_images(student: Student, strides: int) -> list[tuple]:
 
 def _side(student: Student, strides: int) -> int:
     asked = student.resolution
-    if not strides or asked <= LEAST_SIDE or not _takes_any_size(student):
+    fixed = student.adopted or not _takes_any_size(student)
+    if not strides or fixed or asked <= LEAST_SIDE:
         return asked
     exact = asked / STRIDE**strides
     multiple = 16 if exact >= 128 else 8

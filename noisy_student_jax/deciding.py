@@ -142,7 +142,7 @@ def decide(config: ConfigDict, facts: Facts) -> list[Decision]:
         made += [
             Decision(f"{name}.enabled", False, "no probe: there is no given body")
             for name in ("probe", "fine_tuning")
-            if config[name].enabled and not config[name].model.init.strip(AUTO)
+            if config[name].enabled and config[name].model.init in ("", AUTO)
         ]
     return made
 
@@ -261,6 +261,7 @@ def _asked(config: ConfigDict) -> str:
         "budget_hours": config.budget_hours,
         "data": identity(plain(config.data), "data"),
         "students": [identity(plain(one)) for one in config.generations],
+        "inits": [section.model.init for _, section in _sections(config)],
         **{name: identity(plain(config[name])) for name in LABELS_ONLY},
     }
     return files.digest(json.loads(json.dumps(asked)))

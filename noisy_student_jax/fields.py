@@ -11,7 +11,7 @@ GENERATION_SECTIONS = ("model", "train", "noise", "labels", "selection", "fixres
 
 LABELS_ONLY = ("control", "probe", "fine_tuning")
 """What is trained beside the generations, on labels only, to compare them with. Each
-takes takes from the last generation what it does not say itself."""
+takes from the last generation what it does not say itself."""
 
 DEFINED = {
     "probe": {

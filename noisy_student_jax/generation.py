@@ -131,10 +131,7 @@ def _check_batch_norm_group(student: Student) -> None:
 def _check_model(student: Student) -> None:
     """Builds the model, and the shapes that pass through it."""
     student.parameters  # noqa: B018
-    if student.adopted:
-        starting.check_teacher(student)
-    elif student.config.model.init not in ("", starting.TEACHER):
-        starting.initial_variables(student)
+    starting.check(student)
     _check_on_the_fly(student)
 
 

@@ -124,7 +124,7 @@ def _preprocessing(options: argparse.Namespace) -> Preprocessing:
     if options.interpolation:
         given["interpolation"] = options.interpolation
     for name in ("mean", "std"):
-        if text := getattr(options, name):
+        if (text := getattr(options, name)) is not None:
             given[name] = _per_channel(name, text)
     return dataclasses.replace(usual, **given)
 

@@ -11,7 +11,7 @@ from noisy_student_jax.errors import UserError
 from noisy_student_jax.evaluation import statistics
 from noisy_student_jax.generation import EVALUATION, MODEL, PREDICTIONS
 from noisy_student_jax.report import formatting
-from noisy_student_jax.run import CONTROL, FINE_TUNING, TITLES, Run, Student
+from noisy_student_jax.run import CONTROL, TITLES, Run, Student
 
 SUMMARY = "summary.json"
 
@@ -71,7 +71,7 @@ def table(run: Run, summary: dict[str, Any]) -> str:
         (f"generation {entry['generation']}", entry) for entry in summary["generations"]
     ]
     if summary["control"]:
-        entries.append((control_title(run), summary["control"]))
+        entries.append((CONTROL, summary["control"]))
     entries += [(TITLES[entry["name"]], entry) for entry in summary["baselines"]]
     for name, entry in entries:
         low, high = (100 * end for end in entry["interval"])
@@ -98,14 +98,6 @@ def table(run: Run, summary: dict[str, Any]) -> str:
         ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
-
-
-def control_title(run: Run) -> str:
-    """Names the control's row: from given weights it is fine-tuning on labels."""
-    control = run.config.control
-    if control.model.init and control.train.part == "all":
-        return f"control ({TITLES[FINE_TUNING]})"
-    return CONTROL
 
 
 def _generation(student: Student) -> dict[str, Any]:

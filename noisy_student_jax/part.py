@@ -80,13 +80,23 @@ def part(student: Student) -> Part:
     """
     if student.config.train.part == "all" or student.adopted:
         return Part(student, student.module, student.preprocessing)
-    return HeadOnFeatures(student, head(student), OnePixel())
+    return HeadOnFeatures(student, head(student), OnePixel(width(student)))
 
 
 def made_up_images(count: int, side: int) -> np.ndarray:
     """Makes images up: uint8 ``[count, side, side, 3]``."""
     shape = (count, side, side, 3)
     return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+
+
+def width(student: Student) -> int:
+    """Returns the channels of what the head of a student's model reads."""
+    module, side = student.module, student.resolution
+    outputs = jax.eval_shape(
+        lambda images: module.init_with_output(jax.random.key(0), images)[0],
+        jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32),
+    )
+    return outputs["pooled"].shape[-1]
 
 
 def head(student: Student) -> nn.Module:
@@ -96,11 +106,11 @@ def head(student: Student) -> nn.Module:
       UserError: see `part`.
     """
     model = student.config.model
-    if not model.init:
+    if not starting.is_given(student):
         raise UserError(
             "config.train.part is 'head', which leaves the rest as it is, but"
-            " config.model.init gives no weights to start from: give a bundle, or"
-            " 'pretrained'"
+            f" config.model.init='{model.init}' gives {student.name} no weights to"
+            " start from: give a bundle, or 'pretrained'"
         )
     found = getattr(student.module, "head", None)
     if found is None:
@@ -113,8 +123,16 @@ def head(student: Student) -> nn.Module:
 
 @dataclasses.dataclass(frozen=True)
 class OnePixel:
-    """The preprocessing of features: none. See `Preprocessing`."""
+    """The preprocessing of features: none. See `Preprocessing`.
 
+    Attributes:
+      channels: of the features.
+      resolution: of an image of features.
+      mean: as `Preprocessing` has it.
+      std: as `Preprocessing` has it.
+    """
+
+    channels: int
     resolution: int = 1
     mean: tuple[float, ...] = (0.0,)
     # Of 255, so that normalising leaves features as they are.
@@ -123,6 +141,12 @@ class OnePixel:
     def apply_all(self, images: Iterable[np.ndarray]) -> np.ndarray:
         """See `Preprocessing`."""
         return np.stack(list(images))
+
+    apply_all_to_train_on = apply_all
+
+    def blank(self) -> np.ndarray:
+        """See `Preprocessing`."""
+        return np.zeros((1, 1, self.channels), np.float32)
 
     def apply_crop(self, image: np.ndarray, box: tuple[int, ...]) -> np.ndarray:
         """See `Preprocessing`."""
@@ -138,6 +162,11 @@ class HeadOnFeatures(Part):
         run = self.student.run
         made_by = {
             "model": self.student.config.model.name,
+            "arguments": {
+                name: value
+                for name, value in self.student.arguments.items()
+                if name not in ("outputs", "dropout_rate")
+            },
             "weights": self._body.sha256,
             "preprocessing": dataclasses.asdict(self.student.preprocessing),
         }
@@ -157,7 +186,9 @@ class HeadOnFeatures(Part):
             if not path.is_file():
                 run.progress.start(len(source), f"{name} images", at=start)
                 stop = min(start + AT_ONCE, len(source))
-                _compute(predictor, placed, source, range(start, stop), run, path)
+                records = range(start, stop)
+                channels = self.preprocessing.channels
+                _compute(predictor, placed, source, records, run, path, channels)
             with np.load(path, allow_pickle=False) as stored:
                 features.append(stored["features"])
                 status += stored["status"].tolist()
@@ -165,7 +196,7 @@ class HeadOnFeatures(Part):
 
     def made_up(self, count: int) -> np.ndarray:
         """See `Part`."""
-        return np.ones((count, 1, 1, self._width), np.float32)
+        return np.ones((count, 1, 1, self.preprocessing.channels), np.float32)
 
     def initial(self) -> PyTree:
         """See `Part`."""
@@ -173,7 +204,8 @@ class HeadOnFeatures(Part):
 
     def of(self, variables: PyTree) -> PyTree:
         """See `Part`."""
-        own = abstract_variables(self.module, resolution=1, channels=self._width)
+        channels = self.preprocessing.channels
+        own = abstract_variables(self.module, resolution=1, channels=channels)
         params = {name: variables["params"][name] for name in own["params"]}
         return {"params": params, "batch_stats": {}}
 
@@ -186,24 +218,14 @@ class HeadOnFeatures(Part):
     def _body(self) -> Bundle:
         return starting.given(self.student)
 
-    @functools.cached_property
-    def _width(self) -> int:
-        """Channels of what the head reads."""
-        module, side = self.student.module, self.student.resolution
-        outputs = jax.eval_shape(
-            lambda images: module.init_with_output(jax.random.key(0), images)[0],
-            jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32),
-        )
-        return outputs["pooled"].shape[-1]
-
 
 class FeatureSource:
     """A source whose images are features ``[1, 1, channels]``, float32."""
 
     def __init__(self, source: Source, features: np.ndarray, status: list[str]):
         """Takes the source of images, and what was computed of each."""
-        self._source, self._features, self._status = source, features, status
-        self.key = source.key
+        self._source, self._features = source, features
+        self.key, self.status = source.key, status
         self.labels = getattr(source, "labels", None)
         self.bytes_per_record = features.shape[1] * features.itemsize
 
@@ -213,7 +235,7 @@ class FeatureSource:
     def read(self, indices: Iterable[int]) -> Examples:
         """See `Source`."""
         indices = list(indices)
-        status = [self._status[index] for index in indices]
+        status = [self.status[index] for index in indices]
         images = [
             self._features[index][None, None] if why == "ok" else None
             for index, why in zip(indices, status, strict=True)
@@ -236,6 +258,7 @@ def _compute(
     records: range,
     run: Run,
     path: pathlib.Path,
+    channels: int,
 ) -> None:
     """Computes the features of some records and writes them."""
     status, parts = [], []
@@ -253,10 +276,9 @@ def _compute(
             own = predictor(body, images)["features"]
         parts.append((good, own))
         run.progress.update(some.stop)
-    width = next((own.shape[1] for _, own in parts if own is not None), 1)
-    features = np.zeros((len(status), width), np.float32)
+    features = np.zeros((len(status), channels), np.float32)
     features[np.concatenate([good for good, _ in parts])] = np.concatenate(
-        [own for _, own in parts if own is not None] or [np.zeros((0, width))]
+        [own for _, own in parts if own is not None] or [features[:0]]
     )
     with files.atomic_file(path) as file:
         np.savez(file, features=features, status=np.array(status))

@@ -13,6 +13,7 @@ from PIL import Image
 
 from noisy_student_jax import bicubic_tf1
 from noisy_student_jax.errors import UserError
+from noisy_student_jax.randaugment import FILL
 
 INTERPOLATIONS = {
     "bicubic": Image.Resampling.BICUBIC,
@@ -131,6 +132,14 @@ class Preprocessing:
         done = [self.apply(image) for image in images]
         shape = (0, self.resolution, self.resolution, 3)
         return np.stack(done) if done else np.zeros(shape, self.dtype)
+
+    def apply_all_to_train_on(self, images: Iterable[np.ndarray]) -> np.ndarray:
+        """Applies to many images that noise is added to; as `apply_all`, but uint8."""
+        return to_uint8(self.apply_all(images))
+
+    def blank(self) -> np.ndarray:
+        """Returns what stands where there is no image: uint8, mid-grey."""
+        return np.full((self.resolution, self.resolution, 3), FILL, np.uint8)
 
     def _resized(self, part: np.ndarray) -> np.ndarray:
         part = np.ascontiguousarray(part)

@@ -166,14 +166,8 @@ class Run:
 
     @property
     def compared_with(self) -> list[str]:
-        """Which of `LABELS_ONLY` are wanted.
-
-        Where the control is fine-tuned from given weights, it is that baseline itself.
-        """
-        wanted = [name for name in LABELS_ONLY if self.config[name].enabled]
-        if CONTROL in wanted and self.config.control.train.part == "all":
-            wanted = [name for name in wanted if name != FINE_TUNING]
-        return wanted
+        """Which of `LABELS_ONLY` are wanted."""
+        return [name for name in LABELS_ONLY if self.config[name].enabled]
 
     @property
     def students(self) -> list["Student"]:

@@ -5,17 +5,21 @@ is of the same classes. A new head starts at zero: random weights would stay in 
 direction that a few labelled images say nothing of.
 """
 
+import dataclasses
 import pathlib
 
+import jax
 import numpy as np
 from flax import traverse_util
 
+from noisy_student_jax import files, models
 from noisy_student_jax.checkpoints import bundle as bundles
 from noisy_student_jax.checkpoints import published
 from noisy_student_jax.checkpoints.bundle import Bundle
 from noisy_student_jax.config import ConfigDict
+from noisy_student_jax.data.sources import key_hashes
 from noisy_student_jax.errors import UserError
-from noisy_student_jax.fields import LABELS_ONLY
+from noisy_student_jax.fields import LABELS_ONLY, base_config
 from noisy_student_jax.models.initialize import initialize
 from noisy_student_jax.run import Student
 from noisy_student_jax.types import PyTree
@@ -36,7 +40,7 @@ def given(student: Student) -> Bundle | None:
       UserError: there are no such weights, or they are damaged.
     """
     init = student.config.model.init
-    if not init or (init == TEACHER and not student.teacher):
+    if not is_given(student):
         return None
     if init == TEACHER:
         return bundles.read(student.teacher.folder / "model")
@@ -45,15 +49,42 @@ def given(student: Student) -> Bundle | None:
     return _read(init, "config.model.init")
 
 
+def is_given(student: Student) -> bool:
+    """Whether a student starts from given weights; see `given`."""
+    init = student.config.model.init
+    return bool(init) and (init != TEACHER or student.teacher is not None)
+
+
 def digests(student: Student) -> dict[str, str]:
-    """Returns the SHA-256 of what a student is given from outside the run."""
-    if student.adopted:
-        return {"teacher": _read(student.adopted, "config.teacher").sha256}
-    if student.config.model.init == TEACHER:
-        # It comes from a stage that this one needs.
+    """Returns digests of what a student is given to start from, or to be.
+
+    Of what has been taken away since a stage finished it is the one that was noted.
+
+    Raises:
+      UserError: what is given is not there, or damaged.
+    """
+    name = "teacher" if student.adopted else "init"
+    if not student.adopted and not is_given(student):
         return {}
-    start = given(student)
-    return {"init": start.sha256} if start else {}
+    if not student.adopted and student.config.model.init == TEACHER:
+        # It comes from a stage that this one needs.
+        return {name: TEACHER}
+    try:
+        bundle = given_teacher(student) if student.adopted else given(student)
+    except UserError:
+        finished = student.run.ledger.manifest(f"{student.name}/train")
+        if finished and name in finished["inputs"]:
+            return {name: finished["inputs"][name]}
+        raise
+    known = {"weights": bundle.sha256, "classes": list(bundle.classes)}
+    if student.adopted:
+        # It is taken as it is, with what its card says of its use.
+        known |= {
+            "architecture": bundle.architecture,
+            "arguments": bundle.arguments,
+            "preprocessing": dataclasses.asdict(bundle.preprocessing),
+        }
+    return {name: files.digest(known)}
 
 
 def initial_variables(student: Student) -> PyTree:
@@ -107,9 +138,9 @@ def started(
     )
     if wrong:
         raise UserError(
-            f"{what} does not fit model '{model}': {len(wrong)} of its {len(ours)}"
-            f" arrays are missing or of another shape, the first being {wrong[0]}; give"
-            " weights of the same architecture"
+            f"{what} does not fit model '{model}': {len(wrong)} arrays are missing, too"
+            f" many or of another shape, the first being {wrong[0]}; give weights of"
+            " the same architecture"
         )
     merged = {
         name: theirs[name] if name in taken else np.zeros_like(array)
@@ -135,20 +166,29 @@ def with_given(config: ConfigDict) -> ConfigDict:
     """
     filled = config.copy_and_resolve_references()
     if config.teacher:
-        _be(filled.generations[0], _read(config.teacher, "config.teacher"))
+        bundle = _read(config.teacher, "config.teacher")
+        _be(filled.generations[0], bundle, config.teacher)
     for section in (*filled.generations, *(filled[name] for name in LABELS_ONLY)):
         model = section.model
         if model.init in ("", AUTO, TEACHER, PRETRAINED):
             continue
-        known = _read(model.init, "config.model.init").preprocessing
-        model.mean = tuple(model.mean) or known.mean
-        model.std = tuple(model.std) or known.std
+        bundle = _read(model.init, "config.model.init")
+        if model.name == AUTO:
+            model.name = bundle.architecture
+        model.mean = tuple(model.mean) or bundle.preprocessing.mean
+        model.std = tuple(model.std) or bundle.preprocessing.std
     return filled
 
 
-def _be(generation: ConfigDict, bundle: Bundle) -> None:
+def _be(generation: ConfigDict, bundle: Bundle, place: str) -> None:
     """Has a generation be what a bundle is."""
-    model = generation.model
+    model, usual = generation.model, base_config().model
+    if bundle.architecture != model.name:
+        # Unless the config names that code itself.
+        bundles.refuse_foreign_code(bundle, place)
+    for field in models.accepted_arguments(bundle.architecture):
+        if field in model:
+            model[field] = usual[field]
     model.name, model.init = bundle.architecture, ""
     for field in FROM_BUNDLE:
         model[field] = getattr(bundle.preprocessing, field)
@@ -160,7 +200,7 @@ def _be(generation: ConfigDict, bundle: Bundle) -> None:
 
 def adopt(student: Student) -> dict[str, int]:
     """Takes a given bundle for the first teacher."""
-    bundle = _read(student.adopted, "config.teacher")
+    bundle = given_teacher(student)
     bundles.write(bundle, student.folder / "model")
     return {
         "steps": 0,
@@ -178,7 +218,7 @@ def check_teacher(student: Student) -> None:
     Raises:
       UserError: it is for another task, or of other classes.
     """
-    run, bundle = student.run, _read(student.adopted, "config.teacher")
+    run, bundle = student.run, given_teacher(student)
     if bundle.task != run.config.task:
         raise UserError(
             f"config.teacher='{student.adopted}' is for task '{bundle.task}', but"
@@ -193,6 +233,55 @@ def check_teacher(student: Student) -> None:
             f" which are not the data's {len(ours)} ({which}): give a teacher of the"
             " same classes, or start models from its weights with --config.init"
         )
+
+
+def check(student: Student) -> None:
+    """Looks for what a student could not start from.
+
+    Raises:
+      UserError: given weights do not fit, or have learnt from images to be judged on;
+        a given teacher is of other classes.
+    """
+    if student.adopted:
+        check_teacher(student)
+        refuse_judged(student, given_teacher(student))
+    elif is_given(student) and student.config.model.init == TEACHER:
+        ours, theirs = student.shapes, student.teacher.shapes
+        if jax.tree.map(np.shape, ours) != jax.tree.map(np.shape, theirs):
+            raise UserError(
+                f"config.model.init is '{TEACHER}', but model"
+                f" '{student.config.model.name}' is not the teacher's,"
+                f" '{student.teacher.config.model.name}': give both the same, or start"
+                " from something else"
+            )
+    elif is_given(student):
+        initial_variables(student)
+        refuse_judged(student, given(student))
+
+
+def refuse_judged(student: Student, bundle: Bundle) -> None:
+    """Refuses weights that have learnt from images that a run is judged on.
+
+    Raises:
+      UserError: how many they are.
+    """
+    parts = student.run.dataset.parts()
+    for name in ("validation", "test"):
+        source = parts[name]
+        if not hasattr(source, "key") or not len(bundle.trained_on):
+            continue  # only counted, or nothing is known
+        shared = int(np.isin(key_hashes(source), bundle.trained_on).sum())
+        if shared:
+            raise UserError(
+                f"{shared} of {len(source)} {name} images are among those that the"
+                f" weights given to {student.name} learnt from, so the result would"
+                f" mean nothing: give {name} images that they have not seen"
+            )
+
+
+def given_teacher(student: Student) -> Bundle:
+    """Returns the bundle that a run was given for its first teacher."""
+    return _read(student.adopted, "config.teacher")
 
 
 def _read(place: str, field: str) -> Bundle:

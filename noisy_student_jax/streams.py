@@ -52,7 +52,9 @@ class Streams:
             # Features are computed once, of images as they are.
             noise = dataclasses.replace(stream.noise, input=InputNoise())
             source = part.source(stream.source, name)
-            return dataclasses.replace(stream, source=source, noise=noise)
+            good = np.array(source.status) == "ok"
+            picks = stream.picks[good[stream.picks[:, 0]]]
+            return dataclasses.replace(stream, source=source, picks=picks, noise=noise)
 
         labelled, second = read(self.labelled, "labelled"), self.second
         if second:

@@ -9,6 +9,15 @@ import pytest
 from support import TINY
 
 
+@pytest.fixture(autouse=True)
+def console_speaks_to_people():
+    """Undoes what a command with ``--json`` does to the process."""
+    yield
+    from noisy_student_jax import console
+
+    console.leave_stdout_to_machines(False)
+
+
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory) -> pathlib.Path:
     """The directory of a finished run of ``tests/configs/tiny.py``. Do not change it:

@@ -416,6 +416,8 @@ def test_model_json_keeps_its_contract(tiny_run):
         "steps": 12,
         "seed": 0,
         "weights": "ema",
+        "started_from": None,
+        "part_trained": "all",
     }
     hashes = np.load(tiny_run / "generation_1/model/trained_on.npy")
     pseudo = read(tiny_run / "summary.json")["generations"][1]["pseudo_labelled"]

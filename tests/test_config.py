@@ -227,7 +227,7 @@ def test_operational_fields_identify_nothing():
 def test_a_part_of_the_config_drops_its_own_operational_fields():
     config = plain(base_config())
 
-    assert identity(config["labels"], "labels") == {"top_k": 0}
+    assert identity(config["labels"], "labels") == {"mode": "stored", "top_k": 0}
     assert identity(config["train"], "train") == config["train"]
     # A field of the same name elsewhere is another field.
     assert "batch" in identity(config["train"], "train")

@@ -184,6 +184,21 @@ def test_that_nothing_had_to_be_given_up_is_kept_too(tmp_path, monkeypatch):
     assert main([*line, "--config.evaluation.confidence=0.9", "--again"]) == 0
 
 
+def test_another_start_is_decided_anew(places, tmp_path):
+    asked = [
+        configs._override(
+            configs.complete(configs._execute(FOLDER)),
+            [*overrides(places), flag],
+            labels_only={},
+        )
+        for flag in ("--config.init=auto", "--config.init=", "--config.init=out")
+    ]
+
+    records = [deciding.record(one, [])["asked"] for one in asked]
+
+    assert len(set(records)) == 3
+
+
 def test_damaged_decisions_are_named(places, tmp_path):
     open_config = configs._override(
         configs.complete(configs._execute(FOLDER)), overrides(places), labels_only={}

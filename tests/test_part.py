@@ -86,6 +86,54 @@ def test_the_bundle_predicts_of_images_what_its_head_does_of_features(head_run):
     assert ours == pytest.approx(theirs, rel=1e-5)
 
 
+def test_what_a_head_is_trained_on_is_what_the_body_makes(tiny_run, head_run):
+    from noisy_student_jax import streams
+    from noisy_student_jax.training import partitioning
+
+    for resident in ("2.0", "0.0"):
+        one = student(
+            head_run, tiny_run, 1, f"--config.data.resident_gigabytes={resident}"
+        )
+        trained = parts.part(one)
+        learnt = streams.make(one).read_by(trained)
+        mesh = partitioning.make_mesh()
+        pipeline = streams.open_pipeline(one, learnt, mesh, trained.preprocessing)
+        batch = pipeline(0)
+        seen = np.asarray(batch["image"])[np.asarray(batch["stream"]) == 0]
+        pipeline.close()
+
+        whole = learnt.labelled.source._features
+        assert seen.dtype == np.float32
+        assert 0 < abs(whole).max() < 255
+        for features in seen[:, 0, 0]:
+            assert (abs(whole - features).max(axis=1) == 0).any()
+
+
+@pytest.mark.parametrize("resident", ["2.0", "0.0"])
+def test_a_labelled_image_without_features_is_never_drawn(
+    tiny_run, head_run, monkeypatch, resident
+):
+    from noisy_student_jax import streams
+    from noisy_student_jax.training import partitioning
+
+    one = student(head_run, tiny_run, 0, f"--config.data.resident_gigabytes={resident}")
+    trained = parts.part(one)
+    learnt = streams.make(one)
+    source = trained.source(learnt.labelled.source, "labelled")
+    source.status[:5] = ["torn"] * 5
+    monkeypatch.setattr(parts.HeadOnFeatures, "source", lambda *_: source)
+
+    read = learnt.read_by(trained)
+
+    assert len(read.labelled.picks) == len(source) - 5
+    mesh = partitioning.make_mesh()
+    pipeline = streams.open_pipeline(one, read, mesh, trained.preprocessing)
+    drawn = {key for step in range(4) for key in pipeline.records(step)["labelled"]}
+    assert not drawn & {source.key(n) for n in range(5)}
+    assert np.isfinite(np.asarray(pipeline(0)["image"])).all()
+    pipeline.close()
+
+
 def test_features_are_computed_once_for_all_that_share_a_body(head_run):
     computed = sorted(
         path.name.split("-")[0] for path in (head_run / "features").glob("*/*")
@@ -138,14 +186,14 @@ def test_the_table_has_a_probe_and_fine_tuning(head_run):
         assert "fine-tuning" in text
 
 
-def test_where_everything_is_trained_the_control_is_the_fine_tuning(tiny_run):
+def test_fine_tuning_draws_labelled_images_once_and_the_control_as_a_student(tiny_run):
     place = f"--config.init={tiny_run / 'generation_1' / 'model'}"
-    wanted = ["--config.probe.enabled=true", "--config.fine_tuning.enabled=true"]
-    run = Run(
-        config.load(TINY, [place, *wanted]), tiny_run, interruption=Interruption()
-    )
+    asked = config.load(TINY, [place, "--config.fine_tuning.enabled=true"])
+    run = Run(asked, tiny_run, interruption=Interruption())
 
-    assert run.compared_with == ["control", "probe"]
+    assert run.compared_with == ["control", "fine_tuning"]
+    assert run.student("fine_tuning").layout.pseudo == 0
+    assert run.student("control").layout == run.student(1).layout
 
 
 def test_the_probe_and_fine_tuning_stay_what_they_are():
@@ -167,7 +215,17 @@ def test_a_head_without_a_body_is_refused(tmp_path, capsys):
     told = capsys.readouterr().err
     assert told.count("\n") == 1
     assert "generation 0" in told.replace("_", " ")
-    assert "config.model.init gives no weights to start from" in told
+    assert "config.model.init='' gives generation_0 no weights to start from" in told
+
+
+def test_a_head_without_a_teacher_to_start_from_is_refused(tmp_path, capsys):
+    line = ["run", f"--config={TINY}", f"--workdir={tmp_path / 'w'}"]
+
+    assert main([*line, "--config.train=head", "--config.init=teacher"]) == 2
+
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "init='teacher' gives generation_0 no weights to start from" in told
 
 
 def test_heads_are_planned_and_measured(tiny_run, capsys):

@@ -1,5 +1,6 @@
 """What a model starts from: given teachers, given weights, its own teacher."""
 
+import dataclasses
 import shutil
 
 import jax
@@ -39,7 +40,7 @@ def other_classes(tmp_path, bundle):
     """The same weights, said to be of classes that nobody else has."""
     names = tuple(f"other {number}" for number in range(len(bundle.classes)))
     place = tmp_path / "other"
-    bundles.write(bundles.dataclasses.replace(bundle, classes=names), place)
+    bundles.write(dataclasses.replace(bundle, classes=names), place)
     return place
 
 
@@ -164,6 +165,102 @@ def test_another_teacher_makes_the_run_stale(tiny_run, taught, tmp_path, capsys)
 
     assert main(line) == 2
     assert "generation_0/train (input 'teacher')" in capsys.readouterr().err
+
+
+def test_a_start_from_the_teacher_is_not_one_from_nothing(tiny_run):
+    from noisy_student_jax import self_training
+
+    random, warm = (
+        self_training.training(student(tiny_run, 1, flag).run, 1)[0]
+        for flag in ("--config.init=", "--config.init=teacher")
+    )
+
+    assert random.inputs != warm.inputs
+
+
+def test_a_teacher_with_another_card_is_another_teacher(tiny_run, tmp_path):
+    given = bundles.read(tiny_run / "generation_0" / "model")
+    prepared = dataclasses.replace(given.preprocessing, resolution=12)
+    bundles.write(
+        dataclasses.replace(given, preprocessing=prepared), tmp_path / "other"
+    )
+
+    one, other = (
+        starting.digests(student(tiny_run, 0, f"--config.teacher={place}"))
+        for place in (tiny_run / "generation_0" / "model", tmp_path / "other")
+    )
+
+    assert one.keys() == other.keys() == {"teacher"}
+    assert one != other
+
+
+def test_a_teacher_that_was_taken_away_still_is_the_one_that_was_noted(
+    tiny_run, tmp_path, capsys
+):
+    teacher, workdir = tmp_path / "teacher", tmp_path / "run"
+    shutil.copytree(tiny_run / "generation_0" / "model", teacher)
+    line = ["run", f"--config={TINY}", f"--workdir={workdir}"]
+    line += [f"--config.teacher={teacher}", "--config.control.enabled=false"]
+    assert main(line) == 0
+    shutil.rmtree(teacher)
+
+    assert main(["status", f"--workdir={workdir}", "--json"]) == 0
+
+    assert '"finished": true' in capsys.readouterr().out
+
+
+def test_a_start_from_a_teacher_of_another_architecture_is_refused(tmp_path, capsys):
+    told = refusal(
+        capsys,
+        f"--workdir={tmp_path / 'w'}",
+        "--config.init=teacher",
+        "--config.generations[1].model.name=efficientnet_tiny_s",
+    )
+
+    assert "'efficientnet_tiny_s' is not the teacher's, 'efficientnet_test'" in told
+
+
+@pytest.mark.parametrize("field", ["teacher", "init"])
+def test_weights_that_know_the_test_images_are_refused(
+    tiny_run, tmp_path, capsys, field
+):
+    known = bundles.read(tiny_run / "generation_0" / "model")
+    run = student(tiny_run, 0).run
+    seen = np.sort(starting.key_hashes(run.dataset.test)[:3])
+    bundles.write(dataclasses.replace(known, trained_on=seen), tmp_path / "seen")
+
+    told = refusal(
+        capsys, f"--workdir={tmp_path / 'w'}", f"--config.{field}={tmp_path / 'seen'}"
+    )
+
+    assert "3 of 100 test images are among those that the weights given to" in told
+
+
+def test_a_given_teacher_brings_no_code_from_outside(tiny_run, tmp_path, capsys):
+    given = bundles.read(tiny_run / "generation_0" / "model")
+    stranger = dataclasses.replace(given, architecture="stranger:make")
+    bundles.write(stranger, tmp_path / "stranger")
+
+    told = refusal(
+        capsys,
+        f"--workdir={tmp_path / 'w'}",
+        f"--config.teacher={tmp_path / 'stranger'}",
+    )
+
+    assert "needs code from outside this package, 'stranger:make'" in told
+
+
+def test_a_given_teacher_keeps_its_size_where_a_budget_is_short(tiny_run):
+    from noisy_student_jax import budget
+    from noisy_student_jax.measuring import Speed
+
+    place = tiny_run / "generation_0" / "model"
+    run = student(tiny_run, 0, f"--config.teacher={place}").run
+
+    given_up = budget.fit(run, hours=1e-4, speeds=lambda one: Speed(2e3, 1e5))
+
+    assert given_up
+    assert not any(one.field.startswith("generations[0]") for one in given_up)
 
 
 def test_what_given_weights_learnt_from_is_remembered(tiny_run):

@@ -40,7 +40,9 @@ def tensor(key, array, *, strides=None, offset=0, shape=None, count=None, **chan
     size = array.dtype.itemsize
     storage = Outside(
         "storage",
-        Global("torch", changes.get("kind") or STORAGES[array.dtype]),
+        Global(
+            changes.get("module", "torch"), changes.get("kind") or STORAGES[array.dtype]
+        ),
         key,
         "cpu",
         array.size if count is None else count,

@@ -136,11 +136,14 @@ class _Storages(dict[str, _Storage]):
     def find(self, identity: Any) -> _Storage:
         """Gives the storage of ``("storage", type, key, device, count[, view])``."""
         what, kind, key, _, count, *view = identity
-        if what != "storage" or not isinstance(kind, Name) or not _whole(count):
+        known = isinstance(kind, Name) and isinstance(kind.meaning, np.dtype)
+        if what != "storage" or not known or not _whole(count):
             raise ValueError("a storage of no known kind")
+        if type(key) is not str:
+            raise ValueError("a storage whose key is no text")
         if any(part is not None for part in view):
             raise RefusedPickleError("it has a storage that is a view of another")
-        storage = self.setdefault(str(key), _Storage(str(key), kind.meaning, count))
+        storage = self.setdefault(key, _Storage(key, kind.meaning, count))
         if (storage.dtype, storage.count) != (kind.meaning, count):
             raise ValueError(f"two descriptions of storage {key}")
         return storage

@@ -33,7 +33,6 @@ from noisy_student_jax.data.quarantine import Quarantine
 from noisy_student_jax.data.stream import Stream
 from noisy_student_jax.layout import BatchLayout
 from noisy_student_jax.preprocessing import Preprocessing
-from noisy_student_jax.randaugment import FILL
 from noisy_student_jax.training import partitioning
 from noisy_student_jax.types import Batch
 
@@ -202,8 +201,7 @@ class SourceFeed:
     ) -> np.ndarray:
         def one(image: np.ndarray | None, box: tuple[int, int, int, int]) -> np.ndarray:
             if image is None:
-                side = preprocessing.resolution
-                return np.full((side, side, 3), FILL, np.uint8)
+                return preprocessing.blank()
             return preprocessing.apply_crop(image, box)
 
         return np.stack(list(self._workers.map(one, images, boxes)))

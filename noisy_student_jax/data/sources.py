@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from noisy_student_jax.errors import UserError
-from noisy_student_jax.preprocessing import Preprocessing, to_uint8
+from noisy_student_jax.preprocessing import Preprocessing
 
 READ_AT_ONCE = 256
 
@@ -175,7 +175,7 @@ def read_all_good(
       part: what the records are, for the message.
 
     Returns:
-      uint8 ``[records, side, side, 3]``, and the labels.
+      ``[records, side, side, 3]`` to train on, and the labels.
 
     Raises:
       UserError: a record cannot be used.
@@ -189,7 +189,7 @@ def read_all_good(
             f" being '{source.key(int(indices[bad[0]]))}'"
             f" ({examples.status[bad[0]]}): repair or remove them"
         )
-    return to_uint8(preprocessing.apply_all(examples.images)), examples.labels
+    return preprocessing.apply_all_to_train_on(examples.images), examples.labels
 
 
 def shard_bounds(count: int, shards: int) -> list[tuple[int, int]]:

@@ -50,6 +50,11 @@ def model_name(bundle: Bundle) -> str:
     Raises:
       UserError: timm has no such model.
     """
+    if bundle.task != "classification":
+        raise UserError(
+            f"timm classifies, and this bundle is for task '{bundle.task}': use"
+            " --format=savedmodel"
+        )
     name = timm_names.model_name(bundle.architecture)
     epsilon = agreement.make_module(bundle).batch_norm_epsilon
     if epsilon != EPSILON:

@@ -186,6 +186,10 @@ GARBLED = {
     "a call of a storage": {"x": Global("torch", "FloatStorage", 2)},
     "a call without arguments": {"x": Global("torch._utils", "_rebuild_tensor_v2", 1)},
     "a parameter of nothing": {"x": Global("torch._utils", "_rebuild_parameter", 1)},
+    "a key that is no text": {"x": tensor(("0", "0"), ONE)},
+    "a storage of a function": {
+        "x": tensor("0", ONE, module="torch._utils", kind="_rebuild_parameter")
+    },
     "a full dictionary": {"x": Global("collections", "OrderedDict", ((1, 2),))},
     "a key that is a list": b"}]Nsb.",
     "items of nothing": b"Ne",

@@ -54,6 +54,19 @@ def test_photographs_of_any_size_are_seen_as_predict_sees_them(one, signatures):
     some.assert_agree(got, some.predictions(one, [decode(file) for file in data]))
 
 
+def test_the_authors_resize_is_inside_too(tmp_path):
+    from noisy_student_jax.data.streaming import savedmodel
+
+    one = some.bundle("test", side=33, interpolation="bicubic_tf1")
+    to_savedmodel.export(one, tmp_path / "model")
+    photographs = some.photographs()
+
+    call = savedmodel.read(tmp_path / "model")[0]["serving_default"]
+    got = call([encoded(image, "PNG") for image in photographs])
+
+    some.assert_agree(got, some.predictions(one, photographs))
+
+
 def test_the_other_signature_takes_normalised_images(one, signatures):
     images = agreement.random_normalized(one)
 

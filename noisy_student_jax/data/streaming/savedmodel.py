@@ -12,8 +12,7 @@ import numpy as np
 import tensorflow as tf
 from jax.experimental import jax2tf
 
-from noisy_student_jax.errors import UserError
-from noisy_student_jax.preprocessing import Preprocessing
+from noisy_student_jax.preprocessing import BICUBIC_TF1, Preprocessing
 from noisy_student_jax.types import PyTree
 
 ENCODED = "serving_default"
@@ -44,16 +43,8 @@ def write(
       variables: of the model.
       preprocessing: what the model expects.
       classes: class names in index order.
-
-    Raises:
-      UserError: this way of resizing has not been written for TensorFlow.
     """
     side = preprocessing.resolution
-    if preprocessing.interpolation not in (*SUPPORT, "nearest"):
-        raise UserError(
-            f"resizing by '{preprocessing.interpolation}' cannot be put inside a"
-            " SavedModel: use --format=onnx with --without-preprocessing"
-        )
     apply = jax2tf.convert(
         predict,
         polymorphic_shapes=[None, f"(batch, {side}, {side}, 3)"],
@@ -129,7 +120,7 @@ def crop_and_resize(image: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor
       preprocessing: how.
 
     Returns:
-      float32 ``[side, side, 3]``, whole numbers.
+      float32 ``[side, side, 3]``; whole numbers where Pillow resizes.
     """
     side, kind = preprocessing.resolution, preprocessing.interpolation
     size = tf.shape(image)[:2]
@@ -138,7 +129,11 @@ def crop_and_resize(image: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor
     crop = tf.maximum(1, tf.cast(fraction * short, tf.int32))
     top, left = tf.unstack((size - crop + 1) // 2)
     image = image[top : top + crop, left : left + crop]
-    if kind == "nearest":
+    if kind == BICUBIC_TF1:
+        # The authors' is TensorFlow's own; its overshoot stays.
+        pixels = tf.cast(image[None], tf.float32)
+        resized = tf.raw_ops.ResizeBicubic(images=pixels, size=[side, side])[0]
+    elif kind == "nearest":
         # Pillow steps from pixel to pixel, and rounds at each step.
         scale = tf.cast(crop, tf.float64) / side
         steps = tf.constant([0.5] + [1.0] * (side - 1), tf.float64) * scale
