@@ -67,6 +67,11 @@ def of_bundle(options: argparse.Namespace, interruption: Interruption) -> int:
     bundle = bundles.read(options.model)
     if not options.trust:
         bundles.refuse_foreign_code(bundle, options.model)
+    if len(bundle.trained_on):
+        console.warn(
+            "whether this model has learnt from these images is not looked at: it knows"
+            " what it learnt from by its run's keys, which a folder's files do not have"
+        )
     place = pathlib.Path(options.images)
     identity = {"images": str(place.resolve())}
     return _evaluate(options, bundle, place, identity, output, interruption)
