@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from jax.sharding import Mesh
 
-from noisy_student_jax import starting
+from noisy_student_jax import console, starting
 from noisy_student_jax.augment.noise import InputNoise
 from noisy_student_jax.checkpoints import bundle as bundles
 from noisy_student_jax.data.hosted import HostedPipeline, SourceFeed
@@ -17,7 +17,7 @@ from noisy_student_jax.data.sources import Source, key_hashes, labels_of
 from noisy_student_jax.data.stream import Noise, Stream
 from noisy_student_jax.errors import UserError
 from noisy_student_jax.lanes import Lanes
-from noisy_student_jax.part import HeadOnFeatures, Part
+from noisy_student_jax.part import FeatureSource, HeadOnFeatures, Part
 from noisy_student_jax.pseudo_labels import selection
 from noisy_student_jax.randaugment import RandAugmentConstants
 from noisy_student_jax.run import Student
@@ -52,8 +52,7 @@ class Streams:
             # Features are computed once, of images as they are.
             noise = dataclasses.replace(stream.noise, input=InputNoise())
             source = part.source(stream.source, name)
-            good = np.array(source.status) == "ok"
-            picks = stream.picks[good[stream.picks[:, 0]]]
+            picks = _usable(source, stream.picks, name, part.student.run.config.data)
             return dataclasses.replace(stream, source=source, picks=picks, noise=noise)
 
         labelled, second = read(self.labelled, "labelled"), self.second
@@ -113,6 +112,33 @@ def make_noise(section: Any) -> Noise:
         dropout=section.dropout,
         stochastic_depth=section.stochastic_depth,
     )
+
+
+def _usable(
+    source: FeatureSource, picks: np.ndarray, name: str, data: Any
+) -> np.ndarray:
+    """Returns the picks of records that have features; tells of the others.
+
+    Raises:
+      UserError: too many have none.
+    """
+    good = np.array(source.status) == "ok"
+    drawn = np.unique(picks[:, 0])
+    bad = drawn[~good[drawn]]
+    if not len(bad):
+        return picks
+    first = int(bad[0])
+    what = (
+        f"{len(bad)} of {len(drawn)} {name} images cannot be used, the first being"
+        f" '{console.printable(source.key(first))}' ({source.status[first]})"
+    )
+    if len(bad) > data.max_quarantined * len(drawn):
+        raise UserError(
+            f"{what}: repair or remove them, or allow more than"
+            f" config.data.max_quarantined={data.max_quarantined:g}"
+        )
+    console.warn(f"{what}; they are left out")
+    return picks[good[picks[:, 0]]]
 
 
 def input_noise(student: Student, stream: str) -> InputNoise:

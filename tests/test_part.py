@@ -9,6 +9,7 @@ from noisy_student_jax import config, files, starting
 from noisy_student_jax import part as parts
 from noisy_student_jax.checkpoints import bundle as bundles
 from noisy_student_jax.cli import main
+from noisy_student_jax.errors import UserError
 from noisy_student_jax.evaluation.predictor import Predictor, predict_source
 from noisy_student_jax.interruption import Interruption
 from noisy_student_jax.run import Run
@@ -111,12 +112,15 @@ def test_what_a_head_is_trained_on_is_what_the_body_makes(tiny_run, head_run):
 
 @pytest.mark.parametrize("resident", ["2.0", "0.0"])
 def test_a_labelled_image_without_features_is_never_drawn(
-    tiny_run, head_run, monkeypatch, resident
+    tiny_run, head_run, monkeypatch, capsys, resident
 ):
     from noisy_student_jax import streams
     from noisy_student_jax.training import partitioning
 
-    one = student(head_run, tiny_run, 0, f"--config.data.resident_gigabytes={resident}")
+    few = "--config.data.max_quarantined=0.2"
+    one = student(
+        head_run, tiny_run, 0, few, f"--config.data.resident_gigabytes={resident}"
+    )
     trained = parts.part(one)
     learnt = streams.make(one)
     source = trained.source(learnt.labelled.source, "labelled")
@@ -126,6 +130,10 @@ def test_a_labelled_image_without_features_is_never_drawn(
     read = learnt.read_by(trained)
 
     assert len(read.labelled.picks) == len(source) - 5
+    assert "5 of 30 labelled images cannot be used, the" in capsys.readouterr().out
+    source.status[:7] = ["torn"] * 7
+    with pytest.raises(UserError, match="7 of 30 labelled images cannot be used"):
+        learnt.read_by(trained)
     mesh = partitioning.make_mesh()
     pipeline = streams.open_pipeline(one, read, mesh, trained.preprocessing)
     drawn = {key for step in range(4) for key in pipeline.records(step)["labelled"]}
