@@ -134,6 +134,7 @@ def test_a_labelled_image_without_features_is_never_drawn(
     source.status[:7] = ["torn"] * 7
     with pytest.raises(UserError, match="7 of 30 labelled images cannot be used"):
         learnt.read_by(trained)
+    source.status[5:7] = ["ok"] * 2
     mesh = partitioning.make_mesh()
     pipeline = streams.open_pipeline(one, read, mesh, trained.preprocessing)
     drawn = {key for step in range(4) for key in pipeline.records(step)["labelled"]}
