@@ -18,11 +18,11 @@ from noisy_student_jax import (
     starting,
     tasks,
 )
+from noisy_student_jax.checking import check
 from noisy_student_jax.checkpoints import bundle as bundles
 from noisy_student_jax.decoding import UndecodableImageError, decode
 from noisy_student_jax.errors import UserError
 from noisy_student_jax.evaluation.predictor import Predictor
-from noisy_student_jax.generation import check
 from noisy_student_jax.interruption import Interruption
 from noisy_student_jax.pseudo_labels import selection
 from noisy_student_jax.pseudo_labels.plan import SelectionOptions

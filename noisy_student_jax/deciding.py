@@ -24,6 +24,7 @@ from noisy_student_jax import (
     starting,
 )
 from noisy_student_jax import config as configs
+from noisy_student_jax.checking import check
 from noisy_student_jax.checkpoints import published
 from noisy_student_jax.config import ConfigDict, identity, plain
 from noisy_student_jax.console import Progress
@@ -33,7 +34,6 @@ from noisy_student_jax.decisions import Decision
 from noisy_student_jax.decoding import UndecodableImageError, header
 from noisy_student_jax.errors import UserError
 from noisy_student_jax.fields import LABELS_ONLY
-from noisy_student_jax.generation import check
 from noisy_student_jax.interruption import Interruption
 from noisy_student_jax.run import DECISIONS, Run, with_places
 from noisy_student_jax.starting import AUTO

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 from support import CONFIGS, planned
 
-from noisy_student_jax import generation, starting
+from noisy_student_jax import checking, generation, starting
 from noisy_student_jax.part import part
 from noisy_student_jax.training.state import TrainState
 
@@ -71,7 +71,7 @@ def trace(student, monkeypatch):
 @pytest.mark.parametrize("path", CONFIGS, ids=STEMS)
 def test_a_config_can_be_trained(path, monkeypatch):
     run = planned(path)
-    generation.check(run)
+    checking.check(run)
     students = {}
     every = run.students + [s.final for s in run.students if s.final is not s]
     for student in map(with_plain_model, every):

@@ -10,10 +10,11 @@ import pytest
 from support import TINY, command
 
 from noisy_student_jax import streams
+from noisy_student_jax.checking import check
 from noisy_student_jax.checkpoints import bundle as bundles
 from noisy_student_jax.cli import main
 from noisy_student_jax.errors import UserError
-from noisy_student_jax.generation import check, step_and_state
+from noisy_student_jax.generation import step_and_state
 from noisy_student_jax.models import create
 from noisy_student_jax.models.initialize import initialize
 from noisy_student_jax.part import part

@@ -37,6 +37,7 @@ FLOORS = (
     {
         "__main__",
         "budget",
+        "checking",
         "cli",
         "commands",
         "contact_sheet",

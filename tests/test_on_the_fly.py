@@ -12,7 +12,7 @@ import optax
 import pytest
 from support import TINY
 
-from noisy_student_jax import generation, streams
+from noisy_student_jax import checking, generation, streams
 from noisy_student_jax.checkpoints import bundle as bundles
 from noisy_student_jax.cli import main
 from noisy_student_jax.errors import UserError
@@ -215,4 +215,4 @@ def test_a_run_goes_through_and_only_the_student_is_trained_again(
 def test_a_task_that_cannot_teach_in_the_step_is_named(tiny_student, monkeypatch):
     monkeypatch.delattr(Classification, "taught_targets")
     with pytest.raises(UserError, match="has no taught_targets"):
-        generation.check(tiny_student(1, ON).run)
+        checking.check(tiny_student(1, ON).run)

@@ -8,9 +8,9 @@ import pytest
 from support import ROOT
 
 from noisy_student_jax import config as configs
+from noisy_student_jax.checking import check
 from noisy_student_jax.cli import main
 from noisy_student_jax.errors import UserError
-from noisy_student_jax.generation import check
 from noisy_student_jax.interruption import Interruption
 from noisy_student_jax.run import Run
 
