@@ -57,7 +57,7 @@ PRETRAINED_LADDER = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_l
 EPOCHS = 100
 STEPS = {"cpu": (1000, 6000), "accelerator": (3000, 30_000)}
 FINE_TUNING_STEPS_ON_CPU = 300
-"""A baseline beside heads on frozen bodies that must not take longer than all else."""
+"""Few, and still longer than all heads on frozen bodies together (docs/cifar10.md)."""
 RATES = {"scratch": (0.008, 0.016), "head": (5e-4, 2e-3), "fine-tuning": (2e-3, 4e-3)}
 """Learning rates of a teacher and of its students, per 256 labelled images."""
 
