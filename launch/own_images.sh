@@ -18,7 +18,9 @@ UNLABELED="$(place "$2")"
 FLAGS=()
 for flag in "${@:3}"; do
   case "$flag" in
-    --config.test=* | --config.validation=* | --config.data.cache=*)
+    --config.init=pretrained | --config.init=teacher) ;; # words, no places
+    --config.test=* | --config.validation=* | --config.data.cache=* | \
+      --config.init=* | --config.teacher=*)
       flag="${flag%%=*}=$(place "${flag#*=}")" ;;
   esac
   FLAGS+=("$flag")

@@ -66,6 +66,8 @@ def contact_sheet(run: Run) -> Stage:
             "seed": run.config.seed,
             "preprocessing": dataclasses.asdict(student.preprocessing),
             "noise": plain(student.config.noise),
+            # Of a head alone the images are shown without noise.
+            "part": student.config.train.part,
         },
         needs=("data",),
         outputs=(CONTACT_SHEET,),
