@@ -1,0 +1,97 @@
+"""Timing ours and a peer's alternately in one process, and showing the ratios.
+
+Every script here that claims a speed uses this, so that all claims are measured in
+the same way: the works take turns (a slow minute of the machine meets all of them), a
+turn is at least `seconds` long, and the median over the turns counts. Nothing else
+should run meanwhile.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+Work = Callable[[], int]
+"""Does a piece of work, waits until it is over, and returns how many items it was."""
+
+
+def parser(doc: str) -> argparse.ArgumentParser:
+    """Makes a command line with ``--repeats``, ``--seconds`` and ``--json``."""
+    made = argparse.ArgumentParser(description=doc.split("\n")[0])
+    made.add_argument("--repeats", type=int, default=5, help="turns of each")
+    made.add_argument("--seconds", type=float, default=2.0, help="of a turn, at least")
+    made.add_argument("--json", action="store_true", help="print one JSON object")
+    return made
+
+
+def rates(
+    works: Mapping[str, Work], *, repeats: int = 5, seconds: float = 2.0
+) -> dict[str, float]:
+    """Returns items per second of each work: the median over alternating turns.
+
+    Each work is done once before anything is timed, which is when it may compile.
+    """
+    for work in works.values():
+        work()
+    measured: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(repeats):
+        for name, work in works.items():
+            items, started = 0, time.perf_counter()
+            while (elapsed := time.perf_counter() - started) < seconds or not items:
+                items += work()
+            measured[name].append(items / elapsed)
+    return {name: statistics.median(turns) for name, turns in measured.items()}
+
+
+def case(name: str, ours: float, peer: float, **more: Any) -> dict[str, Any]:
+    """Makes the record of one comparison of rates; above 1 we are ahead."""
+    return {"name": name, "ours": ours, "peer": peer, "ratio": ours / peer, **more}
+
+
+def show(
+    cases: list[dict[str, Any]],
+    *,
+    unit: str,
+    peers: tuple[str, ...] = (),
+    as_json: bool = False,
+) -> None:
+    """Prints the machine, the versions and a line for each case, or one JSON object.
+
+    Args:
+      cases: of `case`; what they hold beyond its four fields is shown behind them.
+      unit: of ``ours`` and ``peer``.
+      peers: distributions whose versions are printed, beside our own.
+      as_json: ``{"machine", "versions", "unit", "cases"}``.
+    """
+    versions = {
+        name: importlib.metadata.version(name) for name in ("jax", "jaxlib", *peers)
+    }
+    machine = f"{_processor()}, {len(os.sched_getaffinity(0))} cores"
+    if as_json:
+        told = {"machine": machine, "versions": versions, "unit": unit}
+        print(json.dumps({**told, "cases": cases}))
+        return
+    print(f"{machine}; {', '.join(f'{k} {v}' for k, v in versions.items())}")
+    width = max(len(one["name"]) for one in cases)
+    print(f"{'':{width}}{'ours':>12}{'peer':>12}{'ratio':>9}   {unit}")
+    for one in cases:
+        more = [f"{k} {v}" for k, v in one.items() if k not in case("", 1, 1)]
+        print(
+            f"{one['name']:{width}}{one['ours']:>12.4g}{one['peer']:>12.4g}"
+            f"{one['ratio']:>8.2f}×   {', '.join(more)}"
+        )
+
+
+def _processor() -> str:
+    try:
+        text = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        named = [line for line in text.splitlines() if line.startswith("model name")]
+        return named[0].partition(":")[2].strip()
+    except (OSError, IndexError):
+        return platform.processor() or platform.machine()
