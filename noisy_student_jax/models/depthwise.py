@@ -188,15 +188,24 @@ def _shifted_kernel_gradient(
 ) -> jax.Array:
     batch, rows, columns, channels = gradient.shape
     padded = _pad(images, _same_padding(images.shape, kernel, stride))
-    size = (batch, (rows - 1) * stride + 1, (columns - 1) * stride + 1, channels)
+    k_rows, width = kernel.shape[0], padded.shape[2]
+    wide = (columns - 1) * stride + 1
 
-    def tap(_, corner):
-        window = lax.dynamic_slice(padded, (0, corner[0], corner[1], 0), size)
-        window = window[:, ::stride, ::stride]
-        product = window.astype(jnp.float32) * gradient.astype(jnp.float32)
-        return None, product.sum((0, 1, 2))
+    def add_row(sums: list[jax.Array], number: jax.Array):
+        example, row = number // rows, number % rows
+        corner, size = (example, row * stride, 0, 0), (1, k_rows, width, channels)
+        seen = lax.dynamic_slice(padded, corner, size)[0].astype(jnp.float32)
+        given = lax.dynamic_slice(
+            gradient, (example, row, 0, 0), (1, 1, columns, channels)
+        )[0, 0].astype(jnp.float32)
+        return [
+            total + seen[i, j : j + wide : stride] * given
+            for total, (i, j) in zip(sums, _taps(kernel), strict=True)
+        ], None
 
-    # A scan, because XLA fuses the k² reductions side by side into one slow loop.
-    corners = jnp.array(list(_taps(kernel)), jnp.int32)
-    _, taps = lax.scan(tap, None, corners)
+    # Row by row of the output, so that the k² sums stay in the processor's cache: XLA
+    # would read the whole map for each of them.
+    sums = [jnp.zeros((columns, channels), jnp.float32) for _ in _taps(kernel)]
+    sums, _ = lax.scan(add_row, sums, jnp.arange(batch * rows))
+    taps = jnp.stack([total.sum(0) for total in sums])
     return taps.reshape(kernel.shape).astype(kernel.dtype)

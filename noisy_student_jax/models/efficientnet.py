@@ -57,11 +57,11 @@ class Block(nn.Module):
                 stride=self.stride,
                 name="expand_conv",
             )
-            hidden = activation(norm(name="expand_bn")(expand(hidden)))
+            hidden = norm(name="expand_bn")(expand(hidden), activation)
         else:
             if stage.expand != 1:
                 expand = conv(inputs * stage.expand, name="expand_conv")
-                hidden = activation(norm(name="expand_bn")(expand(hidden)))
+                hidden = norm(name="expand_bn")(expand(hidden), activation)
             depthwise = layers.DepthwiseConv(
                 stage.kernel,
                 self.stride,
@@ -69,7 +69,7 @@ class Block(nn.Module):
                 self.dtype,
                 name="depthwise_conv",
             )
-            hidden = activation(norm(name="depthwise_bn")(depthwise(hidden)))
+            hidden = norm(name="depthwise_bn")(depthwise(hidden), activation)
         if stage.se_ratio:
             # The squeeze is sized by the block's input, not by the expanded map.
             squeezed = max(1, int(inputs * stage.se_ratio))
@@ -177,7 +177,7 @@ class EfficientNet(nn.Module):
             name="stem_conv",
         )(images.astype(dtype))
         stem_norm = norm_when(train=train and self.frozen_blocks < 0, name="stem_bn")
-        hidden = activation(stem_norm(hidden))
+        hidden = stem_norm(hidden, activation)
         if self.frozen_blocks == 0:
             hidden = jax.lax.stop_gradient(hidden)
 
@@ -211,7 +211,7 @@ class EfficientNet(nn.Module):
             return {"features": features}
 
         hidden = layers.conv(architecture.head, dtype=dtype, name="head_conv")(hidden)
-        hidden = activation(norm_when(train=train, name="head_bn")(hidden))
+        hidden = norm_when(train=train, name="head_bn")(hidden, activation)
         pooled = hidden.mean((1, 2), dtype=jnp.float32)
         rate = self.dropout_rate if train else 0.0
         logits = layers.classify(

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from noisy_student_jax.errors import UserError
 from noisy_student_jax.models import initialize
 from noisy_student_jax.models.depthwise import depthwise_conv
+from noisy_student_jax.models.batch_norm import normalize_and_activate
 
 
 def conv(
@@ -21,6 +22,8 @@ def conv(
     name: str,
 ) -> nn.Conv:
     """A convolution with TensorFlow's SAME padding and the authors' initial values."""
+    if kernel == 1 and stride == 1:
+        return Pointwise(channels, bias, dtype, name=name)
     return nn.Conv(
         channels,
         (kernel, kernel),
@@ -32,6 +35,55 @@ def conv(
         bias_init=initialize.ZEROS,
         name=name,
     )
+
+
+class Pointwise(nn.Module):
+    """A 1×1 convolution as a matrix product; its variables are `nn.Conv`'s."""
+
+    channels: int
+    use_bias: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Maps ``[batch, h, w, inputs]`` to ``[batch, h, w, channels]``."""
+        inputs = images.shape[-1]
+        kernel = self.param(
+            "kernel", initialize.CONVOLUTION, (1, 1, inputs, self.channels), jnp.float32
+        )
+        matrix = kernel.reshape(inputs, self.channels).astype(self.dtype)
+        product = images.astype(self.dtype).reshape(-1, inputs) @ matrix
+        product = product.reshape(*images.shape[:-1], self.channels)
+        if self.use_bias:
+            bias = self.param("bias", initialize.ZEROS, (self.channels,), jnp.float32)
+            product = product + bias.astype(self.dtype)
+        return product
+
+
+class BatchNorm(nn.Module):
+    train: bool
+    momentum: float
+    epsilon: float
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, values: jax.Array, activation=lambda x: x) -> jax.Array:
+        shape = (values.shape[-1],)
+        scale = self.param("scale", initialize.ONES, shape, jnp.float32)
+        bias = self.param("bias", initialize.ZEROS, shape, jnp.float32)
+        moving = {
+            "mean": self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32),
+            "var": self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32),
+        }
+        if not self.train:
+            factor = jax.lax.rsqrt(moving["var"].value + self.epsilon) * scale
+            return activation(((values.astype(jnp.float32) - moving["mean"].value) * factor + bias).astype(self.dtype))
+        out, mean, var = normalize_and_activate(values, scale, bias, epsilon=self.epsilon, activation=activation)
+        if not self.is_initializing():
+            for name, seen in (("mean", mean), ("var", var)):
+                kept = self.momentum * moving[name].value
+                moving[name].value = kept + (1 - self.momentum) * seen
+        return out
 
 
 def batch_norm(
@@ -56,12 +108,7 @@ def batch_norm(
     shared = {"momentum": momentum, "epsilon": epsilon, "dtype": dtype, "name": name}
     if train and group:
         return GroupedBatchNorm(group=group, **shared)
-    return nn.BatchNorm(
-        use_running_average=not train,
-        scale_init=initialize.ONES,
-        bias_init=initialize.ZEROS,
-        **shared,
-    )
+    return BatchNorm(train=train, **shared)
 
 
 class GroupedBatchNorm(nn.Module):
