@@ -150,37 +150,30 @@ def _shifted_images_gradient(
 ) -> jax.Array:
     batch, height, width, channels = shape
     (top, _), (left, _) = _same_padding(shape, kernel, stride)
-    k_rows, k_columns = kernel.shape[:2]
+    k = kernel.shape[0]
     rows, columns = gradient.shape[1:3]
     # Input row y meets output row o by tap i where o·stride + i = y + top. Rows are
-    # grouped by (y + top) mod stride, so that no zero is multiplied.
-    group_rows, group_columns = (
-        -(-(height + top) // stride),
-        -(-(width + left) // stride),
-    )
-    before = (-(-k_rows // stride) - 1, -(-k_columns // stride) - 1)
+    # grouped by (y + top) mod stride, so that a group meets each output row by one
+    # tap; where the kernel ends within a group it is filled up with zeros.
+    groups = -(-(height + top) // stride), -(-(width + left) // stride)
+    meetings = -(-k // stride)
+    missing = meetings * stride - k
+    taps = jnp.pad(kernel[:, :, 0], ((0, missing), (0, missing), (0, 0)))
+    taps = taps.reshape(meetings, stride, 1, meetings, stride, channels)
+    before = meetings - 1
     padded = _pad(
         gradient,
-        [
-            (before[0], max(0, group_rows - rows)),
-            (before[1], max(0, group_columns - columns)),
-        ],
+        [(before, max(0, groups[0] - rows)), (before, max(0, groups[1] - columns))],
     ).astype(jnp.promote_types(gradient.dtype, jnp.float32))
-
-    def group(row_phase: int, column_phase: int) -> jax.Array:
-        total = jnp.zeros((batch, group_rows, group_columns, channels), padded.dtype)
-        for i in range(row_phase, k_rows, stride):
-            for j in range(column_phase, k_columns, stride):
-                y, x = before[0] - i // stride, before[1] - j // stride
-                window = padded[:, y : y + group_rows, x : x + group_columns]
-                total = total + window * kernel[i, j, 0]
-        return total.astype(gradient.dtype)
-
-    groups = jnp.stack(
-        [jnp.stack([group(r, c) for c in range(stride)], 3) for r in range(stride)], 2
-    )
-    whole = groups.reshape(batch, group_rows * stride, group_columns * stride, channels)
-    return whole[:, top : top + height, left : left + width]
+    total = jnp.zeros((), padded.dtype)
+    for i, j in itertools.product(range(meetings), repeat=2):
+        y, x = before - i, before - j
+        window = padded[:, y : y + groups[0], x : x + groups[1]]
+        # [batch, group row, row in it, group column, column in it, channels]
+        total = total + window[:, :, None, :, None] * taps[i, :, :, j]
+    whole = total.reshape(batch, groups[0] * stride, groups[1] * stride, channels)
+    whole = whole[:, top : top + height, left : left + width]
+    return whole.astype(gradient.dtype)
 
 
 def _shifted_kernel_gradient(
