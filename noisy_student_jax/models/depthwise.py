@@ -181,24 +181,22 @@ def _shifted_kernel_gradient(
 ) -> jax.Array:
     batch, rows, columns, channels = gradient.shape
     padded = _pad(images, _same_padding(images.shape, kernel, stride))
-    k_rows, width = kernel.shape[0], padded.shape[2]
-    wide = (columns - 1) * stride + 1
+    k, width, wide = kernel.shape[0], padded.shape[2], (columns - 1) * stride + 1
 
     def add_row(sums: list[jax.Array], number: jax.Array):
         example, row = number // rows, number % rows
-        corner, size = (example, row * stride, 0, 0), (1, k_rows, width, channels)
+        corner, size = (example, row * stride, 0, 0), (1, k, width, channels)
         seen = lax.dynamic_slice(padded, corner, size)[0].astype(jnp.float32)
-        given = lax.dynamic_slice(
-            gradient, (example, row, 0, 0), (1, 1, columns, channels)
-        )[0, 0].astype(jnp.float32)
+        corner, size = (example, row, 0, 0), (1, 1, columns, channels)
+        given = lax.dynamic_slice(gradient, corner, size)[0].astype(jnp.float32)
         return [
-            total + seen[i, j : j + wide : stride] * given
-            for total, (i, j) in zip(sums, _taps(kernel), strict=True)
+            total + seen[:, j : j + wide : stride] * given
+            for j, total in enumerate(sums)
         ], None
 
-    # Row by row of the output, so that the k² sums stay in the processor's cache: XLA
-    # would read the whole map for each of them.
-    sums = [jnp.zeros((columns, channels), jnp.float32) for _ in _taps(kernel)]
+    # Row by row of the output, so that the sums stay in the processor's cache: XLA
+    # would read the whole map again for each of the k² taps.
+    sums = [jnp.zeros((k, columns, channels), jnp.float32)] * k
     sums, _ = lax.scan(add_row, sums, jnp.arange(batch * rows))
-    taps = jnp.stack([total.sum(0) for total in sums])
+    taps = jnp.stack([total.sum(1) for total in sums], axis=1)
     return taps.reshape(kernel.shape).astype(kernel.dtype)

@@ -143,10 +143,23 @@ def decayed(params: PyTree, *, frozen: tuple[str, ...] = ()) -> PyTree:
     return jax.tree_util.tree_map_with_path(decays, params)
 
 
+JOINED = 2**16
+"""Arrays of fewer elements are summed up together."""
+
+
+def squared_norm(arrays: list[jax.Array]) -> jax.Array:
+    """Returns Σ x² over all arrays.
+
+    Small ones are joined first: on CPU each sum is a program of its own to compile.
+    """
+    small = [array.reshape(-1) for array in arrays if array.size < JOINED]
+    large = [array for array in arrays if array.size >= JOINED]
+    joined = [jnp.concatenate(small)] if small else []
+    return sum(jnp.sum(jnp.square(array)) for array in (*joined, *large))
+
+
 def l2(params: PyTree, *, frozen: tuple[str, ...] = ()) -> jax.Array:
     """Returns Σ ½‖w‖² over the decayed parameters (TensorFlow's ``l2_loss``)."""
     mask = decayed(params, frozen=frozen)
-    terms = jax.tree.map(
-        lambda w, on: 0.5 * jnp.sum(jnp.square(w)) if on else 0.0, params, mask
-    )
-    return sum(jax.tree.leaves(terms))
+    pairs = zip(jax.tree.leaves(params), jax.tree.leaves(mask), strict=True)
+    return 0.5 * squared_norm([weights for weights, decays in pairs if decays])

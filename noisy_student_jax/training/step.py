@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from noisy_student_jax import types
 from noisy_student_jax.layout import BatchLayout
 from noisy_student_jax.training import partitioning
-from noisy_student_jax.training.optimizer import l2
+from noisy_student_jax.training.optimizer import l2, squared_norm
 from noisy_student_jax.training.state import TrainState, ema_decay, ema_update
 from noisy_student_jax.types import Batch, PyTree
 
@@ -207,7 +207,7 @@ def make_train_step(
         decay = ema_decay(options.ema_decay, done)
         metrics |= {
             "learning_rate": schedule(state.step),
-            "gradient_norm": optax.tree.norm(gradient),
+            "gradient_norm": jnp.sqrt(squared_norm(jax.tree.leaves(gradient))),
         }
         return (
             state.replace(
