@@ -7,7 +7,6 @@ only where it is uneven), batch norm, activation and squeeze-and-excitation in p
 import itertools
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from noisy_student_jax.models.architectures import Architecture, Stage
@@ -30,6 +29,7 @@ class Same(nn.Conv2d):
         )
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Maps ``[n, inputs, h, w]`` to ``[n, outputs, ⌈h/s⌉, ⌈w/s⌉]``."""
         if self.stride[0] == 1:
             return super().forward(images)
         (height, width), pads = images.shape[-2:], []
@@ -37,10 +37,12 @@ class Same(nn.Conv2d):
             output = -(-side // self.stride[0])
             total = (output - 1) * self.stride[0] + self.kernel_size[0] - side
             pads += [max(total, 0) // 2, max(total, 0) - max(total, 0) // 2]
-        return super().forward(F.pad(images, pads))
+        return super().forward(nn.functional.pad(images, pads))
 
 
 class Gate(nn.Module):
+    """Squeeze and excitation."""
+
     def __init__(self, channels: int, squeezed: int, act: type[nn.Module]):
         super().__init__()
         self.reduce = nn.Conv2d(channels, squeezed, 1)
@@ -48,11 +50,14 @@ class Gate(nn.Module):
         self.act = act(inplace=True)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Keeps the shape."""
         gate = images.mean((2, 3), keepdim=True)
         return images * self.expand(self.act(self.reduce(gate))).sigmoid()
 
 
 class Block(nn.Module):
+    """MBConv, or its fused form."""
+
     def __init__(
         self, stage: Stage, inputs: int, stride: int, drop: float, act: type[nn.Module]
     ):
@@ -79,6 +84,7 @@ class Block(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Maps ``[n, inputs, h, w]`` to ``[n, outputs, ⌈h/s⌉, ⌈w/s⌉]``."""
         hidden = self.layers(images)
         if not self.residual:
             return hidden

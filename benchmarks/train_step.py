@@ -18,7 +18,6 @@ import geffnet
 import jax
 import numpy as np
 import torch
-import torch.nn.functional as F
 from side_by_side import case, parser, rates, show
 from torch_twin import torch_twin
 
@@ -128,8 +127,14 @@ def torch_step(
     else:
         module = torch_twin(architectures.MEMBERS[model], outputs=classes)
     module = module.to(memory_format=torch.channels_last).train()
-    mean = torch.tensor(models.normalization(f"efficientnet_{model}")[0]).view(1, 3, 1, 1) * 255
-    std = torch.tensor(models.normalization(f"efficientnet_{model}")[1]).view(1, 3, 1, 1) * 255
+    mean = (
+        torch.tensor(models.normalization(f"efficientnet_{model}")[0]).view(1, 3, 1, 1)
+        * 255
+    )
+    std = (
+        torch.tensor(models.normalization(f"efficientnet_{model}")[1]).view(1, 3, 1, 1)
+        * 255
+    )
     weights = list(module.parameters())
     average = [weight.detach().clone() for weight in weights]
     decayed, rest = (
@@ -149,7 +154,9 @@ def torch_step(
     def work() -> int:
         optimizer.zero_grad(set_to_none=True)
         logits = module((pixels.float() - mean) / std)
-        F.cross_entropy(logits, targets, label_smoothing=0.1).backward()
+        torch.nn.functional.cross_entropy(
+            logits, targets, label_smoothing=0.1
+        ).backward()
         optimizer.step()
         with torch.no_grad():
             torch._foreach_lerp_(average, [w.detach() for w in weights], 1e-4)

@@ -116,6 +116,7 @@ def base_config() -> ConfigDict:
                 "dtype": "float32",
                 "remat": False,
                 "depthwise": "auto",
+                "layers": "own",
             },
             "train": {
                 "part": "all",
@@ -193,6 +194,7 @@ CHOICES = {
     "noise.*.randaugment_behavior": ("reference", "clean"),
     "model.dtype": ("float32", "bfloat16"),
     "model.depthwise": ("auto", "grouped", "shifted"),
+    "model.layers": ("own", "flax"),
     "train.part": ("all", "head"),
     "train.optimizer": ("rmsprop", "sgd", "adamw"),
     "train.schedule": ("exponential", "cosine", "constant"),

@@ -334,6 +334,7 @@ class Student:
             "dtype": model.dtype,
             "remat": model.remat,
             "depthwise": model.depthwise,
+            "layers": model.layers,
         }
         accepted = models.accepted_arguments(model.name, among=tuple(wanted))
         given = {name: value for name, value in wanted.items() if name in accepted}

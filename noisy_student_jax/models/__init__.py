@@ -73,9 +73,9 @@ def create(name: str, *, outputs: int, **arguments: Any) -> "nn.Module":
       outputs: number of logits; 0 for feature maps only.
       **arguments: of the model; None stands for its own default. The package's
         models take `dropout_rate`, `stochastic_depth`, `batch_norm_momentum`,
-        `batch_norm_epsilon`, `batch_norm_group`, `dtype`, `remat`, `depthwise` and
-        `frozen_blocks`. (A model that takes `frozen_blocks` has an attribute `frozen`,
-        the names of its modules that are not trained then.)
+        `batch_norm_epsilon`, `batch_norm_group`, `dtype`, `remat`, `depthwise`,
+        `layers` and `frozen_blocks`. (A model that takes `frozen_blocks` has an
+        attribute `frozen`, the names of its modules that are not trained then.)
 
     Raises:
       UserError: If the name or an argument is unknown, or out of its range.

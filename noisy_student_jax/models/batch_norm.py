@@ -1,94 +1,142 @@
-"""Batch norm and the activation after it as one operation with its own gradient.
+"""Batch norm with the activation after it, as one operation with its own gradient.
 
-Differentiated automatically, batch norm and a swish keep half a dozen maps of the size
-of their input for the backward pass and read them all again. Their gradient needs one:
-the input itself, from which the rest is computed anew at the cost of reading it. The
-backward pass is then what it must be, one sum over the map and one pass over it.
+Differentiated automatically, batch norm and a swish keep several maps of the size of
+their input for the backward pass and read them all again. The gradient written out
+keeps the input alone, and needs one sum over it and one pass.
 """
 
-import functools
 from collections.abc import Callable
+from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from noisy_student_jax.errors import UserError
+from noisy_student_jax.models import initialize
+
 Activation = Callable[[jax.Array], jax.Array]
 
 
-def moments(values: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns float32 mean and variance per channel, as `flax.linen.BatchNorm`.
+class BatchNorm(nn.Module):
+    """Batch norm in training, and an activation.
 
-    Args:
-      values: ``[batch, …, channels]``.
-    """
-    values = values.astype(jnp.float32)
-    axes = tuple(range(values.ndim - 1))
-    mean = values.mean(axes)
-    # Rounding may take the difference below zero.
-    return mean, jnp.maximum(0, jnp.square(values).mean(axes) - jnp.square(mean))
+    The variance is E[x²] − E[x]², as in Flax. In groups, each run of examples is normed
+    by itself, as the authors' TPU code does over groups of replicas: the moving
+    statistics follow the mean over groups of their means and variances. Variables are
+    named as `flax.linen.BatchNorm`'s, which evaluates with them.
 
-
-def normalize_and_activate(
-    values: jax.Array,
-    scale: jax.Array,
-    bias: jax.Array,
-    *,
-    epsilon: float,
-    activation: Activation,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Normalises by the batch's own statistics, scales, shifts and activates.
-
-    Only reverse-mode differentiation is defined, and none through the statistics that
-    are returned.
-
-    Args:
-      values: floating point ``[batch, …, channels]``.
-      scale: float32 ``[channels]``.
-      bias: float32 ``[channels]``.
-      epsilon: added to the variance.
+    Attributes:
       activation: an elementwise function.
-
-    Returns:
-      What is activated, in the shape and dtype of `values`; mean and variance, float32
-      ``[channels]``.
+      momentum: of the moving statistics.
+      epsilon: added to the variance.
+      group: examples that share statistics; 0 for the whole batch.
+      own_gradient: whether the gradient is the one written out here; it is defined for
+        reverse-mode differentiation alone.
+      dtype: of what it returns; statistics are float32.
     """
-    activated, mean, variance = _normalized(values, scale, bias, epsilon, activation)
-    return activated, lax.stop_gradient(mean), lax.stop_gradient(variance)
+
+    activation: Activation
+    momentum: float
+    epsilon: float
+    group: int = 0
+    own_gradient: bool = True
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, values: jax.Array) -> jax.Array:
+        """Maps ``[batch, …, channels]`` to the same shape.
+
+        Raises:
+          UserError: If the batch does not divide into groups.
+        """
+        if self.group and len(values) % self.group:
+            raise UserError(
+                f"A batch (or microbatch) of {len(values)} images does not divide into "
+                f"batch norm's groups of {self.group}: change the model's "
+                "batch_norm_group, or make the batch a multiple of it."
+            )
+        shape = values.shape[-1:]
+        scale = self.param("scale", initialize.ONES, shape, jnp.float32)
+        bias = self.param("bias", initialize.ZEROS, shape, jnp.float32)
+        moving = {
+            "mean": self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32),
+            "var": self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32),
+        }
+        normalize = _with_own_gradient if self.own_gradient else _normalize
+        activated, *statistics = normalize(
+            values.astype(self.dtype),
+            scale,
+            bias,
+            self.group or len(values),
+            self.epsilon,
+            self.activation,
+        )
+        if not self.is_initializing():
+            for name, seen in zip(("mean", "var"), statistics, strict=True):
+                seen = lax.stop_gradient(seen).mean(0)
+                kept = self.momentum * moving[name].value
+                moving[name].value = kept + (1 - self.momentum) * seen
+        return activated
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def _normalized(values, scale, bias, epsilon, activation):
-    return _forward(values, scale, bias, epsilon, activation)[0]
+# Statistics, and what is made of them, are ``[groups, channels]``.
+def _normalize(values, scale, bias, group, epsilon, activation):
+    return _forward(values, scale, bias, group, epsilon, activation)[0]
 
 
-def _forward(values, scale, bias, epsilon, activation):
-    mean, variance = moments(values)
+def _forward(values, scale, bias, group, epsilon, activation):
+    seen = values.astype(jnp.float32)
+    mean = _mean(seen, group)
+    # Rounding may take the difference below zero.
+    variance = jnp.maximum(0, _mean(jnp.square(seen), group) - jnp.square(mean))
     factor = lax.rsqrt(variance + epsilon)
     slope = factor * scale
-    normed = values.astype(jnp.float32) * slope + (bias - mean * slope)
-    activated = activation(normed).astype(values.dtype)
-    return (activated, mean, variance), (values, scale, bias, mean, factor)
+    normed = seen * _to_each(slope, seen) + _to_each(bias - mean * slope, seen)
+    residuals = (values, scale, bias, mean, factor)
+    return (activation(normed).astype(values.dtype), mean, variance), residuals
 
 
-def _backward(epsilon, activation, residuals, gradients):
+def _backward(group, epsilon, activation, residuals, gradients):
     values, scale, bias, mean, factor = residuals
-    dtype = values.dtype
     # Without the barrier the compiler finds that the forward pass has computed the
     # same before, and keeps that instead.
-    values, gradient = lax.optimization_barrier((values, gradients[0]))
-    values, gradient = values.astype(jnp.float32), gradient.astype(jnp.float32)
+    seen, gradient = lax.optimization_barrier((values, gradients[0]))
+    seen, gradient = seen.astype(jnp.float32), gradient.astype(jnp.float32)
     slope = factor * scale
-    normed = values * slope + (bias - mean * slope)
+    normed = seen * _to_each(slope, seen) + _to_each(bias - mean * slope, seen)
     (gradient,) = jax.vjp(activation, normed)[1](gradient)
-    axes = tuple(range(values.ndim - 1))
-    bias_gradient = gradient.sum(axes)
-    scale_gradient = ((gradient * values).sum(axes) - mean * bias_gradient) * factor
-    count = values.size // values.shape[-1]
-    tilt = -scale_gradient * factor / count
-    constant = -bias_gradient / count - tilt * mean
-    back = (gradient + values * tilt + constant) * slope
-    return back.astype(dtype), scale_gradient, bias_gradient
+    to_bias = _mean(gradient, group)
+    to_scale = (_mean(gradient * seen, group) - mean * to_bias) * factor
+    # What mean and variance pass on: to each value, its share of the two means.
+    tilt = -to_scale * factor
+    constant = -to_bias - tilt * mean
+    back = gradient + seen * _to_each(tilt, seen) + _to_each(constant, seen)
+    back = back * _to_each(slope, seen)
+    count = values.size // mean.size
+    return back.astype(values.dtype), to_scale.sum(0) * count, to_bias.sum(0) * count
 
 
-_normalized.defvjp(_forward, _backward)
+_with_own_gradient = jax.custom_vjp(_normalize, nondiff_argnums=(3, 4, 5))
+_with_own_gradient.defvjp(_forward, _backward)
+
+
+def _mean(values: jax.Array, group: int) -> jax.Array:
+    """Returns the mean of each group and channel, ``[groups, channels]``."""
+    batch, channels = len(values), values.shape[-1]
+    if group == batch:
+        return values.mean(tuple(range(values.ndim - 1)))[None]
+    # Each example is summed up first: however the batch is spread over devices, only
+    # [batch, channels] is ever cut into groups.
+    examples = values.mean(tuple(range(1, values.ndim - 1)))
+    return examples.reshape(-1, group, channels).mean(1)
+
+
+def _to_each(statistic: jax.Array, values: jax.Array) -> jax.Array:
+    """Gives each example what is its group's, to be broadcast."""
+    groups, channels = statistic.shape
+    if groups == 1:
+        return statistic[0]
+    repeated = jnp.repeat(statistic, len(values) // groups, axis=0)
+    return repeated.reshape(len(values), *[1] * (values.ndim - 2), channels)

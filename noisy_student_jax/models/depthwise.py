@@ -89,10 +89,14 @@ def _backward(
     residuals: tuple[jax.Array, jax.Array],
     gradient: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
+    # A loop over examples would pass each of them through every device.
+    alone = jax.device_count() == 1
+    kernel_gradient = _kernel_gradient_by_rows if alone else _kernel_gradient_by_taps
+
     def shifted(images, kernel, gradient):
         return (
             _shifted_images_gradient(gradient, kernel, images.shape, stride),
-            _shifted_kernel_gradient(gradient, images, kernel, stride),
+            kernel_gradient(gradient, images, kernel, stride),
         )
 
     def grouped(images, kernel, gradient):
@@ -176,7 +180,7 @@ def _shifted_images_gradient(
     return whole.astype(gradient.dtype)
 
 
-def _shifted_kernel_gradient(
+def _kernel_gradient_by_rows(
     gradient: jax.Array, images: jax.Array, kernel: jax.Array, stride: int
 ) -> jax.Array:
     batch, rows, columns, channels = gradient.shape
@@ -199,4 +203,23 @@ def _shifted_kernel_gradient(
     sums = [jnp.zeros((k, columns, channels), jnp.float32)] * k
     sums, _ = lax.scan(add_row, sums, jnp.arange(batch * rows))
     taps = jnp.stack([total.sum(1) for total in sums], axis=1)
+    return taps.reshape(kernel.shape).astype(kernel.dtype)
+
+
+def _kernel_gradient_by_taps(
+    gradient: jax.Array, images: jax.Array, kernel: jax.Array, stride: int
+) -> jax.Array:
+    batch, rows, columns, channels = gradient.shape
+    padded = _pad(images, _same_padding(images.shape, kernel, stride))
+    size = (batch, (rows - 1) * stride + 1, (columns - 1) * stride + 1, channels)
+
+    def tap(_, corner):
+        window = lax.dynamic_slice(padded, (0, corner[0], corner[1], 0), size)
+        window = window[:, ::stride, ::stride]
+        product = window.astype(jnp.float32) * gradient.astype(jnp.float32)
+        return None, product.sum((0, 1, 2))
+
+    # A scan, because XLA fuses the k² reductions side by side into one slow loop.
+    corners = jnp.array(list(_taps(kernel)), jnp.int32)
+    _, taps = lax.scan(tap, None, corners)
     return taps.reshape(kernel.shape).astype(kernel.dtype)

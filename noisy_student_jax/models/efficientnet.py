@@ -14,10 +14,18 @@ import jax
 import jax.numpy as jnp
 
 from noisy_student_jax.errors import UserError
-from noisy_student_jax.models import architectures, layers
+from noisy_student_jax.models import architectures
 from noisy_student_jax.models.architectures import Architecture, Stage
 from noisy_student_jax.models.depthwise import IMPLEMENTATIONS
 from noisy_student_jax.models.head import Head
+from noisy_student_jax.models.layers import (
+    LAYERS,
+    DepthwiseConv,
+    batch_norm,
+    classify,
+    convolution,
+    drop_per_example,
+)
 
 DTYPES = ("float32", "bfloat16")
 Noise = dict[str, jax.Array]
@@ -29,7 +37,8 @@ class Block(nn.Module):
     stage: Stage
     stride: int
     drop_rate: float
-    norm: Callable[..., nn.Module]
+    conv: Callable[..., nn.Module]
+    norm: Callable[..., jax.Array]
     activation: Callable[[jax.Array], jax.Array]
     dtype: Any
     depthwise: str
@@ -47,8 +56,7 @@ class Block(nn.Module):
             noises every example.
         """
         stage, inputs = self.stage, images.shape[-1]
-        conv = functools.partial(layers.conv, dtype=self.dtype)
-        norm, activation = self.norm, self.activation
+        conv, norm, activation = self.conv, self.norm, self.activation
         hidden = images
         if stage.fused:
             expand = conv(
@@ -57,19 +65,19 @@ class Block(nn.Module):
                 stride=self.stride,
                 name="expand_conv",
             )
-            hidden = norm(name="expand_bn")(expand(hidden), activation)
+            hidden = norm(expand(hidden), activation, name="expand_bn")
         else:
             if stage.expand != 1:
                 expand = conv(inputs * stage.expand, name="expand_conv")
-                hidden = norm(name="expand_bn")(expand(hidden), activation)
-            depthwise = layers.DepthwiseConv(
+                hidden = norm(expand(hidden), activation, name="expand_bn")
+            depthwise = DepthwiseConv(
                 stage.kernel,
                 self.stride,
                 self.depthwise,
                 self.dtype,
                 name="depthwise_conv",
             )
-            hidden = norm(name="depthwise_bn")(depthwise(hidden), activation)
+            hidden = norm(depthwise(hidden), activation, name="depthwise_bn")
         if stage.se_ratio:
             # The squeeze is sized by the block's input, not by the expanded map.
             squeezed = max(1, int(inputs * stage.se_ratio))
@@ -78,10 +86,10 @@ class Block(nn.Module):
             gate = conv(hidden.shape[-1], bias=True, name="se_expand")(gate)
             hidden = hidden * nn.sigmoid(gate)
         hidden = conv(stage.outputs, name="project_conv")(hidden)
-        hidden = norm(name="project_bn")(hidden)
+        hidden = norm(hidden, name="project_bn")
         if self.stride == 1 and inputs == stage.outputs:
             if train and self.drop_rate:
-                hidden = layers.drop_per_example(
+                hidden = drop_per_example(
                     hidden,
                     self.make_rng("stochastic_depth"),
                     rate=self.drop_rate,
@@ -109,6 +117,9 @@ class EfficientNet(nn.Module):
       remat: whether to compute each block again in the backward pass rather than
         keep what it computed.
       depthwise: how depthwise convolutions are computed, as in `depthwise_conv`.
+      layers: "own" computes 1×1 convolutions as matrix products, and batch norm and
+        activation with one gradient written out; "flax" leaves both to Flax and to
+        automatic differentiation. The variables are the same.
       frozen_blocks: the stem and so many blocks are not trained: in training they
         work as in inference, batch norm included, and no gradient reaches them (the
         authors' ``fix_layer_num``); -1 trains all, the stem too.
@@ -124,6 +135,7 @@ class EfficientNet(nn.Module):
     dtype: str = "float32"
     remat: bool = False
     depthwise: str = "auto"
+    layers: str = "own"
     frozen_blocks: int = -1
 
     @property
@@ -162,22 +174,23 @@ class EfficientNet(nn.Module):
         architecture, dtype = self.architecture, jnp.dtype(self.dtype)
         activation = architecture.activation
         noise = noise or {}
+        conv = functools.partial(convolution, dtype=dtype, implementation=self.layers)
         norm_when = functools.partial(
-            layers.batch_norm,
+            batch_norm,
             group=self.batch_norm_group,
             momentum=self.batch_norm_momentum,
             epsilon=self.batch_norm_epsilon,
             dtype=dtype,
+            implementation=self.layers,
         )
-        hidden = layers.conv(
+        hidden = conv(
             architecture.stem,
             kernel=3,
             stride=architecture.stem_stride,
-            dtype=dtype,
             name="stem_conv",
         )(images.astype(dtype))
-        stem_norm = norm_when(train=train and self.frozen_blocks < 0, name="stem_bn")
-        hidden = stem_norm(hidden, activation)
+        stem_trained = train and self.frozen_blocks < 0
+        hidden = norm_when(hidden, activation, train=stem_trained, name="stem_bn")
         if self.frozen_blocks == 0:
             hidden = jax.lax.stop_gradient(hidden)
 
@@ -197,6 +210,7 @@ class EfficientNet(nn.Module):
                 # The authors' rate: the first block is never dropped, and the last
                 # falls one step short of the full rate.
                 drop_rate=self.stochastic_depth * index / len(plan),
+                conv=conv,
                 norm=functools.partial(norm_when, train=trained),
                 activation=activation,
                 dtype=dtype,
@@ -210,11 +224,11 @@ class EfficientNet(nn.Module):
         if not self.outputs:
             return {"features": features}
 
-        hidden = layers.conv(architecture.head, dtype=dtype, name="head_conv")(hidden)
-        hidden = norm_when(train=train, name="head_bn")(hidden, activation)
+        hidden = conv(architecture.head, name="head_conv")(hidden)
+        hidden = norm_when(hidden, activation, train=train, name="head_bn")
         pooled = hidden.mean((1, 2), dtype=jnp.float32)
         rate = self.dropout_rate if train else 0.0
-        logits = layers.classify(
+        logits = classify(
             pooled,
             self.outputs,
             rate=rate,
@@ -241,6 +255,7 @@ def efficientnet(
     dtype: str = "float32",
     remat: bool = False,
     depthwise: str = "auto",
+    layers: str = "own",
     frozen_blocks: int = -1,
 ) -> EfficientNet:
     """Builds a member of the family; the arguments are `EfficientNet`'s.
@@ -260,12 +275,12 @@ def efficientnet(
     _check(batch_norm_epsilon > 0, "batch_norm_epsilon", batch_norm_epsilon, "positive")
     _check(batch_norm_group >= 0, "batch_norm_group", batch_norm_group, "0 or more")
     _check(dtype in DTYPES, "dtype", dtype, " or ".join(DTYPES))
-    _check(
-        depthwise in IMPLEMENTATIONS,
-        "depthwise",
-        depthwise,
-        ", ".join(IMPLEMENTATIONS[:-1]) + " or " + IMPLEMENTATIONS[-1],
-    )
+    for name, value, known in (
+        ("depthwise", depthwise, IMPLEMENTATIONS),
+        ("layers", layers, LAYERS),
+    ):
+        expected = ", ".join(known[:-1]) + " or " + known[-1]
+        _check(value in known, name, value, expected)
     blocks = sum(stage.repeats for stage in architecture.stages)
     _check(
         -1 <= frozen_blocks <= blocks,
@@ -284,6 +299,7 @@ def efficientnet(
         dtype,
         remat,
         depthwise,
+        layers,
         frozen_blocks,
     )
 

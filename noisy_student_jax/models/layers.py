@@ -6,23 +6,30 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from noisy_student_jax.errors import UserError
 from noisy_student_jax.models import initialize
+from noisy_student_jax.models.batch_norm import Activation, BatchNorm
 from noisy_student_jax.models.depthwise import depthwise_conv
-from noisy_student_jax.models.batch_norm import normalize_and_activate
+
+LAYERS = ("own", "flax")
+"""Of 1×1 convolutions and batch norm: see `EfficientNet`."""
 
 
-def conv(
+def convolution(
     channels: int,
     *,
     kernel: int = 1,
     stride: int = 1,
     bias: bool = False,
     dtype: Any = jnp.float32,
+    implementation: str = "own",
     name: str,
-) -> nn.Conv:
-    """A convolution with TensorFlow's SAME padding and the authors' initial values."""
-    if kernel == 1 and stride == 1:
+) -> nn.Module:
+    """A convolution with TensorFlow's SAME padding and the authors' initial values.
+
+    Its variables do not depend on `implementation`: with "own", a 1×1 convolution is
+    computed as a matrix product.
+    """
+    if kernel == 1 and stride == 1 and implementation == "own":
         return Pointwise(channels, bias, dtype, name=name)
     return nn.Conv(
         channels,
@@ -38,7 +45,11 @@ def conv(
 
 
 class Pointwise(nn.Module):
-    """A 1×1 convolution as a matrix product; its variables are `nn.Conv`'s."""
+    """A 1×1 convolution as a matrix product; its variables are `nn.Conv`'s.
+
+    As a convolution, its weight gradient is on CPU several times as slow: XLA makes it
+    a convolution whose kernel is the whole map.
+    """
 
     channels: int
     use_bias: bool = False
@@ -60,121 +71,50 @@ class Pointwise(nn.Module):
         return product
 
 
-class BatchNorm(nn.Module):
-    train: bool
-    momentum: float
-    epsilon: float
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, values: jax.Array, activation=lambda x: x) -> jax.Array:
-        shape = (values.shape[-1],)
-        scale = self.param("scale", initialize.ONES, shape, jnp.float32)
-        bias = self.param("bias", initialize.ZEROS, shape, jnp.float32)
-        moving = {
-            "mean": self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32),
-            "var": self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32),
-        }
-        if not self.train:
-            factor = jax.lax.rsqrt(moving["var"].value + self.epsilon) * scale
-            return activation(((values.astype(jnp.float32) - moving["mean"].value) * factor + bias).astype(self.dtype))
-        out, mean, var = normalize_and_activate(values, scale, bias, epsilon=self.epsilon, activation=activation)
-        if not self.is_initializing():
-            for name, seen in (("mean", mean), ("var", var)):
-                kept = self.momentum * moving[name].value
-                moving[name].value = kept + (1 - self.momentum) * seen
-        return out
-
-
 def batch_norm(
+    values: jax.Array,
+    activation: Activation | None = None,
     *,
     train: bool,
     group: int = 0,
     momentum: float,
     epsilon: float,
     dtype: Any = jnp.float32,
+    implementation: str = "own",
     name: str,
-) -> nn.Module:
-    """A batch norm; its variables do not depend on `train` and `group`.
+) -> jax.Array:
+    """Batch norm and activation, in whichever module calls.
+
+    The variables do not depend on `train`, `group` and `implementation`.
 
     Args:
+      values: ``[batch, …, channels]``.
+      activation: an elementwise function; None for none.
       train: batch statistics instead of moving ones.
       group: examples that share batch statistics, 0 for the whole batch.
       momentum: of the moving statistics.
       epsilon: added to the variance.
       dtype: of what it returns; statistics are float32.
+      implementation: "own" computes the gradient of both in one (`BatchNorm`).
       name: of the module.
     """
+    activation = activation or _unchanged
     shared = {"momentum": momentum, "epsilon": epsilon, "dtype": dtype, "name": name}
-    if train and group:
-        return GroupedBatchNorm(group=group, **shared)
-    return BatchNorm(train=train, **shared)
+    own = implementation == "own"
+    if train and (own or group):
+        norm = BatchNorm(activation, group=group, own_gradient=own, **shared)
+        return norm(values)
+    norm = nn.BatchNorm(
+        use_running_average=not train,
+        scale_init=initialize.ONES,
+        bias_init=initialize.ZEROS,
+        **shared,
+    )
+    return activation(norm(values))
 
 
-class GroupedBatchNorm(nn.Module):
-    """Batch norm in training where each run of `group` examples is normed by itself.
-
-    The authors' TPU code takes statistics over groups of replicas in this way: the
-    variance is E[x²] − E[x]², and the moving statistics follow the mean over groups
-    of their means and variances. Variables are named as `nn.BatchNorm`'s, which
-    evaluates with them.
-
-    Attributes:
-      group: examples that share statistics.
-      momentum: of the moving statistics.
-      epsilon: added to the variance.
-      dtype: of what it returns; statistics are float32.
-    """
-
-    group: int
-    momentum: float
-    epsilon: float
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, values: jax.Array) -> jax.Array:
-        """Maps ``[batch, …, channels]`` to the same shape.
-
-        Raises:
-          UserError: If the batch does not divide into groups.
-        """
-        batch, *inner, channels = values.shape
-        if batch % self.group:
-            raise UserError(
-                f"A batch (or microbatch) of {batch} images does not divide into "
-                f"batch norm's groups of {self.group}: change the model's "
-                "batch_norm_group, or make the batch a multiple of it."
-            )
-        shape = (channels,)
-        scale = self.param("scale", initialize.ONES, shape, jnp.float32)
-        bias = self.param("bias", initialize.ZEROS, shape, jnp.float32)
-        moving = {
-            "mean": self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32),
-            "var": self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32),
-        }
-        values = values.astype(jnp.float32)
-
-        def mean_of_groups(values: jax.Array) -> jax.Array:
-            # Each example is summed up first: however the batch is spread over
-            # devices, only [batch, channels] is ever cut into groups.
-            examples = values.mean(tuple(range(1, values.ndim - 1)))
-            return examples.reshape(-1, self.group, channels).mean(1)
-
-        mean = mean_of_groups(values)
-        # Rounding may take the difference below zero.
-        variance = jnp.maximum(0, mean_of_groups(values**2) - mean**2)
-        if not self.is_initializing():
-            for name, seen in (("mean", mean), ("var", variance)):
-                kept = self.momentum * moving[name].value
-                moving[name].value = kept + (1 - self.momentum) * seen.mean(0)
-
-        def per_example(statistic: jax.Array) -> jax.Array:
-            repeated = jnp.repeat(statistic, self.group, axis=0)
-            return repeated.reshape(batch, *[1] * len(inner), channels)
-
-        factor = jax.lax.rsqrt(variance + self.epsilon) * scale
-        normed = (values - per_example(mean)) * per_example(factor) + bias
-        return normed.astype(self.dtype)
+def _unchanged(values: jax.Array) -> jax.Array:
+    return values
 
 
 class DepthwiseConv(nn.Module):

@@ -3,6 +3,7 @@
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from noisy_student_jax.types import PyTree
@@ -47,9 +48,10 @@ class TrainState(flax.struct.PyTreeNode):
             params=params,
             batch_stats=batch_stats,
             # Copies: the step donates its state, and a buffer can be given once.
-            ema_params=jax.tree.map(jnp.copy, params),
-            ema_batch_stats=jax.tree.map(jnp.copy, batch_stats),
-            opt_state=optimizer.init(params),
+            ema_params=jax.tree.map(_copy, params),
+            ema_batch_stats=jax.tree.map(_copy, batch_stats),
+            # One program, not one for each shape.
+            opt_state=jax.jit(optimizer.init)(params),
             noise_key=jnp.copy(jax.random.key_data(key)),
         )
 
@@ -62,6 +64,11 @@ class TrainState(flax.struct.PyTreeNode):
     def ema_variables(self) -> PyTree:
         """Averaged weights and statistics, as Flax takes them."""
         return {"params": self.ema_params, "batch_stats": self.ema_batch_stats}
+
+
+def _copy(array: jax.Array) -> jax.Array:
+    # By the host: copying on the device compiles a program for each shape.
+    return jnp.asarray(np.array(array))
 
 
 def ema_decay(decay: float, updates: jax.Array) -> jax.Array:

@@ -17,7 +17,7 @@ from support import ROOT
 
 from noisy_student_jax import models
 from noisy_student_jax.errors import UserError
-from noisy_student_jax.models import layers
+from noisy_student_jax.models.batch_norm import BatchNorm
 from noisy_student_jax.models.initialize import abstract_variables, initialize
 
 CHANNELS = 5
@@ -30,8 +30,10 @@ def plain_norm(**arguments):
 
 
 def grouped_norm(group, dtype=jnp.float32):
-    return layers.batch_norm(
-        train=True, group=group, momentum=0.75, epsilon=1e-3, dtype=dtype, name=None
+    if not group:
+        return plain_norm(dtype=dtype)
+    return BatchNorm(
+        lambda normed: normed, momentum=0.75, epsilon=1e-3, group=group, dtype=dtype
     )
 
 

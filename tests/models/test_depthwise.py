@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from noisy_student_jax.models import depthwise
 from noisy_student_jax.models.depthwise import depthwise_conv
 
 CASES = [
@@ -111,3 +112,19 @@ def test_it_works_with_the_batch_sharded_over_a_mesh():
 def test_an_unknown_implementation_is_refused():
     with pytest.raises(ValueError, match="implementation"):
         depthwise_conv(*make(CASES[0]), implementation="fast")
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_the_kernels_gradient_is_the_same_row_by_row_and_tap_by_tap(case):
+    images, kernel = make(case)
+    stride = case[-1]
+    out = jax.eval_shape(lambda *a: depthwise_conv(*a, stride=stride), images, kernel)
+    gradient = jnp.asarray(np.random.default_rng(1).standard_normal(out.shape))
+    rows, taps = (
+        jax.jit(way, static_argnums=3)(gradient, images, kernel, stride)
+        for way in (
+            depthwise._kernel_gradient_by_rows,
+            depthwise._kernel_gradient_by_taps,
+        )
+    )
+    assert_close((rows,), (taps,))

@@ -8,7 +8,7 @@ import pytest
 from jax import lax
 
 from noisy_student_jax import models
-from noisy_student_jax.models import architectures, layers
+from noisy_student_jax.models import architectures, efficientnet, layers
 from noisy_student_jax.models.initialize import abstract_variables, initialize
 
 KEYS = {"dropout": jax.random.key(1), "stochastic_depth": jax.random.key(2)}
@@ -292,7 +292,8 @@ def test_drop_rates_grow_with_the_index_over_all_blocks(monkeypatch, name, resid
         rates.append((rate, mask_shape))
         return values
 
-    monkeypatch.setattr(layers, "drop_per_example", record)
+    for place in (efficientnet, layers):
+        monkeypatch.setattr(place, "drop_per_example", record)
     module = models.create(f"efficientnet_{name}", outputs=10)
     held = abstract_variables(module, resolution=32)
     image = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)

@@ -93,6 +93,7 @@ def test_defaults_are_the_papers_and_none_means_the_default():
             "dtype",
             "remat",
             "depthwise",
+            "layers",
         )
     )
     module = models.create("efficientnet_b4", outputs=5, **nothing)
@@ -136,6 +137,7 @@ def test_an_unknown_argument_is_told_with_the_nearest():
         {"batch_norm_group": -1},
         {"dtype": "float16"},
         {"depthwise": "fast"},
+        {"layers": "linen"},
         {"outputs": -1},
     ],
     ids=str,

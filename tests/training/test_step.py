@@ -59,8 +59,13 @@ class GroupNormed(nn.Module):
     def __call__(self, images, train, noise):
         hidden = nn.Dense(5, name="before")(images.reshape(len(images), -1))
         hidden = batch_norm(
-            train=train, group=self.group, momentum=0.75, epsilon=1e-3, name="head_bn"
-        )(hidden)
+            hidden,
+            train=train,
+            group=self.group,
+            momentum=0.75,
+            epsilon=1e-3,
+            name="head_bn",
+        )
         return {"logits": nn.Dense(CLASSES, name="after")(hidden)}
 
 
