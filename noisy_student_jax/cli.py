@@ -98,6 +98,8 @@ def _dispatch(arguments: list[str]) -> int:
     from noisy_student_jax.exporting.command import export
 
     elsewhere = {"import": importing.import_weights, "export": export}
+    # Before JAX starts threads, each of which would have an arena of its own.
+    devices.keep_freed_memory()
     devices.announce()
     devices.keep_compiled_programs()
     with Interruption() as interruption:

@@ -1,0 +1,59 @@
+"""What a step frees stays in the process, so that the next need not clear it anew."""
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+from support import ROOT
+
+SCRIPT = """
+import resource, sys
+from noisy_student_jax import devices
+print(devices.keep_freed_memory())
+import jax, jax.numpy as jnp
+step = jax.jit(lambda x: jnp.sort(jnp.sin(x)[::-1] + x).sum())
+values = jnp.ones(2**23)
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        step(values).block_until_ready()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults()
+print(faults())
+"""
+
+glibc = pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc", reason="another C library than glibc"
+)
+
+
+def run(**environment):
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
+    clean.pop("GLIBC_TUNABLES", None)
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        env=clean | {"JAX_PLATFORMS": "cpu"} | environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    kept, faults = done.stdout.split()
+    return kept == "True", int(faults)
+
+
+@glibc
+def test_pages_are_cleared_once_and_not_in_every_step():
+    kept, faults = run()
+    assert kept
+    # A buffer of 32 MB has 8,192 pages.
+    assert faults < 1000
+
+
+@glibc
+def test_glibc_stays_as_the_user_set_it():
+    kept, faults = run(MALLOC_TRIM_THRESHOLD_="131072")
+    assert not kept
+    assert faults > 5 * 8000
