@@ -2,13 +2,17 @@
 
     pip install 'noisy-student-jax[bench]'
     python benchmarks/train_step.py
-    python benchmarks/train_step.py --only=b0 --depthwise=grouped    # the plain form
+    python benchmarks/train_step.py --only=b0 --plain          # what `plain` costs
+    python benchmarks/train_step.py --let-go                   # memory given back
 
 One step of either side: un-normalised bytes in, forward pass with dropout and
 stochastic depth, label-smoothed cross entropy with L2, backward pass, RMSProp, moving
 average of the weights. The peer of B0 is geffnet's ``tf_efficientnet_b0``, that of the
 others the same table of shapes in PyTorch (`torch_twin`); all channels-last, eager,
-with as many threads as there are cores.
+with as many threads as there are cores. As in `noisy-student`, freed memory stays in
+the process (`devices.keep_freed_memory`), which helps the peer too; ``--let-go`` leaves
+glibc as it is, and ``--plain`` measures ours with Flax's layers and XLA's grouped
+convolution instead of the peer.
 """
 
 import functools
@@ -21,7 +25,7 @@ import torch
 from side_by_side import case, parser, rates, show
 from torch_twin import torch_twin
 
-from noisy_student_jax import models
+from noisy_student_jax import devices, models
 from noisy_student_jax.models import architectures
 from noisy_student_jax.models.initialize import initialize
 from noisy_student_jax.tasks.base import LossOptions
@@ -43,16 +47,23 @@ CASES = {
 def main() -> None:
     command_line = parser(__doc__)
     command_line.add_argument("--only", nargs="*", default=list(CASES))
-    command_line.add_argument("--depthwise", default="auto")
+    command_line.add_argument("--plain", action="store_true")
+    command_line.add_argument("--let-go", action="store_true")
     options = command_line.parse_args()
+    if not options.let_go:
+        devices.keep_freed_memory()
     cases = []
     for name in options.only:
         model, side, classes, batch = CASES[name]
         rng = np.random.default_rng(0)
         images = rng.integers(0, 256, (batch, side, side, 3), np.uint8)
         labels = rng.integers(0, classes, batch)
-        ours = our_step(model, images, labels, classes, depthwise=options.depthwise)
-        peer = torch_step(model, images, labels, classes)
+        ours = our_step(model, images, labels, classes)
+        if options.plain:
+            plain = {"depthwise": "grouped", "layers": "flax"}
+            peer = our_step(model, images, labels, classes, **plain)
+        else:
+            peer = torch_step(model, images, labels, classes)
         rate = rates(
             {"ours": ours, "peer": peer},
             repeats=options.repeats,
@@ -65,10 +76,10 @@ def main() -> None:
 
 
 def our_step(
-    model: str, images: np.ndarray, labels: np.ndarray, classes: int, *, depthwise: str
+    model: str, images: np.ndarray, labels: np.ndarray, classes: int, **arguments: str
 ) -> Callable[[], int]:
     module = models.create(
-        f"efficientnet_{model}", outputs=classes, depthwise=depthwise
+        f"efficientnet_{model}", outputs=classes, **arguments
     )
     mean, std = models.normalization(f"efficientnet_{model}")
     task = Classification(tuple(str(number) for number in range(classes)))

@@ -1,0 +1,75 @@
+"""From a fresh process to the first training step done, without and with a cache.
+
+    python benchmarks/compile_time.py
+    python benchmarks/compile_time.py --only=b7 --layers=flax
+
+Each measurement is a process of its own: imports, initial weights, optimizer, tracing,
+compiling, one step. It is run with an empty compilation cache, and once more with the
+cache that the first run has filled, as `noisy-student` keeps it in the user's cache
+directory. "ours" is 1 / seconds with the filled cache, "peer" 1 / seconds without, so
+that the ratio says what the cache saves; the seconds stand behind them.
+"""
+
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+
+from side_by_side import case, parser, show
+
+CASES = {
+    # name: (model, resolution, classes, batch)
+    "b0": ("b0", 224, 1000, 16),
+    "b7": ("b7", 600, 1000, 1),
+    "b0_small": ("b0_small", 32, 10, 64),
+    "tiny_m": ("tiny_m", 16, 10, 128),
+}
+
+
+def main() -> None:
+    command_line = parser(__doc__)
+    command_line.add_argument("--only", nargs="*", default=list(CASES))
+    command_line.add_argument("--layers", default="own")
+    command_line.add_argument("--depthwise", default="auto")
+    command_line.add_argument("--child", help="measure one case in this process")
+    options = command_line.parse_args()
+    if options.child:
+        print(json.dumps(first_step(options.child, options.layers, options.depthwise)))
+        return
+    cases = []
+    for name in options.only:
+        with tempfile.TemporaryDirectory() as cache:
+            empty, filled = (measured(name, cache, options) for _ in range(2))
+        cases.append(
+            case(
+                "{} at {} px, batch {3}".format(*CASES[name][:2], *CASES[name]),
+                1 / filled["seconds"],
+                1 / empty["seconds"],
+                without=f"{empty['seconds']:.1f} s {empty['parts']}",
+                cached=f"{filled['seconds']:.1f} s {filled['parts']}",
+            )
+        )
+    show(cases, unit="1/s", peers=("flax",), as_json=options.json)
+
+
+def measured(name: str, cache: str, options) -> dict:
+    started = time.perf_counter()
+    done = subprocess.run(
+        [
+            sys.executable,
+            __file__,
+            f"--child={name}",
+            f"--layers={options.layers}",
+            f"--depthwise={options.depthwise}",
+        ],
+        env={**__import__("os").environ, "XDG_CACHE_HOME": cache},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return {
+        "seconds": time.perf_counter() - started,
+        "parts": json.loads(done.stdout.splitlines()[-1]),
+    }
