@@ -26,6 +26,7 @@ FLOORS = (
         "ledger",
         "lookup",
         "order",
+        "overlap",
         "preprocessing",
         "randaugment",
         "recipes",
