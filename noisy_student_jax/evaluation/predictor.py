@@ -58,9 +58,12 @@ class Predictor:
         self.preprocessing, self.ahead = preprocessing, ahead
         self.mesh = partitioning.make_mesh(devices or jax.local_devices())
         self.batch = -(-batch // self.mesh.size) * self.mesh.size
-        self.apply = _program(
-            task, module, preprocessing.mean, preprocessing.std, self.mesh
-        )
+        what = task, module, preprocessing.mean, preprocessing.std, self.mesh
+        try:
+            self.apply = _shared_program(*what)
+        except TypeError:
+            # Somebody's own task, or model, that cannot be looked up by what it is.
+            self.apply = _program(*what)
 
     @classmethod
     def from_bundle(
@@ -133,7 +136,6 @@ class Predictor:
         return np.concatenate([images, blank])
 
 
-@functools.lru_cache(maxsize=8)
 def _program(
     task: Task,
     module: nn.Module,
@@ -141,7 +143,7 @@ def _program(
     std: tuple[float, ...],
     mesh: Mesh,
 ) -> Callable[[PyTree, jax.Array], dict[str, jax.Array]]:
-    """Makes the program; one for all that predict the same, so compiled once."""
+    """Makes the program that predicts a batch."""
     spread = partitioning.along_batch(mesh)
 
     def apply(variables, images):
@@ -153,6 +155,10 @@ def _program(
         in_shardings=(partitioning.replicated(mesh), spread),
         out_shardings=spread,
     )
+
+
+_shared_program = functools.lru_cache(maxsize=8)(_program)
+"""The same for all that predict with the same model, so that it is compiled once."""
 
 
 @dataclasses.dataclass(frozen=True)
