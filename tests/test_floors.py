@@ -51,6 +51,7 @@ FLOORS = (
         "importing",
         "judgement",
         "measuring",
+        "memory",
         "part",
         "planning",
         "report",

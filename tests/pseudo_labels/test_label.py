@@ -178,6 +178,14 @@ def test_finished_shards_are_left_as_they_are(tmp_path):
         assert (path.stat().st_mtime_ns == time) == (path != second)
 
 
+@pytest.mark.parametrize("shards", [1, 5])
+def test_how_far_it_goes_ahead_changes_no_byte(tmp_path, shards):
+    for ahead in (0, 1, 3):
+        folder = tmp_path / str(ahead)
+        label(folder, Pool(BAD), teacher=Teacher(3, ahead=ahead), shards=shards)
+        assert digests(folder) == digests(tmp_path / "0")
+
+
 def test_labelling_twice_doubles_nothing(tmp_path):
     first = label(tmp_path)
     pool = Pool()
