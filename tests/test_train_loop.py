@@ -108,14 +108,22 @@ class Training:
         average = state.ema_params["Dense_0"]["kernel"][0, 0]
         return {"validation/raw/w": float(weight), "validation/ema/w": float(average)}
 
-    def run(self, *, batches=batch, stop_before=None, steps=STEPS, **options):
+    def run(
+        self,
+        *,
+        batches=batch,
+        stop_before=None,
+        steps=STEPS,
+        place=partitioning.put_batch,
+        **options,
+    ):
         interruption = Interruption()
 
         def watched(step):
             if step == stop_before:
                 # The signal arrives while this step is made ready.
                 interruption.signal = 15
-            return partitioning.put_batch(batches(step), self.mesh)
+            return place(batches(step), self.mesh)
 
         return train_loop.train(
             self.step,
@@ -390,6 +398,11 @@ def test_what_goes_wrong_with_a_batch_does_not_cost_the_steps_before(training):
         training.run(batches=missing, prefetch=2)
 
     assert training.checkpoints == [4]
+
+
+def test_nothing_is_sent_to_a_step_in_passing(training):
+    with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
+        training.run(place=lambda batch, mesh: batch)
 
 
 def test_no_batch_is_made_twice_or_after_the_last(training):
