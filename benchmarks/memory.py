@@ -5,7 +5,7 @@ for a step (which loads what the process needs once), lets everything go, and on
 measures: on CPU, the most that the process holds in a step beyond what it held before
 state and batch were there (``VmHWM`` of Linux); elsewhere what the device says.
 ``plan`` is the estimate that `plan` makes without compiling, ``compiled`` what it says
-with ``--measure``.
+with ``--measure``; ``held`` is what ``memory.HELD`` stands for, in this case.
 """
 
 import argparse
@@ -97,10 +97,13 @@ def measured(case: dict[str, Any]) -> dict[str, float]:
     started = time.perf_counter()
     jax.block_until_ready(compiled(state, batch))
     seconds = time.perf_counter() - started
+    told = memory.of_step(compiled, student, devices=mesh.size)
+    plain = student_of({k: v for k, v in case.items() if k not in ("dtype", "remat")})
     return {
         "peak": peak_since(before),
         "compiled": memory.of_program(compiled),
         "plan": memory.estimated(student, devices=mesh.size),
+        "held": told.per_image / plain.activation_bytes,
         "compiling": compiling,
         "images_per_second": student.layout.total / seconds,
     }
@@ -167,6 +170,7 @@ def main() -> None:
                 peak / megabyte,
                 plan=round(one["plan"] / megabyte, 1),
                 plan_to_peak=round(one["plan"] / peak, 2),
+                held=round(one["held"], 2),
                 images_per_second=round(one["images_per_second"], 2),
                 compiling=round(one["compiling"], 1),
             )

@@ -15,10 +15,10 @@ from noisy_student_jax.run import Student
 FLOAT32 = 4
 STATE_COPIES = {"rmsprop": 4, "sgd": 3, "adamw": 4}
 """Weights, their average, and the optimizer's copies of them."""
-KEPT = 0.8
-"""How much the compiler keeps of what differentiation wants kept: where it fuses batch
-norm and activation, it computes one from the other again. Between 0.75 and 0.9 for the
-models of this package, on CPU."""
+HELD = 1.2
+"""Bytes that a step holds for each byte that differentiation keeps: the compiler spares
+some, where it fuses, and needs others while it works a layer backwards. On CPU, 1.13 to
+1.23 for the models of this package; ``benchmarks/memory.py`` shows it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,8 +87,9 @@ def of_step(compiled: Any, student: Student, *, devices: int) -> StepMemory | No
 def estimated(student: Student, *, devices: int) -> int:
     """Estimates, without compiling, the bytes that a student's step takes per device.
 
-    Counted are the state, its gradient (twice, where microbatches add theirs up) and
-    `KEPT` of what differentiation keeps of the images that a device works on at once.
+    Counted are the state, its gradient (twice, where microbatches add theirs up), and
+    `HELD` times what differentiation keeps of the images that a device works on at
+    once.
     Where the step would run on CPU, that is float32 whatever ``model.dtype`` says, and
     ``model.remat`` spares nothing: XLA computes there in float32, and undoes the
     computing again.
@@ -101,8 +102,8 @@ def estimated(student: Student, *, devices: int) -> int:
         config = config.copy_and_resolve_references()
         config.model.update(dtype="float32", remat=False)
         student = dataclasses.replace(student, config=config)
-    kept = KEPT * student.activation_bytes * at_once(student, devices)
-    return floats * FLOAT32 * copies + int(kept)
+    held = HELD * student.activation_bytes * at_once(student, devices)
+    return floats * FLOAT32 * copies + int(held)
 
 
 def at_once(student: Student, devices: int) -> int:
