@@ -6,6 +6,7 @@ so the reader of the made-up training waits (as for a disk) rather than works, a
 labelling is measured with a reader that waits and with one that works.
 """
 
+import functools
 import pathlib
 import shutil
 import statistics
@@ -68,11 +69,20 @@ def saves(size: int, *, repeats: int) -> dict[str, float]:
     return {name: statistics.median(own[1:]) for name, own in stalls.items()}
 
 
-def seconds_of(program: Callable[[int], jax.Array], turns: int) -> float:
-    jax.block_until_ready(program(turns))
-    started = time.perf_counter()
-    jax.block_until_ready(program(turns))
-    return time.perf_counter() - started
+def busy(turns: int) -> jax.Array:
+    square = jnp.full((256, 256), 1 / 256)
+    return jax.lax.fori_loop(0, turns, lambda _, x: x @ square, square).sum()
+
+
+@functools.cache
+def turns_of_a_step() -> int:
+    """How much work takes `STEP_SECONDS`; the same for all that are compared."""
+    program = jax.jit(busy)
+    rates = side_by_side.rates(
+        {"busy": lambda: int(jax.block_until_ready(program(100)) * 0) + 100},
+        seconds=0.3,
+    )
+    return int(rates["busy"] * STEP_SECONDS)
 
 
 def training(prefetch: int) -> side_by_side.Work:
@@ -80,12 +90,7 @@ def training(prefetch: int) -> side_by_side.Work:
     mesh = partitioning.make_mesh(jax.devices()[:1])
     optimizer = optax.sgd(0.1)
 
-    def busy(turns: int) -> jax.Array:
-        square = jnp.full((256, 256), 1 / 256)
-        return jax.lax.fori_loop(0, turns, lambda _, x: x @ square, square).sum()
-
-    count = int(1000 * STEP_SECONDS / seconds_of(jax.jit(busy), 1000))
-    turns = np.full(8, count, np.int32)
+    turns = np.full(8, turns_of_a_step(), np.int32)
 
     def step(state: TrainState, batch: Any) -> Any:
         done = busy(batch["turns"][0]) * 0

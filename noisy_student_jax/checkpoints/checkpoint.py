@@ -9,6 +9,7 @@ been copied off the devices, so that the next step may have its buffers.
 """
 
 import concurrent.futures
+import logging
 import pathlib
 import re
 import shutil
@@ -20,6 +21,14 @@ import orbax.checkpoint as ocp
 from noisy_student_jax import console, files
 from noisy_student_jax.errors import NotSavedError, UserError, one_line
 from noisy_student_jax.training.state import TrainState
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether a line of Orbax's log is not the traceback of what is raised anyway."""
+    return not (record.exc_info and "orbax" in record.pathname)
+
+
+logging.getLogger("absl").addFilter(_is_news)
 
 
 class Checkpoints:

@@ -131,7 +131,7 @@ def test_what_goes_wrong_in_the_background_is_told_by_what_comes_next(
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
-def test_a_folder_that_cannot_be_made_is_told(tmp_path, asynchronous):
+def test_a_folder_that_cannot_be_made_is_told(tmp_path, asynchronous, capfd, caplog):
     (tmp_path / "file").write_text("")
     opened = Checkpoints(tmp_path / "file" / "deep", asynchronous=asynchronous)
 
@@ -139,3 +139,5 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path, asynchronous):
         opened.save(state_at(3))
         opened.wait()
     opened.close()
+    # Once, and in one sentence.
+    assert "Traceback" not in capfd.readouterr().err + caplog.text
