@@ -86,3 +86,9 @@ def test_a_training_is_one_program_and_its_batches_another(compiled):
 
     assert total[STEP] == GENERATIONS
     assert total[BATCH] == GENERATIONS
+
+
+def test_no_program_is_compiled_for_each_shape_of_an_array(compiled):
+    total = sum(compiled.values(), collections.Counter())
+
+    assert max(total.values()) <= 2 * GENERATIONS, total
