@@ -35,6 +35,7 @@ OPERATIONAL = (
     "data.workers",
     "data.max_quarantined",
     "data.resident_gigabytes",
+    "data.prefetch",
     "labels.batch",
     "evaluation.batch",
     # What `plan` reckons with; no run reads them.
@@ -79,6 +80,7 @@ def base_config() -> ConfigDict:
                 "workers": 0,
                 "max_quarantined": 0.05,
                 "resident_gigabytes": 2.0,
+                "prefetch": 1,
                 "lanes": 0,
                 "lane_block": 256,
                 "lane_window": 16,
@@ -165,7 +167,7 @@ def base_config() -> ConfigDict:
                 "confidence": 0.95,
                 "bootstrap": 10_000,
             },
-            "checkpoint": {"every_steps": 1000, "keep": 2},
+            "checkpoint": {"every_steps": 1000, "keep": 2, "asynchronous": True},
             "log": {
                 "every_steps": 100,
                 "validate_every_steps": 1000,
@@ -216,6 +218,7 @@ RANGES = {
     "data.workers": _AT_LEAST_ZERO,
     "data.max_quarantined": _FRACTION,
     "data.resident_gigabytes": _AT_LEAST_ZERO,
+    "data.prefetch": (0, 8),
     "data.lanes": _AT_LEAST_ZERO,
     "data.lane_block": _AT_LEAST_ONE,
     "data.lane_window": _AT_LEAST_ONE,

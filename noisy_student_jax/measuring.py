@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from noisy_student_jax import spending, starting, streams, types
+from noisy_student_jax import memory, spending, starting, streams, types
 from noisy_student_jax.augment.noise import (
     InputNoise,
     augment_batch,
@@ -19,6 +19,7 @@ from noisy_student_jax.augment.noise import (
 )
 from noisy_student_jax.evaluation.predictor import Predictor
 from noisy_student_jax.generation import step_and_state
+from noisy_student_jax.memory import StepMemory
 from noisy_student_jax.part import Part, made_up_images, part
 from noisy_student_jax.run import Student
 from noisy_student_jax.training import partitioning
@@ -41,15 +42,19 @@ class Speed:
     Attributes:
       train_images_per_second: noised and trained on, by all devices together.
       label_images_per_second: labelled, or evaluated.
+      memory: that the training step takes, of the compiler; None if it was not asked.
     """
 
     train_images_per_second: float
     label_images_per_second: float
+    memory: StepMemory | None = dataclasses.field(default=None, compare=False)
 
     def scaled(self, factor: float) -> "Speed":
         """Returns both, `factor` times as fast."""
         return Speed(
-            self.train_images_per_second * factor, self.label_images_per_second * factor
+            self.train_images_per_second * factor,
+            self.label_images_per_second * factor,
+            self.memory,
         )
 
 
@@ -75,7 +80,8 @@ def measure(student: Student, *, seconds: float = 1.5) -> Speed:
     trained = part(small)
     step, state = step_and_state(trained)
     state = jax.device_put(state, partitioning.replicated(mesh))
-    batches, compiled = _Batches(trained, mesh), jit_train_step(step, mesh)
+    batches = _Batches(trained, mesh)
+    compiled = jit_train_step(step, mesh).lower(state, batches(0)).compile()
 
     def train(number: int) -> PyTree:
         nonlocal state
@@ -98,7 +104,8 @@ def measure(student: Student, *, seconds: float = 1.5) -> Speed:
     labelling = _steps_per_second(
         lambda number: predictor.apply(variables, images), student, seconds
     )
-    return Speed(training, labelling * predictor.batch)
+    held = memory.of_step(compiled, small, devices=mesh.size)
+    return Speed(training, labelling * predictor.batch, held)
 
 
 def remembered(speeds: Speeds = measure) -> Speeds:
@@ -155,7 +162,7 @@ class _Batches:
         self._images = partitioning.put_batch(
             [trained.made_up(size) for size in self._sizes], mesh
         )
-        self._rest = partitioning.put_batch(_all_but_images(student), mesh)
+        self._rest = partitioning.put_batch(all_but_images(student), mesh)
         noises = [streams.input_noise(student, name) for name in types.STREAMS]
         self._noised = jax.jit(
             lambda images, positions: self._interleaved(
@@ -198,7 +205,7 @@ def _noised(
     )(images, positions)
 
 
-def _all_but_images(student: Student) -> Batch:
+def all_but_images(student: Student) -> Batch:
     """Returns the rest of a batch; every target is the first labelled record's."""
     layout, run = student.layout, student.run
     source = run.dataset.labelled

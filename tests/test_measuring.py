@@ -11,6 +11,7 @@ from support import ROOT, TINY
 from noisy_student_jax import config, measuring, planning
 from noisy_student_jax.cli import main
 from noisy_student_jax.errors import Interrupted
+from noisy_student_jax.evaluation import predictor
 from noisy_student_jax.interruption import Interruption
 from noisy_student_jax.layout import BatchLayout
 from noisy_student_jax.measuring import Speed
@@ -53,6 +54,7 @@ def test_the_model_is_compiled_once_for_training_and_once_for_labelling(
 ):
     plain = [f"noise.{name}.randaugment_layers=0" for name in ("labelled", "pseudo")]
     student = tiny(*plain, "noise.pseudo.crop_padding=2").student(1)
+    predictor._shared_program.cache_clear()
     trained = counted(monkeypatch, student.run.task, "loss")
     labelled = counted(monkeypatch, student.run.task, "predict")
     noised = counted(monkeypatch, measuring, "augment_batch")

@@ -179,19 +179,23 @@ def make_train_step(
 
         parts = jax.tree.map(deal, batch)
 
-        def one(batch_stats, numbered):
+        def one(carried, numbered):
+            batch_stats, total = carried
             number, part = numbered
             part_key = jax.random.fold_in(key, number)
-            batch_stats, *rest = gradients(
+            batch_stats, gradient, metrics = gradients(
                 params, batch_stats, part, part_key, taught_by
             )
-            return batch_stats, rest
+            # Added up as they come: all of them at once would take memory again.
+            return (batch_stats, jax.tree.map(jnp.add, total, gradient)), metrics
 
-        batch_stats, stacked = jax.lax.scan(
-            one, batch_stats, (jnp.arange(count), parts)
+        (batch_stats, total), metrics = jax.lax.scan(
+            one,
+            (batch_stats, jax.tree.map(jnp.zeros_like, params)),
+            (jnp.arange(count), parts),
         )
-        gradient, metrics = jax.tree.map(lambda x: x.mean(axis=0), stacked)
-        return batch_stats, gradient, metrics
+        gradient = jax.tree.map(lambda x: x / count, total)
+        return batch_stats, gradient, jax.tree.map(lambda x: x.mean(axis=0), metrics)
 
     def step(
         state: TrainState, batch: Batch, taught_by: PyTree = None
