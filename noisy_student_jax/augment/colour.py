@@ -29,13 +29,25 @@ def autocontrast(image: jax.Array) -> jax.Array:
     Returns:
         uint8 `[height, width, channels]`.
     """
-    low = image.min(axis=(0, 1), keepdims=True)
-    high = image.max(axis=(0, 1), keepdims=True)
+    return stretched(image, image.min(axis=(0, 1)), image.max(axis=(0, 1)))
+
+
+def stretched(values: jax.Array, low: jax.Array, high: jax.Array) -> jax.Array:
+    """Stretches each channel from `low`–`high` to 0–255.
+
+    Args:
+        values: uint8 `[..., channels]`.
+        low: uint8 `[channels]`.
+        high: uint8 `[channels]`; where it is `low`, values stay as they are.
+
+    Returns:
+        uint8 `[..., channels]`.
+    """
     scale = _stretch(high - low)
     largest = 255.0 * 255.0
     offset = rounded(low.astype(jnp.float32) * scale, 0.0, largest)
-    stretched = rounded(image.astype(jnp.float32) * scale, 0.0, largest) - offset
-    return jnp.where(high > low, _to_uint8(stretched), image)
+    moved = rounded(values.astype(jnp.float32) * scale, 0.0, largest) - offset
+    return jnp.where(high > low, _to_uint8(moved), values)
 
 
 def _stretch(span: jax.Array) -> jax.Array:
@@ -65,18 +77,57 @@ def equalize(image: jax.Array) -> jax.Array:
     Returns:
         uint8 `[height, width, channels]`.
     """
-    return jax.vmap(_equalize_channel, in_axes=-1, out_axes=-1)(image)
+    tables = equalizing(histogram(image))
+    look_up = jax.vmap(lambda table, channel: table[channel], -1, -1)
+    return look_up(tables, image.astype(jnp.int32))
 
 
-def _equalize_channel(channel: jax.Array) -> jax.Array:
-    values = channel.astype(jnp.int32)
-    histogram = jnp.zeros(256, jnp.int32).at[values.ravel()].add(1)
+def equalizing(counts: jax.Array) -> jax.Array:
+    """Says what `equalize` makes of each value.
+
+    Args:
+        counts: int32 `[256, channels]`, the image's `histogram`.
+
+    Returns:
+        uint8 `[256, channels]`.
+    """
+    level = lax.broadcasted_iota(jnp.int32, counts.shape, 0)
     # The brightest value that occurs does not count: it has no steps above it.
-    step = (channel.size - histogram[values.max()]) // 255
+    brightest = jnp.where(counts > 0, level, 0).max(axis=0)
+    last = jnp.where(level == brightest, counts, 0).sum(axis=0)
+    step = (counts.sum(axis=0) - last) // 255
     divisor = jnp.maximum(step, 1)
-    below = jnp.cumsum(histogram) - histogram
+    below = jnp.cumsum(counts, axis=0) - counts
     table = jnp.clip((below + step // 2) // divisor, 0, 255)
-    return jnp.where(step == 0, channel, table.astype(jnp.uint8)[values])
+    return jnp.where(step == 0, level, table).astype(jnp.uint8)
+
+
+@jax.custom_batching.custom_vmap
+def histogram(image: jax.Array) -> jax.Array:
+    """Counts how often each value occurs, int32 `[256, channels]`.
+
+    Args:
+        image: uint8 `[height, width, channels]`.
+    """
+    return _histograms(image[None])[0]
+
+
+@histogram.def_vmap
+def _histogram_of_many(
+    size: int, batched: list[bool], images: jax.Array
+) -> tuple[jax.Array, bool]:
+    # One flat index a pixel; by itself, `vmap` would make one of two words.
+    return _histograms(images), True
+
+
+def _histograms(images: jax.Array) -> jax.Array:
+    count, _, _, channels = images.shape
+    first = lax.broadcasted_iota(jnp.int32, (count, 1, 1, 1), 0) * 256
+    channel = lax.broadcasted_iota(jnp.int32, (1, 1, 1, channels), 3)
+    places = (first + images.astype(jnp.int32)) * channels + channel
+    counts = jnp.zeros(count * 256 * channels, jnp.int32)
+    counts = counts.at[places.ravel()].add(1, mode="promise_in_bounds")
+    return counts.reshape(count, 256, channels)
 
 
 def invert(image: jax.Array) -> jax.Array:
@@ -145,7 +196,7 @@ def color(image: jax.Array, factor: float | jax.Array) -> jax.Array:
     Raises:
         UserError: the image has neither one channel nor three.
     """
-    return _blend(_grey(image), image, factor)
+    return blend(_grey(image), image, factor)
 
 
 def contrast(image: jax.Array, factor: float | jax.Array) -> jax.Array:
@@ -161,9 +212,13 @@ def contrast(image: jax.Array, factor: float | jax.Array) -> jax.Array:
     Returns:
         uint8 `[height, width, channels]`.
     """
+    return blend(jnp.full_like(image, grey_level(image)), image, factor)
+
+
+def grey_level(image: jax.Array) -> int:
+    """Returns the one grey level that `contrast` blends away from."""
     height, width, _ = image.shape
-    level = min(height * width // 256, 255)
-    return _blend(jnp.full_like(image, level), image, factor)
+    return min(height * width // 256, 255)
 
 
 def contrast_from_mean(image: jax.Array, factor: float | jax.Array) -> jax.Array:
@@ -182,13 +237,25 @@ def contrast_from_mean(image: jax.Array, factor: float | jax.Array) -> jax.Array
     Raises:
         UserError: the image has neither one channel nor three.
     """
+    return blend(jnp.full_like(image, mean_level(image)), image, factor)
+
+
+def mean_level(image: jax.Array) -> jax.Array:
+    """Returns the mean of the grey image, rounded to a whole level; uint8 `[]`.
+
+    Args:
+        image: uint8 `[height, width, channels]`, of one or three channels.
+
+    Raises:
+        UserError: the image has neither one channel nor three.
+    """
     height, width, _ = image.shape
     pixels = jnp.uint32(height * width)
     # Below 2³² up to 16 million pixels.
     total = _grey(image).astype(jnp.uint32).sum(dtype=jnp.uint32)
     whole = lax.div(total, pixels)
     level = whole + (2 * (total - whole * pixels) >= pixels)
-    return _blend(jnp.full_like(image, level.astype(jnp.uint8)), image, factor)
+    return level.astype(jnp.uint8)
 
 
 def brightness(image: jax.Array, factor: float | jax.Array) -> jax.Array:
@@ -201,7 +268,7 @@ def brightness(image: jax.Array, factor: float | jax.Array) -> jax.Array:
     Returns:
         uint8 `[height, width, channels]`.
     """
-    return _blend(jnp.zeros_like(image), image, factor)
+    return blend(jnp.zeros_like(image), image, factor)
 
 
 def sharpness(image: jax.Array, factor: float | jax.Array) -> jax.Array:
@@ -225,7 +292,7 @@ def sharpness(image: jax.Array, factor: float | jax.Array) -> jax.Array:
     total = box + 4 * values[1:-1, 1:-1]
     inner = image[1:-1, 1:-1]
     smooth = lax.div(total, jnp.uint32(13)).astype(jnp.uint8)
-    return image.at[1:-1, 1:-1].set(_blend(smooth, inner, factor))
+    return image.at[1:-1, 1:-1].set(blend(smooth, inner, factor))
 
 
 def _grey(image: jax.Array) -> jax.Array:
@@ -247,10 +314,19 @@ def _grey(image: jax.Array) -> jax.Array:
     return grey.astype(jnp.uint8)[..., None]
 
 
-def _blend(
+def blend(
     degenerate: jax.Array, image: jax.Array, factor: float | jax.Array
 ) -> jax.Array:
-    """Returns degenerate + factor·(image − degenerate), which extrapolates above 1."""
+    """Returns degenerate + factor·(image − degenerate), which extrapolates above 1.
+
+    Args:
+        degenerate: uint8 `[...]`.
+        image: uint8 `[...]`.
+        factor: of the blend.
+
+    Returns:
+        uint8 `[...]`.
+    """
     base = degenerate.astype(jnp.float32)
     difference = image.astype(jnp.float32) - base
     # Beyond ±255 the sum is clipped anyway.
