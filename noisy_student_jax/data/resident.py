@@ -73,9 +73,9 @@ class ResidentPipeline:
         self._keys = stream_keys(
             len(streams), seed=seed, generation=generation, mesh=mesh
         )
+        self._program = functools.partial(_assemble, streams, layout, mesh)
         self._assemble = jax.jit(
-            functools.partial(_assemble, streams, layout, mesh),
-            out_shardings=partitioning.along_batch(mesh),
+            self._program, out_shardings=partitioning.along_batch(mesh)
         )
         steps = max(1, min(STEPS_AT_ONCE, DRAWS_AT_ONCE // layout.total))
         self._ahead = Ahead(self._drawn, steps=1)

@@ -22,7 +22,7 @@ CASES = {
 
 
 def pictures(shape):
-    """Noise, noise of few values, one flat grey: uint8 `[3, height, width, channels]`."""
+    """Noise, noise of few values, a flat grey: uint8 `[3, height, width, channels]`."""
     rng = np.random.default_rng(0)
     flat = np.full(shape, 77)
     return np.stack(
