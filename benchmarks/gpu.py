@@ -236,7 +236,7 @@ def compared(
 
 
 def largest(name: str, task: Task, batch: int) -> tuple[dict[str, Any], int]:
-    """Measures at the largest batch that fits: the given one, or a half, or …"""
+    """Measures at the largest batch that fits: the given one, halved until it does."""
     while True:
         try:
             return run(name, dataclasses.replace(task, batch=batch)), batch

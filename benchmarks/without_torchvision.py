@@ -42,7 +42,7 @@ class _Named(type):
 
 
 class _Empty(types.ModuleType):
-    """A module that has every attribute that is asked for; none of them does a thing."""
+    """A module that has every attribute that is asked for; none does a thing."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):

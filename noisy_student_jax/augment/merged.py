@@ -132,12 +132,10 @@ def _remapped(
     rows: list[tuple[str, Argument]],
 ) -> jax.Array:
     """Applies the operation to an image if it is one on values."""
-    channels = image.shape[-1]
-    ramp = lax.broadcasted_iota(jnp.uint8, (256, channels), 0)
+    ramp = lax.broadcasted_iota(jnp.uint8, (256, image.shape[-1]), 0)
     values = ramp
     for number, (name, argument) in enumerate(rows):
         if name in REMAPS:
             own = REMAPS[name](ramp, measured, argument)
             values = jnp.where(drawn.op == number, own, values)
-    where = image.astype(jnp.int32), jnp.arange(channels)
-    return values.at[where].get(mode="promise_in_bounds")
+    return colour.look_up(values, image)
