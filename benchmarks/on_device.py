@@ -7,8 +7,8 @@ r"""RandAugment on the device, and whole epochs there without waiting for the ho
 Three kinds of cases, all on the default backend:
 
 - *RandAugment*, two operations and a mirror, on made-up images: by the form that `auto`
-  chooses here, against Pillow in one thread (per core, that is); and the two forms that
-  take images together, with and without branches, against each other;
+  chooses here, against Pillow in one thread (per core, that is); and one image after
+  the other against all together, where every operation runs for every image;
 - *what a step's draws cost the host*: batches per second of the resident pipeline on
   images of one pixel, many steps' draws being sent at a time, against each step's own;
 - *whole epochs*: steps per second of a student as the training loop takes them, from
@@ -114,7 +114,7 @@ def randaugment(side: int, batch: int, timing: dict) -> list[dict]:
             )
         return len(images[:32])
 
-    names = ("auto", "merged", "together", "one_by_one")
+    names = ("auto", "together", "one_by_one")
     rate = side_by_side.rates(
         {**{name: form(name) for name in names}, "pillow": pillow}, **timing
     )
@@ -126,8 +126,7 @@ def randaugment(side: int, batch: int, timing: dict) -> list[dict]:
 
     return [
         case("auto / Pillow", "auto", "pillow"),
-        case("merged / together", "merged", "together"),
-        case("one by one / merged", "one_by_one", "merged"),
+        case("one by one / together", "one_by_one", "together"),
     ]
 
 

@@ -196,7 +196,7 @@ CHOICES = {
     "data.road": ("prepared", "streamed"),
     "model.interpolation": ("bicubic", "bilinear", "nearest", "bicubic_tf1"),
     "noise.*.randaugment_behavior": ("reference", "clean"),
-    "noise.*.randaugment_form": ("auto", "one_by_one", "merged", "together"),
+    "noise.*.randaugment_form": ("auto", "one_by_one", "together"),
     "model.dtype": ("float32", "bfloat16"),
     "model.depthwise": ("auto", "grouped", "shifted"),
     "model.layers": ("own", "flax"),

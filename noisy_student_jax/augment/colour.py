@@ -29,25 +29,13 @@ def autocontrast(image: jax.Array) -> jax.Array:
     Returns:
         uint8 `[height, width, channels]`.
     """
-    return stretched(image, image.min(axis=(0, 1)), image.max(axis=(0, 1)))
-
-
-def stretched(values: jax.Array, low: jax.Array, high: jax.Array) -> jax.Array:
-    """Stretches each channel from `low`–`high` to 0–255.
-
-    Args:
-        values: uint8 `[..., channels]`.
-        low: uint8 `[channels]`.
-        high: uint8 `[channels]`; where it is `low`, values stay as they are.
-
-    Returns:
-        uint8 `[..., channels]`.
-    """
+    low = image.min(axis=(0, 1), keepdims=True)
+    high = image.max(axis=(0, 1), keepdims=True)
     scale = _stretch(high - low)
     largest = 255.0 * 255.0
     offset = rounded(low.astype(jnp.float32) * scale, 0.0, largest)
-    moved = rounded(values.astype(jnp.float32) * scale, 0.0, largest) - offset
-    return jnp.where(high > low, _to_uint8(moved), values)
+    stretched = rounded(image.astype(jnp.float32) * scale, 0.0, largest) - offset
+    return jnp.where(high > low, _to_uint8(stretched), image)
 
 
 def _stretch(span: jax.Array) -> jax.Array:
@@ -77,10 +65,10 @@ def equalize(image: jax.Array) -> jax.Array:
     Returns:
         uint8 `[height, width, channels]`.
     """
-    return look_up(equalizing(histogram(image)), image)
+    return _look_up(_equalizing(histogram(image)), image)
 
 
-def look_up(table: jax.Array, image: jax.Array) -> jax.Array:
+def _look_up(table: jax.Array, image: jax.Array) -> jax.Array:
     """Puts another value in the place of each.
 
     Args:
@@ -96,7 +84,7 @@ def look_up(table: jax.Array, image: jax.Array) -> jax.Array:
     return table.at[where].get(mode="promise_in_bounds")
 
 
-def equalizing(counts: jax.Array) -> jax.Array:
+def _equalizing(counts: jax.Array) -> jax.Array:
     """Says what `equalize` makes of each value.
 
     Args:
@@ -210,7 +198,7 @@ def color(image: jax.Array, factor: float | jax.Array) -> jax.Array:
     Raises:
         UserError: the image has neither one channel nor three.
     """
-    return blend(_grey(image), image, factor)
+    return _blend(_grey(image), image, factor)
 
 
 def contrast(image: jax.Array, factor: float | jax.Array) -> jax.Array:
@@ -226,13 +214,9 @@ def contrast(image: jax.Array, factor: float | jax.Array) -> jax.Array:
     Returns:
         uint8 `[height, width, channels]`.
     """
-    return blend(jnp.full_like(image, grey_level(image)), image, factor)
-
-
-def grey_level(image: jax.Array) -> int:
-    """Returns the one grey level that `contrast` blends away from."""
     height, width, _ = image.shape
-    return min(height * width // 256, 255)
+    level = min(height * width // 256, 255)
+    return _blend(jnp.full_like(image, level), image, factor)
 
 
 def contrast_from_mean(image: jax.Array, factor: float | jax.Array) -> jax.Array:
@@ -251,25 +235,13 @@ def contrast_from_mean(image: jax.Array, factor: float | jax.Array) -> jax.Array
     Raises:
         UserError: the image has neither one channel nor three.
     """
-    return blend(jnp.full_like(image, mean_level(image)), image, factor)
-
-
-def mean_level(image: jax.Array) -> jax.Array:
-    """Returns the mean of the grey image, rounded to a whole level; uint8 `[]`.
-
-    Args:
-        image: uint8 `[height, width, channels]`, of one or three channels.
-
-    Raises:
-        UserError: the image has neither one channel nor three.
-    """
     height, width, _ = image.shape
     pixels = jnp.uint32(height * width)
     # Below 2³² up to 16 million pixels.
     total = _grey(image).astype(jnp.uint32).sum(dtype=jnp.uint32)
     whole = lax.div(total, pixels)
     level = whole + (2 * (total - whole * pixels) >= pixels)
-    return level.astype(jnp.uint8)
+    return _blend(jnp.full_like(image, level.astype(jnp.uint8)), image, factor)
 
 
 def brightness(image: jax.Array, factor: float | jax.Array) -> jax.Array:
@@ -282,7 +254,7 @@ def brightness(image: jax.Array, factor: float | jax.Array) -> jax.Array:
     Returns:
         uint8 `[height, width, channels]`.
     """
-    return blend(jnp.zeros_like(image), image, factor)
+    return _blend(jnp.zeros_like(image), image, factor)
 
 
 def sharpness(image: jax.Array, factor: float | jax.Array) -> jax.Array:
@@ -306,7 +278,7 @@ def sharpness(image: jax.Array, factor: float | jax.Array) -> jax.Array:
     total = box + 4 * values[1:-1, 1:-1]
     inner = image[1:-1, 1:-1]
     smooth = lax.div(total, jnp.uint32(13)).astype(jnp.uint8)
-    return image.at[1:-1, 1:-1].set(blend(smooth, inner, factor))
+    return image.at[1:-1, 1:-1].set(_blend(smooth, inner, factor))
 
 
 def _grey(image: jax.Array) -> jax.Array:
@@ -328,19 +300,10 @@ def _grey(image: jax.Array) -> jax.Array:
     return grey.astype(jnp.uint8)[..., None]
 
 
-def blend(
+def _blend(
     degenerate: jax.Array, image: jax.Array, factor: float | jax.Array
 ) -> jax.Array:
-    """Returns degenerate + factor·(image − degenerate), which extrapolates above 1.
-
-    Args:
-        degenerate: uint8 `[...]`.
-        image: uint8 `[...]`.
-        factor: of the blend.
-
-    Returns:
-        uint8 `[...]`.
-    """
+    """Returns degenerate + factor·(image − degenerate), which extrapolates above 1."""
     base = degenerate.astype(jnp.float32)
     difference = image.astype(jnp.float32) - base
     # Beyond ±255 the sum is clipped anyway.

@@ -6,8 +6,6 @@ An argument is a plain number, known when the program is traced, so that sines a
 cosines are NumPy's and the same on every machine; only its sign may be a traced value.
 """
 
-from collections.abc import Sequence
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -98,51 +96,16 @@ def _transform(
     image: jax.Array, name: str, argument: float, negative: Negative
 ) -> jax.Array:
     """Samples the image at the transformed coordinates."""
-    height, width, _ = image.shape
-    plus, minus = signed_coefficients(name, argument, height, width)
-    return transformed(
-        image,
-        tuple(
-            one if one == other else jnp.where(negative, other, one)
-            for one, other in zip(plus, minus, strict=True)
-        ),
-    )
-
-
-def signed_coefficients(
-    name: str, argument: float, height: int, width: int
-) -> np.ndarray:
-    """Returns an operation's coefficients and those of its negation.
-
-    Args:
-        name: of the operation.
-        argument: of it.
-        height: of the image.
-        width: of the image.
-
-    Returns:
-        float32 `[2, 6]`.
-    """
-    coefficients = COEFFICIENTS[name]
-    return np.float32(
-        [coefficients(sign * argument, height, width) for sign in (1, -1)]
-    )
-
-
-def transformed(
-    image: jax.Array, coefficients: Sequence[float | jax.Array]
-) -> jax.Array:
-    """Samples the image at the transformed coordinates.
-
-    Args:
-        image: uint8 `[height, width, channels]`.
-        coefficients: six float32 numbers, as ``affine.py`` tells them.
-
-    Returns:
-        uint8 `[height, width, channels]`.
-    """
     height, width, channels = image.shape
-    a, b, c, d, e, f = coefficients
+    coefficients = COEFFICIENTS[name]
+    a, b, c, d, e, f = (
+        plus if plus == minus else jnp.where(negative, minus, plus)
+        for plus, minus in zip(
+            np.float32(coefficients(argument, height, width)),
+            np.float32(coefficients(-argument, height, width)),
+            strict=True,
+        )
+    )
     y = lax.broadcasted_iota(jnp.float32, (height, 1), 0)
     x = lax.broadcasted_iota(jnp.float32, (1, width), 1)
     row = _nearest(rounded(d * x) + rounded(e * y) + f)

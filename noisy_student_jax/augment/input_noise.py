@@ -17,7 +17,7 @@ from noisy_student_jax.randaugment import (
 # leaves the draws of the others as they were. Never renumber.
 FLIP, RANDAUGMENT, CUTOUT, CROP, RESIZED_CROP = range(5)
 
-FORMS = ("auto", "one_by_one", "merged", "together")
+FORMS = ("auto", "one_by_one", "together")
 """Ways to compute RandAugment of a batch on the device, told at `augment_batch`."""
 
 

@@ -7,8 +7,6 @@ The random resized crop is not among them: it needs the original image and is ma
 where that is decoded (``crops.py``).
 """
 
-import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from noisy_student_jax.augment import merged, randaugment
+from noisy_student_jax.augment import randaugment
 from noisy_student_jax.augment.input_noise import (
     CROP,
     CUTOUT,
@@ -52,10 +50,9 @@ def augment_batch(keys: jax.Array, images: jax.Array, noise: InputNoise) -> jax.
 
     - ``one_by_one``: one image after the other, of which only the drawn operation
       runs; what ``auto`` does on CPU;
-    - ``merged``: all together, without branches (``merged.py``); what ``auto`` does
-      elsewhere, where a loop over images leaves the device idle;
-    - ``together``: all together, where all sixteen operations run and one result is
-      kept: the plain form of the second.
+    - ``together``: all at once, where all sixteen operations run and one result is
+      kept; what ``auto`` does elsewhere, where a loop over images leaves the device
+      idle.
 
     Args:
         keys: the examples' keys `[batch]`.
@@ -75,26 +72,17 @@ def augment_batch(keys: jax.Array, images: jax.Array, noise: InputNoise) -> jax.
     _check(images.dtype, shape, noise)
     draws = jax.vmap(lambda key: _draw(key, shape, noise))(keys)
 
-    def together(
-        images: jax.Array,
-        draws: dict[str, Any],
-        layers: Callable[..., jax.Array] = randaugment.apply,
-    ) -> jax.Array:
-        one = functools.partial(_apply, noise=noise, layers=layers)
-        return jax.vmap(one)(images, draws)
+    def together(images: jax.Array, draws: dict[str, Any]) -> jax.Array:
+        return jax.vmap(lambda image, drawn: _apply(image, drawn, noise))(images, draws)
 
-    forms = {
-        "one_by_one": lambda *pair: lax.map(lambda one: _apply(*one, noise), pair),
-        "merged": functools.partial(together, layers=merged.apply),
-        "together": together,
-    }
-    if not noise.randaugment_layers:
+    def one_by_one(images: jax.Array, draws: dict[str, Any]) -> jax.Array:
+        return lax.map(lambda pair: _apply(*pair, noise), (images, draws))
+
+    if not noise.randaugment_layers or noise.form == "together":
         return together(images, draws)
-    if noise.form != "auto":
-        return forms[noise.form](images, draws)
-    return lax.platform_dependent(
-        images, draws, cpu=forms["one_by_one"], default=forms["merged"]
-    )
+    if noise.form == "one_by_one":
+        return one_by_one(images, draws)
+    return lax.platform_dependent(images, draws, cpu=one_by_one, default=together)
 
 
 def stream_key(seed: int, generation: int, stream: int) -> jax.Array:
@@ -191,20 +179,12 @@ def _draw(key: jax.Array, shape: tuple[int, ...], noise: InputNoise) -> dict[str
     return draws
 
 
-def _apply(
-    image: jax.Array,
-    draws: dict[str, Any],
-    noise: InputNoise,
-    layers: Callable[..., jax.Array] = randaugment.apply,
-) -> jax.Array:
-    """Applies what was drawn to one image, in the module's order.
-
-    `layers` is ``randaugment.apply`` or a function of the same result.
-    """
+def _apply(image: jax.Array, draws: dict[str, Any], noise: InputNoise) -> jax.Array:
+    """Applies what was drawn to one image, in the module's order."""
     if "flip" in draws:
         image = jnp.where(draws["flip"], image[:, ::-1], image)
     if "randaugment" in draws:
-        image = layers(
+        image = randaugment.apply(
             image,
             draws["randaugment"],
             magnitude=noise.randaugment_magnitude,

@@ -140,8 +140,12 @@ def apply(
         UserError: the image is not uint8, the magnitude is negative, or there is no
             such behaviour.
     """
-    check(image)
-    branches = [branch(op, magnitude, constants, behavior) for op in table.OPS]
+    if image.dtype != jnp.uint8:
+        raise UserError(
+            f"RandAugment works on uint8 images, values 0–255, not on {image.dtype}: "
+            "augment before normalising."
+        )
+    branches = [_branch(op, magnitude, constants, behavior) for op in table.OPS]
     (layers,) = draws.op.shape
     for layer in range(layers):
         drawn = jax.tree.map(lambda leaf, layer=layer: leaf[layer], draws)
@@ -149,20 +153,7 @@ def apply(
     return image
 
 
-def check(image: jax.Array) -> None:
-    """Refuses images that it does not work on.
-
-    Raises:
-        UserError: the image is not uint8.
-    """
-    if image.dtype != jnp.uint8:
-        raise UserError(
-            f"RandAugment works on uint8 images, values 0–255, not on {image.dtype}: "
-            "augment before normalising."
-        )
-
-
-def branch(
+def _branch(
     op: table.Op, magnitude: float, constants: RandAugmentConstants, behavior: str
 ) -> Callable[[jax.Array, Draws], jax.Array]:
     """Returns the row as a function of an image and one layer's draws."""

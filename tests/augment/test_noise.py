@@ -138,8 +138,8 @@ def test_all_forms_of_randaugment_give_the_same_pixels(form):
 
 
 def test_an_unknown_form_is_refused():
-    with pytest.raises(UserError, match=r"form is 'merge', .*did you mean 'merged'"):
-        InputNoise(form="merge")
+    with pytest.raises(UserError, match=r"form is 'togther', .*mean 'together'"):
+        InputNoise(form="togther")
 
 
 def test_only_the_cpu_takes_images_one_by_one():
