@@ -36,6 +36,9 @@ OPERATIONAL = (
     "data.max_quarantined",
     "data.resident_gigabytes",
     "data.prefetch",
+    # How it is computed; the pixels are the same.
+    "noise.labelled.randaugment_form",
+    "noise.pseudo.randaugment_form",
     "labels.batch",
     "evaluation.batch",
     # What `plan` reckons with; no run reads them.
@@ -53,6 +56,7 @@ def base_config() -> ConfigDict:
         "randaugment_behavior": "reference",
         "randaugment_translate": 100.0,
         "randaugment_cutout": 40.0,
+        "randaugment_form": "auto",
         "flip": True,
         "crop_area": 0.0,
         "crop_padding": 0,
@@ -194,6 +198,7 @@ CHOICES = {
     "data.road": ("prepared", "streamed"),
     "model.interpolation": ("bicubic", "bilinear", "nearest", "bicubic_tf1"),
     "noise.*.randaugment_behavior": ("reference", "clean"),
+    "noise.*.randaugment_form": ("auto", "one_by_one", "together"),
     "model.dtype": ("float32", "bfloat16"),
     "model.depthwise": ("auto", "grouped", "shifted"),
     "model.layers": ("own", "flax"),

@@ -7,16 +7,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 
 from noisy_student_jax import memory, spending, starting, streams, types
-from noisy_student_jax.augment.noise import (
-    InputNoise,
-    augment_batch,
-    example_keys,
-    split_positions,
-    stream_key,
-)
+from noisy_student_jax.augment.noise import split_positions
+from noisy_student_jax.augment.spread import augment_spread
+from noisy_student_jax.data.pipeline import stream_keys
 from noisy_student_jax.evaluation.predictor import Predictor
 from noisy_student_jax.generation import step_and_state
 from noisy_student_jax.memory import StepMemory
@@ -164,11 +160,12 @@ class _Batches:
         )
         self._rest = partitioning.put_batch(all_but_images(student), mesh)
         noises = [streams.input_noise(student, name) for name in types.STREAMS]
+        self._keys = stream_keys(len(self._sizes), seed=0, generation=0, mesh=mesh)
         self._noised = jax.jit(
-            lambda images, positions: self._interleaved(
+            lambda *each: self._interleaved(
                 [
-                    _noised(mesh, noise, *own)
-                    for noise, *own in zip(noises, images, positions, strict=False)
+                    augment_spread(mesh, *own, noise)
+                    for noise, *own in zip(noises, *each, strict=False)
                 ]
             ),
             out_shardings=partitioning.along_batch(mesh),
@@ -181,28 +178,12 @@ class _Batches:
             for size in self._sizes
         ]
         placed = partitioning.put_batch(positions, self._mesh)
-        return {**self._rest, "image": self._noised(self._images, placed)}
+        return {**self._rest, "image": self._noised(self._keys, placed, self._images)}
 
     def _interleaved(self, images: list[jax.Array]) -> jax.Array:
         if len(images) == 1:
             return images[0]
         return self._layout.interleave(*images)
-
-
-def _noised(
-    mesh: Mesh, noise: InputNoise, images: jax.Array, positions: jax.Array
-) -> jax.Array:
-    """Adds a stream's noise, on each device to its own images."""
-
-    def local(images, positions):
-        return augment_batch(
-            example_keys(stream_key(0, 0, 0), positions), images, noise
-        )
-
-    spread = PartitionSpec(partitioning.DATA)
-    return jax.shard_map(
-        local, mesh=mesh, in_specs=spread, out_specs=spread, check_vma=False
-    )(images, positions)
 
 
 def all_but_images(student: Student) -> Batch:
@@ -271,7 +252,7 @@ def _kind(student: Student) -> tuple:
     small = _with_small_batch(student)
     config = small.config
     noise = tuple(
-        (n.randaugment_layers, n.flip, n.crop_padding > 0, n.cutout_size > 0)
+        (n.randaugment_layers, n.form, n.flip, n.crop_padding > 0, n.cutout_size > 0)
         for n in (config.noise[name] for name in types.STREAMS)
     )
     return (

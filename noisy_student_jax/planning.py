@@ -17,6 +17,7 @@ from noisy_student_jax import (
     streams,
 )
 from noisy_student_jax.chips import CHIPS
+from noisy_student_jax.config import identity
 from noisy_student_jax.data.expected import ASSUMED
 from noisy_student_jax.data.opening import STREAMED
 from noisy_student_jax.decisions import Decision
@@ -412,7 +413,8 @@ def _student_recipe(student: Student) -> list[str]:
         f"  EMA decay: {train.ema_decay:g}",
     ]
     for stream in ("labelled", "pseudo") if layout.pseudo else ("labelled",):
-        lines.append(f"  noise on {stream}: {_fields(config.noise[stream].to_dict())}")
+        noise = identity(config.noise[stream].to_dict(), f"noise.{stream}")
+        lines.append(f"  noise on {stream}: {_fields(noise)}")
     if student.teacher:
         fields = config.selection.to_dict()
         del fields["relabel"]

@@ -108,6 +108,7 @@ def make_noise(section: Any) -> Noise:
             crop_area=section.crop_area,
             crop_padding=section.crop_padding,
             cutout_size=section.cutout_size,
+            form=section.randaugment_form,
         ),
         dropout=section.dropout,
         stochastic_depth=section.stochastic_depth,

@@ -215,6 +215,8 @@ def test_operational_fields_identify_nothing():
         "data.max_quarantined",
         "data.prefetch",
         "data.resident_gigabytes",
+        "noise.labelled.randaugment_form",
+        "noise.pseudo.randaugment_form",
         "data.expected.labelled",
         "data.expected.pool",
         "data.expected.validation",

@@ -57,13 +57,13 @@ def test_the_model_is_compiled_once_for_training_and_once_for_labelling(
     predictor._shared_program.cache_clear()
     trained = counted(monkeypatch, student.run.task, "loss")
     labelled = counted(monkeypatch, student.run.task, "predict")
-    noised = counted(monkeypatch, measuring, "augment_batch")
+    noised = counted(monkeypatch, measuring, "augment_spread")
 
     speed = measuring.measure(student, seconds=0.2)
 
     assert is_a_speed(speed)
     assert (len(trained), len(labelled)) == (1, 1)
-    assert [(images.shape, noise) for _, images, noise in noised] == [
+    assert [(images.shape, noise) for *_, images, noise in noised] == [
         ((16, 8, 8, 3), measuring.streams.make_noise(section).input)
         for section in (student.config.noise.labelled, student.config.noise.pseudo)
     ]

@@ -13,15 +13,11 @@ from typing import Any, Protocol
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 
 from noisy_student_jax.augment.crops import crop_boxes
-from noisy_student_jax.augment.noise import (
-    InputNoise,
-    augment_batch,
-    example_keys,
-    split_positions,
-)
+from noisy_student_jax.augment.noise import split_positions
+from noisy_student_jax.augment.spread import augment_spread
 from noisy_student_jax.data.pipeline import (
     Drawn,
     Draws,
@@ -242,7 +238,7 @@ def _assemble(
     images = [own["image"] for own in sent]
     if not noised:
         images = [
-            _noised(mesh, stream.noise.input, own, key, rows["position"])
+            augment_spread(mesh, key, rows["position"], own, stream.noise.input)
             for stream, own, key, rows in zip(streams, images, keys, sent, strict=True)
         ]
     return assemble(
@@ -253,25 +249,3 @@ def _assemble(
         [own["weight"] for own in sent],
         [own.get("teacher_image") for own in sent],
     )
-
-
-def _noised(
-    mesh: Mesh,
-    noise: InputNoise,
-    images: jax.Array,
-    key: jax.Array,
-    positions: jax.Array,
-) -> jax.Array:
-    spread, whole = PartitionSpec(partitioning.DATA), PartitionSpec()
-
-    def local(images, key, position):
-        example = example_keys(jax.random.wrap_key_data(key), position)
-        return augment_batch(example, images, noise)
-
-    return jax.shard_map(
-        local,
-        mesh=mesh,
-        in_specs=(spread, whole, spread),
-        out_specs=spread,
-        check_vma=False,
-    )(images, key, positions)
