@@ -11,7 +11,7 @@ that the ratio says what the cache saves; the seconds stand behind them.
 """
 
 import json
-import pathlib
+import os
 import subprocess
 import sys
 import tempfile
@@ -44,7 +44,7 @@ def main() -> None:
             empty, filled = (measured(name, cache, options) for _ in range(2))
         cases.append(
             case(
-                "{} at {} px, batch {3}".format(*CASES[name][:2], *CASES[name]),
+                f"{name} at {CASES[name][1]} px, batch {CASES[name][3]}",
                 1 / filled["seconds"],
                 1 / empty["seconds"],
                 without=f"{empty['seconds']:.1f} s {empty['parts']}",
@@ -64,7 +64,7 @@ def measured(name: str, cache: str, options) -> dict:
             f"--layers={options.layers}",
             f"--depthwise={options.depthwise}",
         ],
-        env={**__import__("os").environ, "XDG_CACHE_HOME": cache},
+        env=os.environ | {"XDG_CACHE_HOME": cache},
         check=True,
         capture_output=True,
         text=True,
@@ -73,3 +73,42 @@ def measured(name: str, cache: str, options) -> dict:
         "seconds": time.perf_counter() - started,
         "parts": json.loads(done.stdout.splitlines()[-1]),
     }
+
+
+def first_step(name: str, layers: str, depthwise: str) -> dict[str, float]:
+    """Returns the seconds of each part of the way to the end of a first step."""
+    parts, started = {}, time.perf_counter()
+
+    def note(part: str) -> None:
+        nonlocal started
+        now = time.perf_counter()
+        parts[part] = round(now - started, 1)
+        started = now
+
+    import jax
+    import numpy as np
+    from train_step import our_step
+
+    from noisy_student_jax import devices
+
+    devices.keep_freed_memory()
+    devices.keep_compiled_programs()
+    jax.devices()
+    note("import")
+    model, side, classes, batch = CASES[name]
+    work = our_step(
+        model,
+        np.zeros((batch, side, side, 3), np.uint8),
+        np.zeros(batch, np.int64),
+        classes,
+        layers=layers,
+        depthwise=depthwise,
+    )
+    note("initial state")
+    work()
+    note("first step")
+    return parts
+
+
+if __name__ == "__main__":
+    main()

@@ -102,9 +102,7 @@ def pytorch(model, classes, preprocessing, images, *, folded) -> Callable[[], in
     return work
 
 
-def onnx(
-    model, task, module, variables, preprocessing, images
-) -> Callable[[], int]:
+def onnx(model, task, module, variables, preprocessing, images) -> Callable[[], int]:
     bundle = Bundle(
         f"efficientnet_{model}",
         {"outputs": task.outputs},

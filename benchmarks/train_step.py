@@ -78,9 +78,7 @@ def main() -> None:
 def our_step(
     model: str, images: np.ndarray, labels: np.ndarray, classes: int, **arguments: str
 ) -> Callable[[], int]:
-    module = models.create(
-        f"efficientnet_{model}", outputs=classes, **arguments
-    )
+    module = models.create(f"efficientnet_{model}", outputs=classes, **arguments)
     mean, std = models.normalization(f"efficientnet_{model}")
     task = Classification(tuple(str(number) for number in range(classes)))
     options = optimizers.OptimizerOptions(

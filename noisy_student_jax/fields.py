@@ -39,6 +39,8 @@ OPERATIONAL = (
     # How it is computed; the pixels are the same.
     "noise.labelled.randaugment_form",
     "noise.pseudo.randaugment_form",
+    # The same pixels either way.
+    "data.augment",
     "labels.batch",
     "evaluation.batch",
     # What `plan` reckons with; no run reads them.
@@ -79,6 +81,8 @@ def base_config() -> ConfigDict:
                     "test": "",
                 },
                 "road": "prepared",
+                "decoder": "auto",
+                "augment": "host",
                 "cache": "",
                 "side": 0,
                 "workers": 0,
@@ -196,6 +200,8 @@ SHORT_NAMES = {
 
 CHOICES = {
     "data.road": ("prepared", "streamed"),
+    "data.decoder": ("auto", "plain"),
+    "data.augment": ("host", "device"),
     "model.interpolation": ("bicubic", "bilinear", "nearest", "bicubic_tf1"),
     "noise.*.randaugment_behavior": ("reference", "clean"),
     "noise.*.randaugment_form": ("auto", "one_by_one", "together"),

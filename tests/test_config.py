@@ -217,6 +217,7 @@ def test_operational_fields_identify_nothing():
         "data.resident_gigabytes",
         "noise.labelled.randaugment_form",
         "noise.pseudo.randaugment_form",
+        "data.augment",
         "data.expected.labelled",
         "data.expected.pool",
         "data.expected.validation",

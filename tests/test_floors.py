@@ -11,6 +11,7 @@ from support import ROOT
 PACKAGE = "noisy_student_jax"
 FLOORS = (
     {
+        "bicubic_compiled",
         "bicubic_tf1",
         "chips",
         "config",

@@ -1,7 +1,7 @@
 """What input noise there is, and where its random numbers come from.
 
 No framework is needed here: the device's backend (``noise.py``), the host's draws
-(``host_draws.py``, ``crops.py``) and tf.data's backend all read it.
+(``host_draws.py``, ``crops.py``) and the host's backend (``host.py``) all read it.
 """
 
 from dataclasses import dataclass

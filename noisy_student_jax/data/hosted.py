@@ -28,7 +28,7 @@ from noisy_student_jax.data.pipeline import (
 from noisy_student_jax.data.quarantine import Quarantine
 from noisy_student_jax.data.stream import Stream
 from noisy_student_jax.layout import BatchLayout
-from noisy_student_jax.preprocessing import Preprocessing
+from noisy_student_jax.preprocessing import Preprocessing, compiled_bicubic
 from noisy_student_jax.training import partitioning
 from noisy_student_jax.types import Batch
 
@@ -145,8 +145,20 @@ class SourceFeed:
         *,
         seed: int,
         generation: int,
+        decoder: str = "auto",
     ):
-        """Starts the threads."""
+        """Starts the threads.
+
+        Args:
+          streams: the streams.
+          layout: of a batch.
+          mesh: devices; of other hosts' rows nothing is read.
+          preprocessing: of the images.
+          seed: the run's.
+          generation: of the student.
+          decoder: ``auto``, or ``plain`` for Pillow alone and nothing compiled.
+        """
+        self._bicubic = None if decoder == "plain" else compiled_bicubic()
         self._streams, self._mesh = streams, mesh
         self._preprocessing = preprocessing
         self._numbers = {"seed": seed, "generation": generation}
@@ -198,7 +210,7 @@ class SourceFeed:
         def one(image: np.ndarray | None, box: tuple[int, int, int, int]) -> np.ndarray:
             if image is None:
                 return preprocessing.blank()
-            return preprocessing.apply_crop(image, box)
+            return preprocessing.apply_crop(image, box, bicubic=self._bicubic)
 
         return np.stack(list(self._workers.map(one, images, boxes)))
 
