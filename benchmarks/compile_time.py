@@ -86,8 +86,7 @@ def first_step(name: str, layers: str, depthwise: str) -> dict[str, float]:
         started = now
 
     import jax
-    import numpy as np
-    from train_step import our_step
+    from our_programs import Ours, training_work
 
     from noisy_student_jax import devices
 
@@ -96,14 +95,9 @@ def first_step(name: str, layers: str, depthwise: str) -> dict[str, float]:
     jax.devices()
     note("import")
     model, side, classes, batch = CASES[name]
-    work = our_step(
-        model,
-        np.zeros((batch, side, side, 3), np.uint8),
-        np.zeros(batch, np.int64),
-        classes,
-        layers=layers,
-        depthwise=depthwise,
-    )
+    arguments = {"layers": layers, "depthwise": depthwise}
+    made = Ours.make(f"efficientnet_{model}", side=side, classes=classes, **arguments)
+    work = training_work(made, batch)
     note("initial state")
     work()
     note("first step")

@@ -5,29 +5,23 @@
 
 Bytes in, probabilities out, in batches, with as many threads as there are cores. Ours
 is the program that labels (`evaluation.predictor.Predictor`). The peers: geffnet's
-``tf_efficientnet`` channels-last and eager, as it is and with batch norm folded into
-its convolutions (`torch.fx`); onnxruntime with our exported model, which it optimises
-and folds for itself. Each case is one peer's.
+``tf_efficientnet_b0`` channels-last and eager; the same shapes with batch norm folded
+into the convolutions (`torch_twin`); onnxruntime with our exported model, which it
+optimises and folds for itself. Each case is one peer's.
 """
-
-from collections.abc import Callable
 
 import geffnet
 import numpy as np
 import onnxruntime
 import torch
-from side_by_side import case, parser, rates, show
-from torch.fx.experimental.optimization import fuse
-from torch_twin import torch_twin
+from our_programs import Ours
+from side_by_side import Work, case, parser, rates, show
+from torch_twin import fold_batch_norm, torch_twin
 
-from noisy_student_jax import devices, models
+from noisy_student_jax import devices
 from noisy_student_jax.checkpoints.bundle import Bundle
-from noisy_student_jax.evaluation.predictor import Predictor
 from noisy_student_jax.exporting.to_onnx import INPUT, model_bytes
 from noisy_student_jax.models import architectures
-from noisy_student_jax.models.initialize import initialize
-from noisy_student_jax.preprocessing import Preprocessing
-from noisy_student_jax.tasks.classification import Classification
 
 CASES = {
     # name: (model, resolution, classes, batch)
@@ -45,21 +39,12 @@ def main() -> None:
     cases = []
     for name in options.only:
         model, side, classes, batch = CASES[name]
-        images = np.random.default_rng(0).integers(
-            0, 256, (batch, side, side, 3), np.uint8
-        )
-        module = models.create(f"efficientnet_{model}", outputs=classes)
-        variables = initialize(module, resolution=side, seed=0)
-        mean, std = models.normalization(f"efficientnet_{model}")
-        preprocessing = Preprocessing(side, mean=mean, std=std)
-        task = Classification(tuple(str(number) for number in range(classes)))
+        made = Ours.make(f"efficientnet_{model}", side=side, classes=classes)
         works = {
-            "ours": ours(task, module, variables, preprocessing, images),
-            "PyTorch": pytorch(model, classes, preprocessing, images, folded=False),
-            "PyTorch, folded": pytorch(
-                model, classes, preprocessing, images, folded=True
-            ),
-            "onnxruntime": onnx(model, task, module, variables, preprocessing, images),
+            "ours": predicting(made, batch),
+            "PyTorch": pytorch(made, batch, folded=False),
+            "PyTorch, folded": pytorch(made, batch, folded=True),
+            "onnxruntime": onnx(made, batch),
         }
         rate = rates(works, repeats=options.repeats, seconds=options.seconds)
         cases += [
@@ -70,57 +55,70 @@ def main() -> None:
     show(cases, unit="images/s", peers=peers, as_json=options.json)
 
 
-def ours(task, module, variables, preprocessing, images) -> Callable[[], int]:
-    predictor = Predictor(task, module, preprocessing, batch=len(images))
-    placed = predictor.place(variables)
+def predicting(made: Ours, batch: int) -> Work:
+    """Returns a work that is a call of what labels."""
+    predictor, placed = made.predictor(batch)
+    images = made.images(batch)
 
     def work() -> int:
         predictor(placed, images)
-        return len(images)
+        return batch
 
     return work
 
 
-def pytorch(model, classes, preprocessing, images, *, folded) -> Callable[[], int]:
-    if model == "b0":
+def pytorch(made: Ours, batch: int, *, folded: bool) -> Work:
+    """Returns a work that is the same in PyTorch."""
+    model = made.name.removeprefix("efficientnet_")
+    if model == "b0" and not folded:
         module = geffnet.create_model("tf_efficientnet_b0")
     else:
-        module = torch_twin(architectures.MEMBERS[model], outputs=classes)
+        module = torch_twin(architectures.MEMBERS[model], outputs=made.task.outputs)
     module = module.eval()
     if folded:
-        module = fuse(module)
+        fold_batch_norm(module)
     module = module.to(memory_format=torch.channels_last)
-    mean = torch.tensor(preprocessing.mean).view(1, 3, 1, 1) * 255
-    std = torch.tensor(preprocessing.std).view(1, 3, 1, 1) * 255
-    pixels = torch.from_numpy(images).permute(0, 3, 1, 2)  # channels-last in memory
+    mean, std = (
+        torch.tensor(values).view(1, 3, 1, 1) * 255
+        for values in (made.preprocessing.mean, made.preprocessing.std)
+    )
+    # Channels-last in memory.
+    pixels = torch.from_numpy(made.images(batch)).permute(0, 3, 1, 2)
 
     def work() -> int:
         with torch.inference_mode():
             module((pixels.float() - mean) / std).softmax(-1).numpy()
-        return len(images)
+        return batch
 
     return work
 
 
-def onnx(model, task, module, variables, preprocessing, images) -> Callable[[], int]:
+def onnx(made: Ours, batch: int) -> Work:
+    """Returns a work that is the same in onnxruntime, with our exported model."""
     bundle = Bundle(
-        f"efficientnet_{model}",
-        {"outputs": task.outputs},
-        preprocessing,
+        made.name,
+        {"outputs": made.task.outputs},
+        made.preprocessing,
         task="classification",
-        classes=task.classes,
-        variables=variables,
+        classes=made.task.classes,
+        variables=made.variables,
+        origin={},
+        trained_on=np.zeros(0, np.uint64),
     )
     session = onnxruntime.InferenceSession(
         model_bytes(bundle, preprocess=False), providers=["CPUExecutionProvider"]
     )
-    mean, std = (np.float32(v) * 255 for v in (preprocessing.mean, preprocessing.std))
+    mean, std = (
+        np.float32(values) * 255
+        for values in (made.preprocessing.mean, made.preprocessing.std)
+    )
+    images = made.images(batch)
 
     def work() -> int:
         normalized = (images.astype(np.float32) - mean) / std
         sent = {INPUT: np.ascontiguousarray(normalized.transpose(0, 3, 1, 2))}
         session.run(["probabilities"], sent)
-        return len(images)
+        return batch
 
     return work
 

@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
+from side_by_side import Work
 
 from noisy_student_jax import models
 from noisy_student_jax.evaluation.predictor import Predictor
@@ -16,9 +17,15 @@ from noisy_student_jax.preprocessing import Preprocessing
 from noisy_student_jax.tasks.base import LossOptions
 from noisy_student_jax.tasks.classification import Classification
 from noisy_student_jax.training import optimizer as optimizers
+from noisy_student_jax.training import partitioning
 from noisy_student_jax.training.optimizer import OptimizerOptions
 from noisy_student_jax.training.state import TrainState
-from noisy_student_jax.training.step import StepOptions, TrainStep, make_train_step
+from noisy_student_jax.training.step import (
+    StepOptions,
+    TrainStep,
+    jit_train_step,
+    make_train_step,
+)
 from noisy_student_jax.types import Batch, PyTree
 
 
@@ -109,6 +116,23 @@ class Ours:
         """Returns what labels, and the variables on its devices."""
         predictor = Predictor(self.task, self.module, self.preprocessing, batch=batch)
         return predictor, predictor.place(self.variables)
+
+
+def training_work(ours: Ours, batch: int) -> Work:
+    """Returns a work that is one training step, compiled and on its devices."""
+    mesh = partitioning.make_mesh()
+    step, state = ours.training()
+    compiled = jit_train_step(step, mesh)
+    state = jax.device_put(state, partitioning.replicated(mesh))
+    placed = partitioning.put_batch(ours.batch(BatchLayout(batch, 0)), mesh)
+
+    def work() -> int:
+        nonlocal state
+        state, metrics = compiled(state, placed)
+        wait(metrics)
+        return batch
+
+    return work
 
 
 def wait(tree: PyTree) -> None:
