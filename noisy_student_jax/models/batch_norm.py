@@ -114,7 +114,7 @@ def _backward(group, epsilon, activation, residuals, gradients):
     constant = -to_bias - tilt * mean
     back = gradient + seen * _to_each(tilt, seen) + _to_each(constant, seen)
     back = back * _to_each(slope, seen)
-    count = values.size // mean.size
+    count = float(values.size // mean.size)  # it may be more than an int32 holds
     return back.astype(values.dtype), to_scale.sum(0) * count, to_bias.sum(0) * count
 
 
