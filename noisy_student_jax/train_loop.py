@@ -33,6 +33,7 @@ class LoopOptions:
       checkpoints_kept: newest ones to keep.
       log_every: steps between lines of ``metrics.jsonl``.
       validate_every: steps between validations; the last step always validates.
+      shard_state: whether devices share the state instead of each holding all of it.
     """
 
     steps: int
@@ -40,6 +41,7 @@ class LoopOptions:
     checkpoints_kept: int
     log_every: int
     validate_every: int
+    shard_state: bool = False
 
 
 def train(
@@ -81,13 +83,14 @@ def train(
       Interrupted: a signal arrived; the state is saved.
     """
     checkpoints = Checkpoints(folder / "checkpoints", keep=options.checkpoints_kept)
-    state = jax.device_put(state, partitioning.replicated(mesh))
+    held = partitioning.state_sharding(state, mesh, sharded=options.shard_state)
+    state = jax.device_put(state, held)
     state = checkpoints.restore_latest(state) or state
     first = int(state.step)
     if first:
         console.say(f"  continues from the checkpoint of step {first:,}")
     log = MetricsLog(folder, first)
-    compiled = jit_train_step(step, mesh, taught_by=taught_by)
+    compiled = jit_train_step(step, mesh, taught_by=taught_by, state_sharding=held)
     progress.start(options.steps * batch_size, "images", at=first * batch_size)
     started = time.monotonic()
     late: dict[str, Any] | None = None

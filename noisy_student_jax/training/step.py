@@ -179,18 +179,22 @@ def make_train_step(
 
         parts = jax.tree.map(deal, batch)
 
-        def one(batch_stats, numbered):
+        def one(carried, numbered):
+            batch_stats, total = carried
             number, part = numbered
             part_key = jax.random.fold_in(key, number)
-            batch_stats, *rest = gradients(
+            batch_stats, gradient, metrics = gradients(
                 params, batch_stats, part, part_key, taught_by
             )
-            return batch_stats, rest
+            # A running sum: one copy of the gradients, however many microbatches.
+            return (batch_stats, jax.tree.map(jnp.add, total, gradient)), metrics
 
-        batch_stats, stacked = jax.lax.scan(
-            one, batch_stats, (jnp.arange(count), parts)
+        start = batch_stats, jax.tree.map(jnp.zeros_like, params)
+        (batch_stats, total), stacked = jax.lax.scan(
+            one, start, (jnp.arange(count), parts)
         )
-        gradient, metrics = jax.tree.map(lambda x: x.mean(axis=0), stacked)
+        gradient = jax.tree.map(lambda x: x / count, total)
+        metrics = jax.tree.map(lambda x: x.mean(axis=0), stacked)
         return batch_stats, gradient, metrics
 
     def step(
@@ -225,24 +229,51 @@ def make_train_step(
 
 
 def jit_train_step(
-    step: TrainStep, mesh: Mesh, *, taught_by: PyTree | None = None
+    step: TrainStep,
+    mesh: Mesh,
+    *,
+    taught_by: PyTree | None = None,
+    state_sharding: PyTree | None = None,
 ) -> TrainStep:
-    """Compiles the step: state replicated and donated, batch spread.
+    """Compiles the step: state donated, batch spread.
 
     Args:
       step: of `make_train_step`.
       mesh: devices.
       taught_by: variables of the teacher that labels in the step; replicated, and
         given to every step.
+      state_sharding: of `partitioning.state_sharding`; None for a replicated state.
+    """
+    if taught_by is None:
+        return placed_step(step, mesh, state_sharding=state_sharding)
+    fixed = jax.device_put(taught_by, partitioning.replicated(mesh))
+    compiled = placed_step(step, mesh, taught=True, state_sharding=state_sharding)
+    return lambda state, batch: compiled(state, batch, fixed)
+
+
+def placed_step(
+    step: TrainStep,
+    mesh: Mesh,
+    *,
+    taught: bool = False,
+    state_sharding: PyTree | None = None,
+) -> Any:
+    """Says sharding and donation of a step, and compiles nothing yet.
+
+    Args:
+      step: of `make_train_step`.
+      mesh: devices.
+      taught: whether it takes the variables of a teacher as well.
+      state_sharding: as in `jit_train_step`.
+
+    Returns:
+      What `jax.jit` returns.
     """
     whole, spread = partitioning.replicated(mesh), partitioning.along_batch(mesh)
-    fixed = () if taught_by is None else (jax.device_put(taught_by, whole),)
-    compiled = jax.jit(
+    held = whole if state_sharding is None else state_sharding
+    return jax.jit(
         step,
-        in_shardings=(whole, spread, *(whole for _ in fixed)),
-        out_shardings=(whole, whole),
+        in_shardings=(held, spread, *((whole,) if taught else ())),
+        out_shardings=(held, whole),
         donate_argnums=0,
     )
-    if taught_by is None:
-        return compiled
-    return lambda state, batch: compiled(state, batch, *fixed)
