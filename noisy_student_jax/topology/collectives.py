@@ -25,6 +25,8 @@ _CALLED = re.compile(
 )
 _BRANCHES = re.compile(r"\b(?:branch_computations|called_computations)=\{([^}]*)\}")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+_CONDITION = re.compile(r"\bcondition=%?([\w.-]+)")
+_CONSTANT = re.compile(r"= s(?:32|64)\[\]\S* constant\((\d+)\)")
 _ARRAY = re.compile(r"\b([a-z]\w*?\d*)\[([\d,]*)\]")
 _GROUPS = re.compile(
     r"replica_groups=(?:\[\d+,(?P<each>\d+)\]|\{\{(?P<first>[\d,]+)\}"
@@ -102,13 +104,29 @@ def _walk(
     """Adds up how often each computation is run; HLO does not recur."""
     counted[name] += times
     for line in computations.get(name, (False, []))[1]:
-        trips = _TRIPS.search(line)
         for called in _CALLED.finditer(line):
-            turns = int(trips[1]) if trips and called["how"] == "body" else 1
+            turns = _turns(line, computations) if called["how"] == "body" else 1
             _walk(called["name"], times * turns, computations, counted)
         for branches in _BRANCHES.finditer(line):
             for one in filter(None, re.split(r"[ ,%]+", branches[1])):
                 _walk(one, times, computations, counted)
+
+
+def _turns(loop: str, computations: dict[str, tuple[bool, list[str]]]) -> int:
+    """Returns how often a loop turns, if it counts up to a constant; 1 otherwise.
+
+    Args:
+      loop: the line of the instruction.
+      computations: by name, its condition among them.
+    """
+    if known := _TRIPS.search(loop):
+        return int(known[1])
+    condition = _CONDITION.search(loop)
+    lines = computations.get(condition[1], (False, []))[1] if condition else []
+    # As a scan is written: from 0, in steps of 1, while below the only constant.
+    bounds = [int(found[1]) for line in lines if (found := _CONSTANT.search(line))]
+    counts = any("direction=LT" in line for line in lines)
+    return bounds[0] if counts and len(bounds) == 1 else 1
 
 
 def _bytes(found: re.Match[str], line: str) -> int:

@@ -10,6 +10,7 @@ from noisy_student_jax.topology import compiling, proposals, report, slices
 from noisy_student_jax.topology.compiling import Outcome
 from noisy_student_jax.topology.programs import LABEL, Program, programs
 from noisy_student_jax.topology.proposals import Compile, Proposal
+from noisy_student_jax.topology.reckoning import Reckoning
 from noisy_student_jax.topology.report import text
 from noisy_student_jax.topology.slices import Slice
 
@@ -55,14 +56,14 @@ def facts(
     Raises:
       UserError: there is no such generation, or its batch does not divide.
     """
-    known: dict[tuple, tuple[Program, Outcome]] = {}
+    known: dict[tuple, Outcome] = {}
+    reckoning = Reckoning(where)
+    ask = compile_program or (lambda one: compiling.compiled(one, where))
 
     def once(program: Program) -> Outcome:
         if program.key not in known:
-            console.say(f"compiling {report.title(program)} for {where.name} …")
-            ask = compile_program or (lambda one: compiling.compiled(one, where))
-            known[program.key] = program, ask(program)
-        return known[program.key][1]
+            known[program.key] = _compiled(program, where, ask, reckoning)
+        return known[program.key]
 
     students = _students(run, generation)
     # What cannot be is told before any minute is spent.
@@ -76,7 +77,7 @@ def facts(
             )
             for program, outcome in results
         ]
-        found = _proposals(student, where, results, once)
+        found = _proposals(student, where, results, once, reckoning)
         proposed += [report.proposal_facts(student, one) for one in found]
     return {
         "name": where.name,
@@ -86,6 +87,22 @@ def facts(
         "programs": told,
         "proposals": proposed,
     }
+
+
+def _compiled(
+    program: Program, where: Slice, ask: Compile, reckoning: Reckoning
+) -> Outcome:
+    """Compiles a program unless that would be vain, and says so."""
+    steps = program.what != LABEL
+    outcome = reckoning.hopeless(program.student) if steps else None
+    if not outcome:
+        console.say(f"compiling {report.title(program)} for {where.name} …")
+        outcome = ask(program)
+        if steps:
+            reckoning.learn(program.student, outcome)
+    told = report.program_facts(program, outcome)
+    console.say(f"  {report.title(program)}: {report.verdict(told)}")
+    return outcome
 
 
 def _students(run: Run, generation: str | None) -> list[Student]:
@@ -104,11 +121,14 @@ def _proposals(
     where: Slice,
     results: list[tuple[Program, Outcome]],
     compile_program: Compile,
+    reckoning: Reckoning,
 ) -> list[Proposal]:
     steps = {p.what: outcome for p, outcome in results if p.what != LABEL}
     found = []
     if not all(outcome.fits for outcome in steps.values()):
-        found.append(proposals.propose(student, where, steps, compile_program))
+        found.append(
+            proposals.propose(student, where, steps, compile_program, reckoning)
+        )
     program, outcome = results[-1]
     if not outcome.fits:
         found.append(

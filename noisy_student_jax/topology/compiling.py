@@ -28,11 +28,12 @@ class Outcome:
         it refused.
       limit: bytes that there are; the compiler's own where it refused; 0 if unknown.
       seconds: that compiling took, tracing included.
-      refused: what the compiler said, if it found that the program does not fit.
+      refused: why it was not compiled: what the compiler said, or that by reckoning
+        it is hopeless.
       memory: ``arguments``, ``outputs``, ``aliased`` (outputs in an argument's
         place), ``temporaries`` and ``program``, bytes.
-      operations: ``flops``, ``bytes`` that pass through memory, and ``seconds`` that
-        the compiler reckons with, where it tells them. A loop counts once.
+      operations: ``flops`` and ``bytes`` that pass through memory, where the compiler
+        tells them. A loop counts once.
       collectives: of `collectives`.
     """
 
@@ -97,7 +98,7 @@ def refusal(message: str, *, limit: float, seconds: float) -> Outcome:
         told = used[0]
     elif len(told) > 200:
         told = f"{told[:200]}…"
-    return Outcome(needed, limit, seconds, refused=told)
+    return Outcome(needed, limit, seconds, refused=f"the compiler says '{told}'")
 
 
 @contextlib.contextmanager
@@ -122,11 +123,7 @@ def _memory(told: Any) -> dict[str, int]:
 
 
 def _operations(told: Any) -> dict[str, float]:
-    names = {
-        "flops": "flops",
-        "bytes": "bytes accessed",
-        "seconds": "optimal_seconds",
-    }
+    names = {"flops": "flops", "bytes": "bytes accessed"}
     # Where the compiler does not know it says -1.
     found = {name: (told or {}).get(key, -1) for name, key in names.items()}
     return {name: value for name, value in found.items() if value >= 0}

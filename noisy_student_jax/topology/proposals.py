@@ -8,9 +8,6 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator
 
-import jax
-
-from noisy_student_jax.planning import FLOAT32, STATE_COPIES
 from noisy_student_jax.run import Student
 from noisy_student_jax.topology.compiling import Outcome
 from noisy_student_jax.topology.programs import (
@@ -18,8 +15,8 @@ from noisy_student_jax.topology.programs import (
     label_program,
     train_program,
 )
+from noisy_student_jax.topology.reckoning import Reckoning
 from noisy_student_jax.topology.slices import Slice
-from noisy_student_jax.training import partitioning
 
 TRIES = 3
 """Programs of a kind that are compiled to verify a proposal: it takes minutes."""
@@ -118,53 +115,12 @@ def settings(student: Student, *, devices: int) -> list[Setting]:
     return sorted(found, key=lambda one: (one.time, one.microbatches))
 
 
-def state_bytes(student: Student, where: Slice) -> float:
-    """Returns what weights, averages, optimizer and gradients take of a device."""
-    mesh = partitioning.make_mesh(where.devices)
-    held = 0.0
-    for leaf in jax.tree.leaves(student.shapes):
-        parts = 1
-        if student.config.train.shard_state:
-            shard = partitioning.split(leaf.shape, mesh).shard_shape(leaf.shape)
-            parts = leaf.size // math.prod(shard)
-        # Gradients as well are kept in parts.
-        copies = STATE_COPIES[student.config.train.optimizer] + 1
-        held += leaf.size / parts * copies
-    return held * FLOAT32
-
-
-class Reckoning:
-    """Memory by reckoning, corrected by what the compiler told of earlier programs."""
-
-    def __init__(self, where: Slice):
-        """Knows nothing of the compiler yet."""
-        self._where = where
-        self._scale: dict[tuple[str, bool], float] = {}
-
-    def needed(self, student: Student, what: str) -> float:
-        """Returns bytes of a device for a student's step, with its setting."""
-        scale = self._scale.get((what, student.config.model.remat), 1.0)
-        return state_bytes(student, self._where) + scale * self._activations(student)
-
-    def learn(self, student: Student, what: str, outcome: Outcome) -> None:
-        """Takes in what the compiler told of such a step."""
-        if not outcome.needed:
-            return
-        rest = max(0.0, outcome.needed - state_bytes(student, self._where))
-        scale = rest / self._activations(student)
-        key = (what, student.config.model.remat)
-        self._scale[key] = max(self._scale.get(key, 0.0), scale)
-
-    def _activations(self, student: Student) -> float:
-        parts = len(self._where.devices) * student.config.train.microbatches
-        return student.layout.total / parts * student.activation_bytes
-
-
 def propose(
     student: Student,
     where: Slice,
     compiled: dict[str, Outcome],
     compile_program: Compile,
+    reckoning: Reckoning,
 ) -> Proposal:
     """Looks for the fastest setting with which a student's steps fit.
 
@@ -173,26 +129,24 @@ def propose(
       where: the slice.
       compiled: what was told of its steps as they are, by `Program.what`.
       compile_program: asks the compiler.
+      reckoning: of memory; told by `compile_program` what it learns.
     """
-    reckoning, tried = Reckoning(where), 0
+    tried = 0
     # Its training and its FixRes share the setting.
     steps = [student] if student.final is student else [student, student.final]
-    for what, one in zip(compiled, steps, strict=False):
-        reckoning.learn(one, what, compiled[what])
     limit = min(outcome.limit for outcome in compiled.values())
     own, last = Setting.of(student), ()
     for setting in settings(student, devices=len(where.devices)):
         if setting == own or tried >= TRIES * len(compiled):
             continue
         with_it = dict(zip(compiled, map(setting.applied, steps), strict=False))
-        if any(reckoning.needed(one, what) > limit for what, one in with_it.items()):
+        if any(reckoning.needed(one) > limit for one in with_it.values()):
             continue
         verified = []
-        for what, one in with_it.items():
+        for one in with_it.values():
             program = train_program(one, where)
             outcome, tried = compile_program(program), tried + 1
             verified.append((program, outcome))
-            reckoning.learn(one, what, outcome)
             if not outcome.fits:
                 break
         else:

@@ -87,7 +87,7 @@ def _program_lines(program: dict[str, Any]) -> list[str]:
     )
     if program["same_as"]:
         return [f"{head}: as of {program['same_as']}"]
-    lines = [f"{head}: {_verdict(program)}"]
+    lines = [f"{head}: {verdict(program)}"]
     if told := program["memory"]:
         lines.append(
             f"  memory: {_bytes(program['needed'])} at the peak (arguments"
@@ -99,8 +99,9 @@ def _program_lines(program: dict[str, Any]) -> list[str]:
         lines.append(f"  {_operations(program, operations)}")
     if program["memory"]:
         lines.append(f"  collectives: {_collectives(program['collectives'])}")
-    took = console.duration(program["compile_seconds"])
-    lines.append(f"  compiling took {took} here")
+    if program["compile_seconds"]:
+        took = console.duration(program["compile_seconds"])
+        lines.append(f"  compiling took {took} here")
     return lines
 
 
@@ -120,9 +121,10 @@ def _proposal_lines(proposal: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _verdict(program: dict[str, Any]) -> str:
+def verdict(program: dict[str, Any]) -> str:
+    """Says in a phrase whether a program fits; see `program_facts`."""
     if program["refused"]:
-        return f"does not fit: the compiler says '{program['refused']}'"
+        return f"does not fit: {program['refused']}"
     if not program["limit"]:
         return "compiles; how much memory there is is not known"
     verdict = "fits" if program["fits"] else "does not fit"
@@ -150,8 +152,6 @@ def _operations(program: dict[str, Any], operations: dict[str, float]) -> str:
         told.append(f"{operations['flops']:.3g} FLOPs")
     if "bytes" in operations:
         told.append(f"{_bytes(operations['bytes'])} through memory")
-    if "seconds" in operations:
-        told.append(f"{operations['seconds']:.3g} s at best, as the compiler reckons")
     line = ", ".join(told)
     if program["microbatches"] > 1:
         line += (
