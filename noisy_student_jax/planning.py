@@ -24,6 +24,7 @@ from noisy_student_jax.models import cost
 from noisy_student_jax.run import CONTROL, Run, Student
 from noisy_student_jax.self_training import noisy_student
 from noisy_student_jax.tasks.classification import DEFAULT_TOP_K, FEW_CLASSES
+from noisy_student_jax.training import partitioning
 from noisy_student_jax.training.optimizer import decayed
 
 FLOAT32 = 4
@@ -170,7 +171,8 @@ def run_text(facts: dict[str, Any]) -> str:
             lines.append(
                 f"  that is more than the {_bytes(facts['chip']['memory'])} of a"
                 f" {facts['chip']['name']}: spread the batch over more devices"
-                " (config.plan.devices), or use model.remat or train.microbatches"
+                " (config.plan.devices), or use model.remat, train.microbatches or"
+                " train.shard_state"
             )
     if facts["chip"]:
         lines.append(_chip_text(facts, [entry for _, entry in entries]))
@@ -253,6 +255,11 @@ def _student_facts(student: Student, speeds: Speeds | None) -> dict[str, Any]:
     layout, dtype = student.layout, student.config.model.dtype
     final = student.final
     floats = sum(leaf.size for leaf in jax.tree.leaves(student.shapes))
+    held = partitioning.elements_held(
+        student.shapes,
+        _devices(student.run),
+        sharded=student.config.train.shard_state,
+    )
     # One copy of the gradients, beside what the state holds.
     copies = STATE_COPIES[student.config.train.optimizer] + 1
     images = layout.total // student.config.train.microbatches
@@ -277,7 +284,7 @@ def _student_facts(student: Student, speeds: Speeds | None) -> dict[str, Any]:
         "passes": spending.passes(student),
         **{f"{part}_flops": count for part, count in spent.items()},
         **_chip_hours(sum(spent.values()), plan),
-        "memory_per_device": floats * FLOAT32 * copies
+        "memory_per_device": held * FLOAT32 * copies
         + share * student.activation_bytes
         + resident * 3 * student.resolution**2
         + _taught_bytes(student, resident=resident),

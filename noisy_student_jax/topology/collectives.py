@@ -25,6 +25,7 @@ _CALLED = re.compile(
 )
 _BRANCHES = re.compile(r"\b(?:branch_computations|called_computations)=\{([^}]*)\}")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+_CHANNEL = re.compile(r"\bchannel_id=(\d+)")
 _CONDITION = re.compile(r"\bcondition=%?([\w.-]+)")
 _CONSTANT = re.compile(r"= s(?:32|64)\[\]\S* constant\((\d+)\)")
 _ARRAY = re.compile(r"\b([a-z]\w*?\d*)\[([\d,]*)\]")
@@ -66,17 +67,24 @@ def collectives(text: str) -> list[Collective]:
     times: collections.Counter[str] = collections.Counter()
     if entry is not None:
         _walk(entry, 1, computations, times)
-    counts: collections.Counter[str] = collections.Counter()
-    sizes: collections.Counter[str] = collections.Counter()
+    # A collective that is worked off beside others stands in many computations.
+    each: dict[str, tuple[str, int, int]] = {}
     for name, (_, lines) in computations.items():
-        for line in lines if times[name] else ():
+        for number, line in enumerate(lines if times[name] else ()):
             if found := _OP.search(line):
                 kind = found["kind"]
                 if name.startswith("all-reduce-scatter"):
                     # As the TPU's compiler writes it: the sum, and a part of it.
                     kind = "reduce-scatter"
-                counts[kind] += times[name]
-                sizes[kind] += times[name] * _bytes(found, line)
+                channel = _CHANNEL.search(line)
+                key = channel[1] if channel else f"{name} {number}"
+                turns = max(times[name], each.get(key, ("", 0, 0))[1])
+                each[key] = kind, turns, _bytes(found, line)
+    counts: collections.Counter[str] = collections.Counter()
+    sizes: collections.Counter[str] = collections.Counter()
+    for kind, turns, size in each.values():
+        counts[kind] += turns
+        sizes[kind] += turns * size
     told = [Collective(kind, counts[kind], sizes[kind]) for kind in counts]
     return sorted(told, key=lambda one: -one.bytes)
 

@@ -14,7 +14,12 @@ from noisy_student_jax.topology.programs import Program
 from noisy_student_jax.topology.slices import Slice
 
 _EXHAUSTED = "RESOURCE_EXHAUSTED"
-_USED = re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm")
+_FIGURE = r"([\d.]+)([KMGT]?)"
+# Of all that a program needs; or of its temporaries, if they alone are too much.
+_USED = re.compile(
+    rf"Used {_FIGURE} of {_FIGURE} hbm"
+    rf"|HLO temporaries \({_FIGURE}\) exceeds available HBM \({_FIGURE}\)"
+)
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -92,8 +97,9 @@ def refusal(message: str, *, limit: float, seconds: float) -> Outcome:
     told = " ".join(message.split())
     needed = 0.0
     if used := _USED.search(told):
+        first = 1 if used[1] else 5
         needed, limit = (
-            float(used[number]) * _UNITS[used[number + 1]] for number in (1, 3)
+            float(used[at]) * _UNITS[used[at + 1]] for at in (first, first + 2)
         )
         told = used[0]
     elif len(told) > 200:

@@ -1,9 +1,5 @@
 """Memory of a training step by reckoning: which programs are worth compiling."""
 
-import math
-
-import jax
-
 from noisy_student_jax.models import cost
 from noisy_student_jax.planning import FLOAT32, STATE_COPIES
 from noisy_student_jax.run import Student
@@ -67,14 +63,11 @@ class Reckoning:
 
 def state_bytes(student: Student, where: Slice) -> float:
     """Returns what weights, averages, optimizer and gradients take of a device."""
-    copies = STATE_COPIES[student.config.train.optimizer] + 1
-    leaves = jax.tree.leaves(student.shapes)
-    whole = sum(leaf.size for leaf in leaves)
-    if not student.config.train.shard_state:
-        return whole * copies * FLOAT32
-    mesh = partitioning.make_mesh(where.devices)
-    held = sum(
-        math.prod(partitioning.split(leaf.shape, mesh).shard_shape(leaf.shape))
-        for leaf in leaves
+    train, devices = student.config.train, len(where.devices)
+    copies = STATE_COPIES[train.optimizer] + 1
+    held = copies * partitioning.elements_held(
+        student.shapes, devices, sharded=train.shard_state
     )
-    return (held * copies + whole * GATHERED) * FLOAT32
+    if train.shard_state:
+        held += GATHERED * partitioning.elements_held(student.shapes, 1, sharded=False)
+    return held * FLOAT32

@@ -1,7 +1,8 @@
 """Which device holds what: a mesh with one axis, examples spread along it."""
 
+import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -50,26 +51,83 @@ def state_sharding(state: PyTree, mesh: Mesh, *, sharded: bool) -> PyTree:
     )
 
 
-def split(shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
-    """Splits a large array along one axis into as many parts as divide evenly.
+@dataclasses.dataclass(frozen=True)
+class Sharing:
+    """What a step does with a state that devices share.
 
-    The channels of a network are seldom a multiple of a large slice: of 256 devices, a
-    kernel of 8,256 channels is split into 64 parts, each held by four of them.
+    Left to itself, the partitioner takes the splitting of the weights over to the
+    activations (and a step of EfficientNet-L2 to six times its memory).
+
+    Attributes:
+      whole: gathers arrays, so that every device has all of them.
+      shared: has each device keep its share of the gradients.
     """
-    if math.prod(shape) < LARGE:
-        return replicated(mesh)
-    # The last of the axes that are split best: outputs rather than inputs.
-    parts, axis = max((math.gcd(n, mesh.size), axis) for axis, n in enumerate(shape))
-    if parts == 1:
+
+    whole: Callable[[PyTree], PyTree]
+    shared: Callable[[PyTree], PyTree]
+
+    @classmethod
+    def of(cls, params: PyTree, mesh: Mesh) -> "Sharing":
+        """Returns that of weights with these shardings.
+
+        Args:
+          params: of `state_sharding`.
+          mesh: devices.
+        """
+
+        def whole(tree: PyTree) -> PyTree:
+            return jax.lax.with_sharding_constraint(tree, replicated(mesh))
+
+        # Summed first: so that no device computes a share of a gradient of all images.
+        return cls(
+            whole,
+            lambda tree: jax.lax.with_sharding_constraint(whole(tree), params),
+        )
+
+
+NOT_SHARED = Sharing(lambda tree: tree, lambda tree: tree)
+"""What a step does with a state that every device holds."""
+
+
+def split(shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
+    """Places an array of a sharded state: see `parts`."""
+    count, axis = parts(shape, mesh.size)
+    if count == 1:
         return replicated(mesh)
     # The same devices in the same order, so that both meshes go into one program.
     folded = Mesh(
-        mesh.devices.reshape(-1, parts),
+        mesh.devices.reshape(-1, count),
         (_COPIES, _PARTS),
         axis_types=(AxisType.Auto, AxisType.Auto),
     )
-    names = [None] * axis + [_PARTS]
-    return NamedSharding(folded, PartitionSpec(*names))
+    return NamedSharding(folded, PartitionSpec(*[None] * axis, _PARTS))
+
+
+def parts(shape: tuple[int, ...], devices: int) -> tuple[int, int]:
+    """Says how an array of a sharded state is split: one axis, evenly.
+
+    The channels of a network are seldom a multiple of a large slice: of 256 devices, a
+    kernel of 8,256 channels is split into 64 parts, each held by four of them.
+
+    Args:
+      shape: of the array.
+      devices: in the mesh.
+
+    Returns:
+      The number of parts, 1 for an array that is not `LARGE`, and the axis.
+    """
+    if math.prod(shape) < LARGE:
+        return 1, 0
+    # The last of the axes that are split best: outputs rather than inputs.
+    return max((math.gcd(n, devices), axis) for axis, n in enumerate(shape))
+
+
+def elements_held(shapes: PyTree, devices: int, *, sharded: bool) -> int:
+    """Returns how many elements of arrays (or their shapes) a device holds."""
+    return sum(
+        leaf.size // (parts(leaf.shape, devices)[0] if sharded else 1)
+        for leaf in jax.tree.leaves(shapes)
+    )
 
 
 def local_rows(mesh: Mesh, count: int) -> slice:

@@ -1,6 +1,7 @@
 """One training step: both streams in one forward pass, one update, one EMA."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -14,6 +15,7 @@ from noisy_student_jax import types
 from noisy_student_jax.layout import BatchLayout
 from noisy_student_jax.training import partitioning
 from noisy_student_jax.training.optimizer import l2, squared_norm
+from noisy_student_jax.training.partitioning import NOT_SHARED, Sharing
 from noisy_student_jax.training.state import TrainState, ema_decay, ema_update
 from noisy_student_jax.types import Batch, PyTree
 
@@ -160,15 +162,15 @@ def make_train_step(
                 metrics[f"{stream}/{name}"] = mean_
         return value, (updates.get("batch_stats", {}), metrics)
 
-    def gradients(params, batch_stats, batch, key, taught_by):
+    def gradients(params, batch_stats, batch, key, taught_by, shared):
         if teacher:
             batch = teacher.label(taught_by, batch)
         (_, (batch_stats, metrics)), gradient = jax.value_and_grad(
             objective, has_aux=True
         )(params, batch_stats, batch, key)
-        return batch_stats, gradient, metrics
+        return batch_stats, shared(gradient), metrics
 
-    def microbatched(params, batch_stats, batch, key, taught_by):
+    def microbatched(params, batch_stats, batch, key, taught_by, shared):
         count = options.microbatches
 
         def deal(x):
@@ -184,12 +186,12 @@ def make_train_step(
             number, part = numbered
             part_key = jax.random.fold_in(key, number)
             batch_stats, gradient, metrics = gradients(
-                params, batch_stats, part, part_key, taught_by
+                params, batch_stats, part, part_key, taught_by, shared
             )
             # A running sum: one copy of the gradients, however many microbatches.
             return (batch_stats, jax.tree.map(jnp.add, total, gradient)), metrics
 
-        start = batch_stats, jax.tree.map(jnp.zeros_like, params)
+        start = batch_stats, shared(jax.tree.map(jnp.zeros_like, params))
         (batch_stats, total), stacked = jax.lax.scan(
             one, start, (jnp.arange(count), parts)
         )
@@ -198,12 +200,18 @@ def make_train_step(
         return batch_stats, gradient, metrics
 
     def step(
-        state: TrainState, batch: Batch, taught_by: PyTree = None
+        state: TrainState,
+        batch: Batch,
+        taught_by: PyTree = None,
+        *,
+        sharing: Sharing = NOT_SHARED,
     ) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.noise_key), state.step)
         work = gradients if options.microbatches == 1 else microbatched
+        # What the model computes with is whole; what is kept is a share.
+        params, batch_stats = sharing.whole((state.params, state.batch_stats))
         batch_stats, gradient, metrics = work(
-            state.params, state.batch_stats, batch, key, taught_by
+            params, batch_stats, batch, key, taught_by, sharing.shared
         )
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -270,7 +278,11 @@ def placed_step(
       What `jax.jit` returns.
     """
     whole, spread = partitioning.replicated(mesh), partitioning.along_batch(mesh)
-    held = whole if state_sharding is None else state_sharding
+    held = whole
+    if state_sharding is not None:
+        held = state_sharding
+        sharing = Sharing.of(state_sharding.params, mesh)
+        step = functools.partial(step, sharing=sharing)
     return jax.jit(
         step,
         in_shardings=(held, spread, *((whole,) if taught else ())),

@@ -32,6 +32,14 @@ HloModule jit_step, is_scheduled=true, entry_computation_layout={()->f32[]}
   ROOT %all = bf16[8,4]{1,0} all-gather(%input), dimensions={0}
 }
 
+%piece.1 (input: f32[4]) -> f32[4] {
+  ROOT %swapped = f32[4]{0} all-to-all(%input), channel_id=7, dimensions={0}
+}
+
+%piece.2 (input: f32[4]) -> f32[4] {
+  ROOT %swapped = f32[4]{0} all-to-all(%input), channel_id=7, dimensions={0}
+}
+
 ENTRY %main (p: f32[4]) -> f32[] {
   %g = (f32[1,4]{1,0}, f32[8,4]{1,0}) all-gather-start(%p), replica_groups=[1,8]<=[8]
   %h = f32[8,4]{1,0} all-gather-done(%g)
@@ -41,6 +49,8 @@ ENTRY %main (p: f32[4]) -> f32[] {
   %mesh = u8[3]{0} reduce-scatter(%s), replica_groups=mesh['a'=4,'b'=2] {'b'}, to_apply=%add
   %loop = (s32[], f32[16]) while(%start), condition=%condition, body=%body
   %known = (s32[], f32[16]) while(%start), condition=%unknown, body=%body, backend_config={"known_trip_count":{"n":"2"}}
+  %sliced = f32[4]{0} fusion(%u), kind=kCustom, calls=%piece.1
+  %rest = f32[4]{0} fusion(%u), kind=kCustom, calls=%piece.2
   %move = (f32[6]{0}, f32[6]{0}, u32[], u32[]) collective-permute-start(%t)
   ROOT %named = f32[] get-tuple-element(%all-reduce.3), index=0
 }
@@ -71,10 +81,14 @@ def test_what_is_sent_on_counts_once(told):
     assert told["collective-permute"] == Collective("collective-permute", 1, 24)
 
 
+def test_one_that_is_done_in_pieces_counts_once(told):
+    assert told["all-to-all"] == Collective("all-to-all", 1, 16)
+
+
 def test_the_most_bytes_are_told_first():
     sizes = [one.bytes for one in collectives(PROGRAM)]
     assert sizes == sorted(sizes, reverse=True)
-    assert len(sizes) == 4
+    assert len(sizes) == 5
 
 
 def test_a_program_of_one_device_has_none():

@@ -1,6 +1,7 @@
 """What is proposed for a student that does not fit, by a compiler that is made up."""
 
 import dataclasses
+import functools
 
 import jax
 import pytest
@@ -14,6 +15,8 @@ from noisy_student_jax.topology.compiling import Outcome, refusal
 from noisy_student_jax.topology.programs import FIXRES, LABEL, TRAIN
 from noisy_student_jax.topology.proposals import Setting, settings
 from noisy_student_jax.topology.reckoning import TYPICAL, Reckoning, state_bytes
+
+FIXRES_TOO = ("generations[1].fixres.resolution=16", "fixres.steps=2")
 
 
 def a_run(*overrides):
@@ -31,13 +34,13 @@ class Compiler:
 
     def __init__(self, where, *, factor=1.0, label_bytes=1.0):
         self.where, self.factor, self.label_bytes = where, factor, label_bytes
-        self.asked = []
+        self.asked, self.reckoning = [], Reckoning(where)
 
     def __call__(self, program):
         train = program.student.config.train
         needed = program.images * self.label_bytes
         if program.what != LABEL:
-            needed = self.factor * Reckoning(self.where).needed(program.student)
+            needed = self.factor * self.reckoning.needed(program.student)
         self.asked.append((program.what, train.microbatches, program.images))
         return Outcome(needed, self.where.memory, 1.0)
 
@@ -48,8 +51,12 @@ def told(run, where, **behaviour):
     return facts, compiler.asked
 
 
-def needed(run):
-    return Reckoning(a_slice(1)).needed(run.student(1))
+@functools.cache
+def needed(*, fixres=False):
+    """Bytes that the step of the student, or of its FixRes, is reckoned to need."""
+    run = a_run(*FIXRES_TOO) if fixres else a_run()
+    student = run.student(1)
+    return Reckoning(a_slice(1)).needed(student.final if fixres else student)
 
 
 def test_settings_come_with_the_fastest_first():
@@ -74,7 +81,7 @@ def test_where_everything_fits_nothing_is_proposed():
 def test_the_fastest_setting_that_fits_is_proposed_and_was_compiled():
     run = a_run()
     # A little less than it needs, so that half of the images at once is enough.
-    where = a_slice(0.9 * needed(run))
+    where = a_slice(0.9 * needed())
     facts, asked = told(run, where)
 
     program, _ = facts["programs"]
@@ -91,7 +98,7 @@ def test_the_fastest_setting_that_fits_is_proposed_and_was_compiled():
 
 
 def test_its_overrides_make_a_config_that_fits():
-    where = a_slice(0.9 * needed(a_run()))
+    where = a_slice(0.9 * needed())
     facts, _ = told(a_run(), where)
     (proposal,) = facts["proposals"]
 
@@ -102,7 +109,7 @@ def test_its_overrides_make_a_config_that_fits():
 def test_what_the_compiler_told_sieves_what_is_compiled_next():
     run = a_run()
     # It takes four times what is reckoned: half the images would still be too many.
-    where = a_slice(1.3 * needed(run))
+    where = a_slice(1.3 * needed())
     facts, asked = told(run, where, factor=4.0)
 
     assert [parts for what, parts, _ in asked if what == TRAIN] == [1, 4]
@@ -112,7 +119,7 @@ def test_what_the_compiler_told_sieves_what_is_compiled_next():
 
 def test_a_hopeless_program_is_not_compiled():
     run = a_run()
-    facts, asked = told(run, a_slice(0.5 * needed(run)))
+    facts, asked = told(run, a_slice(0.5 * needed()))
 
     program, _ = facts["programs"]
     assert not program["fits"] and program["compile_seconds"] == 0
@@ -130,11 +137,8 @@ def test_where_nothing_fits_that_is_said():
 
 
 def test_fixres_shares_the_setting_and_is_verified_with_it():
-    run = a_run("generations[1].fixres.resolution=16", "fixres.steps=2")
-    larger = Reckoning(a_slice(1)).needed(run.student(1).final)
-    where = a_slice(0.9 * larger)
-    assert larger > needed(run)
-    facts, _ = told(run, where)
+    assert needed(fixres=True) > needed()
+    facts, _ = told(a_run(*FIXRES_TOO), a_slice(0.9 * needed(fixres=True)))
 
     assert [one["program"] for one in facts["programs"]] == [TRAIN, FIXRES, LABEL]
     (proposal,) = facts["proposals"]
@@ -173,7 +177,7 @@ def test_the_state_is_reckoned_with_its_optimizer_and_gradients():
     # RMSProp's two, the weights, their average and the gradients.
     assert state_bytes(student, where) == 5 * 4 * sum(leaf.size for leaf in leaves)
     kept = 32 * student.activation_bytes * TYPICAL[False]
-    assert needed(a_run()) == pytest.approx(state_bytes(student, where) + kept)
+    assert needed() == pytest.approx(state_bytes(student, where) + kept)
 
 
 def test_a_refusal_is_told_in_the_compilers_figures():
@@ -188,6 +192,19 @@ def test_a_refusal_is_told_in_the_compilers_figures():
     assert outcome.limit == 15.75 * 2**30
     assert outcome.refused == "the compiler says 'Used 20.25G of 15.75G hbm'"
     assert not outcome.fits
+
+
+def test_a_refusal_of_temporaries_alone_is_told_in_the_compilers_figures():
+    outcome = refusal(
+        "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for"
+        " HLO temporaries (86.88G) exceeds available HBM (15.75G).",
+        limit=16e9,
+        seconds=60.0,
+    )
+    assert outcome.needed == 86.88 * 2**30
+    assert outcome.limit == 15.75 * 2**30
+    told = "HLO temporaries (86.88G) exceeds available HBM (15.75G)"
+    assert told in outcome.refused
 
 
 def test_another_refusal_is_told_as_it_is():
