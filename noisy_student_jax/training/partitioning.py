@@ -44,11 +44,11 @@ def state_sharding(state: PyTree, mesh: Mesh, *, sharded: bool) -> PyTree:
         gathers it where it is used. Otherwise every device holds the whole.
 
     Returns:
-      A tree like `state`, of shardings.
+      A tree like `state`, of shardings; one for all where it is not sharded.
     """
-    return jax.tree.map(
-        lambda array: split(array.shape, mesh) if sharded else replicated(mesh), state
-    )
+    if not sharded:
+        return replicated(mesh)
+    return jax.tree.map(lambda array: split(array.shape, mesh), state)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -250,7 +250,7 @@ def jit_train_step(
       mesh: devices.
       taught_by: variables of the teacher that labels in the step; replicated, and
         given to every step.
-      state_sharding: of `partitioning.state_sharding`; None for a replicated state.
+      state_sharding: of `partitioning.state_sharding`; replicated if not given.
     """
     if taught_by is None:
         return placed_step(step, mesh, state_sharding=state_sharding)
@@ -278,11 +278,9 @@ def placed_step(
       What `jax.jit` returns.
     """
     whole, spread = partitioning.replicated(mesh), partitioning.along_batch(mesh)
-    held = whole
-    if state_sharding is not None:
-        held = state_sharding
-        sharing = Sharing.of(state_sharding.params, mesh)
-        step = functools.partial(step, sharing=sharing)
+    held = whole if state_sharding is None else state_sharding
+    if isinstance(held, TrainState):
+        step = functools.partial(step, sharing=Sharing.of(held.params, mesh))
     return jax.jit(
         step,
         in_shardings=(held, spread, *((whole,) if taught else ())),
