@@ -245,7 +245,7 @@ def plan(options: Options, interruption: Interruption) -> int:
     workdir = pathlib.Path(options.workdir or "runs/plan")
     config, _ = _load(options, workdir, interruption, fit=False)
     if where:
-        config.plan.update(devices=len(where.devices), chip=where.chip or "")
+        config.plan.update(where.section)
     one = Run(config, workdir, interruption=interruption, look_only=True, believe=True)
     check(one, devices=where and len(where.devices))
     if options.recipe:

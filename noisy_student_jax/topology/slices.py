@@ -6,6 +6,7 @@ import os
 import pathlib
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 from jax.experimental import topologies
@@ -57,6 +58,13 @@ class Slice:
     def kind(self) -> str:
         """What a device is, for people."""
         return CHIPS[self.chip].name if self.chip else self.devices[0].device_kind
+
+    @property
+    def section(self) -> dict[str, Any]:
+        """What a config's ``plan`` section says of it."""
+        # With half a chip a device, hours of a chip would be told wrongly.
+        known = self.chip and self.memory == CHIPS[self.chip].memory
+        return {"devices": len(self.devices), "chip": self.chip if known else ""}
 
     @property
     def host(self) -> tuple[jax.Device, ...]:

@@ -105,6 +105,16 @@ def test_a_slice_knows_its_chips(monkeypatch):
     assert slice_of(Device("TPU v99")) == (None, 0)
 
 
+def test_a_plan_reckons_with_whole_chips_only():
+    def section(*devices):
+        return slices.of_devices(devices, name="made up").section
+
+    v5e = [Device("TPU v5 lite", coords=(x, 0, 0)) for x in range(2)]
+    assert section(*v5e) == {"devices": 2, "chip": "tpu_v5e"}
+    assert section(*[Device("TPU v4")] * 2) == {"devices": 2, "chip": ""}
+    assert section(Device("TPU v99")) == {"devices": 1, "chip": ""}
+
+
 def test_labelling_is_a_hosts_own():
     devices = [Device("TPU v5 lite", host=host) for host in (0, 0, 1, 1)]
     assert slices.of_devices(devices, name="made up").host == tuple(devices[:2])
