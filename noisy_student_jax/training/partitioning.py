@@ -114,9 +114,10 @@ def parts(shape: tuple[int, ...], devices: int) -> tuple[int, int]:
       devices: in the mesh.
 
     Returns:
-      The number of parts, 1 for an array that is not `LARGE`, and the axis.
+      The number of parts, 1 for an array that stays whole, and the axis.
     """
-    if math.prod(shape) < LARGE:
+    # Vectors are small, and needed everywhere at once: batch norm's statistics too.
+    if len(shape) < 2 or math.prod(shape) < LARGE:
         return 1, 0
     # The last of the axes that are split best: outputs rather than inputs.
     return max((math.gcd(n, devices), axis) for axis, n in enumerate(shape))

@@ -67,6 +67,8 @@ class TrainState(flax.struct.PyTreeNode):
 
 
 def _copy(array: jax.Array) -> jax.Array:
+    if isinstance(array, jax.core.Tracer):
+        return array  # only shapes are asked for
     # By the host: copying on the device compiles a program for each shape.
     return jnp.asarray(np.array(array))
 

@@ -119,6 +119,11 @@ def total_loss(labelled: jax.Array, pseudo: jax.Array, options: StepOptions):
     return (labelled + options.ratio * pseudo) / (1 + options.ratio)
 
 
+def joined_norm(gradient: PyTree) -> jax.Array:
+    """Returns the norm of a gradient that every device has all of."""
+    return jnp.sqrt(squared_norm(jax.tree.leaves(gradient)))
+
+
 def make_train_step(
     module: nn.Module,
     loss: Loss,
@@ -215,11 +220,13 @@ def make_train_step(
         )
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        # Shares are not joined: they lie on different devices.
+        norm = joined_norm if sharing is NOT_SHARED else optax.tree.norm
         done = state.step + 1
         decay = ema_decay(options.ema_decay, done)
         metrics |= {
             "learning_rate": schedule(state.step),
-            "gradient_norm": jnp.sqrt(squared_norm(jax.tree.leaves(gradient))),
+            "gradient_norm": norm(gradient),
         }
         return (
             state.replace(

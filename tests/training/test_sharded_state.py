@@ -29,7 +29,9 @@ assert jax.device_count() == 8
 mesh = partitioning.make_mesh()
 found = {
     str(shape): list(partitioning.split(shape, mesh).shard_shape(shape))
-    for shape in [(3, 3, 8, 57), (1, 1, 24, 1376), (100, 41), (1, 1, 20, 206), (77, 55)]
+    for shape in [
+        (3, 3, 8, 57), (1, 1, 24, 1376), (100, 41), (1, 1, 20, 206), (77, 55), (8192,)
+    ]
 }
 found = {"split": found}
 # The model is tiny, and so is what is large in it.
@@ -123,6 +125,8 @@ def test_large_arrays_are_split_where_they_divide_best(found):
         "(100, 41)": [25, 41],
         "(1, 1, 20, 206)": [1, 1, 5, 206],
         "(77, 55)": [77, 55],
+        # A vector stays whole.
+        "(8192,)": [8192],
     }
 
 
