@@ -93,10 +93,9 @@ def test_a_device_is_told_its_share_of_the_batch(found, step):
 def test_the_memory_of_a_step_adds_up(step):
     memory = step["memory"]
 
-    # Its eighth of four copies of the weights, and its images.
-    assert (
-        4 * 4 * 7352 / 8 < memory["arguments"] < 4 * 4 * 7352 / 8 + 6 * 8 * 8 * 3 + 3000
-    )
+    # Of four copies of the weights its eighth, the vectors whole; and its images.
+    copies = 4 * 4 * 7352
+    assert copies / 8 < memory["arguments"] < copies / 4
     # The state takes its own place; metrics do not.
     assert memory["arguments"] > memory["aliased"] > 0
     assert memory["outputs"] > memory["aliased"]
