@@ -112,9 +112,10 @@ def test_what_the_compiler_told_sieves_what_is_compiled_next():
     where = a_slice(1.3 * needed())
     facts, asked = told(run, where, factor=4.0)
 
-    assert [parts for what, parts, _ in asked if what == TRAIN] == [1, 4]
+    steps = [parts for what, parts, _ in asked if what == TRAIN]
+    assert steps[0] == 1 and steps[1] > 2
     (proposal,) = facts["proposals"]
-    assert proposal["fits"] and proposal["compiled"] == 1
+    assert proposal["fits"] and proposal["compiled"] == len(steps) - 1 <= 3
 
 
 def test_a_hopeless_program_is_not_compiled():
