@@ -8,6 +8,7 @@ import itertools
 
 import torch
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from noisy_student_jax.models.architectures import Architecture, Stage
 
@@ -135,3 +136,15 @@ def torch_twin(
         nn.Linear(architecture.head, outputs),
     ]
     return nn.Sequential(*layers)
+
+
+def fold_batch_norm(module: nn.Module) -> None:
+    """Puts each batch norm of an evaluated module into the convolution before it."""
+    for child in list(module.modules()):
+        if not isinstance(child, nn.Sequential):
+            continue
+        for index in range(len(child) - 1):
+            first, second = child[index], child[index + 1]
+            if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
+                child[index] = fuse_conv_bn_eval(first, second)
+                child[index + 1] = nn.Identity()

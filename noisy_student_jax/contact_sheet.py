@@ -157,7 +157,7 @@ def _says(noise: InputNoise) -> str:
     told = {
         field.name: getattr(noise, field.name)
         for field in dataclasses.fields(noise)
-        if field.name not in ("constants", "randaugment_behavior")
+        if field.name not in ("constants", "randaugment_behavior", "form")
         and getattr(noise, field.name)
     }
     if noise.randaugment_layers:

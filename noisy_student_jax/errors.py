@@ -13,6 +13,10 @@ class TrainingDivergedError(Exception):
     """The loss stopped being finite; the last good checkpoint is kept."""
 
 
+class NotSavedError(OSError):
+    """A checkpoint could not be written; earlier ones are kept."""
+
+
 class Interrupted(Exception):  # noqa: N818 - not an error: asked to stop, saved, leaving
     """SIGTERM or Ctrl-C arrived; everything finished so far is on disk."""
 

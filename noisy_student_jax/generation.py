@@ -211,7 +211,13 @@ def evaluate(student: Student) -> dict[str, Any]:
     raw = ema if student.adopted else bundles.read(made_in / RAW_MODEL)
     refuse_overlap(ema, run.dataset.test)
     trained = part(student.final)
-    predictor = Predictor(run.task, trained.module, trained.preprocessing, batch=batch)
+    predictor = Predictor(
+        run.task,
+        trained.module,
+        trained.preprocessing,
+        batch=batch,
+        ahead=run.config.data.prefetch,
+    )
     splits, judged = {}, ("validation", "test")
     sources = run.dataset.parts()
     sources = {name: trained.source(sources[name], name) for name in judged}
@@ -256,7 +262,11 @@ def label_pool(teacher: Student) -> dict[str, Any]:
     bounds = shard_bounds(len(pool), min(run.config.data.pool_shards, len(pool)))
     return label.label_pool(
         Predictor(
-            run.task, trained.module, trained.preprocessing, batch=config.labels.batch
+            run.task,
+            trained.module,
+            trained.preprocessing,
+            batch=config.labels.batch,
+            ahead=run.config.data.prefetch,
         ),
         trained.of(bundle.variables),
         run.task,
@@ -328,6 +338,8 @@ def _loop_options(student: Student) -> train_loop.LoopOptions:
         steps=student.steps,
         checkpoint_every=checkpoint.every_steps,
         checkpoints_kept=checkpoint.keep,
+        asynchronous=checkpoint.asynchronous,
+        prefetch=student.run.config.data.prefetch,
         log_every=log.every_steps,
         validate_every=log.validate_every_steps,
         shard_state=student.config.train.shard_state,
@@ -342,12 +354,16 @@ def _validation(trained: Part):
         trained.module,
         trained.preprocessing,
         batch=run.config.evaluation.batch,
+        ahead=run.config.data.prefetch,
     )
     source = trained.source(run.dataset.validation, "validation")
 
     def validate(state: TrainState) -> dict[str, float]:
         weights = {"raw": state.raw_variables, "ema": state.ema_variables}
-        found = predict_source(predictor, jax.device_get(weights), source)
+        if jax.process_count() > 1:
+            # They are on other hosts' devices as well.
+            weights = jax.device_get(weights)
+        found = predict_source(predictor, weights, source)
         return {
             f"validation/{name}/{key}": value
             for name, predictions in found.predictions.items()

@@ -7,18 +7,15 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 
-from noisy_student_jax import spending, starting, streams, types
-from noisy_student_jax.augment.noise import (
-    InputNoise,
-    augment_batch,
-    example_keys,
-    split_positions,
-    stream_key,
-)
+from noisy_student_jax import memory, spending, starting, streams, types
+from noisy_student_jax.augment.noise import split_positions
+from noisy_student_jax.augment.spread import augment_spread
+from noisy_student_jax.data.pipeline import stream_keys
 from noisy_student_jax.evaluation.predictor import Predictor
 from noisy_student_jax.generation import step_and_state
+from noisy_student_jax.memory import StepMemory
 from noisy_student_jax.part import Part, made_up_images, part
 from noisy_student_jax.run import Student
 from noisy_student_jax.training import partitioning
@@ -41,15 +38,19 @@ class Speed:
     Attributes:
       train_images_per_second: noised and trained on, by all devices together.
       label_images_per_second: labelled, or evaluated.
+      memory: that the training step takes, of the compiler; None if it was not asked.
     """
 
     train_images_per_second: float
     label_images_per_second: float
+    memory: StepMemory | None = dataclasses.field(default=None, compare=False)
 
     def scaled(self, factor: float) -> "Speed":
         """Returns both, `factor` times as fast."""
         return Speed(
-            self.train_images_per_second * factor, self.label_images_per_second * factor
+            self.train_images_per_second * factor,
+            self.label_images_per_second * factor,
+            self.memory,
         )
 
 
@@ -80,6 +81,7 @@ def measure(student: Student, *, seconds: float = 1.5) -> Speed:
     state = jax.device_put(state, held)
     batches = _Batches(trained, mesh)
     compiled = jit_train_step(step, mesh, state_sharding=held)
+    compiled = compiled.lower(state, batches(0)).compile()
 
     def train(number: int) -> PyTree:
         nonlocal state
@@ -102,7 +104,8 @@ def measure(student: Student, *, seconds: float = 1.5) -> Speed:
     labelling = _steps_per_second(
         lambda number: predictor.apply(variables, images), student, seconds
     )
-    return Speed(training, labelling * predictor.batch)
+    held = memory.of_step(compiled, small, devices=mesh.size)
+    return Speed(training, labelling * predictor.batch, held)
 
 
 def remembered(speeds: Speeds = measure) -> Speeds:
@@ -159,13 +162,14 @@ class _Batches:
         self._images = partitioning.put_batch(
             [trained.made_up(size) for size in self._sizes], mesh
         )
-        self._rest = partitioning.put_batch(_all_but_images(student), mesh)
+        self._rest = partitioning.put_batch(all_but_images(student), mesh)
         noises = [streams.input_noise(student, name) for name in types.STREAMS]
+        self._keys = stream_keys(len(self._sizes), seed=0, generation=0, mesh=mesh)
         self._noised = jax.jit(
-            lambda images, positions: self._interleaved(
+            lambda *each: self._interleaved(
                 [
-                    _noised(mesh, noise, *own)
-                    for noise, *own in zip(noises, images, positions, strict=False)
+                    augment_spread(mesh, *own, noise)
+                    for noise, *own in zip(noises, *each, strict=False)
                 ]
             ),
             out_shardings=partitioning.along_batch(mesh),
@@ -178,7 +182,7 @@ class _Batches:
             for size in self._sizes
         ]
         placed = partitioning.put_batch(positions, self._mesh)
-        return {**self._rest, "image": self._noised(self._images, placed)}
+        return {**self._rest, "image": self._noised(self._keys, placed, self._images)}
 
     def _interleaved(self, images: list[jax.Array]) -> jax.Array:
         if len(images) == 1:
@@ -186,23 +190,7 @@ class _Batches:
         return self._layout.interleave(*images)
 
 
-def _noised(
-    mesh: Mesh, noise: InputNoise, images: jax.Array, positions: jax.Array
-) -> jax.Array:
-    """Adds a stream's noise, on each device to its own images."""
-
-    def local(images, positions):
-        return augment_batch(
-            example_keys(stream_key(0, 0, 0), positions), images, noise
-        )
-
-    spread = PartitionSpec(partitioning.DATA)
-    return jax.shard_map(
-        local, mesh=mesh, in_specs=spread, out_specs=spread, check_vma=False
-    )(images, positions)
-
-
-def _all_but_images(student: Student) -> Batch:
+def all_but_images(student: Student) -> Batch:
     """Returns the rest of a batch; every target is the first labelled record's."""
     layout, run = student.layout, student.run
     source = run.dataset.labelled
@@ -268,7 +256,7 @@ def _kind(student: Student) -> tuple:
     small = _with_small_batch(student)
     config = small.config
     noise = tuple(
-        (n.randaugment_layers, n.flip, n.crop_padding > 0, n.cutout_size > 0)
+        (n.randaugment_layers, n.form, n.flip, n.crop_padding > 0, n.cutout_size > 0)
         for n in (config.noise[name] for name in types.STREAMS)
     )
     return (

@@ -20,7 +20,7 @@ from noisy_student_jax import files, starting
 from noisy_student_jax.checkpoints.bundle import Bundle
 from noisy_student_jax.data.sources import Examples, Source, fingerprint
 from noisy_student_jax.errors import UserError
-from noisy_student_jax.evaluation.predictor import Predictor
+from noisy_student_jax.evaluation.predictor import Predictor, predict_batches
 from noisy_student_jax.models.initialize import abstract_variables
 from noisy_student_jax.run import Run, Student
 from noisy_student_jax.types import PyTree
@@ -177,6 +177,7 @@ class HeadOnFeatures(Part):
             self.student.module,
             self.student.preprocessing,
             batch=run.config.labels.batch,
+            ahead=run.config.data.prefetch,
         )
         placed = predictor.place(starting.initial_variables(self.student))
         features, status = [], []
@@ -262,20 +263,21 @@ def _compute(
 ) -> None:
     """Computes the features of some records and writes them."""
     status, parts = [], []
-    for start in range(records.start, records.stop, predictor.batch):
-        run.interruption.check()
-        some = range(start, min(start + predictor.batch, records.stop))
-        examples = source.read(some)
-        status += examples.status
-        good = np.array([why == "ok" for why in examples.status])
-        own = None
-        if good.any():
-            images = predictor.preprocessing.apply_all(
-                image for image in examples.images if image is not None
-            )
-            own = predictor(body, images)["features"]
-        parts.append((good, own))
-        run.progress.update(some.stop)
+    batches = (
+        range(start, min(start + predictor.batch, records.stop))
+        for start in range(records.start, records.stop, predictor.batch)
+    )
+    for found, predictions in predict_batches(
+        predictor,
+        {"body": body},
+        source,
+        batches,
+        before=lambda start: run.interruption.check(),
+    ):
+        status += found.status
+        own = predictions["body"]["features"] if predictions else None
+        parts.append((found.good, own))
+        run.progress.update(found.indices.stop)
     features = np.zeros((len(status), channels), np.float32)
     features[np.concatenate([good for good, _ in parts])] = np.concatenate(
         [own for _, own in parts if own is not None] or [features[:0]]

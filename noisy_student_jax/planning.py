@@ -11,29 +11,28 @@ from noisy_student_jax import (
     decisions,
     devices,
     measuring,
+    memory,
     models,
     spending,
     streams,
 )
 from noisy_student_jax.chips import CHIPS
+from noisy_student_jax.config import identity
 from noisy_student_jax.data.expected import ASSUMED
 from noisy_student_jax.data.opening import STREAMED
 from noisy_student_jax.decisions import Decision
-from noisy_student_jax.measuring import Speeds
+from noisy_student_jax.measuring import Speed, Speeds
+from noisy_student_jax.memory import FLOAT32, STATE_COPIES
 from noisy_student_jax.models import cost
 from noisy_student_jax.run import CONTROL, Run, Student
 from noisy_student_jax.self_training import noisy_student
 from noisy_student_jax.tasks.classification import DEFAULT_TOP_K, FEW_CLASSES
-from noisy_student_jax.training import partitioning
 from noisy_student_jax.training.optimizer import decayed
 
-FLOAT32 = 4
 HALF = 2
 KEY_BYTES = 64
 PICK = 16
 """A draw: which record, and which row of the plan."""
-STATE_COPIES = {"rmsprop": 4, "sgd": 3, "adamw": 4}
-"""Weights, their average, and the optimizer's copies of them."""
 
 
 def model_facts(name: str, *, resolution: int = 0, outputs: int = 1000) -> dict:
@@ -216,10 +215,17 @@ def _entry_text(entry: dict[str, Any]) -> str:
         f" {entry['parameters']:,} parameters, {entry['steps']:,} steps of"
         f" {entry['batch']['labelled']} + {entry['batch']['pseudo']} images"
         f" ({entry['images_drawn']:,} draws: {through}; {computed}),"
-        f" about {_bytes(entry['memory_per_device'])} per device and"
+        f" {_memory_text(entry)} and"
         f" {_bytes(entry['disk'])} on disk{_time(entry)}"
         + (f", {_short(hours)} chip-hours" if hours is not None else "")
     )
+
+
+def _memory_text(entry: dict[str, Any]) -> str:
+    found = f"{_bytes(entry['memory_per_device'])} per device"
+    if entry["memory_from"] == "compiled":
+        return f"{found} (as compiled)"
+    return f"about {found}"
 
 
 def _chip_text(facts: dict[str, Any], entries: list[dict[str, Any]]) -> str:
@@ -255,15 +261,7 @@ def _student_facts(student: Student, speeds: Speeds | None) -> dict[str, Any]:
     layout, dtype = student.layout, student.config.model.dtype
     final = student.final
     floats = sum(leaf.size for leaf in jax.tree.leaves(student.shapes))
-    held = partitioning.elements_held(
-        student.shapes,
-        _devices(student.run),
-        sharded=student.config.train.shard_state,
-    )
-    # One copy of the gradients, beside what the state holds.
-    copies = STATE_COPIES[student.config.train.optimizer] + 1
-    images = layout.total // student.config.train.microbatches
-    share = -(-images // _devices(student.run))
+    speed = speeds(student) if speeds else None
     spent = spending.flops(student)
     data, plan = student.run.dataset, student.run.config.plan
     # The resident pipeline holds every image that a stream may draw.
@@ -284,14 +282,29 @@ def _student_facts(student: Student, speeds: Speeds | None) -> dict[str, Any]:
         "passes": spending.passes(student),
         **{f"{part}_flops": count for part, count in spent.items()},
         **_chip_hours(sum(spent.values()), plan),
-        "memory_per_device": held * FLOAT32 * copies
-        + share * student.activation_bytes
-        + resident * 3 * student.resolution**2
-        + _taught_bytes(student, resident=resident),
-        "disk": _disk(student, floats=floats, state_copies=copies - 1),
-        **({"hours": measuring.hours(student, speeds(student))} if speeds else {}),
+        **_memory(student, speed, resident=resident),
+        "disk": _disk(student, floats=floats),
+        **({"hours": measuring.hours(student, speed)} if speed else {}),
         # Its time is part of the student's.
         "fixres": None if final is student else _student_facts(final, None),
+    }
+
+
+def _memory(student: Student, speed: Speed | None, *, resident: int) -> dict[str, Any]:
+    """Says what training takes per device, and whether a compiler has said so."""
+    devices = _devices(student.run)
+    compiled = speed.memory if speed else None
+    if compiled:
+        step = compiled.at(student, devices=devices)
+    else:
+        step = memory.estimated(student, devices=devices)
+    image = 3 * student.resolution**2
+    # Batches that are made ahead of their step, beside what stays for good.
+    ahead = student.run.config.data.prefetch * -(-student.layout.total // devices)
+    taught = _taught_bytes(student, resident=resident)
+    return {
+        "memory_per_device": step + (resident + ahead) * image + taught,
+        "memory_from": "compiled" if compiled else "estimated",
     }
 
 
@@ -321,9 +334,9 @@ def _prepared_bytes(run: Run) -> int:
     return images * (data.side or run.largest_side) ** 2 * 4
 
 
-def _disk(student: Student, *, floats: int, state_copies: int) -> int:
+def _disk(student: Student, *, floats: int) -> int:
     """Adds up checkpoints (one more while it is written), bundles and labels."""
-    run = student.run
+    run, state_copies = student.run, STATE_COPIES[student.config.train.optimizer]
     checkpoints = (run.config.checkpoint.keep + 1) * state_copies * floats * FLOAT32
     bundles = 2 * floats * FLOAT32
     if student.trained:
@@ -401,7 +414,8 @@ def _student_recipe(student: Student) -> list[str]:
         f"  EMA decay: {train.ema_decay:g}",
     ]
     for stream in ("labelled", "pseudo") if layout.pseudo else ("labelled",):
-        lines.append(f"  noise on {stream}: {_fields(config.noise[stream].to_dict())}")
+        noise = identity(config.noise[stream].to_dict(), f"noise.{stream}")
+        lines.append(f"  noise on {stream}: {_fields(noise)}")
     if student.teacher:
         fields = config.selection.to_dict()
         del fields["relabel"]

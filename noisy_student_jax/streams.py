@@ -108,6 +108,7 @@ def make_noise(section: Any) -> Noise:
             crop_area=section.crop_area,
             crop_padding=section.crop_padding,
             cutout_size=section.cutout_size,
+            form=section.randaugment_form,
         ),
         dropout=section.dropout,
         stochastic_depth=section.stochastic_depth,
@@ -170,6 +171,7 @@ def open_pipeline(
       mesh: devices.
       preprocessing: of what `learnt` has.
     """
+    data = student.run.config.data
     numbers = {"seed": student.run.config.seed, "generation": student.number}
     road = (learnt.both, student.layout, mesh, preprocessing)
     sources = [stream.source for stream in learnt.both]
@@ -180,13 +182,14 @@ def open_pipeline(
         # TensorFlow is slow to import, and may not be there.
         from noisy_student_jax.data.streaming.feed import TensorFlowFeed
 
-        feed = TensorFlowFeed(*road, **numbers)
+        noised = data.augment == "host"
+        feed = TensorFlowFeed(*road, **numbers, noised=noised, decoder=data.decoder)
     else:
-        feed = SourceFeed(*road, **numbers)
+        feed = SourceFeed(*road, **numbers, decoder=data.decoder)
     quarantine = Quarantine(
         student.folder / student.stage / QUARANTINE,
         records=images,
-        most=student.run.config.data.max_quarantined,
+        most=data.max_quarantined,
     )
     return HostedPipeline(
         learnt.both, student.layout, mesh, feed, quarantine, **numbers

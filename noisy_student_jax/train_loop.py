@@ -15,8 +15,9 @@ from tensorboardX import SummaryWriter
 from noisy_student_jax import console, files
 from noisy_student_jax.checkpoints.checkpoint import Checkpoints
 from noisy_student_jax.console import Progress
-from noisy_student_jax.errors import TrainingDivergedError
+from noisy_student_jax.errors import NotSavedError, TrainingDivergedError
 from noisy_student_jax.interruption import Interruption
+from noisy_student_jax.overlap import Prefetched
 from noisy_student_jax.training import partitioning
 from noisy_student_jax.training.state import TrainState
 from noisy_student_jax.training.step import TrainStep, jit_train_step
@@ -34,6 +35,9 @@ class LoopOptions:
       log_every: steps between lines of ``metrics.jsonl``.
       validate_every: steps between validations; the last step always validates.
       shard_state: whether devices share the state instead of each holding all of it.
+      asynchronous: whether training goes on while a checkpoint is written.
+      prefetch: batches that are made, and on their way to the devices, before the
+        steps before them are over; 0 for none.
     """
 
     steps: int
@@ -42,6 +46,8 @@ class LoopOptions:
     log_every: int
     validate_every: int
     shard_state: bool = False
+    asynchronous: bool = True
+    prefetch: int = 1
 
 
 def train(
@@ -81,8 +87,13 @@ def train(
     Raises:
       TrainingDivergedError: a loss was not finite; the last good checkpoint stays.
       Interrupted: a signal arrived; the state is saved.
+      NotSavedError: a checkpoint could not be written; it may be an earlier one.
     """
-    checkpoints = Checkpoints(folder / "checkpoints", keep=options.checkpoints_kept)
+    checkpoints = Checkpoints(
+        folder / "checkpoints",
+        keep=options.checkpoints_kept,
+        asynchronous=options.asynchronous,
+    )
     held = partitioning.state_sharding(state, mesh, sharded=options.shard_state)
     state = jax.device_put(state, held)
     state = checkpoints.restore_latest(state) or state
@@ -90,6 +101,7 @@ def train(
     if first:
         console.say(f"  continues from the checkpoint of step {first:,}")
     log = MetricsLog(folder, first)
+    ready = Prefetched(batches, stop=options.steps, ahead=options.prefetch)
     compiled = jit_train_step(step, mesh, taught_by=taught_by, state_sharding=held)
     progress.start(options.steps * batch_size, "images", at=first * batch_size)
     started = time.monotonic()
@@ -99,7 +111,8 @@ def train(
         """Looks at the metrics of a step that is surely over by now."""
         if metrics is None:
             return
-        loss = float(metrics["loss"])
+        metrics = {name: float(v) for name, v in jax.device_get(metrics).items()}
+        loss = metrics["loss"]
         # A loss may be fine, and what the step made of the weights not.
         for name, value in (("loss", loss), ("gradient", metrics["gradient_norm"])):
             if not math.isfinite(value):
@@ -108,8 +121,7 @@ def train(
                 )
         if (number + 1) % options.log_every == 0 or number + 1 == options.steps:
             rate = (number + 1 - first) * batch_size / (time.monotonic() - started)
-            fetched = {name: float(value) for name, value in metrics.items()}
-            log.write(number + 1, {**fetched, "images_per_second": rate})
+            log.write(number + 1, {**metrics, "images_per_second": rate})
         progress.update((number + 1) * batch_size, f", loss {loss:.3f}")
 
     try:
@@ -118,8 +130,13 @@ def train(
                 settle(late, number - 1)
                 checkpoints.save(state)
                 interruption.check()
+            batch = ready(number)
+            # What the step needs is on the devices: nothing is sent in passing.
+            with jax.transfer_guard("disallow"):
+                state, metrics = compiled(state, batch)
+            del batch
+            ready.fill(number + 1)
             # One step late: the device is at work while the host looks.
-            state, metrics = compiled(state, batches(number))
             settle(late, number - 1)
             late, done = metrics, number + 1
             validating = done % options.validate_every == 0 or done == options.steps
@@ -190,6 +207,10 @@ def _diverged(
     records: dict[str, list[str]],
     checkpoints: Checkpoints,
 ) -> str:
+    try:
+        checkpoints.wait()
+    except NotSavedError as error:
+        console.warn(str(error))
     kept = checkpoints.steps()
     named = "; ".join(
         f"{stream}: {', '.join(console.printable(key) for key in keys[:8])}"

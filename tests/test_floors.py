@@ -11,6 +11,7 @@ from support import ROOT
 PACKAGE = "noisy_student_jax"
 FLOORS = (
     {
+        "bicubic_compiled",
         "bicubic_tf1",
         "chips",
         "config",
@@ -26,6 +27,7 @@ FLOORS = (
         "ledger",
         "lookup",
         "order",
+        "overlap",
         "preprocessing",
         "randaugment",
         "recipes",
@@ -50,6 +52,7 @@ FLOORS = (
         "importing",
         "judgement",
         "measuring",
+        "memory",
         "part",
         "planning",
         "report",

@@ -11,6 +11,7 @@ from support import ROOT, TINY
 from noisy_student_jax import config, measuring, planning
 from noisy_student_jax.cli import main
 from noisy_student_jax.errors import Interrupted
+from noisy_student_jax.evaluation import predictor
 from noisy_student_jax.interruption import Interruption
 from noisy_student_jax.layout import BatchLayout
 from noisy_student_jax.measuring import Speed
@@ -53,15 +54,16 @@ def test_the_model_is_compiled_once_for_training_and_once_for_labelling(
 ):
     plain = [f"noise.{name}.randaugment_layers=0" for name in ("labelled", "pseudo")]
     student = tiny(*plain, "noise.pseudo.crop_padding=2").student(1)
+    predictor._shared_program.cache_clear()
     trained = counted(monkeypatch, student.run.task, "loss")
     labelled = counted(monkeypatch, student.run.task, "predict")
-    noised = counted(monkeypatch, measuring, "augment_batch")
+    noised = counted(monkeypatch, measuring, "augment_spread")
 
     speed = measuring.measure(student, seconds=0.2)
 
     assert is_a_speed(speed)
     assert (len(trained), len(labelled)) == (1, 1)
-    assert [(images.shape, noise) for _, images, noise in noised] == [
+    assert [(images.shape, noise) for *_, images, noise in noised] == [
         ((16, 8, 8, 3), measuring.streams.make_noise(section).input)
         for section in (student.config.noise.labelled, student.config.noise.pseudo)
     ]

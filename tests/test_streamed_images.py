@@ -63,9 +63,9 @@ def quarantined(workdir):
 def test_folders_without_a_cache(folders, tmp_path):
     workdir = tmp_path / "run"
 
-    assert (
-        main(line("run", folders, workdir, "--config.data.road=streamed", *SHORT)) == 0
-    )
+    road = ["--config.data.road=streamed", "--config.data.augment=device", *SHORT]
+
+    assert main(line("run", folders, workdir, *road)) == 0
 
     splits, classes = counts(workdir)
     assert len(classes) == CLASSES

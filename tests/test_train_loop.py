@@ -4,6 +4,7 @@ import functools
 import json
 import math
 import shutil
+import time
 
 import flax.linen as nn
 import jax
@@ -12,10 +13,15 @@ import numpy as np
 import optax
 import pytest
 
-from noisy_student_jax import train_loop
+from noisy_student_jax import files, train_loop
 from noisy_student_jax.checkpoints.checkpoint import Checkpoints
 from noisy_student_jax.console import Progress
-from noisy_student_jax.errors import Interrupted, TrainingDivergedError
+from noisy_student_jax.errors import (
+    Interrupted,
+    NotSavedError,
+    TrainingDivergedError,
+    UserError,
+)
 from noisy_student_jax.interruption import Interruption
 from noisy_student_jax.tasks.base import LossOptions
 from noisy_student_jax.tasks.classification import Classification
@@ -102,14 +108,22 @@ class Training:
         average = state.ema_params["Dense_0"]["kernel"][0, 0]
         return {"validation/raw/w": float(weight), "validation/ema/w": float(average)}
 
-    def run(self, *, batches=batch, stop_before=None, steps=STEPS, **options):
+    def run(
+        self,
+        *,
+        batches=batch,
+        stop_before=None,
+        steps=STEPS,
+        place=partitioning.put_batch,
+        **options,
+    ):
         interruption = Interruption()
 
         def watched(step):
             if step == stop_before:
-                # The signal arrives while this step is at work.
+                # The signal arrives while this step is made ready.
                 interruption.signal = 15
-            return batches(step)
+            return place(batches(step), self.mesh)
 
         return train_loop.train(
             self.step,
@@ -200,11 +214,14 @@ def test_tensorboard_is_told_as_well(unbroken):
 
 
 @pytest.mark.parametrize("stop", [1, 4, 6])
-def test_a_training_that_was_stopped_ends_as_one_that_was_not(training, unbroken, stop):
+@pytest.mark.parametrize("prefetch", [0, 1, 2])
+def test_a_training_that_was_stopped_ends_as_one_that_was_not(
+    training, unbroken, stop, prefetch
+):
     with pytest.raises(Interrupted, match="SIGTERM"):
-        training.run(stop_before=stop)
+        training.run(stop_before=stop, prefetch=prefetch)
     # The step that was at work is saved with the rest.
-    assert training.checkpoints[-1] == stop + 1
+    assert training.checkpoints[-1] == max(1, stop + 1 - prefetch)
 
     state = training.run()
 
@@ -222,7 +239,7 @@ def test_a_training_that_was_killed_ends_as_one_that_was_not(training, unbroken)
         return batch(step)
 
     with pytest.raises(Killed):
-        training.run(batches=killed)
+        training.run(batches=killed, prefetch=0)
     assert training.checkpoints == [4, 8]
     # There are lines of steps that will be made again.
     assert max(entry["step"] for entry in training.log) > 8
@@ -237,7 +254,7 @@ def test_a_damaged_checkpoint_costs_steps_and_not_the_result(
     training, unbroken, capsys
 ):
     with pytest.raises(Interrupted):
-        training.run(stop_before=8)
+        training.run(stop_before=8, prefetch=0)
     assert training.checkpoints == [8, 9]
     shutil.rmtree(training.folder / "checkpoints" / "step_00000009")
 
@@ -310,9 +327,94 @@ def test_a_gradient_that_is_not_finite_is_noticed_before_it_is_saved(training):
 
 def test_a_training_that_diverged_is_not_saved_when_it_is_asked_to_stop(training):
     with pytest.raises(TrainingDivergedError):
-        training.run(batches=poisoned(at=5), stop_before=5)
+        training.run(batches=poisoned(at=5), stop_before=5, prefetch=0)
 
     assert training.checkpoints == [4]
+
+
+@pytest.fixture
+def slow_disk(monkeypatch):
+    """Whose checkpoints are not whole before the next steps are over."""
+    hashed = files.tree_hashes
+
+    def slowly(*arguments):
+        time.sleep(0.3)
+        return hashed(*arguments)
+
+    monkeypatch.setattr(files, "tree_hashes", slowly)
+
+
+@pytest.mark.parametrize("asynchronous", [True, False])
+def test_how_checkpoints_are_written_changes_nothing(
+    training, unbroken, slow_disk, asynchronous
+):
+    with pytest.raises(Interrupted):
+        training.run(stop_before=6, asynchronous=asynchronous)
+    assert training.checkpoints == [4, 6]
+
+    state = training.run(asynchronous=asynchronous)
+
+    assert training.checkpoints == [8, 11]
+    assert_equal(state, unbroken.state)
+    assert without_rates(training.log) == without_rates(unbroken.log)
+
+
+def test_a_training_that_diverges_while_a_checkpoint_is_written_has_it(
+    training, slow_disk
+):
+    with pytest.raises(TrainingDivergedError, match="checkpoint of step 4 is kept"):
+        training.run(batches=poisoned(at=4))
+
+    assert training.checkpoints == [4]
+
+
+@pytest.mark.parametrize("written", [0, 1, 2])
+def test_a_checkpoint_that_could_not_be_written_ends_the_training(
+    training, monkeypatch, written
+):
+    hashed, calls = files.tree_hashes, []
+
+    def failing(*arguments):
+        if len(calls) == written:
+            raise OSError(28, "No space left on device")
+        calls.append(arguments)
+        return hashed(*arguments)
+
+    monkeypatch.setattr(files, "tree_hashes", failing)
+    failed = (4, 8, 11)[written]
+    with pytest.raises(NotSavedError, match=f"the checkpoint of step {failed} could"):
+        training.run()
+
+    assert training.checkpoints == [4, 8][:written]
+
+
+def test_what_goes_wrong_with_a_batch_does_not_cost_the_steps_before(training):
+    def missing(step):
+        if step == 4:
+            raise UserError("the images of step 5 are gone")
+        return batch(step)
+
+    with pytest.raises(UserError, match="step 5"):
+        training.run(batches=missing, prefetch=2)
+
+    assert training.checkpoints == [4]
+
+
+def test_nothing_is_sent_to_a_step_in_passing(training):
+    with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
+        training.run(place=lambda batch, mesh: batch)
+
+
+def test_no_batch_is_made_twice_or_after_the_last(training):
+    made = []
+
+    def watched(step):
+        made.append(step)
+        return batch(step)
+
+    training.run(batches=watched, prefetch=2)
+
+    assert made == list(range(STEPS))
 
 
 def test_names_of_records_cannot_write_to_the_terminal(training):

@@ -65,18 +65,71 @@ def equalize(image: jax.Array) -> jax.Array:
     Returns:
         uint8 `[height, width, channels]`.
     """
-    return jax.vmap(_equalize_channel, in_axes=-1, out_axes=-1)(image)
+    return _look_up(_equalizing(histogram(image)), image)
 
 
-def _equalize_channel(channel: jax.Array) -> jax.Array:
-    values = channel.astype(jnp.int32)
-    histogram = jnp.zeros(256, jnp.int32).at[values.ravel()].add(1)
+def _look_up(table: jax.Array, image: jax.Array) -> jax.Array:
+    """Puts another value in the place of each.
+
+    Args:
+        table: uint8 `[256, channels]`.
+        image: uint8 `[height, width, channels]`.
+
+    Returns:
+        uint8 `[height, width, channels]`.
+    """
+    # Or the compiler would compute the table's entry again for each pixel.
+    table = lax.optimization_barrier(table)
+    where = image.astype(jnp.int32), jnp.arange(image.shape[-1])
+    return table.at[where].get(mode="promise_in_bounds")
+
+
+def _equalizing(counts: jax.Array) -> jax.Array:
+    """Says what `equalize` makes of each value.
+
+    Args:
+        counts: int32 `[256, channels]`, the image's `histogram`.
+
+    Returns:
+        uint8 `[256, channels]`.
+    """
+    level = lax.broadcasted_iota(jnp.int32, counts.shape, 0)
     # The brightest value that occurs does not count: it has no steps above it.
-    step = (channel.size - histogram[values.max()]) // 255
+    brightest = jnp.where(counts > 0, level, 0).max(axis=0)
+    last = jnp.where(level == brightest, counts, 0).sum(axis=0)
+    step = (counts.sum(axis=0) - last) // 255
     divisor = jnp.maximum(step, 1)
-    below = jnp.cumsum(histogram) - histogram
+    below = jnp.cumsum(counts, axis=0) - counts
     table = jnp.clip((below + step // 2) // divisor, 0, 255)
-    return jnp.where(step == 0, channel, table.astype(jnp.uint8)[values])
+    return jnp.where(step == 0, level, table).astype(jnp.uint8)
+
+
+@jax.custom_batching.custom_vmap
+def histogram(image: jax.Array) -> jax.Array:
+    """Counts how often each value occurs, int32 `[256, channels]`.
+
+    Args:
+        image: uint8 `[height, width, channels]`.
+    """
+    return _histograms(image[None])[0]
+
+
+@histogram.def_vmap
+def _histogram_of_many(
+    size: int, batched: list[bool], images: jax.Array
+) -> tuple[jax.Array, bool]:
+    # One flat index a pixel; by itself, `vmap` would make one of two words.
+    return _histograms(images), True
+
+
+def _histograms(images: jax.Array) -> jax.Array:
+    count, _, _, channels = images.shape
+    first = lax.broadcasted_iota(jnp.int32, (count, 1, 1, 1), 0) * 256
+    channel = lax.broadcasted_iota(jnp.int32, (1, 1, 1, channels), 3)
+    places = (first + images.astype(jnp.int32)) * channels + channel
+    counts = jnp.zeros(count * 256 * channels, jnp.int32)
+    counts = counts.at[places.ravel()].add(1, mode="promise_in_bounds")
+    return counts.reshape(count, 256, channels)
 
 
 def invert(image: jax.Array) -> jax.Array:

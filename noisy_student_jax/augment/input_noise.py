@@ -1,12 +1,12 @@
 """What input noise there is, and where its random numbers come from.
 
 No framework is needed here: the device's backend (``noise.py``), the host's draws
-(``host_draws.py``, ``crops.py``) and tf.data's backend all read it.
+(``host_draws.py``, ``crops.py``) and the host's backend (``host.py``) all read it.
 """
 
 from dataclasses import dataclass
 
-from noisy_student_jax.errors import UserError
+from noisy_student_jax.errors import UserError, nearest
 from noisy_student_jax.randaugment import (
     IMAGENET_CONSTANTS,
     RandAugmentConstants,
@@ -16,6 +16,9 @@ from noisy_student_jax.randaugment import (
 # Each source's own number, folded into the example's key: switching one source off
 # leaves the draws of the others as they were. Never renumber.
 FLIP, RANDAUGMENT, CUTOUT, CROP, RESIZED_CROP = range(5)
+
+FORMS = ("auto", "one_by_one", "together")
+"""Ways to compute RandAugment of a batch on the device, told at `augment_batch`."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ class InputNoise:
             the centre crop of evaluation is taken. It happens where the original
             image is decoded (``crops.py``), before all else: `augment_image` and
             `augment_batch` get its result and do not look at this field.
+        form: how `augment_batch` computes RandAugment, one of `FORMS`; the pixels
+            are the same.
     """
 
     randaugment_layers: int = 0
@@ -47,6 +52,7 @@ class InputNoise:
     cutout_size: int = 0
     crop_area: float = 0.0
     randaugment_behavior: str = "reference"
+    form: str = "auto"
 
     @property
     def is_off(self) -> bool:
@@ -73,6 +79,11 @@ class InputNoise:
 
     def __post_init__(self) -> None:
         check_behavior(self.randaugment_behavior)
+        if self.form not in FORMS:
+            raise UserError(
+                f"RandAugment's form is '{self.form}', but may only be one of"
+                f" {', '.join(FORMS)}{nearest(self.form, FORMS)}."
+            )
         for name in (
             "randaugment_layers",
             "randaugment_magnitude",

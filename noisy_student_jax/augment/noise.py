@@ -46,8 +46,13 @@ def augment_image(key: jax.Array, image: jax.Array, noise: InputNoise) -> jax.Ar
 def augment_batch(keys: jax.Array, images: jax.Array, noise: InputNoise) -> jax.Array:
     """Adds a stream's input noise to a batch; the same pixels on every platform.
 
-    On CPU the images are taken one by one and only the drawn operation runs; elsewhere
-    they are taken together, where all sixteen run and one result is kept.
+    How RandAugment is computed changes nothing but the time (``noise.form``):
+
+    - ``one_by_one``: one image after the other, of which only the drawn operation
+      runs; what ``auto`` does on CPU;
+    - ``together``: all at once, where all sixteen operations run and one result is
+      kept; what ``auto`` does elsewhere, where a loop over images leaves the device
+      idle.
 
     Args:
         keys: the examples' keys `[batch]`.
@@ -73,8 +78,10 @@ def augment_batch(keys: jax.Array, images: jax.Array, noise: InputNoise) -> jax.
     def one_by_one(images: jax.Array, draws: dict[str, Any]) -> jax.Array:
         return lax.map(lambda pair: _apply(*pair, noise), (images, draws))
 
-    if not noise.randaugment_layers:
+    if not noise.randaugment_layers or noise.form == "together":
         return together(images, draws)
+    if noise.form == "one_by_one":
+        return one_by_one(images, draws)
     return lax.platform_dependent(images, draws, cpu=one_by_one, default=together)
 
 

@@ -13,15 +13,11 @@ from typing import Any, Protocol
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 
 from noisy_student_jax.augment.crops import crop_boxes
-from noisy_student_jax.augment.noise import (
-    InputNoise,
-    augment_batch,
-    example_keys,
-    split_positions,
-)
+from noisy_student_jax.augment.noise import split_positions
+from noisy_student_jax.augment.spread import augment_spread
 from noisy_student_jax.data.pipeline import (
     Drawn,
     Draws,
@@ -32,7 +28,7 @@ from noisy_student_jax.data.pipeline import (
 from noisy_student_jax.data.quarantine import Quarantine
 from noisy_student_jax.data.stream import Stream
 from noisy_student_jax.layout import BatchLayout
-from noisy_student_jax.preprocessing import Preprocessing
+from noisy_student_jax.preprocessing import Preprocessing, compiled_bicubic
 from noisy_student_jax.training import partitioning
 from noisy_student_jax.types import Batch
 
@@ -149,8 +145,20 @@ class SourceFeed:
         *,
         seed: int,
         generation: int,
+        decoder: str = "auto",
     ):
-        """Starts the threads."""
+        """Starts the threads.
+
+        Args:
+          streams: the streams.
+          layout: of a batch.
+          mesh: devices; of other hosts' rows nothing is read.
+          preprocessing: of the images.
+          seed: the run's.
+          generation: of the student.
+          decoder: ``auto``, or ``plain`` for Pillow alone and nothing compiled.
+        """
+        self._bicubic = None if decoder == "plain" else compiled_bicubic()
         self._streams, self._mesh = streams, mesh
         self._preprocessing = preprocessing
         self._numbers = {"seed": seed, "generation": generation}
@@ -202,7 +210,7 @@ class SourceFeed:
         def one(image: np.ndarray | None, box: tuple[int, int, int, int]) -> np.ndarray:
             if image is None:
                 return preprocessing.blank()
-            return preprocessing.apply_crop(image, box)
+            return preprocessing.apply_crop(image, box, bicubic=self._bicubic)
 
         return np.stack(list(self._workers.map(one, images, boxes)))
 
@@ -242,7 +250,7 @@ def _assemble(
     images = [own["image"] for own in sent]
     if not noised:
         images = [
-            _noised(mesh, stream.noise.input, own, key, rows["position"])
+            augment_spread(mesh, key, rows["position"], own, stream.noise.input)
             for stream, own, key, rows in zip(streams, images, keys, sent, strict=True)
         ]
     return assemble(
@@ -253,25 +261,3 @@ def _assemble(
         [own["weight"] for own in sent],
         [own.get("teacher_image") for own in sent],
     )
-
-
-def _noised(
-    mesh: Mesh,
-    noise: InputNoise,
-    images: jax.Array,
-    key: jax.Array,
-    positions: jax.Array,
-) -> jax.Array:
-    spread, whole = PartitionSpec(partitioning.DATA), PartitionSpec()
-
-    def local(images, key, position):
-        example = example_keys(jax.random.wrap_key_data(key), position)
-        return augment_batch(example, images, noise)
-
-    return jax.shard_map(
-        local,
-        mesh=mesh,
-        in_specs=(spread, whole, spread),
-        out_specs=spread,
-        check_vma=False,
-    )(images, key, positions)

@@ -26,12 +26,13 @@ from noisy_student_jax.types import Batch, PyTree
 
 @dataclasses.dataclass(frozen=True)
 class Drawn:
-    """What one host draws from a stream for one step.
+    """What one host draws from a stream.
 
     Attributes:
-      positions: int64 ``[draws]``, in the stream since the start of training.
-      records: int64 ``[draws]``, of the stream's source.
-      rows: int64 ``[draws]``, of its targets.
+      positions: int64 ``[draws]`` of one step, or ``[draws, steps]``; in the stream
+        since the start of training.
+      records: int64 of the same shape, of the stream's source.
+      rows: int64 of the same shape, of its targets.
     """
 
     positions: np.ndarray
@@ -58,16 +59,29 @@ class Draws:
           step: which.
           mesh: leaves out the rows of other hosts; None for all of them.
         """
+        return [
+            Drawn(own.positions[:, 0], own.records[:, 0], own.rows[:, 0])
+            for own in self.of_steps(range(step, step + 1), mesh)
+        ]
+
+    def of_steps(self, steps: range, mesh: Mesh | None = None) -> list[Drawn]:
+        """Returns the draws of consecutive steps, by stream, ``[draws, steps]``.
+
+        Args:
+          steps: which, counted from 0.
+          mesh: leaves out the rows of other hosts; None for all of them.
+        """
         drawn = []
         for number, (stream, size) in enumerate(
             zip(self.streams, self.sizes, strict=True)
         ):
-            positions = np.arange(step * size, (step + 1) * size, dtype=np.int64)
+            first = np.arange(size, dtype=np.int64)
             if mesh is not None:
-                positions = positions[partitioning.local_rows(mesh, size)]
-            draws = self._draws(number, stream, size, positions)
-            picks = np.asarray(stream.picks[draws])
-            drawn.append(Drawn(positions, picks[:, 0], picks[:, 1]))
+                first = first[partitioning.local_rows(mesh, size)]
+            positions = first[:, None] + size * np.array(steps, np.int64)
+            draws = self._draws(number, stream, size, positions.ravel())
+            picks = np.asarray(stream.picks[draws]).reshape(*positions.shape, 2)
+            drawn.append(Drawn(positions, picks[..., 0], picks[..., 1]))
         return drawn
 
     def _draws(

@@ -1,4 +1,8 @@
-"""The resident pipeline: images live on the devices, and are augmented there."""
+"""The resident pipeline: images live on the devices, and are augmented there.
+
+The host says which records each step draws. It says so for many steps at a time, ahead
+of them and in a thread, so that a step waits for no more than the call of a program.
+"""
 
 import functools
 import operator
@@ -6,14 +10,13 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax import lax
+from jax.sharding import Mesh
 
-from noisy_student_jax.augment.noise import (
-    InputNoise,
-    augment_batch,
-    example_keys,
-    split_positions,
-)
+from noisy_student_jax.augment.input_noise import InputNoise
+from noisy_student_jax.augment.noise import split_positions
+from noisy_student_jax.augment.spread import augment_spread
+from noisy_student_jax.data.hosted import Ahead
 from noisy_student_jax.data.pipeline import Draws, assemble, stream_keys
 from noisy_student_jax.data.sources import read_all_good
 from noisy_student_jax.data.stream import Stream
@@ -21,6 +24,11 @@ from noisy_student_jax.layout import BatchLayout
 from noisy_student_jax.preprocessing import Preprocessing
 from noisy_student_jax.training import partitioning
 from noisy_student_jax.types import STREAMS, Batch
+
+DRAWS_AT_ONCE = 1 << 15
+"""The host says this many draws at a time, in whole steps: some milliseconds' work."""
+STEPS_AT_ONCE = 64
+"""And of small batches no more steps than this."""
 
 
 class ResidentPipeline:
@@ -65,28 +73,47 @@ class ResidentPipeline:
         self._keys = stream_keys(
             len(streams), seed=seed, generation=generation, mesh=mesh
         )
+        self._program = functools.partial(_assemble, streams, layout, mesh)
         self._assemble = jax.jit(
-            functools.partial(_assemble, streams, layout, mesh),
-            out_shardings=partitioning.along_batch(mesh),
+            self._program, out_shardings=partitioning.along_batch(mesh)
         )
+        steps = max(1, min(STEPS_AT_ONCE, DRAWS_AT_ONCE // layout.total))
+        self._ahead = Ahead(self._drawn, steps=1)
+        self._current: tuple[int, Any] = (-1, None)
+        # Which step of a run it is is on the devices too: nothing is sent in a step.
+        self._places = [
+            jax.device_put(np.int32(place), partitioning.replicated(mesh))
+            for place in range(steps)
+        ]
 
     def __call__(self, step: int) -> Batch:
         """Returns the batch of a step (counted from 0), on the devices."""
-        drawn = [
+        number, place = divmod(step, len(self._places))
+        if number != self._current[0]:
+            placed = partitioning.put_batch(self._ahead(number), self._mesh)
+            self._current = number, placed
+        return self._assemble(
+            self._resident, self._keys, self._current[1], self._places[place]
+        )
+
+    def close(self) -> None:
+        """Stops what works ahead."""
+        self._ahead.close()
+
+    def _drawn(self, number: int) -> list[dict[str, np.ndarray]]:
+        """Returns what a run of steps draws, ``[draws, steps, …]``."""
+        count = len(self._places)
+        steps = range(number * count, (number + 1) * count)
+        return [
             {
                 "image": np.searchsorted(records, own.records).astype(np.int32),
                 "target": own.rows.astype(np.int32),
                 "position": split_positions(own.positions),
             }
             for records, own in zip(
-                self._drawn_from, self._draws.of_step(step, self._mesh), strict=True
+                self._drawn_from, self._draws.of_steps(steps, self._mesh), strict=True
             )
         ]
-        placed = partitioning.put_batch(drawn, self._mesh)
-        return self._assemble(self._resident, self._keys, placed)
-
-    def close(self) -> None:
-        """Has nothing to let go of."""
 
 
 def _assemble(
@@ -96,41 +123,22 @@ def _assemble(
     resident: list[dict[str, Any]],
     keys: list[jax.Array],
     drawn: list[dict[str, jax.Array]],
+    place: jax.Array,
 ) -> Batch:
     """Gathers, augments and interleaves, each device its own examples."""
     images, stored, shown = [], [], []
-    for stream, held, key, rows in zip(streams, resident, keys, drawn, strict=True):
-        noise = stream.noise.input
-        images.append(_gathered(mesh, noise, held["images"], key, rows))
+    for stream, held, key, steps in zip(streams, resident, keys, drawn, strict=True):
+        rows = {
+            name: lax.dynamic_index_in_dim(each, place, axis=1, keepdims=False)
+            for name, each in steps.items()
+        }
+        spread = functools.partial(
+            augment_spread, mesh, key, rows["position"], rows=rows["image"]
+        )
+        images.append(spread(held["images"], stream.noise.input))
         which_rows = operator.itemgetter(rows["target"])
         stored.append(jax.tree.map(which_rows, held["targets"]))
         shown.append(
-            _gathered(mesh, InputNoise(), held["teacher_images"], key, rows)
-            if stream.teacher
-            else None
+            spread(held["teacher_images"], InputNoise()) if stream.teacher else None
         )
     return assemble(streams, layout, images, stored, teacher_images=shown)
-
-
-def _gathered(
-    mesh: Mesh,
-    noise: InputNoise,
-    images: jax.Array,
-    key: jax.Array,
-    rows: dict[str, jax.Array],
-) -> jax.Array:
-    spread, whole = PartitionSpec(partitioning.DATA), PartitionSpec()
-
-    def local(images, key, row, position):
-        example = example_keys(jax.random.wrap_key_data(key), position)
-        return augment_batch(example, images[row], noise)
-
-    # On its own device each example is taken one by one; left to the partitioner,
-    # a loop over examples would pass every image through every device.
-    return jax.shard_map(
-        local,
-        mesh=mesh,
-        in_specs=(whole, whole, spread, spread),
-        out_specs=spread,
-        check_vma=False,
-    )(images, key, rows["image"], rows["position"])

@@ -1,16 +1,23 @@
-"""A model applied to many images: un-noised, batch by batch, on local devices."""
+"""A model applied to many images: un-noised, batch by batch, on local devices.
+
+Reading, computing and what is done with the results overlap: while the devices are at
+work on a batch, the host reads the next one and looks at the one before.
+"""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
+from jax.sharding import Mesh, NamedSharding
 
 from noisy_student_jax import models
 from noisy_student_jax.checkpoints.bundle import Bundle
 from noisy_student_jax.errors import UserError
+from noisy_student_jax.overlap import late, read_ahead
 from noisy_student_jax.preprocessing import Preprocessing
 from noisy_student_jax.tasks import Task
 from noisy_student_jax.tasks.base import Arrays
@@ -33,31 +40,38 @@ class Predictor:
         preprocessing: Preprocessing,
         *,
         batch: int = 256,
+        ahead: int = 1,
         devices: list[jax.Device] | None = None,
     ):
-        """Compiles nothing yet; `batch` is rounded up to whole devices."""
-        self.preprocessing = preprocessing
+        """Compiles nothing yet.
+
+        Args:
+          task: says what is predicted.
+          module: the model.
+          preprocessing: of its images.
+          batch: images at once, rounded up to whole devices.
+          ahead: how many batches are read, and how many are given to the devices,
+            before the results of the one before are asked for; 0 for one after the
+            other.
+          devices: to use, if not all of this host's.
+        """
+        self.preprocessing, self.ahead = preprocessing, ahead
         self.mesh = partitioning.make_mesh(devices or jax.local_devices())
         self.batch = -(-batch // self.mesh.size) * self.mesh.size
-        spread = partitioning.along_batch(self.mesh)
-
-        def apply(variables, images):
-            images = normalize(images, preprocessing.mean, preprocessing.std)
-            return task.predict(module.apply(variables, images, train=False))
-
-        self.apply = jax.jit(
-            apply,
-            in_shardings=(partitioning.replicated(self.mesh), spread),
-            out_shardings=spread,
-        )
+        what = task, module, preprocessing.mean, preprocessing.std, self.mesh
+        try:
+            self.apply = _shared_program(*what)
+        except TypeError:
+            # Somebody's own task, or model, that cannot be looked up by what it is.
+            self.apply = _program(*what)
 
     @classmethod
     def from_bundle(
-        cls, bundle: Bundle, task: Task, *, batch: int = 256
+        cls, bundle: Bundle, task: Task, *, batch: int = 256, ahead: int = 1
     ) -> "Predictor":
         """Makes one for a bundle's model; call it with the bundle's variables."""
         module = models.create(bundle.architecture, **bundle.arguments)
-        return cls(task, module, bundle.preprocessing, batch=batch)
+        return cls(task, module, bundle.preprocessing, batch=batch, ahead=ahead)
 
     def place(self, variables: PyTree) -> PyTree:
         """Puts weights on the devices, once for many calls."""
@@ -80,25 +94,138 @@ class Predictor:
         Returns:
           NumPy arrays ``[images, …]``, as the task predicts.
         """
-        parts = []
-        for start, batch in self._padded(images):
-            predictions = jax.device_get(self.apply(variables, batch))
-            size = min(self.batch, len(images) - start)
-            parts.append({name: value[:size] for name, value in predictions.items()})
-            after_batch(start + size)
+        whole = range(0, len(images), self.batch)
+        begun = (self.start(variables, images[at : at + self.batch]) for at in whole)
+        parts, done = [], 0
+        for fetch in late(begun, by=self.ahead):
+            parts.append(fetch())
+            done = min(done + self.batch, len(images))
+            after_batch(done)
         return {
             name: np.concatenate([part[name] for part in parts]) for name in parts[0]
         }
 
-    def _padded(self, images: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        """Yields batches of one size, the last one filled up with zeros."""
-        for start in range(0, len(images), self.batch):
-            part = images[start : start + self.batch]
-            missing = self.batch - len(part)
-            if missing:
-                blank = np.zeros((missing, *part.shape[1:]), part.dtype)
-                part = np.concatenate([part, blank])
-            yield start, part
+    def start(self, variables: PyTree, images: np.ndarray) -> Callable[[], Arrays]:
+        """Has the devices begin to predict at most `batch` images.
+
+        Returns:
+          A function that waits for what they predict, and returns it.
+        """
+        predictions = self.apply(
+            variables, jax.device_put(self._padded(images), self._spread)
+        )
+        for value in jax.tree.leaves(predictions):
+            if isinstance(value, jax.Array):
+                value.copy_to_host_async()
+
+        def fetch() -> Arrays:
+            fetched = jax.device_get(predictions)
+            return {name: value[: len(images)] for name, value in fetched.items()}
+
+        return fetch
+
+    @property
+    def _spread(self) -> NamedSharding:
+        return partitioning.along_batch(self.mesh)
+
+    def _padded(self, images: np.ndarray) -> np.ndarray:
+        """Fills up with zeros, so that all batches are of one size."""
+        if not (missing := self.batch - len(images)):
+            return images
+        blank = np.zeros((missing, *images.shape[1:]), images.dtype)
+        return np.concatenate([images, blank])
+
+
+def _program(
+    task: Task,
+    module: nn.Module,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    mesh: Mesh,
+) -> Callable[[PyTree, jax.Array], dict[str, jax.Array]]:
+    """Makes the program that predicts a batch."""
+    spread = partitioning.along_batch(mesh)
+
+    def apply(variables, images):
+        images = normalize(images, mean, std)
+        return task.predict(module.apply(variables, images, train=False))
+
+    return jax.jit(
+        apply,
+        in_shardings=(partitioning.replicated(mesh), spread),
+        out_shardings=spread,
+    )
+
+
+_shared_program = functools.lru_cache(maxsize=8)(_program)
+"""The same for all that predict with the same model, so that it is compiled once."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Read:
+    """A batch of records, as they were read.
+
+    Attributes:
+      indices: of the records.
+      status: of each, ``ok`` or why it cannot be used.
+      labels: of each, or None where the source has none.
+    """
+
+    indices: range
+    status: list[str]
+    labels: Any
+
+    @functools.cached_property
+    def good(self) -> np.ndarray:
+        """Which of them can be used, bool ``[records]``."""
+        return np.array([reason == "ok" for reason in self.status])
+
+
+def predict_batches(
+    predictor: Predictor,
+    placed: dict[str, PyTree],
+    source: Any,
+    batches: Iterable[range],
+    *,
+    before: Callable[[int], None] = lambda start: None,
+) -> Iterator[tuple[Read, dict[str, Arrays]]]:
+    """Has models of one architecture predict the records of a source, in order.
+
+    Args:
+      predictor: of the architecture and its preprocessing.
+      placed: weights and statistics by name, of `Predictor.place`.
+      source: of the records.
+      batches: which records are read together, at most ``predictor.batch``.
+      before: called with the first record of each batch before it is predicted.
+
+    Yields:
+      A batch, and what each model predicts for its usable records; nothing where there
+      are none.
+    """
+
+    def read(indices: range) -> tuple[Read, np.ndarray | None]:
+        examples = source.read(indices)
+        found = Read(indices, examples.status, examples.labels)
+        if not found.good.any():
+            return found, None
+        usable = zip(examples.images, found.good, strict=True)
+        return found, predictor.preprocessing.apply_all(
+            image for image, good in usable if good
+        )
+
+    def begun() -> Iterator[tuple[Read, dict[str, Callable[[], Arrays]]]]:
+        for found, images in read_ahead(read, batches, ahead=predictor.ahead):
+            before(found.indices.start)
+            fetch = {}
+            if images is not None:
+                fetch = {
+                    name: predictor.start(variables, images)
+                    for name, variables in placed.items()
+                }
+            yield found, fetch
+
+    for found, fetch in late(begun(), by=predictor.ahead):
+        yield found, {name: one() for name, one in fetch.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +254,7 @@ def predict_source(
 ) -> Predicted:
     """Has models of one architecture predict a labelled source, reading it once.
 
-    A batch of images is held at a time, so that the source may be of any size.
+    A few batches of images are held at a time, so that the source may be of any size.
 
     Args:
       predictor: of the architecture and its preprocessing.
@@ -141,23 +268,22 @@ def predict_source(
     placed = {name: predictor.place(variables) for name, variables in models.items()}
     parts: dict[str, list[Arrays]] = {name: [] for name in models}
     records, labels, unusable = [], [], {}
-    for start in range(0, len(source), predictor.batch):
-        before_batch(start)
-        indices = range(start, min(start + predictor.batch, len(source)))
-        examples = source.read(indices)
-        good = np.array([reason == "ok" for reason in examples.status])
-        for index, reason in zip(indices, examples.status, strict=True):
+    batches = (
+        range(start, min(start + predictor.batch, len(source)))
+        for start in range(0, len(source), predictor.batch)
+    )
+    for found, predictions in predict_batches(
+        predictor, placed, source, batches, before=before_batch
+    ):
+        for index, reason in zip(found.indices, found.status, strict=True):
             if reason != "ok":
                 unusable[source.key(index)] = reason
-        if not good.any():
+        if not predictions:
             continue
-        images = predictor.preprocessing.apply_all(
-            image for image, use in zip(examples.images, good, strict=True) if use
-        )
-        records.append(np.array(indices)[good])
-        labels.append(np.asarray(examples.labels)[good])
-        for name, variables in placed.items():
-            parts[name].append(predictor(variables, images))
+        records.append(np.array(found.indices)[found.good])
+        labels.append(np.asarray(found.labels)[found.good])
+        for name, own in predictions.items():
+            parts[name].append(own)
     if not records:
         raise UserError(
             f"none of the {len(source)} images to be judged on can be used, the first"

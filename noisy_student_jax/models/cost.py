@@ -44,9 +44,8 @@ def activation_bytes(module: nn.Module, *, resolution: int, channels: int = 3) -
     Counted is what differentiation keeps from the forward pass for the backward
     pass, in the module's own dtype and with its `remat`, before the compiler fuses
     anything. What does not grow with the batch (parameters, optimizer, workspace) is
-    left out. The compiler keeps less, where it fuses batch norms and activations (a
-    quarter less, measured on a small member on CPU); and with `remat` the block that
-    is being computed again needs room that is not counted.
+    left out. So is what the compiler needs beside it while it works a layer, or with
+    `remat` a block, backwards (see `memory.HELD`).
     """
     module = _with_grouped_convolutions(module)
     variables = abstract_variables(module, resolution=resolution, channels=channels)

@@ -6,6 +6,7 @@ step 2: no noise, EMA weights, the teacher's own resolution.
 
 import dataclasses
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -15,11 +16,14 @@ from jax.experimental import multihost_utils
 
 from noisy_student_jax.console import Progress
 from noisy_student_jax.errors import TrainingDivergedError
-from noisy_student_jax.evaluation.predictor import Predictor
+from noisy_student_jax.evaluation.predictor import Predictor, Read, predict_batches
 from noisy_student_jax.interruption import Interruption
 from noisy_student_jax.pseudo_labels import sidecar
 from noisy_student_jax.tasks import Task
+from noisy_student_jax.tasks.base import Arrays
 from noisy_student_jax.types import PyTree
+
+TEACHER = "teacher"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +58,8 @@ def label_pool(
     Hosts take every n-th shard, and wait for each other once, at the end.
 
     Args:
-      predictor: of the teacher's architecture and preprocessing.
+      predictor: of the teacher's architecture and preprocessing; says how many
+        batches are in hand at a time.
       variables: the teacher's EMA weights and statistics.
       task: says what a sidecar holds.
       pool: a source.
@@ -72,18 +77,22 @@ def label_pool(
       Interrupted: a signal arrived; finished shards are kept.
       TrainingDivergedError: the teacher predicts what is not a number.
     """
-    placed = predictor.place(variables)
+    placed = {TEACHER: predictor.place(variables)}
     progress.start(shards[-1].stop, "images")
     mine = shards[jax.process_index() :: jax.process_count()]
-    for shard in mine:
-        interruption.check()
-        path = folder / shard.file_name
-        if not path.exists():
-            rows = _label_shard(
-                predictor, placed, task, pool, shard, top_k, interruption, progress
-            )
-            sidecar.write_shard(path, **rows, metadata=metadata)
-        progress.update(shard.stop)
+    missing = [shard for shard in mine if not (folder / shard.file_name).exists()]
+    # One sequence of batches, so that shards do not wait for each other's writing.
+    batches = [
+        range(start, min(start + predictor.batch, shard.stop))
+        for shard in missing
+        for start in range(shard.start, shard.stop, predictor.batch)
+    ]
+    predicted = predict_batches(
+        predictor, placed, pool, batches, before=lambda start: interruption.check()
+    )
+    for shard in missing:
+        rows = _label_shard(predicted, task, pool, shard, top_k, progress)
+        sidecar.write_shard(folder / shard.file_name, **rows, metadata=metadata)
     if jax.process_count() > 1:
         # Every host's sidecars have to be there before they are counted.
         multihost_utils.sync_global_devices("labelled")
@@ -91,30 +100,22 @@ def label_pool(
 
 
 def _label_shard(
-    predictor: Predictor,
-    variables: PyTree,
+    predicted: Iterator[tuple[Read, dict[str, Arrays]]],
     task: Task,
     pool: Any,
     shard: Shard,
     top_k: int,
-    interruption: Interruption,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Predicts one shard, batch by batch, so that memory does not grow with it."""
+    """Takes one shard's batches; of images, no more than a few are held."""
     keys: list[str] = []
     status: list[str] = []
     labels, scores, columns = [], [], []
-    for start in range(shard.start, shard.stop, predictor.batch):
-        interruption.check()
-        indices = range(start, min(start + predictor.batch, shard.stop))
-        examples = pool.read(indices)
-        good = np.array([reason == sidecar.OK for reason in examples.status])
-        images = predictor.preprocessing.apply_all(
-            image for image in examples.images if image is not None
-        )
+    while len(keys) < shard.stop - shard.start:
+        found, predictions = next(predicted)
+        own, good, indices = predictions.get(TEACHER), found.good, found.indices
         keys += [pool.key(index) for index in indices]
-        status += examples.status
-        own = predictor(variables, images) if good.any() else None
+        status += found.status
         if own and not (finite := np.isfinite(task.score(own))).all():
             row = np.flatnonzero(good)[np.argmin(finite)]
             raise TrainingDivergedError(

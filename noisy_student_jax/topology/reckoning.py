@@ -1,7 +1,7 @@
 """Memory of a training step by reckoning: which programs are worth compiling."""
 
+from noisy_student_jax.memory import FLOAT32, STATE_COPIES
 from noisy_student_jax.models import cost
-from noisy_student_jax.planning import FLOAT32, STATE_COPIES
 from noisy_student_jax.run import Student
 from noisy_student_jax.topology.compiling import Outcome
 from noisy_student_jax.topology.slices import Slice

@@ -3,7 +3,6 @@
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from noisy_student_jax.types import PyTree
@@ -40,16 +39,16 @@ class TrainState(flax.struct.PyTreeNode):
         generation: int,
     ) -> "TrainState":
         """Starts from initial variables ``{"params", "batch_stats"}``."""
-        params = jax.tree.map(jnp.asarray, variables["params"])
-        batch_stats = jax.tree.map(jnp.asarray, variables.get("batch_stats", {}))
+        given = variables["params"], variables.get("batch_stats", {})
+        # Copies: the step donates its state, and a buffer can be given once.
+        (params, batch_stats), (ema_params, ema_batch_stats) = _twice(given)
         key = jax.random.fold_in(jax.random.key(seed), generation)
         return cls(
             step=jnp.zeros((), jnp.int32),
             params=params,
             batch_stats=batch_stats,
-            # Copies: the step donates its state, and a buffer can be given once.
-            ema_params=jax.tree.map(_copy, params),
-            ema_batch_stats=jax.tree.map(_copy, batch_stats),
+            ema_params=ema_params,
+            ema_batch_stats=ema_batch_stats,
             # One program, not one for each shape.
             opt_state=jax.jit(optimizer.init)(params),
             noise_key=jnp.copy(jax.random.key_data(key)),
@@ -66,11 +65,10 @@ class TrainState(flax.struct.PyTreeNode):
         return {"params": self.ema_params, "batch_stats": self.ema_batch_stats}
 
 
-def _copy(array: jax.Array) -> jax.Array:
-    if isinstance(array, jax.core.Tracer):
-        return array  # only shapes are asked for
-    # By the host: copying on the device compiles a program for each shape.
-    return jnp.asarray(np.array(array))
+@jax.jit
+def _twice(tree: PyTree) -> tuple[PyTree, PyTree]:
+    # In one program: an array put on the device by itself takes one for each shape.
+    return jax.tree.map(jnp.copy, tree), jax.tree.map(jnp.copy, tree)
 
 
 def ema_decay(decay: float, updates: jax.Array) -> jax.Array:

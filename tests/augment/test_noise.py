@@ -14,6 +14,7 @@ from noisy_student_jax.augment.input_noise import (
     CROP,
     CUTOUT,
     FLIP,
+    FORMS,
     RANDAUGMENT,
     RESIZED_CROP,
 )
@@ -131,9 +132,14 @@ def test_one_layer_more_leaves_the_first_layers_draws():
     assert any((b[0] != b[1]).all() for b in two)
 
 
-def test_one_by_one_and_all_together_agree():
-    together = jax.jit(jax.vmap(functools.partial(augment_image, noise=FULL)))
-    np.testing.assert_array_equal(together(keys(), images()), full())
+@pytest.mark.parametrize("form", FORMS)
+def test_all_forms_of_randaugment_give_the_same_pixels(form):
+    np.testing.assert_array_equal(augmented(replace(FULL, form=form)), full())
+
+
+def test_an_unknown_form_is_refused():
+    with pytest.raises(UserError, match=r"form is 'togther', .*mean 'together'"):
+        InputNoise(form="togther")
 
 
 def test_only_the_cpu_takes_images_one_by_one():

@@ -2,7 +2,7 @@
 
 Pillow where its arithmetic is the same, NumPy taken literally from the authors' code
 elsewhere; and Pillow again, loosely, for the operations where it computes otherwise.
-Both backends, the device's and tf.data's, and both behaviours go through the same.
+Both backends, the device's and the host's, and both behaviours go through the same.
 """
 
 import functools
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
-from noisy_student_jax.augment import colour
+from noisy_student_jax.augment import colour, host
 from noisy_student_jax.augment import randaugment as backend
 from noisy_student_jax.augment.input_noise import InputNoise
 from noisy_student_jax.errors import UserError
@@ -85,21 +85,17 @@ def on_device(shape):
 
 
 @functools.cache
-def in_tensorflow(shape):
+def on_the_host(shape):
     """The same, operation by operation."""
-    tf = pytest.importorskip("tensorflow")
-    from noisy_student_jax.data.streaming import augment as streaming
 
     def call(op, image, name, value, negative):
-        if op.name == "Cutout":
-            return streaming.cutout(image, 2 * value, row=3, column=5)
         behavior = "reference" if name == op.name else "clean"
-        return streaming.apply(op, image, value, negative, behavior)
+        where = {"row": 3, "column": 5, "negative": negative}
+        return host.apply(op, image, value, behavior=behavior, **where)
 
-    images = [tf.constant(image) for image in pictures(*shape)]
     return {
         (name, value, sign): np.stack(
-            [call(op, image, name, value, sign < 0) for image in images]
+            [call(op, image, name, value, sign < 0) for image in pictures(*shape)]
         )
         for (name, value, sign), op in all_calls().items()
     }
@@ -110,7 +106,7 @@ def behavior(request):
     return request.param
 
 
-@pytest.fixture(params=[on_device, in_tensorflow])
+@pytest.fixture(params=[on_device, on_the_host])
 def cases(request, behavior):
     """Yields (argument, sign, input image, result) over magnitudes, signs, images."""
 
@@ -409,10 +405,7 @@ def drawn_on_device(behavior):
 
 
 @functools.cache
-def drawn_in_tensorflow(behavior):
-    tf = pytest.importorskip("tensorflow")
-    from noisy_student_jax.data.streaming import augment as streaming
-
+def drawn_on_the_host(behavior):
     noise = InputNoise(
         randaugment_layers=1,
         randaugment_magnitude=27,
@@ -420,21 +413,20 @@ def drawn_in_tensorflow(behavior):
         constants=CONSTANTS,
     )
 
-    @tf.function
     def one(image, op):
         draws = {
-            "randaugment_op": op[None],
-            "randaugment_negative": tf.constant([False]),
-            "randaugment_row": tf.constant([3]),
-            "randaugment_column": tf.constant([5]),
+            "randaugment_op": np.array([op]),
+            "randaugment_negative": np.array([False]),
+            "randaugment_row": np.array([3]),
+            "randaugment_column": np.array([5]),
         }
-        return streaming.augment(image, draws, noise)
+        return host.augment(image, draws, noise)
 
-    images, ops = [tf.constant(i) for i in pictures(*SHAPES[-1])], tf.range(len(OPS))
+    images, ops = pictures(*SHAPES[-1]), range(len(OPS))
     return np.stack([[one(image, op) for op in ops] for image in images])
 
 
-@pytest.mark.parametrize("drawn", [drawn_on_device, drawn_in_tensorflow])
+@pytest.mark.parametrize("drawn", [drawn_on_device, drawn_on_the_host])
 @pytest.mark.parametrize("number", range(len(OPS)), ids=[op.name for op in OPS])
 def test_what_is_drawn_is_called_as_its_behavior_says(drawn, number, behavior):
     (call, *_) = calls(OPS[number], behavior, (27,))

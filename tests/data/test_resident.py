@@ -1,15 +1,19 @@
 """The resident pipeline: a batch is a pure function of the step."""
 
 import dataclasses
+import threading
 
 import jax
 import numpy as np
 import pytest
 
 from noisy_student_jax.augment.noise import InputNoise
+from noisy_student_jax.data import resident
+from noisy_student_jax.data.pipeline import Draws
 from noisy_student_jax.data.resident import ResidentPipeline
 from noisy_student_jax.data.sources import ArraySource
 from noisy_student_jax.data.stream import Noise, Stream
+from noisy_student_jax.lanes import Lanes
 from noisy_student_jax.layout import BatchLayout
 from noisy_student_jax.preprocessing import Preprocessing
 from noisy_student_jax.randaugment import RandAugmentConstants
@@ -222,3 +226,46 @@ def test_the_labelled_draws_do_not_depend_on_the_second_stream(noisy):
             host(alone(step))["image"], with_second["image"][LABELLED_ROWS]
         )
     assert alone.records(0).keys() == {"labelled"}
+
+
+@pytest.mark.parametrize("lanes", [None, Lanes(2, block=2, window=2)], ids=str)
+def test_many_steps_draws_are_those_of_each_step(lanes):
+    streams = [dataclasses.replace(own, lanes=lanes) for own in (labelled(), pseudo())]
+    draws = Draws(streams, LAYOUT, seed=3, generation=1)
+
+    for stream in (0, 1):
+        many = draws.of_steps(range(2, 9))[stream]
+        for place, step in enumerate(range(2, 9)):
+            one = draws.of_step(step)[stream]
+            for name in ("positions", "records", "rows"):
+                np.testing.assert_array_equal(
+                    getattr(many, name)[:, place], getattr(one, name)
+                )
+
+
+def test_batches_do_not_depend_on_how_many_steps_are_sent_at_once(monkeypatch, noisy):
+    monkeypatch.setattr(resident, "STEPS_AT_ONCE", 3)
+    threes = pipeline(labelled(noise=NOISY), pseudo(noise=NOISY))
+    # A large batch is sent by itself.
+    monkeypatch.setattr(resident, "DRAWS_AT_ONCE", 1)
+    ones = pipeline(labelled(noise=NOISY), pseudo(noise=NOISY))
+
+    for step in (0, 1, 2, 3, 7, 5, 70):
+        expected = host(noisy(step))
+        for other in (threes, ones):
+            jax.tree.map(np.testing.assert_array_equal, host(other(step)), expected)
+
+
+def test_a_step_sends_nothing_to_the_device(noisy):
+    noisy(0)
+    with jax.transfer_guard("disallow_explicit"):
+        noisy(1)
+
+
+def test_closing_ends_the_thread():
+    alone = pipeline(labelled(), None, BatchLayout(6, 0))
+    before = threading.active_count()
+    alone(0)
+    assert threading.active_count() == before + 1
+    alone.close()
+    assert threading.active_count() == before

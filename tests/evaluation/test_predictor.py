@@ -139,6 +139,59 @@ def test_a_source_is_predicted_as_its_images_are(
     assert told == [0, 4, 8]
 
 
+@pytest.mark.parametrize("ahead", [0, 3])
+@pytest.mark.parametrize("kind", [ArraySource, "Torn"])
+def test_how_far_it_goes_ahead_changes_no_bit(
+    predictor, variables, images, ahead, kind
+):
+    read = source(images, Torn if kind == "Torn" else kind)
+    before = predict_source(predictor, {"one": variables}, read)
+    other = Predictor(
+        TASK, predictor_module(), predictor.preprocessing, batch=4, ahead=ahead
+    )
+    # Of the same model there is one program.
+    assert other.apply is predictor.apply
+
+    found = predict_source(other, {"one": variables}, read)
+
+    assert found.records.tolist() == before.records.tolist()
+    for name, values in before.predictions["one"].items():
+        np.testing.assert_array_equal(found.predictions["one"][name], values)
+
+
+def predictor_module():
+    return models.create("efficientnet_test", **ARGUMENTS)
+
+
+def test_the_devices_have_the_next_batch_before_a_result_is_asked_for(
+    predictor, variables, images, monkeypatch
+):
+    begun, fetched, start = [], [], Predictor.start
+
+    def watched(self, variables, images):
+        begun.append(len(images))
+        fetch = start(self, variables, images)
+        return lambda: (fetched.append(len(begun)), fetch())[1]
+
+    monkeypatch.setattr(Predictor, "start", watched)
+    predict_source(predictor, {"one": variables}, source(images))
+    predictor(variables, images)
+
+    # Of three batches; the last has none after it.
+    assert fetched == [2, 3, 3, 5, 6, 6]
+
+
+def test_somebodys_own_task_need_not_be_hashable(variables, images, predictions):
+    class Unhashable(Classification):
+        __hash__ = None
+
+    own = Predictor(Unhashable(TASK.classes), predictor_module(), CUT, batch=4)
+
+    np.testing.assert_array_equal(
+        own(variables, images)["logits"], predictions["logits"]
+    )
+
+
 def test_the_authors_resize_reaches_the_model_without_rounding(variables):
     module = models.create("efficientnet_test", **ARGUMENTS)
     large = np.random.default_rng(1).integers(0, 256, (3, 13, 21, 3), np.uint8)

@@ -55,20 +55,20 @@ class Teacher:
 
     preprocessing = Preprocessing(SIDE, 0)
 
-    def __init__(self, batch=4, poison=None):
-        self.batch, self.poison, self.placed = batch, poison, 0
+    def __init__(self, batch=4, poison=None, ahead=1):
+        self.batch, self.poison, self.ahead, self.placed = batch, poison, ahead, 0
 
     def place(self, variables):
         self.placed += 1
         return variables
 
-    def __call__(self, variables, images):
+    def start(self, variables, images):
         assert variables == "weights"
         assert 0 < len(images) <= self.batch
         numbers = images[:, 0, 0, 0]
         p = expected(numbers)
         p[numbers == self.poison] = np.nan
-        return {"probabilities": p, "logits": np.log(p)}
+        return lambda: {"probabilities": p, "logits": np.log(p)}
 
 
 def label(folder, pool=None, *, teacher=None, shards=3, interruption=None):
@@ -178,6 +178,14 @@ def test_finished_shards_are_left_as_they_are(tmp_path):
         assert (path.stat().st_mtime_ns == time) == (path != second)
 
 
+@pytest.mark.parametrize("shards", [1, 5])
+def test_how_far_it_goes_ahead_changes_no_byte(tmp_path, shards):
+    for ahead in (0, 1, 3):
+        folder = tmp_path / str(ahead)
+        label(folder, Pool(BAD), teacher=Teacher(3, ahead=ahead), shards=shards)
+        assert digests(folder) == digests(tmp_path / "0")
+
+
 def test_labelling_twice_doubles_nothing(tmp_path):
     first = label(tmp_path)
     pool = Pool()
@@ -187,7 +195,8 @@ def test_labelling_twice_doubles_nothing(tmp_path):
     assert len(rows(tmp_path)) == COUNT
 
 
-def test_being_asked_to_stop_keeps_whole_shards_only(tmp_path):
+@pytest.mark.parametrize("ahead", [0, 2])
+def test_being_asked_to_stop_keeps_whole_shards_only(tmp_path, ahead):
     interruption = Interruption()
 
     class Stopping(Pool):
@@ -197,10 +206,15 @@ def test_being_asked_to_stop_keeps_whole_shards_only(tmp_path):
             return super().read(indices)
 
     with pytest.raises(Interrupted, match="SIGTERM"):
-        label(tmp_path / "stopped", Stopping(), interruption=interruption)
-    assert [p.name for p in (tmp_path / "stopped").iterdir()] == [
-        "shard_000000.parquet"
-    ]
+        label(
+            tmp_path / "stopped",
+            Stopping(),
+            teacher=Teacher(ahead=ahead),
+            interruption=interruption,
+        )
+    # What was read, or begun, beyond the last whole shard is given up.
+    kept = ["shard_000000.parquet"] if not ahead else []
+    assert [p.name for p in sorted((tmp_path / "stopped").glob("*"))] == kept
 
     label(tmp_path / "stopped")
     label(tmp_path / "whole")
@@ -292,9 +306,9 @@ def test_images_are_centre_crops_and_nothing_is_added(tmp_path):
     class Watching(Teacher):
         preprocessing = Preprocessing(SIDE, 2)
 
-        def __call__(self, variables, images):
+        def start(self, variables, images):
             seen.extend(images)
-            return super().__call__(variables, images)
+            return super().start(variables, images)
 
     seen, pool = [], Photographs()
     label(tmp_path, pool, teacher=Watching(), shards=1)

@@ -17,11 +17,7 @@ import tensorflow as tf
 from PIL import ExifTags, Image
 
 from noisy_student_jax.decoding import decode
-from noisy_student_jax.preprocessing import (
-    BICUBIC_TF1,
-    INTERPOLATIONS,
-    Preprocessing,
-)
+from noisy_student_jax.preprocessing import BICUBIC_TF1, Bicubic, Preprocessing
 
 _END = b"\xff\xd9"
 _FRACTIONS = (4, 2, 1)
@@ -30,7 +26,12 @@ _MARGIN = 1
 
 
 def preprocessed(
-    data: bytes, box: tuple[int, int, int, int], preprocessing: Preprocessing
+    data: bytes,
+    box: tuple[int, int, int, int],
+    preprocessing: Preprocessing,
+    *,
+    decoder: str = "auto",
+    bicubic: Bicubic | None = None,
 ) -> np.ndarray:
     """Decodes a part of an image file and resizes it.
 
@@ -39,6 +40,8 @@ def preprocessed(
       box: top, left, height and width in the upright image; a height of 0 stands for
         the centre crop of evaluation.
       preprocessing: the resolution, and how to resize.
+      decoder: ``plain`` decodes every image whole.
+      bicubic: see `Preprocessing.apply`.
 
     Returns:
       uint8 ``[resolution, resolution, 3]``.
@@ -46,14 +49,12 @@ def preprocessed(
     Raises:
       UndecodableImageError: the file is no image that we read.
     """
-    if not box[2]:
-        return preprocessing.apply_crop(decode(data), box)
-    if size := _plain_jpeg_size(data):
+    if box[2] and decoder != "plain" and (size := _plain_jpeg_size(data)):
         try:
-            return _of_jpeg(data, size, box, preprocessing)
+            return _of_jpeg(data, size, box, preprocessing, bicubic)
         except tf.errors.InvalidArgumentError:
             pass  # it is damaged: our own decoder says how
-    return preprocessing.apply_box(decode(data), *box)
+    return preprocessing.apply_crop(decode(data), box, bicubic=bicubic)
 
 
 def _plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
@@ -79,6 +80,7 @@ def _of_jpeg(
     size: tuple[int, int],
     box: tuple[int, int, int, int],
     preprocessing: Preprocessing,
+    bicubic: Bicubic | None,
 ) -> np.ndarray:
     """Decodes a box, at the smallest fraction that leaves enough pixels; resizes it."""
     top, left, height, width = box
@@ -96,17 +98,15 @@ def _of_jpeg(
         dct_method="INTEGER_ACCURATE",
     ).numpy()
     if fraction == 1:
-        return preprocessing.apply_box(
-            part, top - first_row, left - first_column, height, width
-        )
+        place = (top - first_row, left - first_column, height, width)
+        return preprocessing.apply_box(part, *place, bicubic=bicubic)
     within = (
         left / fraction - first_column,
         top / fraction - first_row,
         (left + width) / fraction - first_column,
         (top + height) / fraction - first_row,
     )
-    how = INTERPOLATIONS[preprocessing.interpolation]
-    return np.asarray(Image.fromarray(part).resize((side, side), how, box=within))
+    return preprocessing.resized(part, box=within, bicubic=bicubic)
 
 
 def _span(start: int, count: int, size: int, fraction: int) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""A feed that reads, decodes and noises images in tf.data, in many threads.
+"""A feed that reads, decodes and noises images in tf.data's threads.
 
 What is random is drawn in NumPy beforehand, from the positions alone; so the order and
 the noise are those of every other road, and tf.data is told to keep the order. It
@@ -14,17 +14,15 @@ import numpy as np
 import tensorflow as tf
 from jax.sharding import Mesh
 
-from noisy_student_jax.augment import host_draws
+from noisy_student_jax.augment import host, host_draws
 from noisy_student_jax.augment.crops import crop_boxes
 from noisy_student_jax.data.hosted import Fed
 from noisy_student_jax.data.pipeline import Draws
 from noisy_student_jax.data.stream import Stream
-from noisy_student_jax.data.streaming.augment import augment
 from noisy_student_jax.data.streaming.decoding import preprocessed
 from noisy_student_jax.decoding import UndecodableImageError, header
 from noisy_student_jax.layout import BatchLayout
-from noisy_student_jax.preprocessing import Preprocessing
-from noisy_student_jax.randaugment import FILL
+from noisy_student_jax.preprocessing import Preprocessing, compiled_bicubic
 
 _READ_AT_ONCE = 64
 _READERS = 4
@@ -36,9 +34,7 @@ Tensors = dict[str, tf.Tensor]
 
 
 class TensorFlowFeed:
-    """Noised images of encoded sources (`EncodedSource`), some steps ahead."""
-
-    noised = True
+    """Images of encoded sources (`EncodedSource`), some steps ahead."""
 
     def __init__(
         self,
@@ -49,8 +45,23 @@ class TensorFlowFeed:
         *,
         seed: int,
         generation: int,
+        noised: bool = True,
+        decoder: str = "auto",
     ):
-        """Starts nothing before the first step is asked for."""
+        """Starts nothing before the first step is asked for.
+
+        Args:
+          streams: the streams.
+          layout: of a batch.
+          mesh: devices; of other hosts' rows nothing is read.
+          preprocessing: of the images.
+          seed: the run's.
+          generation: of the student.
+          noised: whether the input noise is added here; else only the crops are made.
+          decoder: ``auto``, or ``plain`` for Pillow alone and nothing compiled.
+        """
+        self.noised, self._decoder = noised, decoder
+        self._bicubic = None if decoder == "plain" else compiled_bicubic()
         self._streams, self._mesh = streams, mesh
         self._preprocessing = preprocessing
         self._numbers = {"seed": seed, "generation": generation}
@@ -58,6 +69,8 @@ class TensorFlowFeed:
         self._next: int | None = None
         self._steps: Any = None
         self._failure: Exception | None = None
+        # Of each stream, the images of the steps that have been begun.
+        self._made: list[dict[int, dict[str, np.ndarray]]] = []
 
     def __call__(self, step: int) -> list[Fed]:
         """See `Feed`.
@@ -73,17 +86,17 @@ class TensorFlowFeed:
             raise (self._failure or error) from None
         self._next = step + 1
         return [
-            Fed(
-                fed["image"],
-                [status.decode() for status in fed["status"]],
-                fed.get("teacher_image"),
-            )
-            for fed in streams
+            self._fed(made.pop(step), [status.decode() for status in statuses])
+            for made, statuses in zip(self._made, streams, strict=True)
         ]
+
+    def _fed(self, images: dict[str, np.ndarray], status: list[str]) -> Fed:
+        return Fed(images["image"], status, images.get("teacher_image"))
 
     def close(self) -> None:
         """See `Feed`."""
         self._next = self._steps = None
+        self._made = []
 
     def _start(self, step: int) -> None:
         self.close()
@@ -95,54 +108,77 @@ class TensorFlowFeed:
         options.deterministic = True
         options.autotune.enabled = False
         options.threading.max_intra_op_parallelism = 1
-        # Some threads wait for the disk most of the time.
-        options.threading.private_threadpool_size = cores + _READERS
+        # Each stream's readers may all be waiting for the disk.
+        options.threading.private_threadpool_size = cores + _READERS * len(streams)
         whole = whole.prefetch(_STEPS_AHEAD).with_options(options)
         self._steps = whole.as_numpy_iterator()
 
     def _stream(self, number: int, first_step: int) -> tf.data.Dataset:
-        """Makes batches of ``{"image", "status"}`` of one stream, step by step."""
-        side, teacher = self._preprocessing.resolution, self._streams[number].teacher
+        """Makes the statuses of one stream's images, step by step.
+
+        Files and images do not go through TensorFlow, which would copy each several
+        times: files are kept by their position, and images are written where those of
+        their step are collected.
+        """
         cores = len(os.sched_getaffinity(0))
         drawn = self._drawn(number, first_step)
         count = len(drawn["position"])
         read_at_once = min(count, _READ_AT_ONCE)
+        held: dict[int, bytes] = {}
+        made: dict[int, dict[str, np.ndarray]] = {}
+        self._made.append(made)
+
+        def begin(step: np.ndarray) -> dict[str, np.ndarray]:
+            made[int(step)] = self._blank(number, count)
+            return self._drawn(number, int(step))
 
         def draw(step: tf.Tensor) -> Tensors:
             like = {name: (v.dtype, v.shape) for name, v in drawn.items()}
-            return self._call(lambda step: self._drawn(number, step), [step], like)
+            return self._call(begin, [step], like)
 
         def read(examples: Tensors) -> Tensors:
             like = {
-                "data": (object, [read_at_once]),
                 "status": (object, [read_at_once]),
                 "box": (np.int32, [read_at_once, 4]),
             }
             asked = [examples["record"], examples["position"]]
-            found = self._call(lambda *asked: self._read(number, *asked), asked, like)
-            return examples | found
+            reading = functools.partial(self._read, number, held)
+            return examples | self._call(reading, asked, like)
 
-        def finish(example: Tensors) -> Tensors:
-            like = {"image": (np.uint8, [side, side, 3]), "status": (object, [])}
-            if teacher:
-                seen = [teacher.resolution, teacher.resolution, 3]
-                like["teacher_image"] = (np.uint8, seen)
-            asked = [example[name] for name in ("data", "status", "box")]
-            decoded = functools.partial(self._decoded, teacher=teacher)
-            found = self._call(decoded, asked, like)
-            noise = self._streams[number].noise.input
-            return found | {"image": augment(found["image"], example, noise)}
+        def finish(example: Tensors) -> tf.Tensor:
+            finished = functools.partial(self._finished, number, held, made, [*example])
+            like = {"status": (object, [])}
+            return self._call(finished, [*example.values()], like)["status"]
 
         steps = tf.data.Dataset.range(first_step, np.iinfo(np.int64).max)
         examples = steps.map(draw).unbatch()
         encoded = examples.batch(read_at_once, drop_remainder=True)
         encoded = encoded.map(read, num_parallel_calls=_READERS).unbatch()
-        images = encoded.map(finish, num_parallel_calls=cores)
-        return images.batch(count, drop_remainder=True)
+        statuses = encoded.map(finish, num_parallel_calls=cores)
+        return statuses.batch(count, drop_remainder=True)
+
+    def _blank(self, number: int, count: int) -> dict[str, np.ndarray]:
+        """Returns where the images of a step are collected."""
+        seen = {"image": self._preprocessing}
+        if teacher := self._streams[number].teacher:
+            seen["teacher_image"] = teacher
+        return {
+            name: np.empty((count, how.resolution, how.resolution, 3), np.uint8)
+            for name, how in seen.items()
+        }
 
     def _drawn(self, number: int, step: int) -> dict[str, np.ndarray]:
         """Draws a step's records and noise; all arrays ``[count, …]``."""
-        own = self._draws.of_step(int(step), self._mesh)[number]
+        own = self._draws.of_step(step, self._mesh)[number]
+        count = len(own.positions)
+        found = {
+            "step": np.full(count, step, np.int64),
+            "row": np.arange(count),
+            "position": own.positions,
+            "record": own.records,
+        }
+        if not self.noised:
+            return found
         side = self._preprocessing.resolution
         noise = host_draws.draw(
             **self._numbers,
@@ -152,12 +188,23 @@ class TensorFlowFeed:
             height=side,
             width=side,
         )
-        return {"position": own.positions, "record": own.records, **noise}
+        return found | noise
 
     def _read(
-        self, number: int, records: np.ndarray, positions: np.ndarray
+        self,
+        number: int,
+        held: dict[int, bytes],
+        records: np.ndarray,
+        positions: np.ndarray,
     ) -> dict[str, np.ndarray]:
-        """Reads records, and draws a crop for each by the size in its header."""
+        """Reads records, and draws a crop for each by the size in its header.
+
+        Args:
+          number: of the stream.
+          held: takes their bytes, by position.
+          records: of the source.
+          positions: of the stream.
+        """
         stream = self._streams[number]
         found = stream.source.read_encoded(records.tolist())
         sizes, status = [], []
@@ -176,32 +223,49 @@ class TensorFlowFeed:
             sizes=np.array(sizes),
             least_area=stream.noise.input.crop_area,
         )
-        data = [b"" if data is None else data for data in found.data]
-        return {"data": _objects(data), "status": _objects(status), "box": boxes}
+        held.update(zip(positions.tolist(), found.data, strict=True))
+        return {"status": _objects(status), "box": boxes}
 
-    def _decoded(
+    def _finished(
         self,
-        data: bytes,
-        status: bytes,
-        box: np.ndarray,
-        *,
-        teacher: Preprocessing | None,
+        number: int,
+        held: dict[int, bytes],
+        made: dict[int, dict[str, np.ndarray]],
+        names: list[str],
+        *values: Any,
     ) -> dict[str, Any]:
-        """Decodes an image; mid-grey, with the reason, where that cannot be done."""
-        wanted = {"image": (tuple(box.tolist()), self._preprocessing)}
-        if teacher:
-            wanted["teacher_image"] = (_WHOLE, teacher)
+        """Decodes and noises an image; mid-grey, with the reason, where it cannot be.
+
+        Args:
+          number: of the stream.
+          held: what `_read` put there; it is taken out.
+          made: takes the image, by step and row.
+          names: of what is in `values`.
+          values: of one example what `_drawn` and `_read` gave.
+        """
+        own, example = self._streams[number], dict(zip(names, values, strict=True))
+        data, status = held.pop(int(example["position"])), example["status"]
+        wanted = {"image": (tuple(example["box"].tolist()), self._preprocessing)}
+        if own.teacher:
+            wanted["teacher_image"] = (_WHOLE, own.teacher)
+        how = {"decoder": self._decoder, "bicubic": self._bicubic}
+        found = None
         if status == b"ok":
             try:
-                found = {name: preprocessed(data, *how) for name, how in wanted.items()}
-                return {**found, "status": status}
+                found = {
+                    name: preprocessed(data, part, seen, **how)
+                    for name, (part, seen) in wanted.items()
+                }
             except UndecodableImageError as error:
                 status = str(error).encode()
-        sides = {name: how.resolution for name, (_, how) in wanted.items()}
-        grey = {
-            n: np.full((side, side, 3), FILL, np.uint8) for n, side in sides.items()
-        }
-        return {**grey, "status": status}
+        if found is None:
+            found = {name: seen.blank() for name, (_, seen) in wanted.items()}
+        if self.noised:
+            noise = own.noise.input
+            found["image"] = host.augment(found["image"], example, noise)
+        for name, image in found.items():
+            made[int(example["step"])][name][int(example["row"])] = image
+        return {"status": status}
 
     def _call(
         self,
@@ -217,6 +281,8 @@ class TensorFlowFeed:
           like: dtype and shape of what it returns.
         """
 
+        # Python as it is: what calls Python needs no graph made of it.
+        @tf.autograph.experimental.do_not_convert
         def called(*arguments: Any) -> list[Any]:
             try:
                 found = function(*arguments)

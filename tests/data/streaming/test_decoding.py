@@ -9,7 +9,7 @@ from PIL import Image
 from noisy_student_jax.data.streaming import decoding
 from noisy_student_jax.data.streaming.decoding import preprocessed
 from noisy_student_jax.decoding import UndecodableImageError, decode
-from noisy_student_jax.preprocessing import Preprocessing
+from noisy_student_jax.preprocessing import Preprocessing, compiled_bicubic
 
 BOXES = [
     (0, 0, 96, 131),
@@ -160,3 +160,21 @@ def test_a_damaged_image_is_refused_wherever_its_crop_lies(kind, box):
     with pytest.raises(UndecodableImageError) as found:
         preprocessed(data, box, PREPROCESSING)
     assert str(found.value) == str(ours.value)
+
+
+@pytest.mark.parametrize("kind", ["420", "grey", "PNG"])
+def test_plainly_an_image_is_decoded_whole_and_never_at_a_fraction(kind, own_decoder):
+    data, box = (PLAIN | OTHERS)[kind], (7, 13, 72, 80)
+    found = preprocessed(data, box, PREPROCESSING, decoder="plain")
+
+    assert len(own_decoder) == 1
+    wanted = PREPROCESSING.apply_box(decode(data), *box)
+    np.testing.assert_array_equal(found, wanted)
+
+
+def test_the_compiled_resize_gives_the_same_at_any_fraction():
+    data, bicubic = encoded(photograph(289, 391), quality=95), compiled_bicubic()
+    for box in [(33, 17, 63, 300), (33, 17, 150, 127), (5, 6, 283, 257), (0, 0, 0, 0)]:
+        found = preprocessed(data, box, PREPROCESSING, bicubic=bicubic)
+        wanted = preprocessed(data, box, PREPROCESSING)
+        np.testing.assert_array_equal(found, wanted)

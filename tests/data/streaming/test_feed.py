@@ -1,6 +1,7 @@
 """Streamed batches: those of the other roads, whatever the files hold."""
 
 import dataclasses
+import functools
 import gc
 import io
 import pathlib
@@ -118,6 +119,28 @@ def test_the_batches_are_those_of_the_other_roads_noise_and_all(folders, tmp_pat
         for noised, kept in zip(ours, still, strict=True)
     ]
     assert min(differ) > 0.5
+
+
+@pytest.mark.parametrize(
+    "options", [{"noised": False}, {"decoder": "plain"}], ids=["device", "plain"]
+)
+def test_another_way_to_the_same_batches(folders, tmp_path, options):
+    streams = [stream(folders[0]), stream(folders[1], noise=RANDAUGMENT)]
+    wanted = batches(hosted(streams, tmp_path), range(3))
+
+    feed = functools.partial(TensorFlowFeed, **options)
+    assert_equal(batches(hosted(streams, tmp_path, feed), range(3)), wanted)
+
+
+def test_plain_crops_are_exactly_those_of_the_other_road(tmp_path):
+    folder = write(tmp_path / "photos", 6, size=(90, 70), suffix="jpg")
+    streams = [stream(folder, noise=CROPPED), stream(folder, noise=CROPPED)]
+
+    plain = functools.partial(TensorFlowFeed, decoder="plain")
+    ours = batches(hosted(streams, tmp_path, plain), range(2))
+    for decoder in ("auto", "plain"):
+        other = functools.partial(SourceFeed, decoder=decoder)
+        assert_equal(batches(hosted(streams, tmp_path, other), range(2)), ours)
 
 
 def test_random_crops_are_those_of_the_other_road(tmp_path):

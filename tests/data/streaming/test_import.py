@@ -17,7 +17,7 @@ class Absent:
 sys.meta_path.insert(0, Absent())
 from noisy_student_jax.errors import UserError
 try:
-    import noisy_student_jax.data.streaming.augment
+    import noisy_student_jax.data.streaming.feed
 except UserError as error:
     print(error)
 """

@@ -1,4 +1,4 @@
-"""tf.data's backend of the input noise gives the device's pixels, bit for bit."""
+"""The host's backend of the input noise gives the device's pixels, bit for bit."""
 
 import functools
 from dataclasses import replace
@@ -7,15 +7,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tensorflow as tf
 from PIL import Image, ImageOps
 
-from noisy_student_jax.augment import host_draws, noise
+from noisy_student_jax.augment import host, host_draws, noise
 from noisy_student_jax.augment import randaugment as device
 from noisy_student_jax.augment.input_noise import InputNoise
-from noisy_student_jax.data.streaming import augment as streaming
 from noisy_student_jax.errors import UserError
-from noisy_student_jax.randaugment import OPS, SVHN_CONSTANTS, argument
+from noisy_student_jax.randaugment import (
+    BEHAVIORS,
+    OPS,
+    SVHN_CONSTANTS,
+    argument,
+)
 
 MAGNITUDES = {
     (27, 38): (0, 2, 5, 10, 15, 20, 27, 30),
@@ -73,9 +76,8 @@ def on_device(height, width):
     return jax.device_get(jax.jit(jax.vmap(everything))(pictures(height, width)))
 
 
-# One graph a size and magnitude, all operations in it.
 @functools.cache
-def in_tensorflow(height, width, magnitude):
+def on_the_host(height, width, magnitude):
     """Every operation as it is drawn, uint8 `[images, ops, signs, …]`."""
     images = pictures(height, width)
     shape = (len(images), len(OPS), len(SIGNS))
@@ -89,15 +91,17 @@ def in_tensorflow(height, width, magnitude):
     what = InputNoise(
         randaugment_layers=1, randaugment_magnitude=magnitude, constants=CONSTANTS
     )
-    done = through_tf_data(images[image], draws, what)
+    done = augmented(images[image], draws, what)
     return done.reshape(*shape, height, width, 3)
 
 
-def through_tf_data(images, draws, what):
-    examples = tf.data.Dataset.from_tensor_slices((images, draws))
-    mapped = examples.map(lambda image, drawn: streaming.augment(image, drawn, what))
-    (result,) = mapped.batch(len(images)).as_numpy_iterator()
-    return result
+def augmented(images, draws, what):
+    done = []
+    for row, image in enumerate(images):
+        image = image.copy()
+        image.flags.writeable = False
+        done.append(host.augment(image, {k: v[row] for k, v in draws.items()}, what))
+    return np.stack(done)
 
 
 @pytest.mark.parametrize("number", range(len(OPS)), ids=[op.name for op in OPS])
@@ -105,7 +109,7 @@ def test_every_operation_is_the_devices(number):
     for shape, magnitudes in MAGNITUDES.items():
         expected = on_device(*shape)[number]
         for place, magnitude in enumerate(magnitudes):
-            result = in_tensorflow(*shape, magnitude)[:, number]
+            result = on_the_host(*shape, magnitude)[:, number]
             np.testing.assert_array_equal(
                 result, expected[:, place], err_msg=f"{shape}, magnitude {magnitude}"
             )
@@ -114,7 +118,7 @@ def test_every_operation_is_the_devices(number):
 def test_where_pillow_means_the_same_it_is_pillows():
     named = {op.name: number for number, op in enumerate(OPS)}
     for shape in MAGNITUDES:
-        done = in_tensorflow(*shape, 15)[:, :, 0]
+        done = on_the_host(*shape, 15)[:, :, 0]
         for image, result in zip(pictures(*shape), done, strict=True):
             picture = Image.fromarray(image)
             for name, expected in {
@@ -151,63 +155,54 @@ def whole_batches(what, images, where):
     *stream, positions = where
     _, height, width, _ = images.shape
     draws = host_draws.draw(*where, what, height=height, width=width)
-    host = through_tf_data(images, draws, what)
+    ours = augmented(images, draws, what)
     keys = noise.example_keys(
         noise.stream_key(*stream), noise.split_positions(positions)
     )
     augment = jax.jit(functools.partial(noise.augment_batch, noise=what))
-    return host, np.asarray(augment(keys, images))
+    return ours, np.asarray(augment(keys, images))
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_a_batch_is_the_one_that_the_device_makes(setting):
     images = np.random.default_rng(1).integers(0, 256, (48, 12, 15, 3)).astype(np.uint8)
     where = (3, 2, 1, np.arange(2**32 - 24, 2**32 + 24))
-    host, on_its_device = whole_batches(SETTINGS[setting], images, where)
-    assert (host != images).any() == (setting != "nothing")
-    np.testing.assert_array_equal(host, on_its_device)
+    ours, on_its_device = whole_batches(SETTINGS[setting], images, where)
+    assert (ours != images).any() == (setting != "nothing")
+    np.testing.assert_array_equal(ours, on_its_device)
 
 
 def test_grey_images_have_one_channel():
     images = np.random.default_rng(1).integers(0, 256, (48, 9, 7, 1)).astype(np.uint8)
-    host, on_its_device = whole_batches(FULL, images, (3, 0, 0, np.arange(48)))
-    np.testing.assert_array_equal(host, on_its_device)
+    ours, on_its_device = whole_batches(FULL, images, (3, 0, 0, np.arange(48)))
+    np.testing.assert_array_equal(ours, on_its_device)
 
 
-def test_one_graph_serves_every_draw():
-    traced = tf.function(lambda image, drawn: streaming.augment(image, drawn, FULL))
-    draws = host_draws.draw(0, 0, 0, np.arange(6), FULL, height=12, width=15)
-    image = tf.constant(
-        np.random.default_rng(1).integers(0, 256, (12, 15, 3)), tf.uint8
-    )
-    results = {
-        traced(image, {k: tf.constant(v[i]) for k, v in draws.items()})
-        .numpy()
-        .tobytes()
-        for i in range(6)
-    }
-    assert traced.experimental_get_tracing_count() == 1
-    assert len(results) == 6
-
-
-def test_the_shape_is_known_afterwards():
-    draws = host_draws.draw(0, 0, 0, np.arange(2), FULL, height=12, width=15)
-    examples = tf.data.Dataset.from_tensor_slices(
-        (np.zeros((2, 12, 15, 3), np.uint8), draws)
-    )
-    mapped = examples.map(lambda image, drawn: streaming.augment(image, drawn, FULL))
-    assert mapped.element_spec == tf.TensorSpec((12, 15, 3), tf.uint8)
+@pytest.mark.parametrize("width", [40, 9000], ids=str)
+def test_an_image_is_gone_through_in_slabs_of_any_height(width, monkeypatch):
+    image = np.random.default_rng(2).integers(0, 256, (23, width, 3), np.uint8)
+    where = {"negative": False, "row": 3, "column": 5}
+    whole = [
+        host.apply(op, image, argument(op, 27), behavior=behavior, **where)
+        for behavior in BEHAVIORS
+        for op in OPS
+    ]
+    monkeypatch.setattr(host, "_AT_ONCE", 5 * width * 3 + 1)
+    assert len(host._slabs(image)) == 5
+    slabs = [
+        host.apply(op, image, argument(op, 27), behavior=behavior, **where)
+        for behavior in BEHAVIORS
+        for op in OPS
+    ]
+    for ours, wanted in zip(slabs, whole, strict=True):
+        np.testing.assert_array_equal(ours, wanted)
 
 
 def test_mistakes_are_told():
-    image = tf.zeros((4, 4, 3), tf.uint8)
-    with pytest.raises(UserError, match=r"one known shape, not on float32 \(4, 4, 3\)"):
-        streaming.augment(tf.cast(image, tf.float32), {}, InputNoise())
+    image = np.zeros((4, 4, 3), np.uint8)
+    with pytest.raises(UserError, match="uint8 images, values 0–255, not on float32"):
+        host.augment(image.astype(np.float32), {}, InputNoise())
     with pytest.raises(UserError, match="crop_padding=4 is too large"):
-        streaming.augment(image, {}, InputNoise(crop_padding=4))
+        host.augment(image, {}, InputNoise(crop_padding=4))
     with pytest.raises(UserError, match="1 or 3 channels, not 4"):
-        streaming.color(tf.zeros((4, 4, 4), tf.uint8), 1.9)
-    unknown = tf.TensorSpec((None, None, 3), tf.uint8)
-    traced = tf.function(lambda image: streaming.augment(image, {}, InputNoise()))
-    with pytest.raises(UserError, match=r"not on uint8 \(None, None, 3\)"):
-        traced.get_concrete_function(unknown)
+        host.color(np.zeros((4, 4, 4), np.uint8), 1.9)

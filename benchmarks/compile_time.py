@@ -1,0 +1,108 @@
+"""From a fresh process to the first training step done, without and with a cache.
+
+    python benchmarks/compile_time.py
+    python benchmarks/compile_time.py --only=b7 --layers=flax
+
+Each measurement is a process of its own: imports, initial weights, optimizer, tracing,
+compiling, one step. It is run with an empty compilation cache, and once more with the
+cache that the first run has filled, as `noisy-student` keeps it in the user's cache
+directory. "ours" is 1 / seconds with the filled cache, "peer" 1 / seconds without, so
+that the ratio says what the cache saves; the seconds stand behind them.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+
+from side_by_side import case, parser, show
+
+CASES = {
+    # name: (model, resolution, classes, batch)
+    "b0": ("b0", 224, 1000, 16),
+    "b7": ("b7", 600, 1000, 1),
+    "b0_small": ("b0_small", 32, 10, 64),
+    "tiny_m": ("tiny_m", 16, 10, 128),
+}
+
+
+def main() -> None:
+    command_line = parser(__doc__)
+    command_line.add_argument("--only", nargs="*", default=list(CASES))
+    command_line.add_argument("--layers", default="own")
+    command_line.add_argument("--depthwise", default="auto")
+    command_line.add_argument("--child", help="measure one case in this process")
+    options = command_line.parse_args()
+    if options.child:
+        print(json.dumps(first_step(options.child, options.layers, options.depthwise)))
+        return
+    cases = []
+    for name in options.only:
+        with tempfile.TemporaryDirectory() as cache:
+            empty, filled = (measured(name, cache, options) for _ in range(2))
+        cases.append(
+            case(
+                f"{name} at {CASES[name][1]} px, batch {CASES[name][3]}",
+                1 / filled["seconds"],
+                1 / empty["seconds"],
+                without=f"{empty['seconds']:.1f} s {empty['parts']}",
+                cached=f"{filled['seconds']:.1f} s {filled['parts']}",
+            )
+        )
+    show(cases, unit="1/s", peers=("flax",), as_json=options.json)
+
+
+def measured(name: str, cache: str, options) -> dict:
+    started = time.perf_counter()
+    done = subprocess.run(
+        [
+            sys.executable,
+            __file__,
+            f"--child={name}",
+            f"--layers={options.layers}",
+            f"--depthwise={options.depthwise}",
+        ],
+        env=os.environ | {"XDG_CACHE_HOME": cache},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return {
+        "seconds": time.perf_counter() - started,
+        "parts": json.loads(done.stdout.splitlines()[-1]),
+    }
+
+
+def first_step(name: str, layers: str, depthwise: str) -> dict[str, float]:
+    """Returns the seconds of each part of the way to the end of a first step."""
+    parts, started = {}, time.perf_counter()
+
+    def note(part: str) -> None:
+        nonlocal started
+        now = time.perf_counter()
+        parts[part] = round(now - started, 1)
+        started = now
+
+    import jax
+    from our_programs import Ours, training_work
+
+    from noisy_student_jax import devices
+
+    devices.keep_freed_memory()
+    devices.keep_compiled_programs()
+    jax.devices()
+    note("import")
+    model, side, classes, batch = CASES[name]
+    arguments = {"layers": layers, "depthwise": depthwise}
+    made = Ours.make(f"efficientnet_{model}", side=side, classes=classes, **arguments)
+    work = training_work(made, batch)
+    note("initial state")
+    work()
+    note("first step")
+    return parts
+
+
+if __name__ == "__main__":
+    main()

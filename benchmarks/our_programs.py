@@ -1,0 +1,140 @@
+"""The real training step and labelling program of a model, made without a run."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from side_by_side import Work
+
+from noisy_student_jax import models
+from noisy_student_jax.evaluation.predictor import Predictor
+from noisy_student_jax.layout import BatchLayout
+from noisy_student_jax.models.initialize import initialize
+from noisy_student_jax.preprocessing import Preprocessing
+from noisy_student_jax.tasks.base import LossOptions
+from noisy_student_jax.tasks.classification import Classification
+from noisy_student_jax.training import optimizer as optimizers
+from noisy_student_jax.training import partitioning
+from noisy_student_jax.training.optimizer import OptimizerOptions
+from noisy_student_jax.training.state import TrainState
+from noisy_student_jax.training.step import (
+    StepOptions,
+    TrainStep,
+    jit_train_step,
+    make_train_step,
+)
+from noisy_student_jax.types import Batch, PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Ours:
+    """A model and what is needed to train it and to label with it.
+
+    Attributes:
+      name: of the model, as ``models`` knows it.
+      side: of its images, in pixels.
+      module: of the model.
+      task: classification.
+      variables: fresh, on the host.
+      preprocessing: at `side`, of images that come as they are to be seen.
+    """
+
+    name: str
+    side: int
+    module: nn.Module
+    task: Classification
+    variables: PyTree
+    preprocessing: Preprocessing
+
+    @classmethod
+    def make(
+        cls, name: str, *, side: int = 0, classes: int = 1000, **arguments: Any
+    ) -> "Ours":
+        """Makes one; `side` 0 is the model's own, `arguments` are the model's."""
+        side = side or models.resolution(name)
+        mean, std = models.normalization(name)
+        module = models.create(name, outputs=classes, **arguments)
+        return cls(
+            name,
+            side,
+            module,
+            Classification(tuple(map(str, range(classes)))),
+            initialize(module, resolution=side, seed=0),
+            Preprocessing(side, crop_padding=0, mean=mean, std=std),
+        )
+
+    def training(self, *, ratio: float = 0.0) -> tuple[TrainStep, TrainState]:
+        """Returns the pure step of the paper's recipe, and a state to start from."""
+        options = OptimizerOptions(
+            optimizer="rmsprop",
+            learning_rate=0.016,
+            schedule="exponential",
+            decay_epochs=2.4,
+            decay_factor=0.97,
+            warmup_epochs=5.0,
+            momentum=0.9,
+            weight_decay=1e-5,
+        )
+        schedule = optimizers.make_schedule(
+            options, batch=256, steps=100_000, steps_per_epoch=5000
+        )
+        optimizer = optimizers.make_optimizer(options, schedule)
+        step = make_train_step(
+            self.module,
+            functools.partial(self.task.loss, options=LossOptions(label_smoothing=0.1)),
+            optimizer,
+            schedule,
+            StepOptions(ratio=ratio, weight_decay=options.weight_decay),
+            mean=self.preprocessing.mean,
+            std=self.preprocessing.std,
+        )
+        return step, TrainState.create(self.variables, optimizer, seed=0, generation=0)
+
+    def batch(self, layout: BatchLayout) -> Batch:
+        """Returns a batch of made-up images, on the host."""
+        rng = np.random.default_rng(0)
+        ones = np.ones(layout.total, np.float32)
+        labels = rng.integers(0, self.task.outputs, layout.total)
+        return {
+            "image": self.images(layout.total),
+            "target": self.task.targets(labels),
+            "weight": ones,
+            "stream": layout.stream(),
+            "noise": {"dropout": ones, "stochastic_depth": ones},
+        }
+
+    def images(self, count: int) -> np.ndarray:
+        """Returns made-up images, uint8 ``[count, side, side, 3]``."""
+        rng = np.random.default_rng(0)
+        shape = (count, self.side, self.side, 3)
+        return rng.integers(0, 256, shape, np.uint8)
+
+    def predictor(self, batch: int) -> tuple[Predictor, PyTree]:
+        """Returns what labels, and the variables on its devices."""
+        predictor = Predictor(self.task, self.module, self.preprocessing, batch=batch)
+        return predictor, predictor.place(self.variables)
+
+
+def training_work(ours: Ours, batch: int) -> Work:
+    """Returns a work that is one training step, compiled and on its devices."""
+    mesh = partitioning.make_mesh()
+    step, state = ours.training()
+    compiled = jit_train_step(step, mesh)
+    state = jax.device_put(state, partitioning.replicated(mesh))
+    placed = partitioning.put_batch(ours.batch(BatchLayout(batch, 0)), mesh)
+
+    def work() -> int:
+        nonlocal state
+        state, metrics = compiled(state, placed)
+        wait(metrics)
+        return batch
+
+    return work
+
+
+def wait(tree: PyTree) -> None:
+    """Waits until all of it is computed."""
+    jax.block_until_ready(tree)

@@ -1,0 +1,81 @@
+"""RandAugment as people write it with Pillow: what ours is compared with.
+
+It reads this package's table, so that both do the same to an image; pixels differ by
+what Pillow rounds otherwise.
+"""
+
+import numpy as np
+from PIL import Image, ImageEnhance, ImageOps
+
+from noisy_student_jax import randaugment as table
+
+_GREY = (table.FILL,) * 3
+
+
+def augment(
+    image: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    layers: int,
+    magnitude: float,
+    constants: table.RandAugmentConstants = table.IMAGENET_CONSTANTS,
+) -> np.ndarray:
+    """Mirrors half of the images and applies drawn operations.
+
+    Args:
+      image: uint8 `[height, width, 3]`.
+      rng: drawn from.
+      layers: how many operations.
+      magnitude: of each.
+      constants: what depends on the data set.
+
+    Returns:
+      uint8 `[height, width, 3]`.
+    """
+    picture = Image.fromarray(image)
+    if rng.integers(2):
+        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    for number in rng.integers(len(table.OPS), size=layers):
+        op = table.OPS[number]
+        argument = table.argument(op, magnitude, constants)
+        if op.signed and rng.integers(2):
+            argument = -argument
+        picture = _apply(picture, op.name, argument, rng)
+    return np.asarray(picture)
+
+
+def _apply(
+    picture: Image.Image, name: str, argument: table.Argument, rng: np.random.Generator
+) -> Image.Image:
+    match name:
+        case "AutoContrast" | "Equalize" | "Invert":
+            return getattr(ImageOps, name.lower())(picture)
+        case "Posterize":
+            return ImageOps.posterize(picture, 8 - argument)
+        case "Solarize":
+            return ImageOps.solarize(picture, argument)
+        case "SolarizeAdd":
+            values = np.arange(256)
+            added = np.minimum(values + argument, 255)
+            below = values < table.SOLARIZE_ADD_BELOW
+            return picture.point(np.where(below, added, values).tolist() * 3)
+        case "Color" | "Contrast" | "Brightness" | "Sharpness":
+            return getattr(ImageEnhance, name)(picture).enhance(argument)
+        case "Rotate":
+            return picture.rotate(argument, fillcolor=_GREY)
+        case "Cutout":
+            row, column = rng.integers(picture.height), rng.integers(picture.width)
+            corners = (column - argument, row - argument)
+            corners += (column + argument, row + argument)
+            picture = picture.copy()
+            picture.paste(_GREY, tuple(int(max(0, one)) for one in corners))
+            return picture
+    coefficients = {
+        "ShearX": (1, argument, 0, 0, 1, 0),
+        "ShearY": (1, 0, 0, argument, 1, 0),
+        "TranslateX": (1, 0, argument, 0, 1, 0),
+        "TranslateY": (1, 0, 0, 0, 1, argument),
+    }[name]
+    return picture.transform(
+        picture.size, Image.Transform.AFFINE, coefficients, fillcolor=_GREY
+    )

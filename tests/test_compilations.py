@@ -1,0 +1,94 @@
+"""Everything is compiled once: by the first step, and by the first validation."""
+
+import collections
+import contextlib
+
+import jax
+import pytest
+from support import TINY
+
+from noisy_student_jax import train_loop
+from noisy_student_jax.cli import main
+from noisy_student_jax.evaluation import predictor
+
+EVENT = "/jax/core/compile/backend_compile_duration"
+STEP, PREDICT, BATCH = "jit(step)", "jit(apply)", "jit(_assemble)"
+GENERATIONS = 3
+"""Trained by a run of the tiny config: a teacher, a student and the control."""
+
+
+@contextlib.contextmanager
+def compilations(where):
+    """Counts what is compiled, by the name that `where` holds meanwhile."""
+    found = collections.defaultdict(collections.Counter)
+
+    def listen(event, seconds, fun_name=None, **_):
+        if event == EVENT:
+            found[where[0]][fun_name] += 1
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield found
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """What a whole run compiles, by the training and its step."""
+    where, trainings = [(0, 0)], []
+    predictor._shared_program.cache_clear()
+    jitted = train_loop.jit_train_step
+
+    def counted(*arguments, **options):
+        step, number = jitted(*arguments, **options), len(trainings) + 1
+        trainings.append(number)
+        steps = iter(range(1, 1000))
+
+        def one(state, batch):
+            where[0] = number, next(steps)
+            return step(state, batch)
+
+        return one
+
+    workdir = tmp_path_factory.mktemp("compilations") / "run"
+    with pytest.MonkeyPatch.context() as patch, compilations(where) as found:
+        patch.setattr(train_loop, "jit_train_step", counted)
+        assert main(["run", f"--config={TINY}", f"--workdir={workdir}"]) == 0
+    assert len(trainings) == GENERATIONS
+    return found
+
+
+@pytest.mark.parametrize("training", range(1, GENERATIONS + 1))
+def test_after_its_first_step_a_training_compiles_nothing_but_its_validation(
+    compiled, training
+):
+    assert compiled[training, 1][STEP] == 1
+    later = collections.Counter()
+    for (number, step), names in compiled.items():
+        # After the last one come the stages behind it.
+        if number == training and 1 < step < 12:
+            later += names
+
+    assert later.keys() <= {PREDICT}
+
+
+def test_one_program_predicts_for_validation_evaluation_and_labels(compiled):
+    total = sum(compiled.values(), collections.Counter())
+
+    # At most one a model; a last batch of fewer images is no other program. The
+    # models of this run are one architecture.
+    assert total[PREDICT] == 1
+
+
+def test_a_training_is_one_program_and_its_batches_another(compiled):
+    total = sum(compiled.values(), collections.Counter())
+
+    assert total[STEP] == GENERATIONS
+    assert total[BATCH] == GENERATIONS
+
+
+def test_no_program_is_compiled_for_each_shape_of_an_array(compiled):
+    total = sum(compiled.values(), collections.Counter())
+
+    assert max(total.values()) <= 2 * GENERATIONS, total
