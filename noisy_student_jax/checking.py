@@ -11,27 +11,30 @@ from noisy_student_jax.pseudo_labels.plan import SelectionOptions
 from noisy_student_jax.run import Run, Student
 
 
-def check(run: Run) -> None:
+def check(run: Run, *, devices: int | None = None) -> None:
     """Looks for what training would stumble over, before any time is spent.
+
+    Args:
+      run: in question.
+      devices: that it is to run on; those that are here if not given.
 
     Raises:
       UserError: names the generation, what is wrong with it, and what to do.
     """
+    devices = devices or jax.device_count()
     for look in (_check_config, _check_model, _check_fixres):
         for student in run.students:
             try:
-                look(student)
+                look(student, devices)
             except UserError as error:
                 raise UserError(f"{student.name}: {error}") from None
 
 
-def _check_config(student: Student) -> None:
+def _check_config(student: Student, devices: int) -> None:
     """Checks what can be told before any image is read."""
     config = student.config
-    student.layout.check(
-        devices=jax.device_count(), microbatches=config.train.microbatches
-    )
-    _check_batch_norm_group(student)
+    student.layout.check(devices=devices, microbatches=config.train.microbatches)
+    _check_batch_norm_group(student, devices)
     if lanes := streams.make_lanes(student.run.config.data):
         for size in filter(None, (student.layout.labelled, student.layout.pseudo)):
             lanes.check(size=lanes.count, batch=size)
@@ -65,7 +68,7 @@ def _check_kept_selection(student: Student) -> None:
             )
 
 
-def _check_batch_norm_group(student: Student) -> None:
+def _check_batch_norm_group(student: Student, devices: int) -> None:
     group, layout = student.config.model.batch_norm_group, student.layout
     if not group:
         return
@@ -76,7 +79,7 @@ def _check_batch_norm_group(student: Student) -> None:
             f" {mix}, so that every group of batch norm holds both streams in their"
             " ratio"
         )
-    parts = jax.device_count() * student.config.train.microbatches
+    parts = devices * student.config.train.microbatches
     if layout.total % (group * parts):
         raise UserError(
             f"config.model.batch_norm_group={group} does not divide the"
@@ -85,8 +88,9 @@ def _check_batch_norm_group(student: Student) -> None:
         )
 
 
-def _check_model(student: Student) -> None:
+def _check_model(student: Student, devices: int) -> None:
     """Builds the model, and the shapes that pass through it."""
+    del devices
     student.parameters  # noqa: B018
     starting.check(student)
     _check_on_the_fly(student)
@@ -108,7 +112,7 @@ def _check_on_the_fly(student: Student) -> None:
         )
 
 
-def _check_fixres(student: Student) -> None:
+def _check_fixres(student: Student, devices: int) -> None:
     if student.final is not student:
-        _check_config(student.final)
+        _check_config(student.final, devices)
         fixres.check(student.final)

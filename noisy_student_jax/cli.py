@@ -96,7 +96,10 @@ def _dispatch(arguments: list[str]) -> int:
     # JAX and the rest are slow to import: not for --help or a mistyped command.
     from noisy_student_jax import commands, devices, importing
     from noisy_student_jax.exporting.command import export
+    from noisy_student_jax.topology import slices
 
+    if getattr(options, "topology", None):
+        slices.only_compile()
     elsewhere = {"import": importing.import_weights, "export": export}
     # Before JAX starts threads, each of which would have an arena of its own.
     devices.keep_freed_memory()
@@ -246,6 +249,12 @@ def _plan_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--measure", action="store_true", help="add the hours on this machine"
     )
+    parser.add_argument(
+        "--topology",
+        metavar="SLICE",
+        help="compile for a TPU slice, as v5e:16x16, and say whether it fits",
+    )
+    parser.add_argument("--generation", metavar="K", help="of --topology, one alone")
 
 
 _FLAGS = {

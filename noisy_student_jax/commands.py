@@ -30,6 +30,7 @@ from noisy_student_jax.robustness import command as robustness
 from noisy_student_jax.run import DECISIONS, PREPARED, Run
 from noisy_student_jax.self_training import noisy_student
 from noisy_student_jax.showing import CONTACT_SHEET
+from noisy_student_jax.topology import command as topology
 
 Options = argparse.Namespace
 
@@ -226,6 +227,7 @@ def plan(options: Options, interruption: Interruption) -> int:
             "`noisy-student plan --measure` needs --config=FILE: how long a model takes"
             " depends on what it is trained on"
         )
+    where = topology.asked_for(options)
     if options.resolution < 0:
         raise UserError(f"--resolution is {options.resolution}, but must be above 0")
     if options.model:
@@ -242,12 +244,17 @@ def plan(options: Options, interruption: Interruption) -> int:
         return 0
     workdir = pathlib.Path(options.workdir or "runs/plan")
     config, _ = _load(options, workdir, interruption, fit=False)
+    if where:
+        config.plan.update(where.section)
     one = Run(config, workdir, interruption=interruption, look_only=True, believe=True)
-    check(one)
+    check(one, devices=where and len(where.devices))
     if options.recipe:
         console.say(planning.recipe(one))
         return 0
-    if options.measure or config.budget_hours:
+    if where:
+        facts = planning.run_facts(one)
+        facts["topology"] = topology.facts(one, where, generation=options.generation)
+    elif options.measure or config.budget_hours:
         console.say("measuring; some ten seconds, and what the compiler takes")
         facts = planning.measured_facts(one)
     else:
@@ -256,6 +263,8 @@ def plan(options: Options, interruption: Interruption) -> int:
         console.print_json(facts)
     else:
         console.say(planning.run_text(facts))
+        if where:
+            console.say(topology.text(facts["topology"]))
     return 0
 
 

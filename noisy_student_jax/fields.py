@@ -28,6 +28,8 @@ OPERATIONAL = (
     "log",
     # Where weights lie that a model starts from; their hash is an input of its stage.
     "model.init",
+    # Where the state lives while it is trained; it is the same state.
+    "train.shard_state",
     # Where images lie and how they are brought in: what they are is told by their keys.
     "data.sources",
     "data.cache",
@@ -135,6 +137,7 @@ def base_config() -> ConfigDict:
                 "epochs": 350.0,
                 "steps": 0,
                 "microbatches": 1,
+                "shard_state": False,
                 "optimizer": "rmsprop",
                 "learning_rate": 0.016,
                 "schedule": "exponential",

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 import pyarrow as pa
 
 from noisy_student_jax import (
@@ -123,6 +124,25 @@ def step_and_state(
       teacher: what labels in the step, if anything does.
     """
     student = trained.student
+    step, optimizer = step_and_optimizer(trained, teacher=teacher)
+    numbers = {"seed": student.run.config.seed, "generation": student.number}
+    if student.trained:
+        variables = bundles.read(student.trained.bundle).variables
+    else:
+        variables = trained.initial()
+    return step, TrainState.create(variables, optimizer, **numbers)
+
+
+def step_and_optimizer(
+    trained: Part, *, teacher: Teacher | None = None
+) -> tuple[TrainStep, optax.GradientTransformation]:
+    """Builds a student's training step, and the optimizer in it.
+
+    Args:
+      trained: the part of it that is trained.
+      teacher: what labels in the step, if anything does.
+    """
+    student = trained.student
     run, config = student.run, student.config
     options = OptimizerOptions.from_config(config.train)
     schedule = optimizers.make_schedule(
@@ -156,12 +176,7 @@ def step_and_state(
         std=trained.preprocessing.std,
         teacher=teacher,
     )
-    numbers = {"seed": run.config.seed, "generation": student.number}
-    if student.trained:
-        variables = bundles.read(student.trained.bundle).variables
-    else:
-        variables = trained.initial()
-    return step, TrainState.create(variables, optimizer, **numbers)
+    return step, optimizer
 
 
 def _companions(student: Student) -> int:
@@ -327,6 +342,7 @@ def _loop_options(student: Student) -> train_loop.LoopOptions:
         prefetch=student.run.config.data.prefetch,
         log_every=log.every_steps,
         validate_every=log.validate_every_steps,
+        shard_state=student.config.train.shard_state,
     )
 
 

@@ -75,9 +75,13 @@ def measure(student: Student, *, seconds: float = 1.5) -> Speed:
     mesh = partitioning.make_mesh()
     trained = part(small)
     step, state = step_and_state(trained)
-    state = jax.device_put(state, partitioning.replicated(mesh))
+    held = partitioning.state_sharding(
+        state, mesh, sharded=student.config.train.shard_state
+    )
+    state = jax.device_put(state, held)
     batches = _Batches(trained, mesh)
-    compiled = jit_train_step(step, mesh).lower(state, batches(0)).compile()
+    compiled = jit_train_step(step, mesh, state_sharding=held)
+    compiled = compiled.lower(state, batches(0)).compile()
 
     def train(number: int) -> PyTree:
         nonlocal state
@@ -262,6 +266,7 @@ def _kind(student: Student) -> tuple:
         small.resolution,
         small.layout,
         config.train.microbatches,
+        config.train.shard_state,
         config.train.optimizer,
         config.labels.batch,
         noise if small.layout.pseudo else noise[:1],

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from noisy_student_jax.run import Student
+from noisy_student_jax.training import partitioning
 
 FLOAT32 = 4
 STATE_COPIES = {"rmsprop": 4, "sgd": 3, "adamw": 4}
@@ -95,7 +96,9 @@ def estimated(student: Student, *, devices: int) -> int:
     computing again.
     """
     config = student.config
-    floats = sum(leaf.size for leaf in jax.tree.leaves(student.shapes))
+    floats = partitioning.elements_held(
+        student.shapes, devices, sharded=config.train.shard_state
+    )
     copies = STATE_COPIES[config.train.optimizer] + 1
     copies += config.train.microbatches > 1
     if jax.default_backend() == "cpu" and not student.run.config.plan.chip:

@@ -170,7 +170,8 @@ def run_text(facts: dict[str, Any]) -> str:
             lines.append(
                 f"  that is more than the {_bytes(facts['chip']['memory'])} of a"
                 f" {facts['chip']['name']}: spread the batch over more devices"
-                " (config.plan.devices), or use model.remat or train.microbatches"
+                " (config.plan.devices), or use model.remat, train.microbatches or"
+                " train.shard_state"
             )
     if facts["chip"]:
         lines.append(_chip_text(facts, [entry for _, entry in entries]))

@@ -34,6 +34,7 @@ class LoopOptions:
       checkpoints_kept: newest ones to keep.
       log_every: steps between lines of ``metrics.jsonl``.
       validate_every: steps between validations; the last step always validates.
+      shard_state: whether devices share the state instead of each holding all of it.
       asynchronous: whether training goes on while a checkpoint is written.
       prefetch: batches that are made, and on their way to the devices, before the
         steps before them are over; 0 for none.
@@ -44,6 +45,7 @@ class LoopOptions:
     checkpoints_kept: int
     log_every: int
     validate_every: int
+    shard_state: bool = False
     asynchronous: bool = True
     prefetch: int = 1
 
@@ -92,14 +94,15 @@ def train(
         keep=options.checkpoints_kept,
         asynchronous=options.asynchronous,
     )
-    state = jax.device_put(state, partitioning.replicated(mesh))
+    held = partitioning.state_sharding(state, mesh, sharded=options.shard_state)
+    state = jax.device_put(state, held)
     state = checkpoints.restore_latest(state) or state
     first = int(state.step)
     if first:
         console.say(f"  continues from the checkpoint of step {first:,}")
     log = MetricsLog(folder, first)
     ready = Prefetched(batches, stop=options.steps, ahead=options.prefetch)
-    compiled = jit_train_step(step, mesh, taught_by=taught_by)
+    compiled = jit_train_step(step, mesh, taught_by=taught_by, state_sharding=held)
     progress.start(options.steps * batch_size, "images", at=first * batch_size)
     started = time.monotonic()
     late: dict[str, Any] | None = None

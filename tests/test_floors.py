@@ -65,6 +65,7 @@ FLOORS = (
         "stages",
         "starting",
         "streams",
+        "topology",
     },
 )
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}

@@ -1,6 +1,7 @@
 """One training step: both streams in one forward pass, one update, one EMA."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -14,6 +15,7 @@ from noisy_student_jax import types
 from noisy_student_jax.layout import BatchLayout
 from noisy_student_jax.training import partitioning
 from noisy_student_jax.training.optimizer import l2, squared_norm
+from noisy_student_jax.training.partitioning import NOT_SHARED, Sharing
 from noisy_student_jax.training.state import TrainState, ema_decay, ema_update
 from noisy_student_jax.types import Batch, PyTree
 
@@ -117,6 +119,11 @@ def total_loss(labelled: jax.Array, pseudo: jax.Array, options: StepOptions):
     return (labelled + options.ratio * pseudo) / (1 + options.ratio)
 
 
+def joined_norm(gradient: PyTree) -> jax.Array:
+    """Returns the norm of a gradient that every device has all of."""
+    return jnp.sqrt(squared_norm(jax.tree.leaves(gradient)))
+
+
 def make_train_step(
     module: nn.Module,
     loss: Loss,
@@ -160,15 +167,15 @@ def make_train_step(
                 metrics[f"{stream}/{name}"] = mean_
         return value, (updates.get("batch_stats", {}), metrics)
 
-    def gradients(params, batch_stats, batch, key, taught_by):
+    def gradients(params, batch_stats, batch, key, taught_by, shared):
         if teacher:
             batch = teacher.label(taught_by, batch)
         (_, (batch_stats, metrics)), gradient = jax.value_and_grad(
             objective, has_aux=True
         )(params, batch_stats, batch, key)
-        return batch_stats, gradient, metrics
+        return batch_stats, shared(gradient), metrics
 
-    def microbatched(params, batch_stats, batch, key, taught_by):
+    def microbatched(params, batch_stats, batch, key, taught_by, shared):
         count = options.microbatches
 
         def deal(x):
@@ -184,34 +191,42 @@ def make_train_step(
             number, part = numbered
             part_key = jax.random.fold_in(key, number)
             batch_stats, gradient, metrics = gradients(
-                params, batch_stats, part, part_key, taught_by
+                params, batch_stats, part, part_key, taught_by, shared
             )
-            # Added up as they come: all of them at once would take memory again.
+            # A running sum: one copy of the gradients, however many microbatches.
             return (batch_stats, jax.tree.map(jnp.add, total, gradient)), metrics
 
-        (batch_stats, total), metrics = jax.lax.scan(
-            one,
-            (batch_stats, jax.tree.map(jnp.zeros_like, params)),
-            (jnp.arange(count), parts),
+        start = batch_stats, shared(jax.tree.map(jnp.zeros_like, params))
+        (batch_stats, total), stacked = jax.lax.scan(
+            one, start, (jnp.arange(count), parts)
         )
         gradient = jax.tree.map(lambda x: x / count, total)
-        return batch_stats, gradient, jax.tree.map(lambda x: x.mean(axis=0), metrics)
+        metrics = jax.tree.map(lambda x: x.mean(axis=0), stacked)
+        return batch_stats, gradient, metrics
 
     def step(
-        state: TrainState, batch: Batch, taught_by: PyTree = None
+        state: TrainState,
+        batch: Batch,
+        taught_by: PyTree = None,
+        *,
+        sharing: Sharing = NOT_SHARED,
     ) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.noise_key), state.step)
         work = gradients if options.microbatches == 1 else microbatched
+        # What the model computes with is whole; what is kept is a share.
+        params, batch_stats = sharing.whole((state.params, state.batch_stats))
         batch_stats, gradient, metrics = work(
-            state.params, state.batch_stats, batch, key, taught_by
+            params, batch_stats, batch, key, taught_by, sharing.shared
         )
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        # Shares are not joined: they lie on different devices.
+        norm = joined_norm if sharing is NOT_SHARED else optax.tree.norm
         done = state.step + 1
         decay = ema_decay(options.ema_decay, done)
         metrics |= {
             "learning_rate": schedule(state.step),
-            "gradient_norm": jnp.sqrt(squared_norm(jax.tree.leaves(gradient))),
+            "gradient_norm": norm(gradient),
         }
         return (
             state.replace(
@@ -229,24 +244,53 @@ def make_train_step(
 
 
 def jit_train_step(
-    step: TrainStep, mesh: Mesh, *, taught_by: PyTree | None = None
+    step: TrainStep,
+    mesh: Mesh,
+    *,
+    taught_by: PyTree | None = None,
+    state_sharding: PyTree | None = None,
 ) -> TrainStep:
-    """Compiles the step: state replicated and donated, batch spread.
+    """Compiles the step: state donated, batch spread.
 
     Args:
       step: of `make_train_step`.
       mesh: devices.
       taught_by: variables of the teacher that labels in the step; replicated, and
         given to every step.
+      state_sharding: of `partitioning.state_sharding`; replicated if not given.
+    """
+    if taught_by is None:
+        return placed_step(step, mesh, state_sharding=state_sharding)
+    fixed = jax.device_put(taught_by, partitioning.replicated(mesh))
+    compiled = placed_step(step, mesh, taught=True, state_sharding=state_sharding)
+    return lambda state, batch: compiled(state, batch, fixed)
+
+
+def placed_step(
+    step: TrainStep,
+    mesh: Mesh,
+    *,
+    taught: bool = False,
+    state_sharding: PyTree | None = None,
+) -> Any:
+    """Says sharding and donation of a step, and compiles nothing yet.
+
+    Args:
+      step: of `make_train_step`.
+      mesh: devices.
+      taught: whether it takes the variables of a teacher as well.
+      state_sharding: as in `jit_train_step`.
+
+    Returns:
+      What `jax.jit` returns.
     """
     whole, spread = partitioning.replicated(mesh), partitioning.along_batch(mesh)
-    fixed = () if taught_by is None else (jax.device_put(taught_by, whole),)
-    compiled = jax.jit(
+    held = whole if state_sharding is None else state_sharding
+    if isinstance(held, TrainState):
+        step = functools.partial(step, sharing=Sharing.of(held.params, mesh))
+    return jax.jit(
         step,
-        in_shardings=(whole, spread, *(whole for _ in fixed)),
-        out_shardings=(whole, whole),
+        in_shardings=(held, spread, *((whole,) if taught else ())),
+        out_shardings=(held, whole),
         donate_argnums=0,
     )
-    if taught_by is None:
-        return compiled
-    return lambda state, batch: compiled(state, batch, *fixed)
