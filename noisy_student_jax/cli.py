@@ -33,6 +33,10 @@ COMMANDS = {
 }
 
 
+STEPPING = ("run", "train", "label", "evaluate", "plan")
+"""Commands that run one program many times."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit status.
 
@@ -101,8 +105,9 @@ def _dispatch(arguments: list[str]) -> int:
     if getattr(options, "topology", None):
         slices.only_compile()
     elsewhere = {"import": importing.import_weights, "export": export}
-    # Before JAX starts threads, each of which would have an arena of its own.
-    devices.keep_freed_memory()
+    if options.command in STEPPING:
+        # Before JAX starts threads, each of which would have an arena of its own.
+        devices.keep_freed_memory()
     devices.announce()
     devices.keep_compiled_programs()
     with Interruption() as interruption:

@@ -51,6 +51,8 @@ def keep_compiled_programs() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
+TPU = (pathlib.Path("/dev/accel0"), pathlib.Path("/dev/vfio/0"))
+"""How TPU chips show themselves to the system."""
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8
 """Of glibc's `mallopt`."""
 
@@ -61,15 +63,17 @@ def keep_freed_memory() -> bool:
     XLA on CPU allocates a step's buffers anew in every step; glibc returns such large
     ones to the system at once, which then has to clear each page again: a third of
     EfficientNet-B0's step. With this, memory stays at its peak until the process ends.
-    Does nothing where a GPU does the work, with another C library, or if glibc has been
-    told something already (``MALLOC_…`` or ``GLIBC_TUNABLES`` in the environment, such
+    Does nothing where a GPU or TPU does the work, with another C library, or if glibc
+    has been told something already (``MALLOC_…`` or ``GLIBC_TUNABLES`` are set, such
     as ``MALLOC_TRIM_THRESHOLD_=131072``, its default).
 
     Returns:
       Whether it was done.
     """
     told = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
-    if told or platform.libc_ver()[0] != "glibc" or idle_gpu():
+    if told or platform.libc_ver()[0] != "glibc":
+        return False
+    if idle_gpu() or any(map(pathlib.Path.exists, TPU)):
         return False
     # One arena, grown in one piece and never trimmed; nothing mapped by itself.
     settings = [

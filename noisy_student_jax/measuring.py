@@ -256,7 +256,13 @@ def _kind(student: Student) -> tuple:
     small = _with_small_batch(student)
     config = small.config
     noise = tuple(
-        (n.randaugment_layers, n.form, n.flip, n.crop_padding > 0, n.cutout_size > 0)
+        (
+            n.randaugment_layers,
+            n.randaugment_form,
+            n.flip,
+            n.crop_padding > 0,
+            n.cutout_size > 0,
+        )
         for n in (config.noise[name] for name in types.STREAMS)
     )
     return (

@@ -16,6 +16,8 @@ from noisy_student_jax.training import partitioning
 FLOAT32 = 4
 STATE_COPIES = {"rmsprop": 4, "sgd": 3, "adamw": 4}
 """Weights, their average, and the optimizer's copies of them."""
+GATHERED = 2
+"""Whole copies beside a sharded state, at the worst: weights in use, and gradients."""
 HELD = 1.2
 """Bytes that a step holds for each byte that differentiation keeps: the compiler spares
 some, where it fuses, and needs others while it works a layer backwards. On CPU, 1.13 to
@@ -96,17 +98,26 @@ def estimated(student: Student, *, devices: int) -> int:
     computing again.
     """
     config = student.config
-    floats = partitioning.elements_held(
-        student.shapes, devices, sharded=config.train.shard_state
-    )
-    copies = STATE_COPIES[config.train.optimizer] + 1
-    copies += config.train.microbatches > 1
+    state = state_bytes(student, devices)
     if jax.default_backend() == "cpu" and not student.run.config.plan.chip:
         config = config.copy_and_resolve_references()
         config.model.update(dtype="float32", remat=False)
         student = dataclasses.replace(student, config=config)
     held = HELD * student.activation_bytes * at_once(student, devices)
-    return floats * FLOAT32 * copies + int(held)
+    return state + int(held)
+
+
+def state_bytes(student: Student, devices: int) -> int:
+    """Returns what weights, averages, optimizer and gradients take of a device."""
+    train = student.config.train
+    copies = STATE_COPIES[train.optimizer] + 1 + (train.microbatches > 1)
+    floats = copies * partitioning.elements_held(
+        student.shapes, devices, sharded=train.shard_state
+    )
+    if train.shard_state:
+        whole = partitioning.elements_held(student.shapes, 1, sharded=False)
+        floats += GATHERED * whole
+    return floats * FLOAT32
 
 
 def at_once(student: Student, devices: int) -> int:

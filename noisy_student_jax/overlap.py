@@ -42,12 +42,14 @@ class Prefetched:
     def fill(self, step: int) -> None:
         """Makes the batches of a step and of those after it, as many as are wanted."""
         for number in range(step, min(step + self._ahead, self._stop)):
+            if isinstance(self._made.get(number), Exception):
+                return
             if number in self._made:
                 continue
             try:
                 self._made[number] = self._batches(number)
             except Exception as error:
-                # Not before its turn: the steps before it are fine, and are saved.
+                # Not before its turn: the steps before it are fine.
                 self._made[number] = error
                 return
 

@@ -148,9 +148,11 @@ class OnePixel:
         """See `Preprocessing`."""
         return np.zeros((1, 1, self.channels), np.float32)
 
-    def apply_crop(self, image: np.ndarray, box: tuple[int, ...]) -> np.ndarray:
+    def apply_crop(
+        self, image: np.ndarray, box: tuple[int, ...], *, bicubic: Any = None
+    ) -> np.ndarray:
         """See `Preprocessing`."""
-        del box
+        del box, bicubic
         return image
 
 
@@ -173,7 +175,7 @@ class HeadOnFeatures(Part):
         folder = run.workdir / FEATURES / files.digest(made_by)[:16]
         folder /= f"{name}-{fingerprint(source)[:16]}"
         predictor = Predictor(
-            _Pooled(),
+            _POOLED,
             self.student.module,
             self.student.preprocessing,
             batch=run.config.labels.batch,
@@ -250,6 +252,10 @@ class _Pooled:
 
     def predict(self, outputs: PyTree) -> dict[str, jax.Array]:
         return {"features": outputs["pooled"]}
+
+
+_POOLED = _Pooled()
+"""One for all, so that all predict with one program."""
 
 
 def _compute(

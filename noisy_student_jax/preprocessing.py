@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from PIL import Image
 
-from noisy_student_jax import bicubic_tf1
-from noisy_student_jax.errors import UserError
+from noisy_student_jax import bicubic_tf1, console
+from noisy_student_jax.errors import UserError, one_line
 from noisy_student_jax.randaugment import FILL
 
 INTERPOLATIONS = {
@@ -41,9 +41,16 @@ def compiled_bicubic() -> Bicubic | None:
     """
     try:
         from noisy_student_jax import bicubic_compiled
+
+        return bicubic_compiled.load()
     except ImportError:
         return None
-    return bicubic_compiled.load()
+    except Exception as error:  # of Numba's kinds, where it cannot compile or keep
+        console.warn(
+            f"Numba cannot be used here ({one_line(error)}): images are resized by"
+            " Pillow, which takes longer"
+        )
+        return None
 
 
 @dataclasses.dataclass(frozen=True)

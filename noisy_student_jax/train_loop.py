@@ -130,7 +130,12 @@ def train(
                 settle(late, number - 1)
                 checkpoints.save(state)
                 interruption.check()
-            batch = ready(number)
+            try:
+                batch = ready(number)
+            except Exception:
+                settle(late, number - 1)
+                checkpoints.save(state)
+                raise
             # What the step needs is on the devices: nothing is sent in passing.
             with jax.transfer_guard("disallow"):
                 state, metrics = compiled(state, batch)

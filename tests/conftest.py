@@ -18,6 +18,16 @@ def console_speaks_to_people():
     console.leave_stdout_to_machines(False)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def memory_is_given_back():
+    """Commands that are called here leave the C library of this process as it is."""
+    from noisy_student_jax import devices
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(devices, "keep_freed_memory", lambda: False)
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory) -> pathlib.Path:
     """The directory of a finished run of ``tests/configs/tiny.py``. Do not change it:

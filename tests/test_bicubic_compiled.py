@@ -103,3 +103,16 @@ def test_without_numba_there_is_none(monkeypatch):
     monkeypatch.delitem(sys.modules, "noisy_student_jax.bicubic_compiled")
     monkeypatch.delattr("noisy_student_jax.bicubic_compiled")
     assert preprocessing.compiled_bicubic.__wrapped__() is None
+
+
+def test_a_numba_that_cannot_work_here_is_told_and_left_aside(monkeypatch, capsys):
+    def cannot():
+        raise RuntimeError("cannot cache function: no locator available")
+
+    monkeypatch.setattr(bicubic_compiled, "load", cannot)
+    preprocessing.compiled_bicubic.cache_clear()
+    try:
+        assert preprocessing.compiled_bicubic() is None
+    finally:
+        preprocessing.compiled_bicubic.cache_clear()
+    assert "no locator available" in "".join(capsys.readouterr())

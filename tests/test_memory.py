@@ -128,3 +128,10 @@ def test_for_a_chip_the_dtype_and_remat_count_and_on_cpu_they_do_not():
     assert estimated(chip, half) < estimated(chip)
     assert estimated(chip, again) < estimated(chip)
     np.testing.assert_equal(estimated(chip), estimated())
+
+
+def test_a_shared_state_is_gathered_beside_the_shares():
+    whole = memory.state_bytes(student_of("model.name=efficientnet_b0"), 8)
+    shared = student_of("model.name=efficientnet_b0", "train.shard_state=True")
+    copies = memory.GATHERED * shared.parameters * memory.FLOAT32
+    assert copies < memory.state_bytes(shared, 8) < whole

@@ -388,16 +388,23 @@ def test_a_checkpoint_that_could_not_be_written_ends_the_training(
     assert training.checkpoints == [4, 8][:written]
 
 
-def test_what_goes_wrong_with_a_batch_does_not_cost_the_steps_before(training):
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_what_goes_wrong_with_a_batch_does_not_cost_the_steps_before(
+    training, prefetch
+):
+    asked = []
+
     def missing(step):
-        if step == 4:
-            raise UserError("the images of step 5 are gone")
+        asked.append(step)
+        if step == 5:
+            raise UserError("the images of step 6 are gone")
         return batch(step)
 
-    with pytest.raises(UserError, match="step 5"):
-        training.run(batches=missing, prefetch=2)
+    with pytest.raises(UserError, match="step 6"):
+        training.run(batches=missing, prefetch=prefetch)
 
-    assert training.checkpoints == [4]
+    assert training.checkpoints == [4, 5]
+    assert asked == list(range(6))
 
 
 def test_nothing_is_sent_to_a_step_in_passing(training):

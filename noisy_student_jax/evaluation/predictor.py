@@ -118,9 +118,12 @@ class Predictor:
             if isinstance(value, jax.Array):
                 value.copy_to_host_async()
 
+        # Not the images themselves, which would be kept until the results are fetched.
+        count = len(images)
+
         def fetch() -> Arrays:
             fetched = jax.device_get(predictions)
-            return {name: value[: len(images)] for name, value in fetched.items()}
+            return {name: value[:count] for name, value in fetched.items()}
 
         return fetch
 

@@ -69,8 +69,6 @@ def compiled(program: Program, where: Slice) -> Outcome:
         try:
             executable = lowered.compile()
         except jax.errors.JaxRuntimeError as error:
-            if _EXHAUSTED not in str(error):
-                raise
             return refusal(
                 str(error), limit=where.memory, seconds=time.monotonic() - started
             )

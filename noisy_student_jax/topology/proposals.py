@@ -111,8 +111,17 @@ def settings(student: Student, *, devices: int) -> list[Setting]:
         for microbatches in range(1, most + 1)
         if most % microbatches == 0
         for shard_state in (False, True)
+        if all(
+            _divides(one, devices * microbatches) for one in (student, student.final)
+        )
     }
     return sorted(found, key=lambda one: (one.time, one.microbatches))
+
+
+def _divides(student: Student, parts: int) -> bool:
+    """Whether each of the parts of a batch has whole groups of batch norm."""
+    group = student.config.model.batch_norm_group or 1
+    return student.layout.total % (group * parts) == 0
 
 
 def propose(

@@ -1,11 +1,10 @@
 """Memory of a training step by reckoning: which programs are worth compiling."""
 
-from noisy_student_jax.memory import FLOAT32, STATE_COPIES
+from noisy_student_jax.memory import state_bytes
 from noisy_student_jax.models import cost
 from noisy_student_jax.run import Student
 from noisy_student_jax.topology.compiling import Outcome
 from noisy_student_jax.topology.slices import Slice
-from noisy_student_jax.training import partitioning
 
 HOPELESS = 1.5
 """Times the memory that a program may be reckoned to need and is still compiled."""
@@ -13,8 +12,6 @@ TYPICAL = {True: 2.2, False: 0.75}
 """What the compiler takes, of what `cost.activation_bytes` counts, with and without
 remat: the block that is computed again is not counted, and what fuses is. B7 at 600 px,
 32 images on a TPU v5e, with remat, took 2.2."""
-GATHERED = 2
-"""Whole copies beside a sharded state, at the worst: weights in use, and gradients."""
 
 
 class Reckoning:
@@ -30,7 +27,9 @@ class Reckoning:
         """Returns bytes of a device for the step of a student, as it is set."""
         remat = student.config.model.remat
         scale = self._scale.get((student.stage, remat), TYPICAL[remat])
-        return state_bytes(student, self._where) + scale * self._kept(student)
+        return state_bytes(student, len(self._where.devices)) + scale * self._kept(
+            student
+        )
 
     def hopeless(self, student: Student) -> Outcome | None:
         """Returns that a step does not fit, where compiling it would be vain."""
@@ -44,7 +43,7 @@ class Reckoning:
         """Takes in what the compiler told of such a step."""
         if not (outcome.needed and outcome.seconds):
             return
-        rest = max(0.0, outcome.needed - state_bytes(student, self._where))
+        rest = max(0.0, outcome.needed - state_bytes(student, len(self._where.devices)))
         key = (student.stage, student.config.model.remat)
         scale = rest / self._kept(student)
         self._scale[key] = max(self._scale.get(key, 0.0), scale)
@@ -59,15 +58,3 @@ class Reckoning:
             )
         parts = len(self._where.devices) * student.config.train.microbatches
         return student.layout.total / parts * self._activations[repr(module)]
-
-
-def state_bytes(student: Student, where: Slice) -> float:
-    """Returns what weights, averages, optimizer and gradients take of a device."""
-    train, devices = student.config.train, len(where.devices)
-    copies = STATE_COPIES[train.optimizer] + 1
-    held = copies * partitioning.elements_held(
-        student.shapes, devices, sharded=train.shard_state
-    )
-    if train.shard_state:
-        held += GATHERED * partitioning.elements_held(student.shapes, 1, sharded=False)
-    return held * FLOAT32

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
+from noisy_student_jax import devices
 from noisy_student_jax.chips import CHIPS, Chip
 from noisy_student_jax.errors import UserError, one_line
 
@@ -24,8 +25,6 @@ KINDS = {
 }
 """Names in `CHIPS`, by what the compiler calls a device."""
 EXAMPLES = ("v3:8x8", "v4:4x4x4", "v5e:16x16", "v5p:4x4x8", "v6e:16x16", "tpu7x:4x4x4")
-HARDWARE = (pathlib.Path("/dev/accel0"), pathlib.Path("/dev/vfio/0"))
-"""How TPU chips show themselves to the system."""
 NO_HARDWARE = {
     # Or libtpu asks the metadata server of a cloud machine what it is attached to ...
     "TPU_SKIP_MDS_QUERY": "1",
@@ -75,7 +74,7 @@ class Slice:
 
 def only_compile() -> None:
     """Has libtpu look for no hardware; to be called before JAX looks for devices."""
-    if not any(map(pathlib.Path.exists, HARDWARE)):
+    if not any(map(pathlib.Path.exists, devices.TPU)):
         for name, value in NO_HARDWARE.items():
             os.environ.setdefault(name, value)
 

@@ -9,12 +9,13 @@ from support import TINY
 
 from noisy_student_jax import config
 from noisy_student_jax.interruption import Interruption
+from noisy_student_jax.memory import state_bytes
 from noisy_student_jax.run import Run
 from noisy_student_jax.topology import command, slices
 from noisy_student_jax.topology.compiling import Outcome, refusal
 from noisy_student_jax.topology.programs import FIXRES, LABEL, TRAIN
 from noisy_student_jax.topology.proposals import Setting, settings
-from noisy_student_jax.topology.reckoning import TYPICAL, Reckoning, state_bytes
+from noisy_student_jax.topology.reckoning import TYPICAL, Reckoning
 
 FIXRES_TOO = ("generations[1].fixres.resolution=16", "fixres.steps=2")
 
@@ -176,9 +177,11 @@ def test_the_state_is_reckoned_with_its_optimizer_and_gradients():
     student, where = a_run().student(1), a_slice(1e9)
     leaves = jax.tree.leaves(student.shapes)
     # RMSProp's two, the weights, their average and the gradients.
-    assert state_bytes(student, where) == 5 * 4 * sum(leaf.size for leaf in leaves)
+    assert state_bytes(student, len(where.devices)) == 5 * 4 * sum(
+        leaf.size for leaf in leaves
+    )
     kept = 32 * student.activation_bytes * TYPICAL[False]
-    assert needed() == pytest.approx(state_bytes(student, where) + kept)
+    assert needed() == pytest.approx(state_bytes(student, len(where.devices)) + kept)
 
 
 def test_a_refusal_is_told_in_the_compilers_figures():
@@ -212,3 +215,14 @@ def test_another_refusal_is_told_as_it_is():
     outcome = refusal("RESOURCE_EXHAUSTED: out of\n  vmem", limit=16e9, seconds=1.0)
     assert outcome.refused == "the compiler says 'RESOURCE_EXHAUSTED: out of vmem'"
     assert not outcome.fits and outcome.limit == 16e9
+
+
+def test_no_setting_cuts_a_group_of_batch_norm():
+    group = 16
+    run = a_run(f"generations[1].model.batch_norm_group={group}")
+    student = run.student(1)
+    free = settings(a_run().student(1), devices=1)
+    found = settings(student, devices=1)
+    assert found
+    assert all(student.layout.total % (group * one.microbatches) == 0 for one in found)
+    assert {one.microbatches for one in found} < {one.microbatches for one in free}
