@@ -147,7 +147,7 @@ WRONG_LINES = {
     "not a number": ("config.train.learning_rate = float('nan')", "is nan"),
     "a section that lacks keys": (
         "config.data = ConfigDict({'name': 'digits'})",
-        "config.data.cache is missing: start from",
+        "config.data.augment is missing: start from",
     ),
     "a data set from nowhere": (
         "config.data.name = 'no_such_package:data'",

@@ -232,6 +232,10 @@ def test_plan_measures_for_machines(capsys, hurried, tmp_path, monkeypatch):
     assert facts.pop("hours")["total"] > 0
     assert re.match(r"cpu \(\d+ × ", facts.pop("device"))
     assert (facts.pop("budget_hours"), facts.pop("decisions")) == (0, [])
+    for found, memory_from in ((facts, "compiled"), (plain, "estimated")):
+        for one in [*found["generations"], found["control"]]:
+            assert one.pop("memory_from") == memory_from
+            assert one.pop("memory_per_device") > 0
     assert facts == plain, "the rest is as without --measure"
     assert list(tmp_path.iterdir()) == []
 
