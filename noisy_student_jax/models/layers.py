@@ -1,5 +1,7 @@
 """Layers that the models of this package are built from."""
 
+import functools
+import itertools
 from typing import Any
 
 import flax.linen as nn
@@ -27,10 +29,12 @@ def convolution(
     """A convolution with TensorFlow's SAME padding and the authors' initial values.
 
     Its variables do not depend on `implementation`: with "own", a 1×1 convolution is
-    computed as a matrix product.
+    computed as a matrix product, and on CPU so is the stem's.
     """
-    if kernel == 1 and stride == 1 and implementation == "own":
+    if implementation == "own" and kernel == 1 and stride == 1:
         return Pointwise(channels, bias, dtype, name=name)
+    if implementation == "own" and name == "stem_conv":
+        return Stem(channels, kernel, stride, dtype, name=name)
     return nn.Conv(
         channels,
         (kernel, kernel),
@@ -42,6 +46,64 @@ def convolution(
         bias_init=initialize.ZEROS,
         name=name,
     )
+
+
+class Stem(nn.Module):
+    """A convolution of few channels; its variables are `nn.Conv`'s.
+
+    On CPU it is a matrix product of patches: XLA's convolution of three channels takes
+    twice as long.
+    """
+
+    channels: int
+    kernel: int
+    stride: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Maps ``[batch, h, w, inputs]`` to ``[batch, ⌈h/s⌉, ⌈w/s⌉, channels]``."""
+        shape = (self.kernel, self.kernel, images.shape[-1], self.channels)
+        kernel = self.param("kernel", initialize.CONVOLUTION, shape, jnp.float32)
+        convolve = functools.partial(
+            jax.lax.platform_dependent,
+            cpu=functools.partial(_product_of_patches, stride=self.stride),
+            default=functools.partial(_convolution, stride=self.stride),
+        )
+        # What is kept for the backward pass are the images, not their patches.
+        return jax.checkpoint(convolve)(
+            images.astype(self.dtype), kernel.astype(self.dtype)
+        )
+
+
+def _convolution(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    return jax.lax.conv_general_dilated(
+        images,
+        kernel,
+        window_strides=(stride, stride),
+        padding="SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def _product_of_patches(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    k, channels = kernel.shape[0], kernel.shape[-1]
+    pads = jax.lax.padtype_to_pads(images.shape[1:3], (k, k), (stride, stride), "SAME")
+    padded = jnp.pad(images, ((0, 0), *pads, (0, 0)))
+    rows, columns = (-(-side // stride) for side in images.shape[1:3])
+    patches = jnp.concatenate(
+        [
+            padded[
+                :,
+                i : i + (rows - 1) * stride + 1 : stride,
+                j : j + (columns - 1) * stride + 1 : stride,
+            ]
+            for i, j in itertools.product(range(k), repeat=2)
+        ],
+        axis=-1,
+    )
+    product = patches.reshape(-1, patches.shape[-1]) @ kernel.reshape(-1, channels)
+    return product.reshape(len(images), rows, columns, channels)
 
 
 class Pointwise(nn.Module):

@@ -293,4 +293,5 @@ def placed_step(
         in_shardings=(held, spread, *((whole,) if taught else ())),
         out_shardings=(held, whole),
         donate_argnums=0,
+        compiler_options=partitioning.compiler_options(mesh),
     )

@@ -136,6 +136,32 @@ def test_a_convolution_of_one_pixel_is_flaxs(bias, dtype):
     assert_close(actual, train(flax, variables, images), precision)
 
 
+@pytest.mark.parametrize(
+    ("side", "kernel", "stride"), [(8, 3, 2), (7, 3, 2), (8, 3, 1), (9, 5, 3)]
+)
+def test_the_stem_is_flaxs_convolution(side, kernel, stride):
+    images = levels((2, side, side + 1, 3))
+
+    class Stem(nn.Module):
+        implementation: str
+
+        @nn.compact
+        def __call__(self, images):
+            return convolution(
+                5,
+                kernel=kernel,
+                stride=stride,
+                implementation=self.implementation,
+                name="stem_conv",
+            )(images)
+
+    own, flax = Stem("own"), Stem("flax")
+    variables = flax.init(jax.random.key(0), images)
+    drawn = own.init(jax.random.key(0), images)
+    jax.tree.map(np.testing.assert_array_equal, drawn, variables)
+    assert_close(train(own, variables, images), train(flax, variables, images), 1e-5)
+
+
 @functools.cache
 def model(layers, remat=False):
     return models.create(
