@@ -103,7 +103,8 @@ def _product_of_patches(images: jax.Array, kernel: jax.Array, stride: int) -> ja
         axis=-1,
     )
     product = patches.reshape(-1, patches.shape[-1]) @ kernel.reshape(-1, channels)
-    return product.reshape(len(images), rows, columns, channels)
+    # Exporting gives a batch of any size, which has no `len`.
+    return product.reshape(images.shape[0], rows, columns, channels)
 
 
 class Pointwise(nn.Module):
