@@ -1,4 +1,4 @@
-"""Saying which device a command uses, and when a better one lies idle."""
+"""The machine: which device a command uses, and what a process keeps for later."""
 
 import ctypes
 import hashlib
@@ -11,6 +11,11 @@ import jax
 
 from noisy_student_jax import console
 from noisy_student_jax.errors import UserError, one_line
+
+TPU = (pathlib.Path("/dev/accel0"), pathlib.Path("/dev/vfio/0"))
+"""How TPU chips show themselves to the system."""
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8
+"""Of glibc's `mallopt`."""
 
 
 def announce() -> None:
@@ -49,12 +54,6 @@ def keep_compiled_programs() -> None:
         return  # nobody's home, or not ours to write: it only takes longer
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
-
-
-TPU = (pathlib.Path("/dev/accel0"), pathlib.Path("/dev/vfio/0"))
-"""How TPU chips show themselves to the system."""
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8
-"""Of glibc's `mallopt`."""
 
 
 def keep_freed_memory() -> bool:

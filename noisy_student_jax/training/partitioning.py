@@ -52,8 +52,8 @@ def state_sharding(state: PyTree, mesh: Mesh, *, sharded: bool) -> PyTree:
       state: arrays, or their shapes.
       mesh: devices.
       sharded: whether each device keeps a part of every large array (weights, their
-        average, the optimizer's copies), as in ZeRO and FSDP, and the partitioner
-        gathers it where it is used. Otherwise every device holds the whole.
+        average, the optimizer's copies), as in ZeRO and FSDP, and the step gathers
+        what it computes with (`Sharing`). Otherwise every device holds the whole.
 
     Returns:
       A tree like `state`, of shardings; one for all where it is not sharded.
