@@ -19,13 +19,12 @@ import shutil
 import tempfile
 
 import geffnet
-import jax
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import side_by_side
 import torch
-from our_programs import Ours, wait
+from our_programs import Ours
 from side_by_side import Work
 
 from noisy_student_jax.console import Progress
@@ -125,10 +124,10 @@ def our_labelling(ours: Ours, images: np.ndarray, options, folder) -> Work:
 
 def forward_alone(ours: Ours, batch: int) -> Work:
     predictor, placed = ours.predictor(batch)
-    images = jax.device_put(ours.images(predictor.batch))
+    images = ours.images(predictor.batch)
 
     def work() -> int:
-        wait(predictor.apply(placed, images))
+        predictor(placed, images)
         return predictor.batch
 
     return work

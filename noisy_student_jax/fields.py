@@ -45,6 +45,7 @@ OPERATIONAL = (
     "data.augment",
     "labels.batch",
     "evaluation.batch",
+    "evaluation.in_pieces",
     # What `plan` reckons with; no run reads them.
     "data.expected",
     "plan",
@@ -175,6 +176,7 @@ def base_config() -> ConfigDict:
             "fine_tuning": {"enabled": False},
             "evaluation": {
                 "batch": 256,
+                "in_pieces": True,
                 "confidence": 0.95,
                 "bootstrap": 10_000,
             },

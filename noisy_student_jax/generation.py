@@ -211,13 +211,7 @@ def evaluate(student: Student) -> dict[str, Any]:
     raw = ema if student.adopted else bundles.read(made_in / RAW_MODEL)
     refuse_overlap(ema, run.dataset.test)
     trained = part(student.final)
-    predictor = Predictor(
-        run.task,
-        trained.module,
-        trained.preprocessing,
-        batch=batch,
-        ahead=run.config.data.prefetch,
-    )
+    predictor = _predictor(trained, batch=batch)
     splits, judged = {}, ("validation", "test")
     sources = run.dataset.parts()
     sources = {name: trained.source(sources[name], name) for name in judged}
@@ -261,13 +255,7 @@ def label_pool(teacher: Student) -> dict[str, Any]:
     pool = trained.source(run.dataset.pool, "pool")
     bounds = shard_bounds(len(pool), min(run.config.data.pool_shards, len(pool)))
     return label.label_pool(
-        Predictor(
-            run.task,
-            trained.module,
-            trained.preprocessing,
-            batch=config.labels.batch,
-            ahead=run.config.data.prefetch,
-        ),
+        _predictor(trained, batch=config.labels.batch),
         trained.of(bundle.variables),
         run.task,
         pool,
@@ -346,16 +334,22 @@ def _loop_options(student: Student) -> train_loop.LoopOptions:
     )
 
 
-def _validation(trained: Part):
-    """Returns a function that measures a state, raw and EMA, on validation images."""
+def _predictor(trained: Part, *, batch: int) -> Predictor:
     run = trained.student.run
-    predictor = Predictor(
+    return Predictor(
         run.task,
         trained.module,
         trained.preprocessing,
-        batch=run.config.evaluation.batch,
+        batch=batch,
         ahead=run.config.data.prefetch,
+        in_pieces=run.config.evaluation.in_pieces,
     )
+
+
+def _validation(trained: Part):
+    """Returns a function that measures a state, raw and EMA, on validation images."""
+    run = trained.student.run
+    predictor = _predictor(trained, batch=run.config.evaluation.batch)
     source = trained.source(run.dataset.validation, "validation")
 
     def validate(state: TrainState) -> dict[str, float]:

@@ -94,15 +94,13 @@ def measure(student: Student, *, seconds: float = 1.5) -> Speed:
         small.module,
         small.preprocessing,
         batch=min(small.config.labels.batch, jax.local_device_count() * _most(small)),
+        in_pieces=small.run.config.evaluation.in_pieces,
     )
     learnt = trained.whole(jax.device_get(state.ema_variables))
     variables = predictor.place(learnt)
-    images = jax.device_put(
-        made_up_images(predictor.batch, small.resolution),
-        partitioning.along_batch(predictor.mesh),
-    )
+    images = made_up_images(predictor.batch, small.resolution)
     labelling = _steps_per_second(
-        lambda number: predictor.apply(variables, images), student, seconds
+        lambda number: predictor(variables, images), student, seconds
     )
     held = memory.of_step(compiled, small, devices=mesh.size)
     return Speed(training, labelling * predictor.batch, held)

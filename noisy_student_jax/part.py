@@ -180,6 +180,7 @@ class HeadOnFeatures(Part):
             self.student.preprocessing,
             batch=run.config.labels.batch,
             ahead=run.config.data.prefetch,
+            in_pieces=run.config.evaluation.in_pieces,
         )
         placed = predictor.place(starting.initial_variables(self.student))
         features, status = [], []

@@ -215,6 +215,7 @@ def test_operational_fields_identify_nothing():
         "data.workers",
         "data.max_quarantined",
         "data.prefetch",
+        "evaluation.in_pieces",
         "data.resident_gigabytes",
         "noise.labelled.randaugment_form",
         "noise.pseudo.randaugment_form",

@@ -1,22 +1,27 @@
 """A model applied to many images: un-noised, batch by batch, on local devices.
 
 Reading, computing and what is done with the results overlap: while the devices are at
-work on a batch, the host reads the next one and looks at the one before.
+work on a batch, the host reads the next one and looks at the one before. On a CPU a
+batch is worked through in pieces small enough for its caches, one a core at a time.
 """
 
+import concurrent.futures
 import dataclasses
 import functools
+import math
+import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 
 from noisy_student_jax import models
 from noisy_student_jax.checkpoints.bundle import Bundle
 from noisy_student_jax.errors import UserError
+from noisy_student_jax.models import cost
 from noisy_student_jax.overlap import late, read_ahead
 from noisy_student_jax.preprocessing import Preprocessing
 from noisy_student_jax.tasks import Task
@@ -24,6 +29,10 @@ from noisy_student_jax.tasks.base import Arrays
 from noisy_student_jax.training import partitioning
 from noisy_student_jax.training.step import normalize
 from noisy_student_jax.types import PyTree
+
+PIECE = 3e9
+"""Floating point operations that a CPU is given at once: by then a call costs nothing,
+and the maps of so many images still lie in the caches, whatever the model."""
 
 
 class Predictor:
@@ -41,6 +50,7 @@ class Predictor:
         *,
         batch: int = 256,
         ahead: int = 1,
+        in_pieces: bool = True,
         devices: list[jax.Device] | None = None,
     ):
         """Compiles nothing yet.
@@ -53,11 +63,13 @@ class Predictor:
           ahead: how many batches are read, and how many are given to the devices,
             before the results of the one before are asked for; 0 for one after the
             other.
+          in_pieces: on a CPU, whether a batch is predicted a few images at a time.
           devices: to use, if not all of this host's.
         """
         self.preprocessing, self.ahead = preprocessing, ahead
         self.mesh = partitioning.make_mesh(devices or jax.local_devices())
         self.batch = -(-batch // self.mesh.size) * self.mesh.size
+        self.piece, self._in_pieces = 0, in_pieces
         what = task, module, preprocessing.mean, preprocessing.std, self.mesh
         try:
             self.apply = _shared_program(*what)
@@ -111,32 +123,70 @@ class Predictor:
         Returns:
           A function that waits for what they predict, and returns it.
         """
-        predictions = self.apply(
-            variables, jax.device_put(self._padded(images), self._spread)
+        count = len(images)
+        # All images of a predictor are of one shape.
+        self.piece = piece = self.piece or self._piece(variables, images)
+        filled = _filled_up(images, to=piece)
+        first, *others = (
+            filled[at : at + piece] for at in range(0, len(filled), piece)
         )
-        for value in jax.tree.leaves(predictions):
-            if isinstance(value, jax.Array):
-                value.copy_to_host_async()
+        # By the caller itself, so that a program is compiled once.
+        parts = [self._start(variables, first)]
+        parts += [
+            _cores().submit(lambda piece: self._start(variables, piece)(), piece).result
+            for piece in others
+        ]
 
         # Not the images themselves, which would be kept until the results are fetched.
-        count = len(images)
-
         def fetch() -> Arrays:
-            fetched = jax.device_get(predictions)
-            return {name: value[:count] for name, value in fetched.items()}
+            fetched = [part() for part in parts]
+            return {
+                name: np.concatenate([part[name] for part in fetched])[:count]
+                for name in fetched[0]
+            }
 
         return fetch
 
-    @property
-    def _spread(self) -> NamedSharding:
-        return partitioning.along_batch(self.mesh)
+    def _piece(self, variables: PyTree, images: np.ndarray) -> int:
+        """Returns how many images the program is given at once: on a CPU a few.
 
-    def _padded(self, images: np.ndarray) -> np.ndarray:
-        """Fills up with zeros, so that all batches are of one size."""
-        if not (missing := self.batch - len(images)):
-            return images
-        blank = np.zeros((missing, *images.shape[1:]), images.dtype)
-        return np.concatenate([images, blank])
+        A power of two, and so few that each core has some of a batch.
+        """
+        alone = self.mesh.size == 1 and self.mesh.devices.flat[0].platform == "cpu"
+        if not (alone and self._in_pieces):
+            return self.batch
+        one = jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype)
+        few = PIECE / max(1, cost.flops(self.apply, variables, one))
+        few = 2 ** max(0, round(math.log2(few)))
+        return min(few, -(-self.batch // len(os.sched_getaffinity(0))))
+
+    def _start(self, variables: PyTree, images: np.ndarray) -> Callable[[], Arrays]:
+        spread = partitioning.along_batch(self.mesh)
+        predictions = self.apply(variables, jax.device_put(images, spread))
+        for value in jax.tree.leaves(predictions):
+            if isinstance(value, jax.Array):
+                value.copy_to_host_async()
+        return functools.partial(jax.device_get, predictions)
+
+
+def _filled_up(images: np.ndarray, *, to: int) -> np.ndarray:
+    """Fills up with zeros, so that all pieces are of one size."""
+    if not (missing := -len(images) % to):
+        return images
+    blank = np.zeros((missing, *images.shape[1:]), images.dtype)
+    return np.concatenate([images, blank])
+
+
+@functools.cache
+def _cores() -> concurrent.futures.Executor:
+    """Returns threads that call the program, one for each core.
+
+    A program's own threads wait for one another after each layer; and XLA runs what one
+    thread calls in turn.
+    """
+    return concurrent.futures.ThreadPoolExecutor(
+        len(os.sched_getaffinity(0)), "predictor"
+    )
 
 
 def _program(

@@ -4,8 +4,9 @@ Any Linen module with the call of this package's models can be measured, also on
 outside.
 """
 
+import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -24,18 +25,24 @@ def parameter_count(module: nn.Module, *, resolution: int, channels: int = 3) ->
 
 
 def forward_flops(module: nn.Module, *, resolution: int, channels: int = 3) -> int:
-    """Returns the floating point operations of one image's forward pass.
+    """Returns the floating point operations of one image's forward pass: `flops`."""
+    module = _with_grouped_convolutions(module)
+    variables = abstract_variables(module, resolution=resolution, channels=channels)
+    return flops(
+        functools.partial(module.apply, train=False),
+        variables,
+        _images(1, resolution, channels),
+    )
+
+
+def flops(function: Callable[..., Any], *arguments: Any) -> int:
+    """Returns the floating point operations of a function of arrays, or their shapes.
 
     Counted are the multiplications and additions of convolutions and matrix
     products, two for each pair; the rest (batch norm, activations, pooling) is not.
     Of branches the costliest counts; a loop of unknown length counts once.
     """
-    module = _with_grouped_convolutions(module)
-    variables = abstract_variables(module, resolution=resolution, channels=channels)
-    jaxpr = jax.make_jaxpr(lambda v, x: module.apply(v, x, train=False))(
-        variables, _images(1, resolution, channels)
-    )
-    return 2 * _multiplications(jaxpr.jaxpr)
+    return 2 * _multiplications(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
 def activation_bytes(module: nn.Module, *, resolution: int, channels: int = 3) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from noisy_student_jax.errors import UserError, one_line
 from noisy_student_jax.topology.collectives import collectives
 from noisy_student_jax.topology.programs import Program
 from noisy_student_jax.topology.slices import Slice
@@ -62,6 +63,9 @@ def compiled(program: Program, where: Slice) -> Outcome:
     Args:
       program: of `programs`.
       where: what it would run on.
+
+    Raises:
+      UserError: the compiler fails, and not for want of memory.
     """
     started = time.monotonic()
     with _nothing_kept():
@@ -69,6 +73,11 @@ def compiled(program: Program, where: Slice) -> Outcome:
         try:
             executable = lowered.compile()
         except jax.errors.JaxRuntimeError as error:
+            if _EXHAUSTED not in str(error):
+                raise UserError(
+                    f"{program.what} of {program.student.name} cannot be compiled for"
+                    f" {where.name}: {one_line(error)}"
+                ) from error
             return refusal(
                 str(error), limit=where.memory, seconds=time.monotonic() - started
             )

@@ -46,12 +46,15 @@ class Slice:
       devices: all, in the order of the mesh.
       chip: what they are; None where it is not known.
       memory: bytes of a device; 0 where it is not known.
+      host: devices of one host: labelling is each host's own. For others than all of
+        a slice libtpu does not compile, so that they are those of a slice of one host.
     """
 
     name: str
     devices: tuple[jax.Device, ...]
     chip: str | None
     memory: float
+    host: tuple[jax.Device, ...]
 
     @property
     def kind(self) -> str:
@@ -64,12 +67,6 @@ class Slice:
         # With half a chip a device, hours of a chip would be told wrongly.
         known = self.chip and self.memory == CHIPS[self.chip].memory
         return {"devices": len(self.devices), "chip": self.chip if known else ""}
-
-    @property
-    def host(self) -> tuple[jax.Device, ...]:
-        """Devices of its first host: labelling is each host's own."""
-        first = self.devices[0].process_index
-        return tuple(one for one in self.devices if one.process_index == first)
 
 
 def only_compile() -> None:
@@ -95,7 +92,8 @@ def find(name: str) -> Slice:
         )
     only_compile()
     try:
-        found = topologies.get_topology_desc(platform="tpu", topology_name=name)
+        found = of_devices(_devices(name), name=name)
+        return dataclasses.replace(found, host=_devices(_of_one_host(found)))
     except (RuntimeError, ValueError, NotImplementedError) as error:
         told = re.sub(r"^[A-Z_]+: ", "", one_line(error)).rstrip(".")
         raise UserError(
@@ -103,7 +101,19 @@ def find(name: str) -> Slice:
             " a kind of chip and how many of them each way, as in"
             f" {', '.join(EXAMPLES)}"
         ) from None
-    return of_devices(found.devices, name=name)
+
+
+def _devices(name: str) -> tuple[jax.Device, ...]:
+    found = topologies.get_topology_desc(platform="tpu", topology_name=name)
+    return tuple(found.devices)
+
+
+def _of_one_host(whole: Slice) -> str:
+    """Returns the name of a slice of one host with chips as these."""
+    kind, _, sides = whole.name.partition(":")
+    places = zip(*(device.coords for device in whole.host), strict=True)
+    extents = [max(axis) - min(axis) + 1 for axis in places]
+    return f"{kind}:{'x'.join(map(str, extents[: sides.count('x') + 1]))}"
 
 
 def of_devices(devices: Sequence[jax.Device], *, name: str) -> Slice:
@@ -114,7 +124,10 @@ def of_devices(devices: Sequence[jax.Device], *, name: str) -> Slice:
       name: for people.
     """
     key = KINDS.get(devices[0].device_kind)
-    return Slice(name, tuple(devices), key, _memory(CHIPS[key], devices) if key else 0)
+    memory = _memory(CHIPS[key], devices) if key else 0
+    first = devices[0].process_index
+    host = tuple(one for one in devices if one.process_index == first)
+    return Slice(name, tuple(devices), key, memory, host)
 
 
 def _memory(chip: Chip, devices: Sequence[jax.Device]) -> float:

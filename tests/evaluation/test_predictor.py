@@ -1,5 +1,7 @@
 """Predicting: un-noised, image by image, whatever the batch."""
 
+import os
+
 import jax
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from noisy_student_jax import bicubic_tf1, models
 from noisy_student_jax.checkpoints.bundle import Bundle
 from noisy_student_jax.data.sources import ArraySource, Examples
 from noisy_student_jax.errors import UserError
+from noisy_student_jax.evaluation import predictor as predicting
 from noisy_student_jax.evaluation.predictor import Predictor, predict_source
 from noisy_student_jax.models.initialize import initialize
 from noisy_student_jax.preprocessing import Preprocessing
@@ -87,6 +90,55 @@ def test_neither_padding_nor_neighbours_leak(
     np.testing.assert_allclose(
         last["logits"], predictions["logits"][-count:], rtol=1e-5, atol=1e-6
     )
+
+
+def test_a_cpu_is_given_pieces_of_a_batch(predictions, variables, images, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(2))
+    predictors = [
+        Predictor(TASK, predictor_module(), CUT, batch=8, in_pieces=in_pieces)
+        for in_pieces in (True, False)
+    ]
+    for predictor in predictors:
+        found = predictor(variables, images)
+        for name, values in predictions.items():
+            np.testing.assert_allclose(found[name], values, rtol=1e-5, atol=1e-6)
+
+    assert [predictor.piece for predictor in predictors] == [4, 8]
+
+
+@pytest.mark.parametrize(("cores", "piece"), [(1, 64), (3, 22), (64, 1)])
+def test_each_core_has_a_piece(variables, images, monkeypatch, cores, piece):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(cores))
+    predictor = Predictor(TASK, predictor_module(), CUT, batch=64)
+    predictor(variables, images)
+
+    assert predictor.piece == piece
+
+
+def test_a_piece_of_a_large_model_is_fewer_images(variables, images, monkeypatch):
+    # Of the test model an image takes 0.25 million operations.
+    monkeypatch.setattr(predicting, "PIECE", 2e6)
+    predictor = Predictor(TASK, predictor_module(), CUT, batch=64)
+    predictor(variables, images)
+
+    assert predictor.piece == 8
+
+
+def test_what_goes_wrong_in_a_piece_is_told(variables, images, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(2))
+    predictor = Predictor(TASK, predictor_module(), CUT, batch=8)
+    predictor(variables, images)
+    apply, pieces = predictor.apply, []
+
+    def torn(variables, piece):
+        pieces.append(piece)
+        if len(pieces) == 2:
+            raise ValueError("torn")
+        return apply(variables, piece)
+
+    monkeypatch.setattr(predictor, "apply", torn)
+    with pytest.raises(ValueError, match="torn"):
+        predictor(variables, images)
 
 
 def test_progress_counts_images_and_not_padding(predictor, variables, images):
@@ -192,17 +244,17 @@ def test_somebodys_own_task_need_not_be_hashable(variables, images, predictions)
     )
 
 
-def test_the_authors_resize_reaches_the_model_without_rounding(variables):
+def test_the_authors_resize_reaches_the_model_without_rounding(variables, monkeypatch):
     module = models.create("efficientnet_test", **ARGUMENTS)
     large = np.random.default_rng(1).integers(0, 256, (3, 13, 21, 3), np.uint8)
     predictor = Predictor(TASK, module, Preprocessing(8, 0, "bicubic_tf1"), batch=4)
-    seen = []
+    seen, start = [], predictor.start
 
-    def apply(variables, images):
-        seen.append(np.asarray(images))
-        return {"logits": np.zeros((len(images), 4))}
+    def watched(variables, images):
+        seen.append(images)
+        return start(variables, images)
 
-    predictor.apply = apply
+    monkeypatch.setattr(predictor, "start", watched)
     predict_source(predictor, {"one": variables}, source(large))
 
     exact = [bicubic_tf1.resize(image[:, 4:17], 8, 8) for image in large]

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import types
 
 import jax
 import pytest
@@ -120,10 +121,55 @@ def test_labelling_is_a_hosts_own():
     assert slices.of_devices(devices, name="made up").host == tuple(devices[:2])
 
 
+@pytest.mark.parametrize(
+    ("name", "host", "of_one_host"),
+    [
+        ("v5e:16x16", [(x, y, 0) for y in (0, 1) for x in (0, 1)], "v5e:2x2"),
+        ("v5p:4x4x8", [(x, y, 0) for y in (0, 1) for x in (0, 1)], "v5p:2x2x1"),
+        # Two devices a chip.
+        ("v3:8x8", [(x, 0, 0) for x in (0, 1) for _ in (0, 1)], "v3:2x1"),
+    ],
+)
+def test_labelling_is_compiled_for_a_slice_of_one_host(
+    with_libtpu, monkeypatch, name, host, of_one_host
+):
+    asked = []
+
+    def described(platform, topology_name):
+        asked.append(topology_name)
+        return types.SimpleNamespace(
+            devices=[Device("TPU v5", coords=place) for place in host]
+        )
+
+    monkeypatch.setattr(topologies, "get_topology_desc", described)
+    found = slices.find(name)
+
+    assert asked == [name, of_one_host]
+    assert found.name == name and not set(found.host) & set(found.devices)
+
+
+def test_the_labels_of_many_hosts_can_be_compiled():
+    pytest.importorskip("libtpu")
+    process = command(
+        "plan",
+        f"--config={TINY}",
+        "--topology=v5e:4x4",
+        "--generation=0",
+        "--config.train.batch=16",
+        "--json",
+        env={"JAX_PLATFORMS": "cpu"},
+    )
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    facts = json.loads(out)
+    assert facts["devices"] == 16
+    assert all(program["fits"] for program in facts["topology"]["programs"])
+
+
 def test_a_batch_that_does_not_divide_is_told_before_compiling(
     capsys, with_libtpu, monkeypatch
 ):
-    whole = slices.Slice("v5e:16x16", tuple(jax.devices()) * 256, "tpu_v5e", 16e9)
+    whole = slices.of_devices(jax.devices() * 256, name="v5e:16x16")
     monkeypatch.setattr(slices, "find", lambda name: whole)
     told = mistake(capsys, f"--config={TINY}", "--topology=v5e:16x16")
     assert "cannot give each of 256 devices" in told
@@ -132,7 +178,7 @@ def test_a_batch_that_does_not_divide_is_told_before_compiling(
 def test_an_unknown_generation_is_told_before_compiling(
     capsys, with_libtpu, monkeypatch
 ):
-    one = slices.Slice("v5e:1x1", tuple(jax.devices()[:1]), "tpu_v5e", 16e9)
+    one = slices.of_devices(jax.devices()[:1], name="v5e:1x1")
     monkeypatch.setattr(slices, "find", lambda name: one)
     told = mistake(capsys, f"--config={TINY}", "--topology=v5e:1x1", "--generation=7")
     assert "this config has only 0, 1, control" in told
