@@ -1,7 +1,5 @@
 """Layers that the models of this package are built from."""
 
-import functools
-import itertools
 from typing import Any
 
 import flax.linen as nn
@@ -11,6 +9,7 @@ import jax.numpy as jnp
 from noisy_student_jax.models import initialize
 from noisy_student_jax.models.batch_norm import Activation, BatchNorm
 from noisy_student_jax.models.depthwise import depthwise_conv
+from noisy_student_jax.models.stem import stem_conv
 
 LAYERS = ("own", "flax")
 """Of 1×1 convolutions and batch norm: see `EfficientNet`."""
@@ -29,7 +28,7 @@ def convolution(
     """A convolution with TensorFlow's SAME padding and the authors' initial values.
 
     Its variables do not depend on `implementation`: with "own", a 1×1 convolution is
-    computed as a matrix product, and on CPU so is the stem's.
+    computed as a matrix product, and the stem's as `stem_conv` does it.
     """
     if implementation == "own" and kernel == 1 and stride == 1:
         return Pointwise(channels, bias, dtype, name=name)
@@ -49,11 +48,7 @@ def convolution(
 
 
 class Stem(nn.Module):
-    """A convolution of few channels; its variables are `nn.Conv`'s.
-
-    On CPU it is a matrix product of patches: XLA's convolution of three channels takes
-    twice as long.
-    """
+    """The convolution of images, `stem_conv`; its variables are `nn.Conv`'s."""
 
     channels: int
     kernel: int
@@ -65,46 +60,9 @@ class Stem(nn.Module):
         """Maps ``[batch, h, w, inputs]`` to ``[batch, ⌈h/s⌉, ⌈w/s⌉, channels]``."""
         shape = (self.kernel, self.kernel, images.shape[-1], self.channels)
         kernel = self.param("kernel", initialize.CONVOLUTION, shape, jnp.float32)
-        convolve = functools.partial(
-            jax.lax.platform_dependent,
-            cpu=functools.partial(_product_of_patches, stride=self.stride),
-            default=functools.partial(_convolution, stride=self.stride),
+        return stem_conv(
+            images.astype(self.dtype), kernel.astype(self.dtype), self.stride
         )
-        # What is kept for the backward pass are the images, not their patches.
-        return jax.checkpoint(convolve)(
-            images.astype(self.dtype), kernel.astype(self.dtype)
-        )
-
-
-def _convolution(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    return jax.lax.conv_general_dilated(
-        images,
-        kernel,
-        window_strides=(stride, stride),
-        padding="SAME",
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-
-
-def _product_of_patches(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    k, channels = kernel.shape[0], kernel.shape[-1]
-    pads = jax.lax.padtype_to_pads(images.shape[1:3], (k, k), (stride, stride), "SAME")
-    padded = jnp.pad(images, ((0, 0), *pads, (0, 0)))
-    rows, columns = (-(-side // stride) for side in images.shape[1:3])
-    patches = jnp.concatenate(
-        [
-            padded[
-                :,
-                i : i + (rows - 1) * stride + 1 : stride,
-                j : j + (columns - 1) * stride + 1 : stride,
-            ]
-            for i, j in itertools.product(range(k), repeat=2)
-        ],
-        axis=-1,
-    )
-    product = patches.reshape(-1, patches.shape[-1]) @ kernel.reshape(-1, channels)
-    # Exporting gives a batch of any size, which has no `len`.
-    return product.reshape(images.shape[0], rows, columns, channels)
 
 
 class Pointwise(nn.Module):

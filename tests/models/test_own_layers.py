@@ -139,7 +139,9 @@ def test_a_convolution_of_one_pixel_is_flaxs(bias, dtype):
 @pytest.mark.parametrize(
     ("side", "kernel", "stride"), [(8, 3, 2), (7, 3, 2), (8, 3, 1), (9, 5, 3)]
 )
-def test_the_stem_is_flaxs_convolution(side, kernel, stride):
+# Narrow ones are computed in another way.
+@pytest.mark.parametrize("channels", [5, 32])
+def test_the_stem_is_flaxs_convolution(side, kernel, stride, channels):
     images = levels((2, side, side + 1, 3))
 
     class Stem(nn.Module):
@@ -148,7 +150,7 @@ def test_the_stem_is_flaxs_convolution(side, kernel, stride):
         @nn.compact
         def __call__(self, images):
             return convolution(
-                5,
+                channels,
                 kernel=kernel,
                 stride=stride,
                 implementation=self.implementation,

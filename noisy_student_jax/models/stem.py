@@ -1,0 +1,99 @@
+"""The convolution of images, which has three channels to read.
+
+XLA's takes several times as long on CPU as what is done here there; on GPU and TPU it
+is the better one.
+"""
+
+import functools
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+NARROW = 32
+"""Fewer channels than these are faster summed up tap by tap than as a product."""
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def stem_conv(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """Convolves images, padded as TensorFlow's SAME.
+
+    On CPU it is one loop over the taps, or a matrix product of patches. It defines its
+    own gradient, which reverse-mode differentiation can use (forward mode cannot), and
+    which keeps the images alone.
+
+    Args:
+      images: floating point ``[batch, height, width, inputs]``.
+      kernel: of the same dtype ``[k, k, inputs, channels]``.
+      stride: the same in both directions.
+
+    Returns:
+      ``[batch, ceil(height / stride), ceil(width / stride), channels]``.
+    """
+    narrow = kernel.shape[-1] < NARROW
+    return _on(_sum_of_taps if narrow else _product_of_patches, images, kernel, stride)
+
+
+def _forward(images: jax.Array, kernel: jax.Array, stride: int):
+    return stem_conv(images, kernel, stride), (images, kernel)
+
+
+def _backward(stride: int, inputs: tuple[jax.Array, jax.Array], gradient: jax.Array):
+    # The gradient of the taps would be a reduction for each.
+    convolve = functools.partial(_on, _product_of_patches, stride=stride)
+    return jax.vjp(convolve, *inputs)[1](gradient)
+
+
+stem_conv.defvjp(_forward, _backward)
+
+
+def _on(cpu, images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    cpu, default = (functools.partial(f, stride=stride) for f in (cpu, _convolution))
+    return lax.platform_dependent(images, kernel, cpu=cpu, default=default)
+
+
+def _convolution(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    return lax.conv_general_dilated(
+        images,
+        kernel,
+        window_strides=(stride, stride),
+        padding="SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def _sum_of_taps(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    k, _, inputs, _ = kernel.shape
+    total = jnp.zeros((), jnp.promote_types(images.dtype, jnp.float32))
+    for i, row in enumerate(_windows(_padded(images, k, stride), k, stride, axis=1)):
+        for j, window in enumerate(_windows(row, k, stride, axis=2)):
+            for channel in range(inputs):
+                pixels = window[..., channel : channel + 1].astype(total.dtype)
+                total = total + pixels * kernel[i, j, channel]
+    return total.astype(images.dtype)
+
+
+def _product_of_patches(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    k, channels = kernel.shape[0], kernel.shape[-1]
+    patches = _padded(images, k, stride)
+    # Columns first: so that three rows are put together in long pieces.
+    for axis in (2, 1):
+        windows = _windows(patches, k, stride, axis=axis)
+        patches = jnp.concatenate(list(windows), axis=-1)
+    product = patches.reshape(-1, patches.shape[-1]) @ kernel.reshape(-1, channels)
+    return product.reshape(*patches.shape[:-1], channels)
+
+
+def _padded(images: jax.Array, k: int, stride: int) -> jax.Array:
+    pads = lax.padtype_to_pads(images.shape[1:3], (k, k), (stride, stride), "SAME")
+    return jnp.pad(images, ((0, 0), *pads, (0, 0)))
+
+
+def _windows(
+    padded: jax.Array, k: int, stride: int, *, axis: int
+) -> Iterator[jax.Array]:
+    """Yields what each of k taps sees, along one axis."""
+    last = (padded.shape[axis] - k) // stride * stride + 1
+    for tap in range(k):
+        yield lax.slice_in_dim(padded, tap, tap + last, stride, axis)
