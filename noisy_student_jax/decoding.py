@@ -7,6 +7,7 @@ half an image with a true label is worse than none. Pillow and NumPy only.
 """
 
 import contextlib
+import dataclasses
 import io
 import logging
 import pathlib
@@ -109,6 +110,21 @@ def decode(
         return np.asarray(upright)
 
 
+@dataclasses.dataclass(frozen=True)
+class Header:
+    """What the first bytes of an image file tell.
+
+    Attributes:
+      height: of what `decode` would return, if the pixels are good.
+      width: likewise.
+      plain: it is a JPEG of one or three colours, stored upright.
+    """
+
+    height: int
+    width: int
+    plain: bool
+
+
 def header(source: str | pathlib.Path | bytes) -> tuple[int, int]:
     """Reads an image's height and width, upright, without decoding its pixels.
 
@@ -121,11 +137,19 @@ def header(source: str | pathlib.Path | bytes) -> tuple[int, int]:
     Raises:
       UndecodableImageError: as `decode`, as far as the header tells.
     """
+    found = inspect(source)
+    return found.height, found.width
+
+
+def inspect(source: str | pathlib.Path | bytes) -> Header:
+    """As `header`, and tells more."""
     with _opened(source) as image:
         width, height = image.size
         # Pillow gives the size of a TIFF upright already.
-        turned = image.format != "TIFF" and _orientation(image) >= 5
-        return (width, height) if turned else (height, width)
+        if image.format != "TIFF" and _orientation(image) >= 5:
+            width, height = height, width
+        jpeg = image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB")
+        return Header(height, width, jpeg and _is_stored_upright(image))
 
 
 def read(path: str | pathlib.Path) -> bytes:
@@ -286,6 +310,14 @@ def _orientation(image: Image.Image) -> int:
         return orientation if orientation in TURNS else 1
     except Exception:  # as many kinds as there are ways to break it
         return 1
+
+
+def _is_stored_upright(image: Image.Image) -> bool:
+    """Whether there is no doubt of it: not where the EXIF block makes no sense."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+    except Exception:  # see `_orientation`
+        return False
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:

@@ -162,8 +162,8 @@ def open_pipeline(
 ) -> ResidentPipeline | HostedPipeline:
     """Chooses how the images come, and makes ready for the first batch.
 
-    Encoded examples are streamed through tf.data. Other images live on the devices
-    if they fit there and are not cropped anew each time; else the host sends them.
+    Encoded examples are streamed. Other images live on the devices if they fit there
+    and are not cropped anew each time; else the host sends them.
 
     Args:
       student: to be trained.

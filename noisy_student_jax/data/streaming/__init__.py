@@ -1,4 +1,4 @@
-"""Record files streamed through tf.data: the only rooms that import TensorFlow.
+"""Streaming of record files and their like: the only rooms that import TensorFlow.
 
 Nothing else imports this package before a run streams, so that everything else works
 without TensorFlow. It decodes and augments on the CPU alone; accelerators are JAX's.

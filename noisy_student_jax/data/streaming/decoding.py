@@ -10,13 +10,10 @@ any case. ``bicubic_tf1`` does not smooth where it shrinks, so for it nothing is
 at a fraction.
 """
 
-import io
-
 import numpy as np
 import tensorflow as tf
-from PIL import ExifTags, Image
 
-from noisy_student_jax.decoding import decode
+from noisy_student_jax.decoding import Header, decode
 from noisy_student_jax.preprocessing import BICUBIC_TF1, Bicubic, Preprocessing
 
 _END = b"\xff\xd9"
@@ -27,6 +24,7 @@ _MARGIN = 1
 
 def preprocessed(
     data: bytes,
+    header: Header,
     box: tuple[int, int, int, int],
     preprocessing: Preprocessing,
     *,
@@ -37,6 +35,7 @@ def preprocessed(
 
     Args:
       data: the file's bytes.
+      header: what ``decoding.inspect`` says of them.
       box: top, left, height and width in the upright image; a height of 0 stands for
         the centre crop of evaluation.
       preprocessing: the resolution, and how to resize.
@@ -49,35 +48,27 @@ def preprocessed(
     Raises:
       UndecodableImageError: the file is no image that we read.
     """
-    if box[2] and decoder != "plain" and (size := _plain_jpeg_size(data)):
+    if box[2] and decoder != "plain" and _is_whole_plain_jpeg(data, header):
         try:
-            return _of_jpeg(data, size, box, preprocessing, bicubic)
+            return _of_jpeg(data, header, box, preprocessing, bicubic)
         except tf.errors.InvalidArgumentError:
             pass  # it is damaged: our own decoder says how
     return preprocessing.apply_crop(decode(data), box, bicubic=bicubic)
 
 
-def _plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """Returns the height and width of a JPEG, if TensorFlow decodes it as we do.
+def _is_whole_plain_jpeg(data: bytes, header: Header) -> bool:
+    """Whether it is a JPEG that TensorFlow decodes as we do.
 
     It does not where the image is to be turned, or has four colours. A file without
     its end has been cut short: one crop may come before that and another not, and
     whether an image is used must not hang on its crop.
     """
-    if not data.startswith(b"\xff\xd8\xff") or not data.endswith(_END):
-        return None
-    try:
-        with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
-            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-            plain = image.mode in ("L", "RGB") and orientation == 1
-            return (image.height, image.width) if plain else None
-    except Exception:  # Pillow raises many kinds on broken files
-        return None
+    return header.plain and data.endswith(_END)
 
 
 def _of_jpeg(
     data: bytes,
-    size: tuple[int, int],
+    header: Header,
     box: tuple[int, int, int, int],
     preprocessing: Preprocessing,
     bicubic: Bicubic | None,
@@ -88,15 +79,16 @@ def _of_jpeg(
     # The authors' resize reads four pixels each way of an image at its full size.
     fractions = (1,) if preprocessing.interpolation == BICUBIC_TF1 else _FRACTIONS
     fraction = next((f for f in fractions if min(height, width) // f >= side), 1)
-    first_row, rows = _span(top, height, size[0], fraction)
-    first_column, columns = _span(left, width, size[1], fraction)
-    part = tf.io.decode_and_crop_jpeg(
+    first_row, rows = _span(top, height, header.height, fraction)
+    first_column, columns = _span(left, width, header.width, fraction)
+    decoded = tf.io.decode_and_crop_jpeg(
         data,
         (first_row, first_column, rows, columns),
         channels=3,
         ratio=fraction,
         dct_method="INTEGER_ACCURATE",
-    ).numpy()
+    )
+    part = np.asarray(memoryview(decoded))  # and no copy, as `numpy()` makes
     if fraction == 1:
         place = (top - first_row, left - first_column, height, width)
         return preprocessing.apply_box(part, *place, bicubic=bicubic)

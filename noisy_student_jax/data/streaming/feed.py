@@ -1,36 +1,73 @@
-"""A feed that reads, decodes and noises images in tf.data's threads.
+"""A feed that reads, decodes and noises images in threads.
 
-What is random is drawn in NumPy beforehand, from the positions alone; so the order and
-the noise are those of every other road, and tf.data is told to keep the order. It
-begins at the step that is asked for, and nothing of it is ever saved.
+What is random is drawn from the positions alone, so the order and the noise are those
+of every other road, and it does not matter which thread is done first. It begins at
+the step that is asked for, and nothing of it is ever saved.
+
+Threads that read may all be waiting for the disk; as many as there are cores decode
+and noise. They are handed some images at a time, and leave each where those of its
+step are collected. Most of what they do needs no lock of Python's.
 """
 
-import functools
+import collections
+import dataclasses
 import os
-from collections.abc import Callable
-from typing import Any
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
-import tensorflow as tf
 from jax.sharding import Mesh
 
 from noisy_student_jax.augment import host, host_draws
 from noisy_student_jax.augment.crops import crop_boxes
 from noisy_student_jax.data.hosted import Fed
-from noisy_student_jax.data.pipeline import Draws
+from noisy_student_jax.data.pipeline import Drawn, Draws
 from noisy_student_jax.data.stream import Stream
 from noisy_student_jax.data.streaming.decoding import preprocessed
-from noisy_student_jax.decoding import UndecodableImageError, header
+from noisy_student_jax.decoding import Header, UndecodableImageError, inspect
 from noisy_student_jax.layout import BatchLayout
 from noisy_student_jax.preprocessing import Preprocessing, compiled_bicubic
 
 _READ_AT_ONCE = 64
 _READERS = 4
+"""Threads that read, for each stream."""
+_FINISHED_AT_ONCE = 4
 _STEPS_AHEAD = 2
 _WHOLE = (0, 0, 0, 0)
 """A box that stands for the crop of evaluation."""
 
-Tensors = dict[str, tf.Tensor]
+
+@dataclasses.dataclass(frozen=True)
+class _Encoded:
+    """Of one image, what was read.
+
+    Attributes:
+      data: the file's bytes.
+      header: what they say.
+      box: to be cropped.
+    """
+
+    data: bytes
+    header: Header
+    box: tuple[int, int, int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Begun:
+    """A stream's part in a step.
+
+    Attributes:
+      drawn: its records.
+      noise: of ``host_draws.draw``.
+      images: by name, ``[count, side, side, 3]``, to be filled.
+      status: of each image; to be filled.
+      reads: each gives the futures of the images that it has read.
+    """
+
+    drawn: Drawn
+    noise: dict[str, np.ndarray]
+    images: dict[str, np.ndarray]
+    status: list[str]
+    reads: list["Future[list[Future]]"] = dataclasses.field(default_factory=list)
 
 
 class TensorFlowFeed:
@@ -67,10 +104,9 @@ class TensorFlowFeed:
         self._numbers = {"seed": seed, "generation": generation}
         self._draws = Draws(streams, layout, **self._numbers)
         self._next: int | None = None
-        self._steps: Any = None
-        self._failure: Exception | None = None
-        # Of each stream, the images of the steps that have been begun.
-        self._made: list[dict[int, dict[str, np.ndarray]]] = []
+        self._begun: collections.deque[list[Future[_Begun]]] = collections.deque()
+        self._readers: ThreadPoolExecutor | None = None
+        self._finishers: ThreadPoolExecutor | None = None
 
     def __call__(self, step: int) -> list[Fed]:
         """See `Feed`.
@@ -78,229 +114,136 @@ class TensorFlowFeed:
         Steps that do not follow one another are allowed, and slow.
         """
         if step != self._next:
-            self._start(step)
+            self._start()
         try:
-            streams = next(self._steps)
-        except tf.errors.OpError as error:
+            for later in range(step + len(self._begun), step + 1 + _STEPS_AHEAD):
+                streams = range(len(self._streams))
+                begun = [self._readers.submit(self._begin, n, later) for n in streams]
+                self._begun.append(begun)
+            fed = [_collected(begun.result()) for begun in self._begun.popleft()]
+        except BaseException:
             self.close()
-            raise (self._failure or error) from None
+            raise
         self._next = step + 1
-        return [
-            self._fed(made.pop(step), [status.decode() for status in statuses])
-            for made, statuses in zip(self._made, streams, strict=True)
-        ]
-
-    def _fed(self, images: dict[str, np.ndarray], status: list[str]) -> Fed:
-        return Fed(images["image"], status, images.get("teacher_image"))
+        return fed
 
     def close(self) -> None:
         """See `Feed`."""
-        self._next = self._steps = None
-        self._made = []
+        self._next = None
+        self._begun.clear()
+        for pool in (self._readers, self._finishers):
+            if pool:
+                pool.shutdown(cancel_futures=True)
+        self._readers = self._finishers = None
 
-    def _start(self, step: int) -> None:
+    def _start(self) -> None:
         self.close()
-        self._failure = None
-        streams = range(len(self._streams))
-        whole = tf.data.Dataset.zip(tuple(self._stream(n, step) for n in streams))
-        cores = len(os.sched_getaffinity(0))
-        options = tf.data.Options()
-        options.deterministic = True
-        options.autotune.enabled = False
-        options.threading.max_intra_op_parallelism = 1
-        # Each stream's readers may all be waiting for the disk.
-        options.threading.private_threadpool_size = cores + _READERS * len(streams)
-        whole = whole.prefetch(_STEPS_AHEAD).with_options(options)
-        self._steps = whole.as_numpy_iterator()
+        self._readers = ThreadPoolExecutor(_READERS * len(self._streams))
+        self._finishers = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
 
-    def _stream(self, number: int, first_step: int) -> tf.data.Dataset:
-        """Makes the statuses of one stream's images, step by step.
-
-        Files and images do not go through TensorFlow, which would copy each several
-        times: files are kept by their position, and images are written where those of
-        their step are collected.
-        """
-        cores = len(os.sched_getaffinity(0))
-        drawn = self._drawn(number, first_step)
-        count = len(drawn["position"])
-        read_at_once = min(count, _READ_AT_ONCE)
-        held: dict[int, bytes] = {}
-        made: dict[int, dict[str, np.ndarray]] = {}
-        self._made.append(made)
-
-        def begin(step: np.ndarray) -> dict[str, np.ndarray]:
-            made[int(step)] = self._blank(number, count)
-            return self._drawn(number, int(step))
-
-        def draw(step: tf.Tensor) -> Tensors:
-            like = {name: (v.dtype, v.shape) for name, v in drawn.items()}
-            return self._call(begin, [step], like)
-
-        def read(examples: Tensors) -> Tensors:
-            like = {
-                "status": (object, [read_at_once]),
-                "box": (np.int32, [read_at_once, 4]),
-            }
-            asked = [examples["record"], examples["position"]]
-            reading = functools.partial(self._read, number, held)
-            return examples | self._call(reading, asked, like)
-
-        def finish(example: Tensors) -> tf.Tensor:
-            finished = functools.partial(self._finished, number, held, made, [*example])
-            like = {"status": (object, [])}
-            return self._call(finished, [*example.values()], like)["status"]
-
-        steps = tf.data.Dataset.range(first_step, np.iinfo(np.int64).max)
-        examples = steps.map(draw).unbatch()
-        encoded = examples.batch(read_at_once, drop_remainder=True)
-        encoded = encoded.map(read, num_parallel_calls=_READERS).unbatch()
-        statuses = encoded.map(finish, num_parallel_calls=cores)
-        return statuses.batch(count, drop_remainder=True)
-
-    def _blank(self, number: int, count: int) -> dict[str, np.ndarray]:
-        """Returns where the images of a step are collected."""
-        seen = {"image": self._preprocessing}
-        if teacher := self._streams[number].teacher:
-            seen["teacher_image"] = teacher
-        return {
+    def _begin(self, number: int, step: int) -> _Begun:
+        """Draws a stream's part in a step, and has it read."""
+        drawn = self._draws.of_step(step, self._mesh)[number]
+        count, side, noise = len(drawn.positions), self._preprocessing.resolution, {}
+        if self.noised:
+            noise = host_draws.draw(
+                **self._numbers,
+                stream=number,
+                positions=drawn.positions,
+                noise=self._streams[number].noise.input,
+                height=side,
+                width=side,
+            )
+        images = {
             name: np.empty((count, how.resolution, how.resolution, 3), np.uint8)
-            for name, how in seen.items()
+            for name, how in self._seen(number).items()
         }
+        begun = _Begun(drawn, noise, images, [""] * count)
+        for first in range(0, count, _READ_AT_ONCE):
+            rows = range(first, min(first + _READ_AT_ONCE, count))
+            begun.reads.append(self._readers.submit(self._read, number, begun, rows))
+        return begun
 
-    def _drawn(self, number: int, step: int) -> dict[str, np.ndarray]:
-        """Draws a step's records and noise; all arrays ``[count, …]``."""
-        own = self._draws.of_step(step, self._mesh)[number]
-        count = len(own.positions)
-        found = {
-            "step": np.full(count, step, np.int64),
-            "row": np.arange(count),
-            "position": own.positions,
-            "record": own.records,
-        }
-        if not self.noised:
-            return found
-        side = self._preprocessing.resolution
-        noise = host_draws.draw(
-            **self._numbers,
-            stream=number,
-            positions=own.positions,
-            noise=self._streams[number].noise.input,
-            height=side,
-            width=side,
-        )
-        return found | noise
-
-    def _read(
-        self,
-        number: int,
-        held: dict[int, bytes],
-        records: np.ndarray,
-        positions: np.ndarray,
-    ) -> dict[str, np.ndarray]:
-        """Reads records, and draws a crop for each by the size in its header.
-
-        Args:
-          number: of the stream.
-          held: takes their bytes, by position.
-          records: of the source.
-          positions: of the stream.
-        """
+    def _read(self, number: int, begun: _Begun, rows: range) -> list[Future]:
+        """Reads records, draws a crop for each by its header, and has them finished."""
         stream = self._streams[number]
-        found = stream.source.read_encoded(records.tolist())
-        sizes, status = [], []
-        for data, why in zip(found.data, found.status, strict=True):
-            size = (1, 1)
+        asked = slice(rows.start, rows.stop)
+        found = stream.source.read_encoded(begun.drawn.records[asked].tolist())
+        headers: list[Header | None] = []
+        for row, data, why in zip(rows, found.data, found.status, strict=True):
+            header = None
             try:
-                size = size if data is None else header(data)
+                header = None if data is None else inspect(data)
             except UndecodableImageError as error:
                 why = str(error)
-            sizes.append(size)
-            status.append(why.encode())
+            headers.append(header)
+            begun.status[row] = why
         boxes = crop_boxes(
             **self._numbers,
             stream=number,
-            positions=positions,
-            sizes=np.array(sizes),
+            positions=begun.drawn.positions[asked],
+            sizes=np.array([(h.height, h.width) if h else (1, 1) for h in headers]),
             least_area=stream.noise.input.crop_area,
-        )
-        held.update(zip(positions.tolist(), found.data, strict=True))
-        return {"status": _objects(status), "box": boxes}
+        ).tolist()
+        encoded = [
+            _Encoded(data, header, tuple(box)) if header else None
+            for data, header, box in zip(found.data, headers, boxes, strict=True)
+        ]
+        each = list(zip(rows, encoded, strict=True))
+        return [
+            self._finishers.submit(
+                self._finish, number, begun, each[first : first + _FINISHED_AT_ONCE]
+            )
+            for first in range(0, len(each), _FINISHED_AT_ONCE)
+        ]
 
-    def _finished(
-        self,
-        number: int,
-        held: dict[int, bytes],
-        made: dict[int, dict[str, np.ndarray]],
-        names: list[str],
-        *values: Any,
-    ) -> dict[str, Any]:
-        """Decodes and noises an image; mid-grey, with the reason, where it cannot be.
+    def _finish(
+        self, number: int, begun: _Begun, each: list[tuple[int, _Encoded | None]]
+    ) -> None:
+        """Decodes and noises images; mid-grey, with the reason, where that fails.
 
         Args:
           number: of the stream.
-          held: what `_read` put there; it is taken out.
-          made: takes the image, by step and row.
-          names: of what is in `values`.
-          values: of one example what `_drawn` and `_read` gave.
+          begun: takes the images.
+          each: rows, and what is there; None where that could not be read.
         """
-        own, example = self._streams[number], dict(zip(names, values, strict=True))
-        data, status = held.pop(int(example["position"])), example["status"]
-        wanted = {"image": (tuple(example["box"].tolist()), self._preprocessing)}
-        if own.teacher:
-            wanted["teacher_image"] = (_WHOLE, own.teacher)
+        noise = self._streams[number].noise.input
+        for row, encoded in each:
+            found = None
+            if encoded:
+                try:
+                    found = self._decoded(number, encoded)
+                except UndecodableImageError as error:
+                    begun.status[row] = str(error)
+            if found is None:
+                seen = self._seen(number)
+                found = {name: how.blank() for name, how in seen.items()}
+            if self.noised:
+                draws = {name: drawn[row] for name, drawn in begun.noise.items()}
+                found["image"] = host.augment(found["image"], draws, noise)
+            for name, image in found.items():
+                begun.images[name][row] = image
+
+    def _decoded(self, number: int, encoded: _Encoded) -> dict[str, np.ndarray]:
+        boxes = {"image": encoded.box, "teacher_image": _WHOLE}
         how = {"decoder": self._decoder, "bicubic": self._bicubic}
-        found = None
-        if status == b"ok":
-            try:
-                found = {
-                    name: preprocessed(data, part, seen, **how)
-                    for name, (part, seen) in wanted.items()
-                }
-            except UndecodableImageError as error:
-                status = str(error).encode()
-        if found is None:
-            found = {name: seen.blank() for name, (_, seen) in wanted.items()}
-        if self.noised:
-            noise = own.noise.input
-            found["image"] = host.augment(found["image"], example, noise)
-        for name, image in found.items():
-            made[int(example["step"])][name][int(example["row"])] = image
-        return {"status": status}
+        return {
+            name: preprocessed(encoded.data, encoded.header, boxes[name], seen, **how)
+            for name, seen in self._seen(number).items()
+        }
 
-    def _call(
-        self,
-        function: Callable[..., dict[str, Any]],
-        arguments: list[tf.Tensor],
-        like: dict[str, tuple[Any, Any]],
-    ) -> Tensors:
-        """Calls Python from a graph.
-
-        Args:
-          function: takes arrays, returns a dictionary of them.
-          arguments: for it.
-          like: dtype and shape of what it returns.
-        """
-
-        # Python as it is: what calls Python needs no graph made of it.
-        @tf.autograph.experimental.do_not_convert
-        def called(*arguments: Any) -> list[Any]:
-            try:
-                found = function(*arguments)
-            except Exception as error:
-                # TensorFlow makes a string of it: who asked is told the error itself.
-                self._failure = self._failure or error
-                raise
-            return [found[name] for name in like]
-
-        dtypes = [tf.string if d is object else d for d, _ in like.values()]
-        tensors = tf.numpy_function(called, arguments, dtypes)
-        for tensor, (_, shape) in zip(tensors, like.values(), strict=True):
-            tensor.set_shape(shape)
-        return dict(zip(like, tensors, strict=True))
+    def _seen(self, number: int) -> dict[str, Preprocessing]:
+        """Returns how a stream's images are seen, by name."""
+        seen = {"image": self._preprocessing}
+        if teacher := self._streams[number].teacher:
+            seen["teacher_image"] = teacher
+        return seen
 
 
-def _objects(values: list[bytes]) -> np.ndarray:
-    """NumPy's own strings lose zero bytes at their end."""
-    array = np.empty(len(values), object)
-    array[:] = values
-    return array
+def _collected(begun: _Begun) -> Fed:
+    """Waits until a stream's part in a step is made."""
+    for read in begun.reads:
+        for finished in read.result():
+            finished.result()
+    images = begun.images
+    return Fed(images["image"], begun.status, images.get("teacher_image"))

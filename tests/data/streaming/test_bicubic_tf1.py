@@ -9,7 +9,7 @@ from PIL import Image
 
 from noisy_student_jax import bicubic_tf1
 from noisy_student_jax.data.streaming.decoding import preprocessed
-from noisy_student_jax.decoding import decode
+from noisy_student_jax.decoding import decode, inspect
 from noisy_student_jax.preprocessing import Preprocessing
 
 # From the original to the resized: down, up, both, not at all, and the least there is.
@@ -92,6 +92,7 @@ def test_a_streamed_training_image_is_the_authors(box):
     part = whole[top : top + height, left : left + width]
     expected = tf.cast(tf.clip_by_value(tensorflows(part, 48, 48), 0, 255), tf.uint8)
 
-    np.testing.assert_array_equal(preprocessed(data, box, cut), expected)
+    found = preprocessed(data, inspect(data), box, cut)
+    np.testing.assert_array_equal(found, expected)
     # And on the other road.
     np.testing.assert_array_equal(cut.apply_crop(whole, box), expected)

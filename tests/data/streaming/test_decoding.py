@@ -7,8 +7,7 @@ import pytest
 from PIL import Image
 
 from noisy_student_jax.data.streaming import decoding
-from noisy_student_jax.data.streaming.decoding import preprocessed
-from noisy_student_jax.decoding import UndecodableImageError, decode
+from noisy_student_jax.decoding import UndecodableImageError, decode, inspect
 from noisy_student_jax.preprocessing import Preprocessing, compiled_bicubic
 
 BOXES = [
@@ -58,6 +57,10 @@ OTHERS = {
     "transparent PNG": encoded(photograph().convert("RGBA"), "PNG"),
     "WebP": encoded(photograph(), "WEBP", lossless=True),
 }
+
+
+def preprocessed(data, *arguments, **options):
+    return decoding.preprocessed(data, inspect(data), *arguments, **options)
 
 
 @pytest.fixture
