@@ -27,7 +27,12 @@ from bad_images import (
 from PIL import Image
 
 from noisy_student_jax import decoding
-from noisy_student_jax.decoding import UndecodableImageError, decode, header
+from noisy_student_jax.decoding import (
+    UndecodableImageError,
+    decode,
+    header,
+    inspect,
+)
 
 
 def pixels(height=6, width=5):
@@ -266,6 +271,25 @@ def test_a_header_is_read_without_pixels(monkeypatch):
 
     assert header(cut_off) == (30, 20)
     assert header(png(8000, 8000, 8, 2, b"")) == (8000, 8000)
+
+
+def test_a_header_says_whether_it_is_a_plain_jpeg():
+    image = Image.fromarray(pixels(16, 24))
+
+    def saved(kind="RGB", orientation=None, form="JPEG"):
+        held, exif = io.BytesIO(), Image.Exif()
+        if orientation is not None:
+            exif[0x0112] = orientation
+        image.convert(kind).save(held, form, exif=exif)
+        return held.getvalue()
+
+    assert inspect(saved()).plain
+    assert inspect(saved("L")).plain
+    assert not inspect(saved("CMYK")).plain
+    assert not inspect(saved(form="PNG")).plain
+    for orientation in range(10):
+        # One that there is not may mean anything.
+        assert inspect(saved(orientation=orientation)).plain == (orientation == 1)
 
 
 # ---- what is refused

@@ -81,14 +81,7 @@ def _of_jpeg(
     fraction = next((f for f in fractions if min(height, width) // f >= side), 1)
     first_row, rows = _span(top, height, header.height, fraction)
     first_column, columns = _span(left, width, header.width, fraction)
-    decoded = tf.io.decode_and_crop_jpeg(
-        data,
-        (first_row, first_column, rows, columns),
-        channels=3,
-        ratio=fraction,
-        dct_method="INTEGER_ACCURATE",
-    )
-    part = np.asarray(memoryview(decoded))  # and no copy, as `numpy()` makes
+    part = _decoded_part(data, (first_row, first_column, rows, columns), fraction)
     if fraction == 1:
         place = (top - first_row, left - first_column, height, width)
         return preprocessing.apply_box(part, *place, bicubic=bicubic)
@@ -99,6 +92,27 @@ def _of_jpeg(
         (top + height) / fraction - first_row,
     )
     return preprocessing.resized(part, box=within, bicubic=bicubic)
+
+
+def _decoded_part(
+    data: bytes, window: tuple[int, int, int, int], fraction: int
+) -> np.ndarray:
+    """Decodes a window: first row and column, rows and columns, of the fraction.
+
+    As ``tf.io.decode_and_crop_jpeg`` does. Handing it tensors, and every attribute,
+    takes a third of the time that it takes TensorFlow to find out for itself.
+    """
+    decoded = tf.raw_ops.DecodeAndCropJpeg(
+        contents=tf.constant(data),
+        crop_window=tf.constant(window, tf.int32),
+        channels=3,
+        ratio=fraction,
+        fancy_upscaling=True,
+        try_recover_truncated=False,
+        acceptable_fraction=1.0,
+        dct_method="INTEGER_ACCURATE",
+    )
+    return np.asarray(memoryview(decoded))  # and no copy, as `numpy()` makes
 
 
 def _span(start: int, count: int, size: int, fraction: int) -> tuple[int, int]:

@@ -243,7 +243,8 @@ class TensorFlowFeed:
 def _collected(begun: _Begun) -> Fed:
     """Waits until a stream's part in a step is made."""
     for read in begun.reads:
-        for finished in read.result():
+        # The last first: who waits for each is woken as often, and holds up others.
+        for finished in reversed(read.result()):
             finished.result()
     images = begun.images
     return Fed(images["image"], begun.status, images.get("teacher_image"))

@@ -123,14 +123,14 @@ def test_a_large_part_is_decoded_at_a_fraction_and_looks_the_same(
 ):
     data = encoded(photograph(289, 391), quality=95)
     asked = []
-    decode_and_crop = decoding.tf.io.decode_and_crop_jpeg
+    decode_and_crop = decoding.tf.raw_ops.DecodeAndCropJpeg
 
-    def noted(data, window, **options):
-        image = decode_and_crop(data, window, **options)
+    def noted(**options):
+        image = decode_and_crop(**options)
         asked.append((options["ratio"], image.shape))
         return image
 
-    monkeypatch.setattr(decoding.tf.io, "decode_and_crop_jpeg", noted)
+    monkeypatch.setattr(decoding.tf.raw_ops, "DecodeAndCropJpeg", noted)
     found = preprocessed(data, box, PREPROCESSING).astype(int)
 
     (ratio, shape), *more = asked

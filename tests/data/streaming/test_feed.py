@@ -243,6 +243,20 @@ def test_one_stream_alone_has_the_same_images(folders, unbroken, tmp_path):
     alone.close()
 
 
+def test_large_batches_are_read_and_finished_in_parts(folders):
+    own, layout = [stream(folders[1])], BatchLayout(150, 0)
+    ours, theirs = (
+        feed(own, layout, mesh(), PREPROCESSING, **NUMBERS)
+        for feed in (functools.partial(TensorFlowFeed, noised=False), SourceFeed)
+    )
+    for step in range(2):
+        (found,), (wanted,) = ours(step), theirs(step)
+        np.testing.assert_array_equal(found.images, wanted.images)
+        assert found.status == wanted.status
+    ours.close()
+    theirs.close()
+
+
 def test_what_cannot_be_used_weighs_nothing_and_moves_nothing(
     unbroken, tmp_path_factory, tmp_path
 ):
@@ -356,6 +370,14 @@ def test_an_error_while_reading_comes_to_who_asked_and_the_feed_can_go_on(error)
     broken.clear()
     assert feed(0)[0].status == ["ok"] * 3
     feed.close()
+
+
+def test_an_error_while_noise_is_added_comes_to_who_asked(folders):
+    noise = InputNoise(crop_padding=SIDE)
+    feed = feed_of([stream(folder, noise=noise) for folder in folders])
+
+    with pytest.raises(UserError, match="crop_padding=12 is too large"):
+        feed(0)
 
 
 def test_lanes_that_do_not_fit_are_refused():
