@@ -42,6 +42,11 @@ class Stage:
     fused: bool = False
     se_ratio: float = 0.25
 
+    @property
+    def adds(self) -> bool:
+        """Of a single block, whether it adds its input: only then it can be dropped."""
+        return self.stride == 1 and self.inputs == self.outputs
+
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
@@ -69,6 +74,17 @@ class Architecture:
     activation: Callable[[jax.Array], jax.Array] = jax.nn.swish
     mean: tuple[float, ...] = Preprocessing.mean
     std: tuple[float, ...] = Preprocessing.std
+
+    @property
+    def blocks(self) -> tuple[Stage, ...]:
+        """Every block in its turn, as a stage of its own."""
+        return tuple(
+            dataclasses.replace(stage, repeats=1)
+            if number == 0
+            else dataclasses.replace(stage, repeats=1, stride=1, inputs=stage.outputs)
+            for stage in self.stages
+            for number in range(stage.repeats)
+        )
 
 
 _B0_STAGES = (

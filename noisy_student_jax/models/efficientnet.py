@@ -24,7 +24,7 @@ from noisy_student_jax.models.layers import (
     batch_norm,
     classify,
     convolution,
-    drop_per_example,
+    keep_factors,
 )
 
 DTYPES = ("float32", "bfloat16")
@@ -32,11 +32,18 @@ Noise = dict[str, jax.Array]
 
 
 class Block(nn.Module):
-    """MBConv, or its fused form: expand, filter, gate, project, add."""
+    """MBConv, or its fused form: expand, filter, gate, project, add.
+
+    Attributes:
+      stage: the block as a stage of its own, of `Architecture.blocks`.
+      conv: makes convolutions.
+      norm: batch norm and activation.
+      activation: inside squeeze excitation, and given to `norm`.
+      dtype: of the computation.
+      depthwise: as in `depthwise_conv`.
+    """
 
     stage: Stage
-    stride: int
-    drop_rate: float
     conv: Callable[..., nn.Module]
     norm: Callable[..., jax.Array]
     activation: Callable[[jax.Array], jax.Array]
@@ -44,25 +51,22 @@ class Block(nn.Module):
     depthwise: str
 
     @nn.compact
-    def __call__(
-        self, images: jax.Array, train: bool, noise: jax.Array | None
-    ) -> jax.Array:
+    def __call__(self, images: jax.Array, kept: jax.Array | None = None) -> jax.Array:
         """Maps ``[batch, h, w, inputs]`` to ``[batch, ⌈h/s⌉, ⌈w/s⌉, outputs]``.
 
         Args:
           images: the feature map.
-          train: whether the block may be dropped; `norm` knows for itself.
-          noise: float32 ``[batch]``, 0 where the block must not be dropped; None
-            noises every example.
+          kept: float32 ``[batch]``, what each example's branch is multiplied with
+            before it is added to `images`; None for 1.
         """
-        stage, inputs = self.stage, images.shape[-1]
+        stage, inputs = self.stage, self.stage.inputs
         conv, norm, activation = self.conv, self.norm, self.activation
         hidden = images
         if stage.fused:
             expand = conv(
                 inputs * stage.expand,
                 kernel=stage.kernel,
-                stride=self.stride,
+                stride=stage.stride,
                 name="expand_conv",
             )
             hidden = norm(expand(hidden), activation, name="expand_bn")
@@ -72,7 +76,7 @@ class Block(nn.Module):
                 hidden = norm(expand(hidden), activation, name="expand_bn")
             depthwise = DepthwiseConv(
                 stage.kernel,
-                self.stride,
+                stage.stride,
                 self.depthwise,
                 self.dtype,
                 name="depthwise_conv",
@@ -87,15 +91,9 @@ class Block(nn.Module):
             hidden = hidden * nn.sigmoid(gate)
         hidden = conv(stage.outputs, name="project_conv")(hidden)
         hidden = norm(hidden, name="project_bn")
-        if self.stride == 1 and inputs == stage.outputs:
-            if train and self.drop_rate:
-                hidden = drop_per_example(
-                    hidden,
-                    self.make_rng("stochastic_depth"),
-                    rate=self.drop_rate,
-                    noise=noise,
-                    mask_shape=(hidden.shape[0], 1, 1, 1),
-                )
+        if stage.adds:
+            if kept is not None:
+                hidden = hidden * kept[:, None, None, None].astype(hidden.dtype)
             hidden = hidden + images
         return hidden
 
@@ -196,30 +194,23 @@ class EfficientNet(nn.Module):
 
         stride = architecture.stem_stride
         features = {stride: hidden}
-        block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
-        plan = [
-            (stage, stage.stride if repeat == 0 else 1)
-            for stage in architecture.stages
-            for repeat in range(stage.repeats)
-        ]
-        for index, (stage, block_stride) in enumerate(plan):
-            trained = train and index >= self.frozen_blocks
-            hidden = block(
+        kept = self._kept(images.shape[0], noise) if train else {}
+        build = self._block_class(images)
+        norms = [functools.partial(norm_when, train=when) for when in (False, True)]
+        for index, stage in enumerate(architecture.blocks):
+            block = build(
                 stage=stage,
-                stride=block_stride,
-                # The authors' rate: the first block is never dropped, and the last
-                # falls one step short of the full rate.
-                drop_rate=self.stochastic_depth * index / len(plan),
                 conv=conv,
-                norm=functools.partial(norm_when, train=trained),
+                norm=norms[train and index >= self.frozen_blocks],
                 activation=activation,
                 dtype=dtype,
                 depthwise=self.depthwise,
                 name=f"blocks_{index}",
-            )(hidden, trained, noise.get("stochastic_depth"))
+            )
+            hidden = block(hidden, kept.get(index))
             if index + 1 == self.frozen_blocks:
                 hidden = jax.lax.stop_gradient(hidden)
-            stride *= block_stride
+            stride *= stage.stride
             features[stride] = hidden
         if not self.outputs:
             return {"features": features}
@@ -236,6 +227,41 @@ class EfficientNet(nn.Module):
             noise=noise.get("dropout"),
         )
         return {"logits": logits, "pooled": pooled, "features": features}
+
+    def _block_class(self, images: jax.Array) -> Callable[..., Block]:
+        build = nn.remat(Block) if self.remat else Block
+        if self.is_initializing() or not isinstance(images, jax.core.Tracer):
+            return build
+        # Blocks that are alike are traced, differentiated and lowered once; a compiler
+        # sees each in its place. The class is this call's own, as Flax compares what
+        # `conv` and `norm` are by identity. A block draws no random numbers.
+        return nn.jit(build, rngs=False)
+
+    def _kept(self, batch: int, noise: Noise) -> dict[int, jax.Array]:
+        """Draws stochastic depth, for all blocks at once.
+
+        Returns:
+          By the index of each block that can be dropped, what its branch is multiplied
+          with: float32 ``[batch]``.
+        """
+        blocks = self.architecture.blocks
+        # The authors' rate: the first block is never dropped, and the last falls one
+        # step short of the full rate.
+        rates = {
+            index: self.stochastic_depth * index / len(blocks)
+            for index, stage in enumerate(blocks)
+            if stage.adds and index >= self.frozen_blocks
+        }
+        rates = {index: rate for index, rate in rates.items() if rate}
+        if not rates:
+            return {}
+        factors = keep_factors(
+            self.make_rng("stochastic_depth"),
+            (len(rates), batch),
+            rate=jnp.array(list(rates.values()), jnp.float32)[:, None],
+            noise=noise.get("stochastic_depth"),
+        )
+        return dict(zip(rates, factors, strict=True))
 
     @property
     def head(self) -> Head:
@@ -281,7 +307,7 @@ def efficientnet(
     ):
         expected = ", ".join(known[:-1]) + " or " + known[-1]
         _check(value in known, name, value, expected)
-    blocks = sum(stage.repeats for stage in architecture.stages)
+    blocks = len(architecture.blocks)
     _check(
         -1 <= frozen_blocks <= blocks,
         "frozen_blocks",

@@ -180,9 +180,8 @@ def classify(
       float32 ``[batch, outputs]``.
     """
     if rate:
-        pooled = drop_per_example(
-            pooled, key, rate=rate, noise=noise, mask_shape=pooled.shape
-        )
+        noise = None if noise is None else noise[:, None]
+        pooled = pooled * keep_factors(key, pooled.shape, rate=rate, noise=noise)
     return nn.Dense(
         outputs,
         kernel_init=initialize.DENSE,
@@ -191,30 +190,25 @@ def classify(
     )(pooled)
 
 
-def drop_per_example(
-    values: jax.Array,
+def keep_factors(
     key: jax.Array,
+    shape: tuple[int, ...],
     *,
-    rate: float,
+    rate: jax.Array | float,
     noise: jax.Array | None,
-    mask_shape: tuple[int, ...],
 ) -> jax.Array:
-    """Sets parts of the values to 0 at random and divides the rest by what is kept.
+    """Draws what values are multiplied with to drop some of them.
 
     Args:
-      values: ``[batch, …]``.
       key: a random key.
-      rate: the fraction dropped, in [0, 1).
-      noise: ``[batch]``, 0 where an example must pass as it is; None noises all.
-      mask_shape: the shape of the random mask, which broadcasts against `values`:
-        ``[batch, 1, …]`` drops whole examples.
+      shape: of the result.
+      rate: the fraction dropped, in [0, 1); it broadcasts against `shape`.
+      noise: 0 where nothing is dropped, broadcasts against `shape`; None for all.
 
     Returns:
-      The values, same shape and dtype.
+      float32: 0 where a value is dropped, and 1 / (1 − rate) where it is kept, so that
+      the expectation stays; 1 where there is no noise.
     """
     keep = 1.0 - rate
-    factor = jax.random.bernoulli(key, keep, mask_shape) / keep
-    if noise is not None:
-        applies = noise.reshape(-1, *[1] * (values.ndim - 1)) > 0
-        factor = jnp.where(applies, factor, 1.0)
-    return values * factor.astype(values.dtype)
+    factors = jax.random.bernoulli(key, keep, shape) / keep
+    return factors if noise is None else jnp.where(noise > 0, factors, 1.0)

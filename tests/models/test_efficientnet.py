@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from noisy_student_jax import models
 from noisy_student_jax.models import architectures, efficientnet, layers
@@ -45,6 +46,19 @@ def train(module, variables, images, noise=None):
     return module.apply(
         variables, images, train=True, noise=noise, rngs=KEYS, mutable=["batch_stats"]
     )
+
+
+def equations(jaxpr):
+    """All of a program's, those of the programs inside it too."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jax.tree.leaves(equation.params.values(), is_leaf=is_program):
+            if is_program(inner):
+                yield from equations(getattr(inner, "jaxpr", inner))
+
+
+def is_program(value):
+    return isinstance(value, ClosedJaxpr | Jaxpr)
 
 
 def last(outputs):
@@ -204,7 +218,7 @@ def test_strided_convolutions_are_padded_only_at_the_far_edge():
     image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
     paddings = {
         (equation.invars[1].aval.shape[0], equation.params["padding"])
-        for equation in jax.make_jaxpr(module.apply)(held, image).eqns
+        for equation in equations(jax.make_jaxpr(module.apply)(held, image).jaxpr)
         if equation.primitive.name == "conv_general_dilated"
         and equation.params["window_strides"] == (2, 2)
     }
@@ -274,7 +288,71 @@ def test_rematerialisation_changes_neither_parameters_nor_gradients(variables, i
         np.testing.assert_allclose(a, b, atol=1e-4 * max(np.abs(a).max(), 1e-2))
 
 
+# ---- Blocks that are alike.
+
+
+@functools.cache
+def repeating():
+    """Its last three blocks are alike."""
+    module = tiny(stochastic_depth=0.5)
+    first, second = module.architecture.stages
+    stages = (first, dataclasses.replace(second, repeats=3))
+    architecture = dataclasses.replace(module.architecture, stages=stages)
+    return module.clone(architecture=architecture)
+
+
+def gradient_and_statistics(module, variables, images):
+    def loss(params):
+        outputs, updated = module.apply(
+            {**variables, "params": params},
+            images,
+            train=True,
+            rngs=KEYS,
+            mutable=["batch_stats"],
+        )
+        return jnp.sum(jnp.sin(outputs["logits"])), updated
+
+    return jax.jit(jax.grad(loss, has_aux=True))(variables["params"])
+
+
+def test_blocks_that_are_alike_are_one_program_to_trace():
+    module = models.create("efficientnet_b7", outputs=10, depthwise="grouped")
+    held = abstract_variables(module, resolution=32)
+    images = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+    jaxpr = jax.make_jaxpr(functools.partial(train, module))(held, images)
+
+    def depthwise(program):
+        return sum(e.params.get("feature_group_count", 1) > 1 for e in program)
+
+    blocks = [
+        equation.params["jaxpr"]
+        for equation in equations(jaxpr.jaxpr)
+        if equation.primitive.name == "jit"
+        and depthwise(equations(equation.params["jaxpr"].jaxpr)) == 1
+    ]
+    # Each of seven stages has a first block and several others.
+    assert len(blocks) == 55
+    assert len({id(program) for program in blocks}) == 14
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_sharing_a_program_changes_nothing(monkeypatch, images, remat):
+    module = repeating().clone(remat=remat)
+    drawn = initialize(module, resolution=8, seed=0)
+    shared = gradient_and_statistics(module, drawn, images)
+    monkeypatch.setattr(efficientnet.nn, "jit", lambda block, **_: block)
+    alone = gradient_and_statistics(module, drawn, images)
+    assert jax.tree.structure(shared) == jax.tree.structure(alone)
+    for a, b in zip(*map(jax.tree.leaves, (shared, alone)), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5 * max(np.abs(b).max(), 1e-2))
+
+
 # ---- Noise.
+
+
+def drawn_depth(module, batch, noise=None, rngs=KEYS):
+    noise = {} if noise is None else {"stochastic_depth": noise}
+    return module.apply({}, batch, noise, method="_kept", rngs=rngs)
 
 
 @pytest.mark.parametrize(
@@ -285,58 +363,55 @@ def test_rematerialisation_changes_neither_parameters_nor_gradients(variables, i
         ("b7", None),
     ],
 )
-def test_drop_rates_grow_with_the_index_over_all_blocks(monkeypatch, name, residual):
-    rates = []
-
-    def record(values, key, *, rate, noise, mask_shape):
-        rates.append((rate, mask_shape))
-        return values
-
-    for place in (efficientnet, layers):
-        monkeypatch.setattr(place, "drop_per_example", record)
+def test_drop_rates_grow_with_the_index_over_all_blocks(name, residual):
     module = models.create(f"efficientnet_{name}", outputs=10)
-    held = abstract_variables(module, resolution=32)
-    image = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
-    jax.eval_shape(
-        lambda held, x: module.apply(
-            held, x, train=True, rngs=KEYS, mutable=["batch_stats"]
-        ),
-        held,
-        image,
-    )
-    *blocks, (dropout, _) = rates
-    assert dropout == module.dropout_rate
-    assert {shape for _, shape in blocks} == {(2, 1, 1, 1)}
-    total = sum(stage.repeats for stage in module.architecture.stages)
-    found = [round(rate * total / 0.2, 6) for rate, _ in blocks]
+    total = len(module.architecture.blocks)
+    # What is kept is divided by the rate of keeping: the largest factor tells it.
+    found = {
+        index: (1 - 1 / float(factors.max())) * total / 0.2
+        for index, factors in drawn_depth(module, 64).items()
+    }
+    assert {index: round(rate, 3) for index, rate in found.items()} == {
+        index: index for index in found
+    }
     if residual is not None:
-        assert found == residual
+        assert list(found) == residual
     else:
         assert total == 55
-        assert 1 - blocks[-1][0] == pytest.approx(0.8036, abs=1e-4)
+        assert 1 - 0.2 * max(found) / total == pytest.approx(0.8036, abs=1e-4)
 
 
-def test_a_mask_falls_on_whole_examples_and_keeps_the_expectation():
-    ones = jnp.ones((4000, 2, 1, 3))
-    dropped = np.asarray(
-        layers.drop_per_example(
-            ones, KEYS["dropout"], rate=0.2, noise=None, mask_shape=(4000, 1, 1, 1)
-        )
-    )
-    assert (dropped == dropped[:, :1, :, :1]).all()
-    np.testing.assert_allclose(np.unique(dropped), [0, 1.25], rtol=1e-6)
-    assert dropped.mean() == pytest.approx(1, abs=0.04)
+def test_each_block_drops_other_examples_and_keeps_the_expectation():
+    module = models.create("efficientnet_b0", outputs=10, stochastic_depth=0.8)
+    drawn = np.stack(list(drawn_depth(module, 4000).values()))
+    assert drawn.shape == (9, 4000)
+    assert (drawn.min(1) == 0).all()
+    np.testing.assert_allclose(drawn.mean(1), 1, atol=0.08)
+    between = np.corrcoef(drawn) - np.eye(9)
+    assert np.abs(between).max() < 0.08
 
 
-def test_an_example_without_noise_passes_as_it_is():
-    values = jnp.arange(1.0, 2001).reshape(1000, 2)
+def test_only_what_is_noised_is_dropped():
+    module = models.create("efficientnet_b0", outputs=10, stochastic_depth=0.8)
     noise = jnp.arange(1000) % 2
-    for shape in ((1000, 1), (1000, 2)):
-        out = layers.drop_per_example(
-            values, KEYS["dropout"], rate=0.5, noise=noise, mask_shape=shape
-        )
-        np.testing.assert_array_equal(out[::2], values[::2])
-        assert 0.4 < np.mean(out[1::2] == 0) < 0.6
+    drawn = drawn_depth(module, 1000, noise)
+    assert len(drawn) == 9
+    for factors in drawn.values():
+        np.testing.assert_array_equal(factors[::2], 1)
+    assert 0.6 < np.mean(drawn[14][1::2] == 0) < 0.8  # 0.8 · 14/16
+
+
+def test_without_stochastic_depth_and_where_blocks_are_frozen_nothing_is_drawn():
+    assert drawn_depth(tiny(), 4, rngs={}) == {}
+    module = models.create("efficientnet_b0", outputs=10, frozen_blocks=10)
+    assert list(drawn_depth(module, 4)) == [10, 12, 13, 14]
+
+
+def test_values_are_dropped_one_by_one_and_the_rest_makes_up_for_them():
+    drawn = layers.keep_factors(KEYS["dropout"], (1000, 4), rate=0.2, noise=None)
+    np.testing.assert_allclose(np.unique(drawn), [0, 1.25], rtol=1e-6)
+    assert (np.ptp(drawn, axis=1) > 0).mean() > 0.4
+    assert drawn.mean() == pytest.approx(1, abs=0.04)
 
 
 def test_stochastic_depth_drops_each_example_by_itself(variables, images):

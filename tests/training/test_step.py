@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from noisy_student_jax.models.layers import batch_norm, drop_per_example
+from noisy_student_jax.models.layers import batch_norm, keep_factors
 from noisy_student_jax.tasks.base import LossOptions
 from noisy_student_jax.tasks.classification import Classification
 from noisy_student_jax.training import optimizer as optimizers
@@ -80,13 +80,10 @@ class Noised(nn.Module):
             ("dropout", (len(pixels), CLASSES)),
             ("stochastic_depth", (len(pixels), 1)),
         ):
-            found[name] = drop_per_example(
-                nn.Dense(CLASSES, name=name)(pixels),
-                self.make_rng(name),
-                rate=0.5,
-                noise=noise[name],
-                mask_shape=shape,
+            factors = keep_factors(
+                self.make_rng(name), shape, rate=0.5, noise=noise[name][:, None]
             )
+            found[name] = nn.Dense(CLASSES, name=name)(pixels) * factors
         return {"logits": found["dropout"], **found}
 
 
