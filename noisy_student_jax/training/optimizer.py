@@ -147,15 +147,29 @@ JOINED = 2**16
 """Arrays of fewer elements are summed up together."""
 
 
+@jax.custom_vjp
 def squared_norm(arrays: list[jax.Array]) -> jax.Array:
     """Returns Σ x² over all arrays.
 
-    Small ones are joined first: on CPU each sum is a program of its own to compile.
+    Small ones are joined first: on CPU each sum is a program of its own to compile. Its
+    gradient is 2x of each array by itself, and not a part of the joined one's, which
+    would be another program for each array. It is defined for reverse mode alone.
     """
     small = [array.reshape(-1) for array in arrays if array.size < JOINED]
     large = [array for array in arrays if array.size >= JOINED]
     joined = [jnp.concatenate(small)] if small else []
     return sum(jnp.sum(jnp.square(array)) for array in (*joined, *large))
+
+
+def _squared_norm_forward(arrays):
+    return squared_norm(arrays), arrays
+
+
+def _squared_norm_backward(arrays, gradient):
+    return ([2 * gradient * array for array in arrays],)
+
+
+squared_norm.defvjp(_squared_norm_forward, _squared_norm_backward)
 
 
 def l2(params: PyTree, *, frozen: tuple[str, ...] = ()) -> jax.Array:

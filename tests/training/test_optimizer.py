@@ -201,6 +201,24 @@ def test_l2_is_half_the_sum_of_squares_of_what_decays():
     assert optimizers.l2(params) == pytest.approx((1 + 4 + 9 + 16) / 2)
 
 
+def test_the_gradient_of_l2_is_each_weight_that_decays():
+    large = jnp.arange(float(optimizers.JOINED)).reshape(2, -1)
+    params = {
+        "stem_conv": {"kernel": jnp.array([[1.0, -2.0]])},
+        "head_conv": {"kernel": large},
+        "stem_bn": {"scale": jnp.array([100.0]), "bias": jnp.array([100.0])},
+        "classifier": {"kernel": jnp.array([[3.0]]), "bias": jnp.array([4.0])},
+    }
+
+    found = jax.grad(lambda p: 5 * optimizers.l2(p, frozen=("classifier",)))(params)
+
+    decays = optimizers.decayed(params, frozen=("classifier",))
+    expected = jax.tree.map(lambda w, decays: 5 * w * decays, params, decays)
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for ours, theirs in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 @pytest.mark.parametrize(
     ("optimizer", "in_loss"), [("rmsprop", True), ("sgd", True), ("adamw", False)]
 )
