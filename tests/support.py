@@ -1,15 +1,19 @@
 """What tests of the commands share."""
 
 import functools
+import json
 import os
 import pathlib
 import subprocess
 import sys
+from typing import Any
 
 ROOT = pathlib.Path(__file__).parent.parent
 # What people's own images are is not known here.
 CONFIGS = [p for p in sorted((ROOT / "configs").glob("*.py")) if p.stem != "folder"]
 TINY = ROOT / "tests" / "configs" / "tiny.py"
+EIGHT_DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+"""The environment in which a CPU is eight devices."""
 
 
 @functools.cache
@@ -30,13 +34,44 @@ def planned(path: pathlib.Path):
 
 def command(*arguments: str, cwd=None, env=None, **options) -> subprocess.Popen:
     """Starts ``noisy-student`` in a process of its own."""
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     return subprocess.Popen(
         [sys.executable, "-m", "noisy_student_jax", *map(str, arguments)],
         cwd=cwd or ROOT,
-        env={**os.environ, "PYTHONPATH": path, **(env or {})},
+        env={**os.environ, "PYTHONPATH": search_path(), **(env or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         **options,
     )
+
+
+def on_eight_devices(work: str, *arguments: Any, beside: str | None = None) -> Any:
+    """Does work with eight devices; returns what it printed last, which is JSON.
+
+    In a process of its own, as the number of CPU devices is fixed when JAX starts.
+
+    Args:
+      work: a program, in which ``jax.device_count()`` is 8.
+      arguments: its ``sys.argv[1:]``.
+      beside: a test's ``__file__``, if the program imports from it or its neighbours.
+    """
+    neighbours = [pathlib.Path(beside).parent] if beside else []
+    done = subprocess.run(
+        [sys.executable, "-c", work, *map(str, arguments)],
+        env={
+            **os.environ,
+            **EIGHT_DEVICES,
+            "JAX_PLATFORMS": "cpu",
+            "PYTHONPATH": search_path(*neighbours),
+        },
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def search_path(*more: pathlib.Path) -> str:
+    """Where a process finds the package, and what tests share."""
+    return os.pathsep.join(map(str, [ROOT, ROOT / "tests", *more]))

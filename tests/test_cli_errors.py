@@ -6,7 +6,7 @@ import shutil
 import textwrap
 
 import pytest
-from support import TINY, command
+from support import EIGHT_DEVICES, TINY, command
 
 from noisy_student_jax.cli import main
 
@@ -369,7 +369,7 @@ def test_a_batch_that_cannot_be_dealt_over_eight_devices(tmp_path):
         f"--config={TINY}",
         f"--workdir={tmp_path / 'run'}",
         "--config.train.batch=12",
-        env={"XLA_FLAGS": "--xla_force_host_platform_device_count=8"},
+        env=EIGHT_DEVICES,
     )
     out, err = process.communicate(timeout=120)
     found = one_sentence(process.returncode, out, err)

@@ -2,18 +2,14 @@
 
 import dataclasses
 import functools
-import json
-import os
 import re
-import subprocess
-import sys
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import ROOT
+from support import on_eight_devices
 
 from noisy_student_jax import models
 from noisy_student_jax.errors import UserError
@@ -309,23 +305,7 @@ print(json.dumps(found))
 
 @pytest.fixture(scope="module")
 def eight_devices():
-    environment = dict(
-        os.environ,
-        JAX_PLATFORMS="cpu",
-        PYTHONPATH=os.pathsep.join(
-            [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "models")]
-        ),
-        XLA_FLAGS="--xla_force_host_platform_device_count=8",
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", WORK],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    return on_eight_devices(WORK, beside=__file__)
 
 
 def collectives(program):

@@ -3,13 +3,8 @@
 In a process of its own, as the number of CPU devices is fixed when JAX starts.
 """
 
-import json
-import os
-import subprocess
-import sys
-
 import pytest
-from support import ROOT, TINY
+from support import TINY, on_eight_devices
 
 WORK = """
 import json, sys
@@ -61,21 +56,7 @@ print(json.dumps(found))
 
 @pytest.fixture(scope="module")
 def found():
-    environment = dict(
-        os.environ,
-        JAX_PLATFORMS="cpu",
-        PYTHONPATH=os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
-        XLA_FLAGS="--xla_force_host_platform_device_count=8",
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", WORK, str(TINY)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    return on_eight_devices(WORK, TINY)
 
 
 @pytest.fixture

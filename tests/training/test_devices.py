@@ -4,14 +4,10 @@ What eight devices do is done in a process of its own, as the number of CPU devi
 is fixed when JAX starts.
 """
 
-import json
-import os
 import re
-import subprocess
-import sys
 
 import pytest
-from support import ROOT, TINY
+from support import TINY, on_eight_devices
 
 WORK = """
 import hashlib, json, pathlib, re, sys
@@ -135,22 +131,8 @@ def collectives(program):
 
 @pytest.fixture(scope="module")
 def found(tiny_run, tmp_path_factory):
-    environment = dict(
-        os.environ,
-        JAX_PLATFORMS="cpu",
-        PYTHONPATH=os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
-        XLA_FLAGS="--xla_force_host_platform_device_count=8",
-    )
     folder = tmp_path_factory.mktemp("devices") / "checkpoints"
-    done = subprocess.run(
-        [sys.executable, "-c", WORK, str(TINY), str(tiny_run), str(folder)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    return on_eight_devices(WORK, TINY, tiny_run, folder)
 
 
 def test_batches_are_equal_to_the_bit_augmentation_and_all(found):

@@ -4,14 +4,9 @@ What eight devices do is done in a process of its own, as the number of CPU devi
 fixed when JAX starts.
 """
 
-import json
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
-from support import ROOT, TINY
+from support import TINY, on_eight_devices
 
 WORK = """
 import json, pathlib, shutil, sys
@@ -102,22 +97,8 @@ print(json.dumps(found))
 
 @pytest.fixture(scope="module")
 def found(tiny_run, tmp_path_factory):
-    environment = dict(
-        os.environ,
-        JAX_PLATFORMS="cpu",
-        PYTHONPATH=os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
-        XLA_FLAGS="--xla_force_host_platform_device_count=8",
-    )
     folder = tmp_path_factory.mktemp("sharded")
-    done = subprocess.run(
-        [sys.executable, "-c", WORK, str(TINY), str(tiny_run), str(folder)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    return on_eight_devices(WORK, TINY, tiny_run, folder)
 
 
 def test_large_arrays_are_split_where_they_divide_best(found):
