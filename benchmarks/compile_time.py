@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 
-from side_by_side import case, parser, show
+from side_by_side import add_only, case, chosen, parser, show
 
 CASES = {
     # name: (model, resolution, classes, batch)
@@ -30,7 +30,7 @@ CASES = {
 
 def main() -> None:
     command_line = parser(__doc__)
-    command_line.add_argument("--only", nargs="*", default=list(CASES))
+    add_only(command_line)
     command_line.add_argument("--layers", default="own")
     command_line.add_argument("--depthwise", default="auto")
     command_line.add_argument("--child", help="measure one case in this process")
@@ -39,12 +39,16 @@ def main() -> None:
         print(json.dumps(first_step(options.child, options.layers, options.depthwise)))
         return
     cases = []
-    for name in options.only:
+    named = {
+        f"{name} at {side} px, batch {batch}": name
+        for name, (_, side, _, batch) in CASES.items()
+    }
+    for shown, name in chosen(named, options.only).items():
         with tempfile.TemporaryDirectory() as cache:
             empty, filled = (measured(name, cache, options) for _ in range(2))
         cases.append(
             case(
-                f"{name} at {CASES[name][1]} px, batch {CASES[name][3]}",
+                shown,
                 1 / filled["seconds"],
                 1 / empty["seconds"],
                 without=f"{empty['seconds']:.1f} s {empty['parts']}",

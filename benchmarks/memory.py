@@ -30,13 +30,15 @@ from noisy_student_jax.run import Run, Student
 from noisy_student_jax.training import partitioning
 from noisy_student_jax.training.step import jit_train_step
 
-B0, SMALL, TINY, MINI, LITE = (
-    f"efficientnet_{name}" for name in ("b0", "b0_small", "tiny_s", "mini_s", "lite0")
+B0, B3, SMALL, TINY, MINI, LITE = (
+    f"efficientnet_{name}"
+    for name in ("b0", "b3", "b0_small", "tiny_s", "mini_s", "lite0")
 )
 CASES: list[dict[str, Any]] = [
     {"model": TINY, "resolution": 32, "batch": 64},
     {"model": TINY, "resolution": 32, "batch": 64, "dtype": "bfloat16"},
     {"model": TINY, "resolution": 32, "batch": 64, "remat": True},
+    {"model": TINY, "resolution": 32, "batch": 64, "microbatches": 4},
     {"model": MINI, "resolution": 32, "batch": 64},
     {"model": B0, "resolution": 64, "batch": 8},
     {"model": B0, "resolution": 64, "batch": 16},
@@ -47,9 +49,9 @@ CASES: list[dict[str, Any]] = [
     {"model": B0, "resolution": 64, "batch": 16, "remat": True},
     {"model": SMALL, "resolution": 32, "batch": 16},
     {"model": LITE, "resolution": 96, "batch": 16},
+    {"model": B0, "resolution": 224, "batch": 16},
+    {"model": B3, "resolution": 300, "batch": 4},
 ]
-QUICK = (0, 3)
-"""Which of them ``--quick`` measures."""
 
 
 def student_of(case: dict[str, Any]) -> Student:
@@ -140,32 +142,30 @@ def in_a_process(case: dict[str, Any]) -> dict[str, float]:
 
 
 def name_of(case: dict[str, Any]) -> str:
-    more = {k: v for k, v in case.items() if k not in ("model", "resolution", "batch")}
-    told = "".join(f", {key} {value}" for key, value in more.items())
-    name = case["model"].removeprefix("efficientnet_")
-    return f"{name}@{case['resolution']} batch {case['batch']}{told}"
+    model = case["model"].removeprefix("efficientnet_")
+    name = f"{model}@{case['resolution']}, batch {case['batch']}"
+    if "microbatches" in case:
+        name += f", {case['microbatches']} microbatches"
+    return name + ", bfloat16" * ("dtype" in case) + ", remat" * ("remat" in case)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--quick", action="store_true", help="two small cases only")
-    parser.add_argument("--only", default="", help="cases whose name has this")
+    side_by_side.add_only(parser)
     parser.add_argument("--case", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.case:
         print(json.dumps(measured(json.loads(options.case))))
         return
-    cases = [CASES[n] for n in QUICK] if options.quick else CASES
+    named = {name_of(case): case for case in CASES}
     found = []
-    for case in cases:
-        if options.only not in name_of(case):
-            continue
+    for name, case in side_by_side.chosen(named, options.only).items():
         one = in_a_process(case)
         peak, megabyte = one["peak"], 1e6
         found.append(
             side_by_side.case(
-                name_of(case),
+                name,
                 one["compiled"] / megabyte,
                 peak / megabyte,
                 plan=round(one["plan"] / megabyte, 1),

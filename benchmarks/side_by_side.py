@@ -12,10 +12,13 @@ import json
 import os
 import pathlib
 import platform
+import re
 import statistics
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+Case = TypeVar("Case")
 
 Work = Callable[[], int]
 """Does a piece of work, waits until it is over, and returns how many items it was."""
@@ -28,6 +31,40 @@ def parser(doc: str) -> argparse.ArgumentParser:
     made.add_argument("--seconds", type=float, default=2.0, help="of a turn, at least")
     made.add_argument("--json", action="store_true", help="print one JSON object")
     return made
+
+
+def add_only(command_line: argparse.ArgumentParser) -> None:
+    """Adds ``--only``, of which `chosen` makes a choice."""
+    command_line.add_argument(
+        "--only", nargs="+", metavar="WORD", help="cases whose name has one of these"
+    )
+
+
+def chosen(named: Mapping[str, Case], words: Sequence[str] | None) -> dict[str, Case]:
+    """Returns the cases that ``--only`` asks for, by their names.
+
+    A word asks for the names that have it as a word ("b0" not for "b0_small at 32 px");
+    where there are none, for those that have it anywhere ("small").
+
+    Args:
+      named: all there are, by the names that the table prints.
+      words: what was given; None for all.
+
+    Raises:
+      SystemExit: nothing has one of the words.
+    """
+    if words is None:
+        return dict(named)
+    found = set()
+    for word in words:
+        whole = {n for n in named if re.search(rf"(?<!\w){re.escape(word)}(?!\w)", n)}
+        having = whole or {name for name in named if word in name}
+        if not having:
+            raise SystemExit(
+                f"--only={word} is in no case's name: there are {'; '.join(named)}"
+            )
+        found |= having
+    return {name: case for name, case in named.items() if name in found}
 
 
 def rates(

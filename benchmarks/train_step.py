@@ -18,32 +18,32 @@ convolution instead of the peer.
 import geffnet
 import torch
 from our_programs import Ours, training_work
-from side_by_side import Work, case, parser, rates, show
+from side_by_side import Work, add_only, case, chosen, parser, rates, show
 from torch_twin import torch_twin
 
 from noisy_student_jax import devices
 from noisy_student_jax.models import architectures
 
-CASES = {
-    # name: (model, resolution, classes, batch)
-    "b0": ("b0", 224, 1000, 16),
-    "b0_small": ("b0_small", 32, 10, 64),
-    "tiny_m": ("tiny_m", 16, 10, 128),
-    "mini_m": ("mini_m", 64, 10, 64),
-}
+CASES = (
+    # model, resolution, classes, batch
+    ("b0", 224, 1000, 16),
+    ("b0_small", 32, 10, 64),
+    ("tiny_m", 16, 10, 128),
+    ("mini_m", 64, 10, 64),
+)
 
 
 def main() -> None:
     command_line = parser(__doc__)
-    command_line.add_argument("--only", nargs="*", default=list(CASES))
+    add_only(command_line)
     command_line.add_argument("--plain", action="store_true")
     command_line.add_argument("--let-go", action="store_true")
     options = command_line.parse_args()
     if not options.let_go:
         devices.keep_freed_memory()
     cases = []
-    for name in options.only:
-        model, side, classes, batch = CASES[name]
+    named = {f"{one[0]} at {one[1]} px, batch {one[3]}": one for one in CASES}
+    for name, (model, side, classes, batch) in chosen(named, options.only).items():
         made = {"side": side, "classes": classes}
         ours = Ours.make(f"efficientnet_{model}", **made)
         if options.plain:
@@ -58,7 +58,7 @@ def main() -> None:
             repeats=options.repeats,
             seconds=options.seconds,
         )
-        cases.append(case(f"{model} at {side} px, batch {batch}", **rate))
+        cases.append(case(name, **rate))
     show(
         cases, unit="images/s", peers=("flax", "torch", "geffnet"), as_json=options.json
     )
