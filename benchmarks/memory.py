@@ -1,24 +1,29 @@
 """The peak memory of a training step, against what `plan` says of it beforehand.
 
+    python benchmarks/memory.py
+    python benchmarks/memory.py --only b0@96 tiny
+
 Each case runs in a process of its own. It compiles the step from shapes alone, trains
-for a step (which loads what the process needs once), lets everything go, and only then
-measures: on CPU, the most that the process holds in a step beyond what it held before
-state and batch were there (``VmHWM`` of Linux); elsewhere what the device says.
+for some steps (which load what the process needs once), and only then measures: on CPU,
+the size of state and batch and the most that the process grows by in a step (``VmHWM``
+of Linux); elsewhere what the device says. The C library maps every large buffer by
+itself there (``MALLOC_MMAP_THRESHOLD_``) and returns it when it is freed: otherwise the
+memory that the step before left behind hides what a step takes, or not, by chance.
 ``plan`` is the estimate that `plan` makes without compiling, ``compiled`` what it says
 with ``--measure``; ``held`` is what ``memory.HELD`` stands for, in this case.
 """
 
 import argparse
-import ctypes
 import json
+import os
 import pathlib
+import statistics
 import subprocess
 import sys
 import time
 from typing import Any
 
 import jax
-import numpy as np
 import side_by_side
 
 from noisy_student_jax import measuring, memory
@@ -52,6 +57,8 @@ CASES: list[dict[str, Any]] = [
     {"model": B0, "resolution": 224, "batch": 16},
     {"model": B3, "resolution": 300, "batch": 4},
 ]
+WARM, MEASURED = 2, 3
+"""Steps."""
 
 
 def student_of(case: dict[str, Any]) -> Student:
@@ -68,63 +75,60 @@ def student_of(case: dict[str, Any]) -> Student:
 
 
 def measured(case: dict[str, Any]) -> dict[str, float]:
-    """Trains two steps of a case, in this process; all numbers are bytes or seconds."""
+    """Trains some steps of a case, in this process; numbers are bytes or seconds."""
     student = student_of(case)
     trained, mesh = part(student), partitioning.make_mesh()
-    whole = partitioning.replicated(mesh)
     step, state = step_and_state(trained)
-    rest = measuring.all_but_images(student)
     image = trained.made_up(student.layout.total)
-
-    def shaped(leaf: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-
-    shapes = jax.tree.map(shaped, (state, {**rest, "image": image}))
-    held = jax.device_get(state)
-    del state
+    batch = {**measuring.all_but_images(student), "image": image}
+    shapes = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (state, batch)
+    )
     started = time.perf_counter()
     compiled = jit_train_step(step, mesh).lower(*shapes).compile()
     compiling = time.perf_counter() - started
-
-    def begun() -> Any:
-        """Makes state and batch and trains a step, which makes the state its own."""
-        state = jax.device_put(jax.tree.map(np.array, held), whole)
-        batch = partitioning.put_batch({**rest, "image": image}, mesh)
-        return jax.block_until_ready(compiled(state, batch)[0]), batch
-
-    begun()
-    before = forget_peak()
-    state, batch = begun()
-    forget_peak()
-    started = time.perf_counter()
-    jax.block_until_ready(compiled(state, batch))
-    seconds = time.perf_counter() - started
+    state = jax.device_put(state, partitioning.replicated(mesh))
+    batch = partitioning.put_batch(batch, mesh)
+    held = sum(leaf.nbytes for leaf in jax.tree.leaves((state, batch)))
+    peaks, seconds = [], []
+    for _ in range(WARM + MEASURED):
+        # A step's temporaries are freed by another thread, after its results are there.
+        time.sleep(0.1)
+        before = forget_peak()
+        started = time.perf_counter()
+        state, _ = jax.block_until_ready(compiled(state, batch))
+        seconds.append(time.perf_counter() - started)
+        peaks.append(peak_since(before, held))
     told = memory.of_step(compiled, student, devices=mesh.size)
     plain = student_of({k: v for k, v in case.items() if k not in ("dtype", "remat")})
     return {
-        "peak": peak_since(before),
+        "peak": statistics.median(peaks[WARM:]),
         "compiled": memory.of_program(compiled),
         "plan": memory.estimated(student, devices=mesh.size),
         "held": told.per_image / plain.activation_bytes,
         "compiling": compiling,
-        "images_per_second": student.layout.total / seconds,
+        "images_per_second": student.layout.total / statistics.median(seconds[WARM:]),
     }
 
 
 def forget_peak() -> int:
-    """Gives back what is free; returns what the process holds, where that counts."""
+    """Returns what the process holds, from where its peak counts anew."""
     if jax.default_backend() != "cpu":
         return 0
-    ctypes.CDLL("libc.so.6").malloc_trim(0)
     pathlib.Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     return _status("VmRSS")
 
 
-def peak_since(before: int) -> int:
-    """Returns the most that was held since `forget_peak`, beyond what was then."""
+def peak_since(before: int, held: int) -> int:
+    """Returns the most that was held since `forget_peak`.
+
+    Args:
+      before: what the process held then.
+      held: the part of it that counts: state and batch.
+    """
     if jax.default_backend() != "cpu":
         return jax.local_devices()[0].memory_stats()["peak_bytes_in_use"]
-    return _status("VmHWM") - before
+    return held + _status("VmHWM") - before
 
 
 def _status(field: str) -> int:
@@ -135,7 +139,13 @@ def _status(field: str) -> int:
 
 def in_a_process(case: dict[str, Any]) -> dict[str, float]:
     line = [sys.executable, __file__, "--case", json.dumps(case)]
-    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        line,
+        env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "131072"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         raise RuntimeError(f"{case} failed:\n{done.stderr}")
     return json.loads(done.stdout.splitlines()[-1])
