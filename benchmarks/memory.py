@@ -16,7 +16,6 @@ with ``--measure``; ``held`` is what ``memory.HELD`` stands for, in this case.
 import argparse
 import json
 import os
-import pathlib
 import statistics
 import subprocess
 import sys
@@ -94,7 +93,7 @@ def measured(case: dict[str, Any]) -> dict[str, float]:
     for _ in range(WARM + MEASURED):
         # A step's temporaries are freed by another thread, after its results are there.
         time.sleep(0.1)
-        before = forget_peak()
+        before = side_by_side.forget_peak()
         started = time.perf_counter()
         state, _ = jax.block_until_ready(compiled(state, batch))
         seconds.append(time.perf_counter() - started)
@@ -111,30 +110,16 @@ def measured(case: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def forget_peak() -> int:
-    """Returns what the process holds, from where its peak counts anew."""
-    if jax.default_backend() != "cpu":
-        return 0
-    pathlib.Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    return _status("VmRSS")
-
-
 def peak_since(before: int, held: int) -> int:
-    """Returns the most that was held since `forget_peak`.
+    """Returns the most that was held in a step.
 
     Args:
-      before: what the process held then.
-      held: the part of it that counts: state and batch.
+      before: what the process held before it.
+      held: the part of that which counts: state and batch.
     """
     if jax.default_backend() != "cpu":
         return jax.local_devices()[0].memory_stats()["peak_bytes_in_use"]
-    return held + _status("VmHWM") - before
-
-
-def _status(field: str) -> int:
-    text = pathlib.Path("/proc/self/status").read_text(encoding="ascii")
-    line = next(line for line in text.splitlines() if line.startswith(field))
-    return 1024 * int(line.split()[1])
+    return held + side_by_side.peak() - before
 
 
 def in_a_process(case: dict[str, Any]) -> dict[str, float]:

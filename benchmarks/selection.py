@@ -16,7 +16,6 @@ select equally many records and draws, and the same thresholds, or the script fa
 import json
 import multiprocessing
 import pathlib
-import resource
 import statistics
 import tempfile
 import time
@@ -109,7 +108,7 @@ def compare(labels: pathlib.Path, records: int, classes: int, repeats: int) -> d
         **{
             f"{name}_{what}": round(median(name, what), 2)
             for name in turns
-            for what in ("seconds", "peak_gb")
+            for what in ("seconds", "peak_mb")
         },
     )
 
@@ -125,17 +124,13 @@ def measured(work, arguments) -> dict:
     import noisy_student_jax.pseudo_labels.selection
     import noisy_student_jax.tasks.classification  # noqa: F401
 
-    before = peak()
+    before = side_by_side.forget_peak()
     told, seconds = work(*arguments)
     return {
         "seconds": seconds,
-        "peak_gb": peak() - before,
+        "peak_mb": (side_by_side.peak() - before) / 1e6,
         "told": json.dumps(told, sort_keys=True),
     }
-
-
-def peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
 def ours(labels, output, classes, per_class) -> tuple[dict, float]:

@@ -125,6 +125,23 @@ def show(
         )
 
 
+def forget_peak() -> int:
+    """Returns the bytes that this process holds, from where its peak counts anew."""
+    pathlib.Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    return _status("VmRSS")
+
+
+def peak() -> int:
+    """Returns the most bytes that this process has held since `forget_peak`."""
+    return _status("VmHWM")
+
+
+def _status(field: str) -> int:
+    text = pathlib.Path("/proc/self/status").read_text(encoding="ascii")
+    line = next(line for line in text.splitlines() if line.startswith(field))
+    return 1024 * int(line.split()[1])
+
+
 def _processor() -> str:
     try:
         text = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8")

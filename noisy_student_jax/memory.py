@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from noisy_student_jax.models.stem import patch_bytes
 from noisy_student_jax.run import Student
 from noisy_student_jax.training import partitioning
 
@@ -22,6 +23,9 @@ HELD = 1.2
 """Bytes that a step holds for each byte that differentiation keeps: the compiler spares
 some, where it fuses, and needs others while it works a layer backwards. On CPU, 1.13 to
 1.23 for the models of this package; ``benchmarks/memory.py`` shows it."""
+CONVERTED = 1.17
+"""Times as much with ``model.dtype=bfloat16`` on CPU, where XLA computes in float32 all
+the same: copies in both types stand beside one another."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,18 +97,28 @@ def estimated(student: Student, *, devices: int) -> int:
     Counted are the state, its gradient (twice, where microbatches add theirs up), and
     `HELD` times what differentiation keeps of the images that a device works on at
     once.
-    Where the step would run on CPU, that is float32 whatever ``model.dtype`` says, and
-    ``model.remat`` spares nothing: XLA computes there in float32, and undoes the
-    computing again.
+    Where the step would run on CPU, that is float32 whatever ``model.dtype`` says
+    (`CONVERTED`), ``model.remat`` spares nothing, as XLA undoes the computing again,
+    and the patches of the stem come in addition.
     """
-    config = student.config
-    state = state_bytes(student, devices)
+    per_image = HELD * student.activation_bytes
     if jax.default_backend() == "cpu" and not student.run.config.plan.chip:
-        config = config.copy_and_resolve_references()
-        config.model.update(dtype="float32", remat=False)
-        student = dataclasses.replace(student, config=config)
-    held = HELD * student.activation_bytes * at_once(student, devices)
-    return state + int(held)
+        per_image = _held_on_cpu(student)
+    return state_bytes(student, devices) + int(per_image * at_once(student, devices))
+
+
+def _held_on_cpu(student: Student) -> float:
+    """Returns the bytes that an image takes in a step on CPU."""
+    config = student.config.copy_and_resolve_references()
+    config.model.update(dtype="float32", remat=False)
+    plain = dataclasses.replace(student, config=config)
+    held = HELD * plain.activation_bytes
+    if student.config.model.dtype == "bfloat16":
+        held *= CONVERTED
+    architecture = getattr(plain.module, "architecture", None)
+    if architecture and config.model.layers == "own":
+        held += patch_bytes(plain.resolution, stride=architecture.stem_stride)
+    return held
 
 
 def state_bytes(student: Student, devices: int) -> int:

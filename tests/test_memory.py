@@ -4,7 +4,6 @@ import functools
 import types
 
 import jax
-import numpy as np
 import pytest
 from support import TINY
 
@@ -123,11 +122,11 @@ def test_for_a_chip_the_dtype_and_remat_count_and_on_cpu_they_do_not():
         return memory.estimated(student_of(*overrides), devices=1)
 
     half, again = "model.dtype=bfloat16", "model.remat=true"
-    assert estimated(half) == estimated(again) == estimated()
+    assert estimated(half) > estimated(again) == estimated()
     chip = "plan.chip=tpu_v5e"
     assert estimated(chip, half) < estimated(chip)
     assert estimated(chip, again) < estimated(chip)
-    np.testing.assert_equal(estimated(chip), estimated())
+    assert estimated(chip) < estimated()
 
 
 def test_a_shared_state_is_gathered_beside_the_shares():

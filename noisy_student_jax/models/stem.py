@@ -85,6 +85,18 @@ def _product_of_patches(images: jax.Array, kernel: jax.Array, stride: int) -> ja
     return product.reshape(*patches.shape[:-1], channels)
 
 
+def patch_bytes(side: int, *, stride: int, inputs: int = 3, kernel: int = 3) -> int:
+    """Returns the bytes of an image's patches on CPU, in float32.
+
+    Args:
+      side: of the image, in pixels.
+      stride: of the convolution.
+      inputs: channels of the image.
+      kernel: size of the convolution.
+    """
+    return 4 * kernel**2 * inputs * (-(-side // stride)) ** 2
+
+
 def _padded(images: jax.Array, k: int, stride: int) -> jax.Array:
     pads = lax.padtype_to_pads(images.shape[1:3], (k, k), (stride, stride), "SAME")
     return jnp.pad(images, ((0, 0), *pads, (0, 0)))
