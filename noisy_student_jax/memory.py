@@ -99,7 +99,8 @@ def estimated(student: Student, *, devices: int) -> int:
     once.
     Where the step would run on CPU, that is float32 whatever ``model.dtype`` says
     (`CONVERTED`), ``model.remat`` spares nothing, as XLA undoes the computing again,
-    and the patches of the stem come in addition.
+    and the patches of the stem come in addition: they need the images alone, so that
+    XLA makes them early and holds them to the end.
     """
     per_image = HELD * student.activation_bytes
     if jax.default_backend() == "cpu" and not student.run.config.plan.chip:
