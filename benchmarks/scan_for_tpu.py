@@ -67,10 +67,7 @@ class Blocks:
         """One of them, as the model has it."""
         stage = B7.stages[5]
         return Block(
-            stage=dataclasses.replace(stage, inputs=stage.outputs),
-            stride=1,
-            # The model's grows from block to block; a scan would be given each block's.
-            drop_rate=0.1,
+            stage=dataclasses.replace(stage, inputs=stage.outputs, stride=1),
             conv=functools.partial(convolution, dtype=self.dtype),
             norm=functools.partial(
                 batch_norm, train=True, momentum=0.99, epsilon=1e-3, dtype=self.dtype
@@ -87,10 +84,8 @@ class Blocks:
     def fresh(self, key: jax.Array) -> list[PyTree]:
         """Returns initial variables of each block."""
         maps = jnp.zeros(self.maps(1), self.dtype)
-        return [
-            self.block.init({"params": one, "stochastic_depth": one}, maps, True, None)
-            for one in jax.random.split(jax.random.wrap_key_data(key), self.count)
-        ]
+        keys = jax.random.split(jax.random.wrap_key_data(key), self.count)
+        return [self.block.init(one, maps) for one in keys]
 
     def gradient(self, form: str) -> Callable[[PyTree, jax.Array, jax.Array], tuple]:
         """Returns how the blocks are differentiated in a form.
@@ -104,30 +99,24 @@ class Blocks:
         """
 
         def one(maps: jax.Array, of_block: tuple) -> tuple[jax.Array, PyTree]:
-            params, held, key = of_block
-            return self.block.apply(
-                {"params": params, **held},
-                maps,
-                True,
-                None,
-                mutable=["batch_stats"],
-                rngs={"stochastic_depth": jax.random.wrap_key_data(key)},
-            )
+            params, held, kept = of_block
+            variables = {"params": params, **held}
+            return self.block.apply(variables, maps, kept, mutable=["batch_stats"])
 
         one = jax.checkpoint(one) if self.remat else one
 
         def loss(params: PyTree, maps: jax.Array, held: PyTree, key: jax.Array):
-            keys = jax.random.split(jax.random.wrap_key_data(key), self.count)
-            keys = jax.random.key_data(keys)
+            drawn = (self.count, len(maps))
+            kept = jax.random.bernoulli(jax.random.wrap_key_data(key), 0.9, drawn) / 0.9
             if form == "flat":
                 updated = []
-                for of_block in zip(params, held, keys, strict=True):
+                for of_block in zip(params, held, kept, strict=True):
                     maps, new = one(maps, of_block)
                     updated.append(new)
             else:
                 if form == "scanned":
                     params, held = stack(params), stack(held)
-                maps, updated = jax.lax.scan(one, maps, (params, held, keys))
+                maps, updated = jax.lax.scan(one, maps, (params, held, kept))
                 if form == "scanned":
                     updated = [
                         jax.tree.map(lambda leaf, n=n: leaf[n], updated)
