@@ -7,7 +7,8 @@ Bytes in, probabilities out, in batches, with as many threads as there are cores
 is the program that labels (`evaluation.predictor.Predictor`). The peers: geffnet's
 ``tf_efficientnet_b0`` channels-last and eager; the same shapes with batch norm folded
 into the convolutions (`torch_twin`); onnxruntime with our exported model, which it
-optimises and folds for itself. Each case is one peer's.
+optimises and folds for itself. Each case is one peer's. ``--whole`` turns off what
+gives the program a few images at a time (`evaluation.in_pieces`).
 """
 
 import geffnet
@@ -15,7 +16,7 @@ import numpy as np
 import onnxruntime
 import torch
 from our_programs import Ours
-from side_by_side import Work, case, parser, rates, show
+from side_by_side import Work, add_only, case, chosen, parser, rates, show
 from torch_twin import fold_batch_norm, torch_twin
 
 from noisy_student_jax import devices
@@ -23,46 +24,52 @@ from noisy_student_jax.checkpoints.bundle import Bundle
 from noisy_student_jax.exporting.to_onnx import INPUT, model_bytes
 from noisy_student_jax.models import architectures
 
-CASES = {
-    # name: (model, resolution, classes, batch)
-    "b0": ("b0", 224, 1000, 32),
-    "b0_small": ("b0_small", 32, 10, 256),
-    "tiny_m": ("tiny_m", 16, 10, 256),
-}
+CASES = (
+    # model, resolution, classes, batch
+    ("b0", 224, 1000, 32),
+    ("b0_small", 32, 10, 256),
+    ("tiny_m", 16, 10, 256),
+)
+BATCHES = 4
 
 
 def main() -> None:
     command_line = parser(__doc__)
-    command_line.add_argument("--only", nargs="*", default=list(CASES))
+    add_only(command_line)
+    command_line.add_argument(
+        "--whole", action="store_true", help="ours gives the program whole batches"
+    )
+    command_line.add_argument("--batch", type=int, help="images at once, of all")
     options = command_line.parse_args()
     devices.keep_freed_memory()
     cases = []
-    for name in options.only:
-        model, side, classes, batch = CASES[name]
+    named = {f"{one[0]} at {one[1]} px, batch {one[3]}": one for one in CASES}
+    for name, (model, side, classes, batch) in chosen(named, options.only).items():
+        batch = options.batch or batch
         made = Ours.make(f"efficientnet_{model}", side=side, classes=classes)
         works = {
-            "ours": predicting(made, batch),
+            "ours": predicting(made, batch, in_pieces=not options.whole),
             "PyTorch": pytorch(made, batch, folded=False),
             "PyTorch, folded": pytorch(made, batch, folded=True),
             "onnxruntime": onnx(made, batch),
         }
         rate = rates(works, repeats=options.repeats, seconds=options.seconds)
         cases += [
-            case(f"{model} at {side} px, {peer}", rate["ours"], rate[peer])
+            case(f"{name}, {peer}", rate["ours"], rate[peer])
             for peer in list(works)[1:]
         ]
     peers = ("flax", "torch", "geffnet", "onnxruntime")
     show(cases, unit="images/s", peers=peers, as_json=options.json)
 
 
-def predicting(made: Ours, batch: int) -> Work:
-    """Returns a work that is a call of what labels."""
-    predictor, placed = made.predictor(batch)
-    images = made.images(batch)
+def predicting(made: Ours, batch: int, *, in_pieces: bool) -> Work:
+    """Returns a work that is some batches of what labels, as labelling goes on."""
+    predictor, placed = made.predictor(batch, in_pieces=in_pieces)
+    images = made.images(BATCHES * batch)
 
     def work() -> int:
         predictor(placed, images)
-        return batch
+        return len(images)
 
     return work
 

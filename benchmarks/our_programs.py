@@ -112,9 +112,17 @@ class Ours:
         shape = (count, self.side, self.side, 3)
         return rng.integers(0, 256, shape, np.uint8)
 
-    def predictor(self, batch: int) -> tuple[Predictor, PyTree]:
+    def predictor(
+        self, batch: int, *, in_pieces: bool = True
+    ) -> tuple[Predictor, PyTree]:
         """Returns what labels, and the variables on its devices."""
-        predictor = Predictor(self.task, self.module, self.preprocessing, batch=batch)
+        predictor = Predictor(
+            self.task,
+            self.module,
+            self.preprocessing,
+            batch=batch,
+            in_pieces=in_pieces,
+        )
         return predictor, predictor.place(self.variables)
 
 
