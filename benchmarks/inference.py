@@ -43,9 +43,9 @@ def main() -> None:
     options = command_line.parse_args()
     devices.keep_freed_memory()
     cases = []
-    named = {f"{one[0]} at {one[1]} px, batch {one[3]}": one for one in CASES}
+    asked = [(*one, options.batch or batch) for *one, batch in CASES]
+    named = {f"{one[0]} at {one[1]} px, batch {one[3]}": one for one in asked}
     for name, (model, side, classes, batch) in chosen(named, options.only).items():
-        batch = options.batch or batch
         made = Ours.make(f"efficientnet_{model}", side=side, classes=classes)
         works = {
             "ours": predicting(made, batch, in_pieces=not options.whole),
