@@ -124,11 +124,11 @@ def our_labelling(ours: Ours, images: np.ndarray, options, folder) -> Work:
 
 def forward_alone(ours: Ours, batch: int) -> Work:
     predictor, placed = ours.predictor(batch)
-    images = ours.images(predictor.batch)
+    images = ours.images(4 * predictor.batch)
 
     def work() -> int:
         predictor(placed, images)
-        return predictor.batch
+        return len(images)
 
     return work
 

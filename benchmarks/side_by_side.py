@@ -7,6 +7,7 @@ should run meanwhile.
 """
 
 import argparse
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -127,7 +128,9 @@ def show(
 
 def forget_peak() -> int:
     """Returns the bytes that this process holds, from where its peak counts anew."""
-    pathlib.Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    # Where that may not be written, the peak is that of the whole process.
+    with contextlib.suppress(OSError):
+        pathlib.Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     return _status("VmRSS")
 
 

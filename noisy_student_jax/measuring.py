@@ -27,6 +27,8 @@ SMALL_BATCH = 64
 IMAGES_PER_DEVICE = {"cpu": 32}
 """Of the smaller batch that is measured instead of a large one."""
 IMAGES_PER_ACCELERATOR = 256
+BATCHES = 4
+"""That are labelled at a time, so that they overlap as in a run."""
 ACTIVATION_BYTES = 4e9
 """What the activations of that smaller batch may take, per device."""
 
@@ -93,17 +95,18 @@ def measure(student: Student, *, seconds: float = 1.5) -> Speed:
         small.run.task,
         small.module,
         small.preprocessing,
-        batch=min(small.config.labels.batch, jax.local_device_count() * _most(small)),
+        # Whether images fit is no question of how many a CPU likes to train on.
+        batch=min(small.config.labels.batch, jax.local_device_count() * _fit(small)),
         in_pieces=small.run.config.evaluation.in_pieces,
     )
     learnt = trained.whole(jax.device_get(state.ema_variables))
     variables = predictor.place(learnt)
-    images = made_up_images(predictor.batch, small.resolution)
+    images = made_up_images(BATCHES * predictor.batch, small.resolution)
     labelling = _steps_per_second(
         lambda number: predictor(variables, images), student, seconds
     )
     held = memory.of_step(compiled, small, devices=mesh.size)
-    return Speed(training, labelling * predictor.batch, held)
+    return Speed(training, labelling * len(images), held)
 
 
 def remembered(speeds: Speeds = measure) -> Speeds:
@@ -244,9 +247,12 @@ def _with_small_batch(student: Student) -> Student:
 
 def _most(student: Student) -> int:
     """Returns how many images a device is given at most, where it has a choice."""
-    per_image = student.activation_bytes
     images = IMAGES_PER_DEVICE.get(jax.default_backend(), IMAGES_PER_ACCELERATOR)
-    return max(1, min(images, int(ACTIVATION_BYTES // per_image)))
+    return min(images, _fit(student))
+
+
+def _fit(student: Student) -> int:
+    return max(1, int(ACTIVATION_BYTES // student.activation_bytes))
 
 
 def _kind(student: Student) -> tuple:

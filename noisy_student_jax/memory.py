@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from noisy_student_jax.models.efficientnet import EfficientNet
 from noisy_student_jax.models.stem import patch_bytes
 from noisy_student_jax.run import Student
 from noisy_student_jax.training import partitioning
@@ -21,8 +22,8 @@ GATHERED = 2
 """Whole copies beside a sharded state, at the worst: weights in use, and gradients."""
 HELD = 1.2
 """Bytes that a step holds for each byte that differentiation keeps: the compiler spares
-some, where it fuses, and needs others while it works a layer backwards. On CPU, 1.13 to
-1.23 for the models of this package; ``benchmarks/memory.py`` shows it."""
+some, where it fuses, and needs others while it works a layer backwards. On CPU, 1.05
+(large images) to 1.24 for the models of this package: ``benchmarks/memory.py``."""
 CONVERTED = 1.17
 """Times as much with ``model.dtype=bfloat16`` on CPU, where XLA computes in float32 all
 the same: copies in both types stand beside one another."""
@@ -116,9 +117,11 @@ def _held_on_cpu(student: Student) -> float:
     held = HELD * plain.activation_bytes
     if student.config.model.dtype == "bfloat16":
         held *= CONVERTED
-    architecture = getattr(plain.module, "architecture", None)
-    if architecture and config.model.layers == "own":
-        held += patch_bytes(plain.resolution, stride=architecture.stem_stride)
+    module = plain.module
+    if isinstance(module, EfficientNet) and module.layers == "own":
+        stride = module.architecture.stem_stride
+        if module.frozen_blocks < 0:
+            held += patch_bytes(plain.resolution, stride=stride)
     return held
 
 

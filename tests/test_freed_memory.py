@@ -21,8 +21,8 @@ def faults():
         step(values).block_until_ready()
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 faults()
-faults()
-print(faults())
+# The heap may still grow in one of them, as buffers fall in another order.
+print(min(faults() for _ in range(4)))
 """
 
 glibc = pytest.mark.skipif(
@@ -49,8 +49,8 @@ def run(**environment):
 def test_pages_are_cleared_once_and_not_in_every_step():
     kept, faults = run()
     assert kept
-    # A buffer of 32 MB has 8,192 pages; the heap may grow once more.
-    assert faults < 2 * 8192
+    # A buffer of 32 MB has 8,192 pages.
+    assert faults < 8192
 
 
 @glibc

@@ -75,7 +75,8 @@ def test_images_and_not_steps_are_counted(tiny, monkeypatch):
     student = tiny("train.batch=4", "train.ratio=3", "labels.batch=8").student(1)
     monkeypatch.setattr(measuring, "_steps_per_second", lambda *_: 10.0)
 
-    assert measuring.measure(student) == Speed(160.0, 80.0)
+    # Four batches are labelled at a time.
+    assert measuring.measure(student) == Speed(160.0, 320.0)
 
 
 def test_the_clock_starts_after_the_first_step_and_stops_after_a_whole_one(

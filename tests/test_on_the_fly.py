@@ -197,7 +197,9 @@ def test_a_run_goes_through_and_only_the_student_is_trained_again(
     assert main([*line, "--again"]) == 0
     out = capsys.readouterr().out
     rows = [row for row in out.splitlines() if row.startswith("[")]
-    assert [row.split()[1] for row in rows if not row.endswith("skipped")] == [
+    stages = [row.split()[1] for row in rows if not row.endswith("skipped")]
+    # On a slow machine there are lines of progress among them.
+    assert [stage for stage in stages if not stage.endswith(":")] == [
         "generation_1/train",
         "generation_1/evaluate",
         "report",

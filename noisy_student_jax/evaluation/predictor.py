@@ -6,6 +6,7 @@ batch is worked through in pieces small enough for its caches, one a core at a t
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 import math
@@ -33,6 +34,9 @@ from noisy_student_jax.types import PyTree
 PIECE = 3e9
 """Floating point operations that a CPU is given at once: by then a call costs nothing,
 and the maps of so many images still lie in the caches, whatever the model."""
+
+WORTHWHILE = 64
+"""A call may have so many times fewer images where there are cores to spare."""
 
 
 class Predictor:
@@ -70,6 +74,7 @@ class Predictor:
         self.mesh = partitioning.make_mesh(devices or jax.local_devices())
         self.batch = -(-batch // self.mesh.size) * self.mesh.size
         self.piece, self._in_pieces = 0, in_pieces
+        self._waiting: set[concurrent.futures.Future] = set()
         what = task, module, preprocessing.mean, preprocessing.std, self.mesh
         try:
             self.apply = _shared_program(*what)
@@ -109,10 +114,11 @@ class Predictor:
         whole = range(0, len(images), self.batch)
         begun = (self.start(variables, images[at : at + self.batch]) for at in whole)
         parts, done = [], 0
-        for fetch in late(begun, by=self.ahead):
-            parts.append(fetch())
-            done = min(done + self.batch, len(images))
-            after_batch(done)
+        with self.abandoning():
+            for fetch in late(begun, by=self.ahead):
+                parts.append(fetch())
+                done = min(done + self.batch, len(images))
+                after_batch(done)
         return {
             name: np.concatenate([part[name] for part in parts]) for name in parts[0]
         }
@@ -132,10 +138,11 @@ class Predictor:
         )
         # By the caller itself, so that a program is compiled once.
         parts = [self._start(variables, first)]
-        parts += [
-            _cores().submit(lambda piece: self._start(variables, piece)(), piece).result
-            for piece in others
-        ]
+        for one in others:
+            part = _cores().submit(lambda piece: self._start(variables, piece)(), one)
+            self._waiting.add(part)
+            part.add_done_callback(self._waiting.discard)
+            parts.append(part.result)
 
         # Not the images themselves, which would be kept until the results are fetched.
         def fetch() -> Arrays:
@@ -147,18 +154,29 @@ class Predictor:
 
         return fetch
 
+    @contextlib.contextmanager
+    def abandoning(self) -> Iterator[None]:
+        """Gives up the pieces that nobody has waited for at the end, as on a stop."""
+        try:
+            yield
+        finally:
+            for part in list(self._waiting):
+                part.cancel()
+
     def _piece(self, variables: PyTree, images: np.ndarray) -> int:
         """Returns how many images the program is given at once: on a CPU a few.
 
-        A power of two, and so few that each core has some of a batch.
+        A power of two, and as few as a batch has for each core, if that is worth a
+        call; two at least, as not every model takes one for many.
         """
         alone = self.mesh.size == 1 and self.mesh.devices.flat[0].platform == "cpu"
         if not (alone and self._in_pieces):
             return self.batch
-        one = jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype)
-        few = PIECE / max(1, cost.flops(self.apply, variables, one))
-        few = 2 ** max(0, round(math.log2(few)))
-        return min(few, -(-self.batch // len(os.sched_getaffinity(0))))
+        two = jax.ShapeDtypeStruct((2, *images.shape[1:]), images.dtype)
+        few = PIECE / max(1, cost.flops(self.apply, variables, two) / 2)
+        few = 2 ** max(1, round(math.log2(few)))
+        share = -(-self.batch // len(os.sched_getaffinity(0)))
+        return min(self.batch, few, max(share, few // WORTHWHILE, 2))
 
     def _start(self, variables: PyTree, images: np.ndarray) -> Callable[[], Arrays]:
         spread = partitioning.along_batch(self.mesh)
@@ -170,8 +188,9 @@ class Predictor:
 
 
 def _filled_up(images: np.ndarray, *, to: int) -> np.ndarray:
-    """Fills up with zeros, so that all pieces are of one size."""
-    if not (missing := -len(images) % to):
+    """Fills up with zeros, so that all pieces are of one size; one piece at least."""
+    missing = -len(images) % to if len(images) else to
+    if not missing:
         return images
     blank = np.zeros((missing, *images.shape[1:]), images.dtype)
     return np.concatenate([images, blank])
@@ -277,8 +296,9 @@ def predict_batches(
                 }
             yield found, fetch
 
-    for found, fetch in late(begun(), by=predictor.ahead):
-        yield found, {name: one() for name, one in fetch.items()}
+    with predictor.abandoning():
+        for found, fetch in late(begun(), by=predictor.ahead):
+            yield found, {name: one() for name, one in fetch.items()}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -125,12 +125,13 @@ def _proposals(
 ) -> list[Proposal]:
     steps = {p.what: outcome for p, outcome in results if p.what != LABEL}
     found = []
-    if not all(outcome.fits for outcome in steps.values()):
+    broken = any(outcome.broken for outcome in steps.values())
+    if not broken and not all(outcome.fits for outcome in steps.values()):
         found.append(
             proposals.propose(student, where, steps, compile_program, reckoning)
         )
     program, outcome = results[-1]
-    if not outcome.fits:
+    if not outcome.fits and not outcome.broken:
         found.append(
             proposals.propose_labels(program.student, where, outcome, compile_program)
         )

@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 
-from noisy_student_jax.errors import UserError, one_line
 from noisy_student_jax.topology.collectives import collectives
 from noisy_student_jax.topology.programs import Program
 from noisy_student_jax.topology.slices import Slice
@@ -36,6 +35,8 @@ class Outcome:
       seconds: that compiling took, tracing included.
       refused: why it was not compiled: what the compiler said, or that by reckoning
         it is hopeless.
+      broken: whether it was refused for another reason than memory, so that no
+        setting will help.
       memory: ``arguments``, ``outputs``, ``aliased`` (outputs in an argument's
         place), ``temporaries`` and ``program``, bytes.
       operations: ``flops`` and ``bytes`` that pass through memory, where the compiler
@@ -47,6 +48,7 @@ class Outcome:
     limit: float
     seconds: float
     refused: str | None = None
+    broken: bool = False
     memory: dict[str, int] = dataclasses.field(default_factory=dict)
     operations: dict[str, float] = dataclasses.field(default_factory=dict)
     collectives: tuple[Any, ...] = ()
@@ -63,9 +65,6 @@ def compiled(program: Program, where: Slice) -> Outcome:
     Args:
       program: of `programs`.
       where: what it would run on.
-
-    Raises:
-      UserError: the compiler fails, and not for want of memory.
     """
     started = time.monotonic()
     with _nothing_kept():
@@ -73,11 +72,6 @@ def compiled(program: Program, where: Slice) -> Outcome:
         try:
             executable = lowered.compile()
         except jax.errors.JaxRuntimeError as error:
-            if _EXHAUSTED not in str(error):
-                raise UserError(
-                    f"{program.what} of {program.student.name} cannot be compiled for"
-                    f" {where.name}: {one_line(error)}"
-                ) from error
             return refusal(
                 str(error), limit=where.memory, seconds=time.monotonic() - started
             )
@@ -111,7 +105,13 @@ def refusal(message: str, *, limit: float, seconds: float) -> Outcome:
         told = used[0]
     elif len(told) > 200:
         told = f"{told[:200]}…"
-    return Outcome(needed, limit, seconds, refused=f"the compiler says '{told}'")
+    return Outcome(
+        needed,
+        limit,
+        seconds,
+        refused=f"the compiler says '{told}'",
+        broken=_EXHAUSTED not in message,
+    )
 
 
 @contextlib.contextmanager

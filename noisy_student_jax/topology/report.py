@@ -47,6 +47,7 @@ def program_facts(
         "needed": outcome.needed,
         "limit": outcome.limit,
         "refused": outcome.refused,
+        "broken": outcome.broken,
         "memory": outcome.memory,
         "operations": outcome.operations,
         "collectives": [dataclasses.asdict(one) for one in outcome.collectives],
@@ -124,7 +125,8 @@ def _proposal_lines(proposal: dict[str, Any]) -> list[str]:
 def verdict(program: dict[str, Any]) -> str:
     """Says in a phrase whether a program fits; see `program_facts`."""
     if program["refused"]:
-        return f"does not fit: {program['refused']}"
+        verdict = "cannot be compiled" if program["broken"] else "does not fit"
+        return f"{verdict}: {program['refused']}"
     if not program["limit"]:
         return "compiles; how much memory there is is not known"
     verdict = "fits" if program["fits"] else "does not fit"

@@ -1,5 +1,6 @@
 """Slices of TPU chips, as the compiler describes them: no chip has to be here."""
 
+import contextlib
 import dataclasses
 import importlib.util
 import os
@@ -93,7 +94,6 @@ def find(name: str) -> Slice:
     only_compile()
     try:
         found = of_devices(_devices(name), name=name)
-        return dataclasses.replace(found, host=_devices(_of_one_host(found)))
     except (RuntimeError, ValueError, NotImplementedError) as error:
         told = re.sub(r"^[A-Z_]+: ", "", one_line(error)).rstrip(".")
         raise UserError(
@@ -101,6 +101,10 @@ def find(name: str) -> Slice:
             " a kind of chip and how many of them each way, as in"
             f" {', '.join(EXAMPLES)}"
         ) from None
+    # Without such a slice, compiling the labels tells what is wrong.
+    with contextlib.suppress(RuntimeError, ValueError, NotImplementedError):
+        found = dataclasses.replace(found, host=_devices(_of_one_host(found)))
+    return found
 
 
 def _devices(name: str) -> tuple[jax.Device, ...]:

@@ -1,6 +1,7 @@
 """Predicting: un-noised, image by image, whatever the batch."""
 
 import os
+import threading
 
 import jax
 import numpy as np
@@ -92,8 +93,20 @@ def test_neither_padding_nor_neighbours_leak(
     )
 
 
-def test_a_cpu_is_given_pieces_of_a_batch(predictions, variables, images, monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(2))
+@pytest.fixture
+def cores(monkeypatch):
+    """Sets how many there are; and no model is too small for pieces."""
+    monkeypatch.setattr(predicting, "WORTHWHILE", 2**30)
+
+    def there_are(count):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(count))
+
+    there_are(2)
+    return there_are
+
+
+@pytest.mark.usefixtures("cores")
+def test_a_cpu_is_given_pieces_of_a_batch(predictions, variables, images):
     predictors = [
         Predictor(TASK, predictor_module(), CUT, batch=8, in_pieces=in_pieces)
         for in_pieces in (True, False)
@@ -106,17 +119,28 @@ def test_a_cpu_is_given_pieces_of_a_batch(predictions, variables, images, monkey
     assert [predictor.piece for predictor in predictors] == [4, 8]
 
 
-@pytest.mark.parametrize(("cores", "piece"), [(1, 64), (3, 22), (64, 1)])
-def test_each_core_has_a_piece(variables, images, monkeypatch, cores, piece):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(cores))
+@pytest.mark.parametrize(("count", "piece"), [(1, 64), (3, 22), (64, 2)])
+def test_each_core_has_a_piece(variables, images, cores, count, piece):
+    cores(count)
     predictor = Predictor(TASK, predictor_module(), CUT, batch=64)
     predictor(variables, images)
 
     assert predictor.piece == piece
 
 
-def test_a_piece_of_a_large_model_is_fewer_images(variables, images, monkeypatch):
+def test_a_piece_is_worth_a_call(variables, images, cores, monkeypatch):
     # Of the test model an image takes 0.25 million operations.
+    monkeypatch.setattr(predicting, "PIECE", 64e6)
+    monkeypatch.setattr(predicting, "WORTHWHILE", 16)
+    cores(64)
+    predictor = Predictor(TASK, predictor_module(), CUT, batch=64)
+    predictor(variables, images)
+
+    assert predictor.piece == 16
+
+
+@pytest.mark.usefixtures("cores")
+def test_a_piece_of_a_large_model_is_fewer_images(variables, images, monkeypatch):
     monkeypatch.setattr(predicting, "PIECE", 2e6)
     predictor = Predictor(TASK, predictor_module(), CUT, batch=64)
     predictor(variables, images)
@@ -124,21 +148,51 @@ def test_a_piece_of_a_large_model_is_fewer_images(variables, images, monkeypatch
     assert predictor.piece == 8
 
 
+@pytest.mark.usefixtures("cores")
 def test_what_goes_wrong_in_a_piece_is_told(variables, images, monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(2))
     predictor = Predictor(TASK, predictor_module(), CUT, batch=8)
     predictor(variables, images)
-    apply, pieces = predictor.apply, []
+    apply = predictor.apply
 
     def torn(variables, piece):
-        pieces.append(piece)
-        if len(pieces) == 2:
+        if threading.current_thread().name.startswith("predictor"):
             raise ValueError("torn")
         return apply(variables, piece)
 
     monkeypatch.setattr(predictor, "apply", torn)
     with pytest.raises(ValueError, match="torn"):
-        predictor(variables, images)
+        predictor(variables, images[:8])
+
+
+@pytest.mark.usefixtures("cores")
+def test_what_is_not_waited_for_is_given_up(variables, images, monkeypatch):
+    predictor = Predictor(TASK, predictor_module(), CUT, batch=8)
+    predictor(variables, images)
+    go_on, apply, begun = threading.Event(), predictor.apply, []
+
+    def slow(variables, piece):
+        if threading.current_thread().name.startswith("predictor"):
+            begun.append(piece)
+            go_on.wait(20)
+        return apply(variables, piece)
+
+    monkeypatch.setattr(predictor, "apply", slow)
+    threads = predicting._cores()
+    with pytest.raises(KeyboardInterrupt), predictor.abandoning():
+        for _ in range(threads._max_workers + 20):
+            predictor.start(variables, images[:8])
+        raise KeyboardInterrupt
+    go_on.set()
+    # It would come after all the others.
+    threads.submit(int).result()
+
+    assert len(begun) <= threads._max_workers
+
+
+def test_of_no_images_nothing_is_predicted(predictor, variables, images):
+    found = predictor.start(variables, images[:0])()
+
+    assert found["probabilities"].shape == (0, 4)
 
 
 def test_progress_counts_images_and_not_padding(predictor, variables, images):

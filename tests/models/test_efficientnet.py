@@ -267,7 +267,7 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_the_rest_in_float32(variables, 
 
 def test_rematerialisation_changes_neither_parameters_nor_gradients(variables, images):
     def gradient(module):
-        def loss(params):
+        def loss(params, images):
             outputs, _ = module.apply(
                 {**variables, "params": params},
                 images,
@@ -277,7 +277,7 @@ def test_rematerialisation_changes_neither_parameters_nor_gradients(variables, i
             )
             return jnp.sum(jnp.sin(outputs["logits"]))
 
-        return jax.jit(jax.grad(loss))(variables["params"])
+        return jax.jit(jax.grad(loss))(variables["params"], images)
 
     noise = {"dropout_rate": 0.3, "stochastic_depth": 0.8}
     plain, remat = tiny(**noise), tiny(remat=True, **noise)
@@ -302,7 +302,7 @@ def repeating():
 
 
 def gradient_and_statistics(module, variables, images):
-    def loss(params):
+    def loss(params, images):
         outputs, updated = module.apply(
             {**variables, "params": params},
             images,
@@ -312,7 +312,8 @@ def gradient_and_statistics(module, variables, images):
         )
         return jnp.sum(jnp.sin(outputs["logits"])), updated
 
-    return jax.jit(jax.grad(loss, has_aux=True))(variables["params"])
+    # What is not traced is not shared.
+    return jax.jit(jax.grad(loss, has_aux=True))(variables["params"], images)
 
 
 def test_blocks_that_are_alike_are_one_program_to_trace():
@@ -338,8 +339,16 @@ def test_blocks_that_are_alike_are_one_program_to_trace():
 def test_sharing_a_program_changes_nothing(monkeypatch, images):
     module = repeating()
     drawn = initialize(module, resolution=8, seed=0)
+    jitted, share = [], efficientnet.nn.jit
+
+    def counted(block, **options):
+        jitted.append(block)
+        return share(block, **options)
+
+    monkeypatch.setattr(efficientnet.nn, "jit", counted)
     shared = gradient_and_statistics(module, drawn, images)
     remat = gradient_and_statistics(module.clone(remat=True), drawn, images)
+    assert len(jitted) == 2
     monkeypatch.setattr(efficientnet.nn, "jit", lambda block, **_: block)
     alone = gradient_and_statistics(module, drawn, images)
     for found in (shared, remat):

@@ -6,13 +6,16 @@ the step that is asked for, and nothing of it is ever saved.
 
 Threads that read may all be waiting for the disk; as many as there are cores decode
 and noise. They are handed some images at a time, and leave each where those of its
-step are collected. Most of what they do needs no lock of Python's.
+step are collected. Most of what they do needs no lock of Python's. Who has read some
+images waits until they are done, so that no more files are held than readers read at
+once, whatever a step has.
 """
 
 import collections
 import dataclasses
 import os
-from concurrent.futures import Future, ThreadPoolExecutor
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import numpy as np
 from jax.sharding import Mesh
@@ -107,6 +110,7 @@ class TensorFlowFeed:
         self._begun: collections.deque[list[Future[_Begun]]] = collections.deque()
         self._readers: ThreadPoolExecutor | None = None
         self._finishers: ThreadPoolExecutor | None = None
+        self._closing = threading.Event()
 
     def __call__(self, step: int) -> list[Fed]:
         """See `Feed`.
@@ -131,6 +135,8 @@ class TensorFlowFeed:
         """See `Feed`."""
         self._next = None
         self._begun.clear()
+        self._closing.set()
+        # Readers wait for finishers.
         for pool in (self._readers, self._finishers):
             if pool:
                 pool.shutdown(cancel_futures=True)
@@ -138,6 +144,7 @@ class TensorFlowFeed:
 
     def _start(self) -> None:
         self.close()
+        self._closing.clear()
         self._readers = ThreadPoolExecutor(_READERS * len(self._streams))
         self._finishers = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
 
@@ -190,12 +197,14 @@ class TensorFlowFeed:
             for data, header, box in zip(found.data, headers, boxes, strict=True)
         ]
         each = list(zip(rows, encoded, strict=True))
-        return [
+        finished = [
             self._finishers.submit(
                 self._finish, number, begun, each[first : first + _FINISHED_AT_ONCE]
             )
             for first in range(0, len(each), _FINISHED_AT_ONCE)
         ]
+        wait(finished)
+        return finished
 
     def _finish(
         self, number: int, begun: _Begun, each: list[tuple[int, _Encoded | None]]
@@ -209,6 +218,8 @@ class TensorFlowFeed:
         """
         noise = self._streams[number].noise.input
         for row, encoded in each:
+            if self._closing.is_set():
+                return
             found = None
             if encoded:
                 try:
@@ -243,8 +254,7 @@ class TensorFlowFeed:
 def _collected(begun: _Begun) -> Fed:
     """Waits until a stream's part in a step is made."""
     for read in begun.reads:
-        # The last first: who waits for each is woken as often, and holds up others.
-        for finished in reversed(read.result()):
+        for finished in read.result():
             finished.result()
     images = begun.images
     return Fed(images["image"], begun.status, images.get("teacher_image"))

@@ -393,12 +393,46 @@ def test_only_some_steps_are_read_ahead():
     feed = feed_of([bytes_stream(source), bytes_stream(source)])
     feed(0)
 
+    reads = settled(source)
+    feed.close()
+    assert reads < 40
+
+
+def settled(source):
+    """Waits until nothing more is read, and returns how often it was."""
     before = -1
     while source.reads != before:
         before = source.reads
         time.sleep(0.3)
+    return before
+
+
+def test_few_files_are_held_while_they_wait_to_be_decoded(monkeypatch):
+    """However many images a step has."""
+    held, most, go_on = [], [], threading.Event()
+    finish = TensorFlowFeed._finish
+
+    def slow(self, number, begun, each):
+        go_on.wait(20)
+        held.extend(row for row, _ in each)
+        return finish(self, number, begun, each)
+
+    monkeypatch.setattr(TensorFlowFeed, "_finish", slow)
+    source = Bytes()
+    large = BatchLayout(1024, 0)
+    feed = TensorFlowFeed(
+        [bytes_stream(source)], large, mesh(), PREPROCESSING, **NUMBERS
+    )
+    asked = threading.Thread(target=feed, args=(0,))
+    asked.start()
+    most.append(settled(source))
+    go_on.set()
+    asked.join(60)
     feed.close()
-    assert before < 40
+
+    # Each reader holds some; a step has four times as many as all of them.
+    assert most[0] <= 4
+    assert len(held) >= 1024
 
 
 def test_closing_ends_its_threads():
@@ -411,16 +445,20 @@ def test_closing_ends_its_threads():
 
 
 def test_closing_while_it_reads_does_not_hang():
-    reading, go_on = threading.Event(), threading.Event()
+    armed, reading, go_on = (threading.Event() for _ in range(3))
 
     def happen():
-        if source.reads > 4:
+        if armed.is_set():
             reading.set()
             go_on.wait(20)
 
     source = Bytes(happen=happen)
     feed = feed_of([bytes_stream(source), bytes_stream(source)])
     feed(0)
+    settled(source)
+    armed.set()
+    # It has the next one read.
+    feed(1)
     assert reading.wait(20)
     threading.Timer(0.5, go_on.set).start()
     feed.close()
