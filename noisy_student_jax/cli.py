@@ -106,7 +106,7 @@ def _dispatch(arguments: list[str]) -> int:
         slices.only_compile()
     elsewhere = {"import": importing.import_weights, "export": export}
     if options.command in STEPPING:
-        # Before JAX starts threads, each of which would have an arena of its own.
+        # Before JAX starts, which asks only then who is to run what is called.
         devices.keep_freed_memory()
     devices.announce()
     devices.keep_compiled_programs()

@@ -14,7 +14,7 @@ from noisy_student_jax.errors import UserError, one_line
 
 TPU = (pathlib.Path("/dev/accel0"), pathlib.Path("/dev/vfio/0"))
 """How TPU chips show themselves to the system."""
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 """Of glibc's `mallopt`."""
 
 
@@ -61,7 +61,8 @@ def keep_freed_memory() -> bool:
 
     XLA on CPU allocates a step's buffers anew in every step; glibc returns such large
     ones to the system at once, which then has to clear each page again: a third of
-    EfficientNet-B0's step. With this, memory stays at its peak until the process ends.
+    EfficientNet-B0's step. With this, memory stays at its peak until the process ends,
+    and who calls a program runs it: to be called by the main thread, before JAX starts.
     Does nothing where a GPU or TPU does the work, with another C library, or if glibc
     has been told something already (``MALLOC_…`` or ``GLIBC_TUNABLES`` are set, such
     as ``MALLOC_TRIM_THRESHOLD_=131072``, its default).
@@ -74,15 +75,16 @@ def keep_freed_memory() -> bool:
         return False
     if idle_gpu() or any(map(pathlib.Path.exists, TPU)):
         return False
-    # One arena, grown in one piece and never trimmed; nothing mapped by itself.
-    settings = [
-        (M_ARENA_MAX, 1),
-        (M_MMAP_MAX, 0),
-        (M_TRIM_THRESHOLD, -1),
-        (M_TOP_PAD, 2**26),
-    ]
+    # A heap that is grown in one piece and never trimmed; nothing mapped by itself.
+    settings = [(M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1), (M_TOP_PAD, 2**26)]
     mallopt = ctypes.CDLL(None).mallopt
-    return all([mallopt(*setting) == 1 for setting in settings])
+    done = all([mallopt(*setting) == 1 for setting in settings])
+    if done:
+        # Only the main thread's heap grows without end: other threads' large buffers
+        # are mapped anew each time. One heap for all threads would do as well, but they
+        # wait for it, XLA's when they compile and in every layer.
+        jax.config.update("jax_cpu_enable_async_dispatch", False)
+    return done
 
 
 def _processor() -> str:

@@ -130,15 +130,16 @@ class Predictor:
           A function that waits for what they predict, and returns it.
         """
         count = len(images)
+        parts: list[Callable[[], Arrays]] = []
         # All images of a predictor are of one shape.
-        self.piece = piece = self.piece or self._piece(variables, images)
-        filled = _filled_up(images, to=piece)
-        first, *others = (
-            filled[at : at + piece] for at in range(0, len(filled), piece)
-        )
-        # By the caller itself, so that a program is compiled once.
-        parts = [self._start(variables, first)]
-        for one in others:
+        begun, self.piece = self.piece, self.piece or self._piece(variables, images)
+        filled = _filled_up(images, to=self.piece)
+        for at in range(0, len(filled), self.piece):
+            one = filled[at : at + self.piece]
+            if self.piece == self.batch or not (begun or parts):
+                # The first by the caller itself, so that a program is compiled once.
+                parts.append(self._start(variables, one))
+                continue
             part = _cores().submit(lambda piece: self._start(variables, piece)(), one)
             self._waiting.add(part)
             part.add_done_callback(self._waiting.discard)
