@@ -9,7 +9,7 @@ scales); the processes take turns, a turn is at least `--seconds` long, and medi
 count, since all of them work ahead. Batches are of 32 images of 224 pixels, with two
 operations of RandAugment at magnitude 27. Nothing else should run meanwhile.
 
-- *whole*: the streaming road as a run has it (`TensorFlowFeed`): reading, decoding,
+- *whole*: the streaming road as a run has it (`StreamingFeed`): reading, decoding,
   crop, resize, flip, RandAugment; *plain* is the same with ``data.decoder=plain``.
 - *crops*: the same with ``data.augment=device``: what is left for the host.
 - *Pillow*: ``pillow_pipeline.py``; *graph*: ``reference_graph.py``.
@@ -201,7 +201,7 @@ def ours(folder: pathlib.Path, **options) -> Step:
     from noisy_student_jax.data.encoded import FolderSource
     from noisy_student_jax.data.listing import list_images
     from noisy_student_jax.data.stream import Noise, Stream
-    from noisy_student_jax.data.streaming.feed import TensorFlowFeed
+    from noisy_student_jax.data.streaming.feed import StreamingFeed
     from noisy_student_jax.layout import BatchLayout
     from noisy_student_jax.preprocessing import Preprocessing
     from noisy_student_jax.training import partitioning
@@ -215,7 +215,7 @@ def ours(folder: pathlib.Path, **options) -> Step:
         to_target=lambda stored: stored["row"],
         noise=Noise(noise()),
     )
-    feed = TensorFlowFeed(
+    feed = StreamingFeed(
         [stream],
         BatchLayout(BATCH, 0),
         partitioning.make_mesh(jax.devices()[:1]),

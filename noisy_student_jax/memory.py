@@ -118,10 +118,10 @@ def _held_on_cpu(student: Student) -> float:
     if student.config.model.dtype == "bfloat16":
         held *= CONVERTED
     module = plain.module
-    if isinstance(module, EfficientNet) and module.layers == "own":
+    own = isinstance(module, EfficientNet) and module.layers == "own"
+    if own and module.frozen_blocks < 0:
         stride = module.architecture.stem_stride
-        if module.frozen_blocks < 0:
-            held += patch_bytes(plain.resolution, stride=stride)
+        held += patch_bytes(plain.resolution, stride=stride)
     return held
 
 

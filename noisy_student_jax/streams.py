@@ -180,10 +180,10 @@ def open_pipeline(
         return ResidentPipeline(*road, **numbers)
     if any(hasattr(source, "read_encoded") for source in sources):
         # TensorFlow is slow to import, and may not be there.
-        from noisy_student_jax.data.streaming.feed import TensorFlowFeed
+        from noisy_student_jax.data.streaming.feed import StreamingFeed
 
         noised = data.augment == "host"
-        feed = TensorFlowFeed(*road, **numbers, noised=noised, decoder=data.decoder)
+        feed = StreamingFeed(*road, **numbers, noised=noised, decoder=data.decoder)
     else:
         feed = SourceFeed(*road, **numbers, decoder=data.decoder)
     quarantine = Quarantine(

@@ -117,7 +117,7 @@ def test_a_compiler_that_does_not_tell_leaves_the_estimate():
     assert memory.of_step(silent, student_of(), devices=1) is None
 
 
-def test_for_a_chip_the_dtype_and_remat_count_and_on_cpu_they_do_not():
+def test_for_a_chip_dtype_and_remat_spare_memory_and_on_cpu_they_do_not():
     def estimated(*overrides):
         return memory.estimated(student_of(*overrides), devices=1)
 

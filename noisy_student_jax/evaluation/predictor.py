@@ -132,11 +132,12 @@ class Predictor:
         count = len(images)
         parts: list[Callable[[], Arrays]] = []
         # All images of a predictor are of one shape.
-        begun, self.piece = self.piece, self.piece or self._piece(variables, images)
+        compiled = bool(self.piece)
+        self.piece = self.piece or self._piece(variables, images)
         filled = _filled_up(images, to=self.piece)
         for at in range(0, len(filled), self.piece):
             one = filled[at : at + self.piece]
-            if self.piece == self.batch or not (begun or parts):
+            if self.piece == self.batch or not (compiled or parts):
                 # The first by the caller itself, so that a program is compiled once.
                 parts.append(self._start(variables, one))
                 continue

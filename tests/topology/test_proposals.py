@@ -215,6 +215,20 @@ def test_another_refusal_is_told_as_it_is():
     outcome = refusal("RESOURCE_EXHAUSTED: out of\n  vmem", limit=16e9, seconds=1.0)
     assert outcome.refused == "the compiler says 'RESOURCE_EXHAUSTED: out of vmem'"
     assert not outcome.fits and outcome.limit == 16e9
+    assert not outcome.broken
+
+
+def test_what_the_compiler_cannot_do_is_said_and_nothing_proposed():
+    outcome = refusal("INTERNAL: RET_CHECK failure", limit=16e9, seconds=1.0)
+    facts = command.facts(
+        a_run(), a_slice(1e9), generation="1", compile_program=lambda program: outcome
+    )
+
+    assert facts["proposals"] == []
+    assert not any(program["fits"] for program in facts["programs"])
+    told = command.text(facts)
+    assert "cannot be compiled: the compiler says 'INTERNAL: RET_CHECK failure'" in told
+    assert "does not fit" not in told
 
 
 def test_no_setting_cuts_a_group_of_batch_norm():

@@ -73,7 +73,7 @@ class _Begun:
     reads: list["Future[list[Future]]"] = dataclasses.field(default_factory=list)
 
 
-class TensorFlowFeed:
+class StreamingFeed:
     """Images of encoded sources (`EncodedSource`), some steps ahead."""
 
     def __init__(

@@ -20,7 +20,7 @@ from noisy_student_jax.data.listing import list_images
 from noisy_student_jax.data.quarantine import Quarantine
 from noisy_student_jax.data.resident import ResidentPipeline
 from noisy_student_jax.data.stream import Noise, Stream
-from noisy_student_jax.data.streaming.feed import TensorFlowFeed
+from noisy_student_jax.data.streaming.feed import StreamingFeed
 from noisy_student_jax.errors import UserError
 from noisy_student_jax.lanes import Lanes
 from noisy_student_jax.layout import BatchLayout
@@ -69,11 +69,11 @@ def mesh():
     return partitioning.make_mesh(jax.devices()[:1])
 
 
-def feed_of(streams, feed=TensorFlowFeed):
+def feed_of(streams, feed=StreamingFeed):
     return feed(streams, LAYOUT, mesh(), PREPROCESSING, **NUMBERS)
 
 
-def hosted(streams, folder, feed=TensorFlowFeed):
+def hosted(streams, folder, feed=StreamingFeed):
     quarantine = Quarantine(folder / "quarantine.csv", records=15, most=0.5)
     return HostedPipeline(
         streams, LAYOUT, mesh(), feed_of(streams, feed), quarantine, **NUMBERS
@@ -126,7 +126,7 @@ def test_another_way_to_the_same_batches(folders, tmp_path, options):
     streams = [stream(folders[0]), stream(folders[1], noise=RANDAUGMENT)]
     wanted = batches(hosted(streams, tmp_path), range(3))
 
-    feed = functools.partial(TensorFlowFeed, **options)
+    feed = functools.partial(StreamingFeed, **options)
     assert_equal(batches(hosted(streams, tmp_path, feed), range(3)), wanted)
 
 
@@ -134,7 +134,7 @@ def test_plain_crops_are_exactly_those_of_the_other_road(tmp_path):
     folder = write(tmp_path / "photos", 6, size=(90, 70), suffix="jpg")
     streams = [stream(folder, noise=CROPPED), stream(folder, noise=CROPPED)]
 
-    plain = functools.partial(TensorFlowFeed, decoder="plain")
+    plain = functools.partial(StreamingFeed, decoder="plain")
     ours = batches(hosted(streams, tmp_path, plain), range(2))
     for decoder in ("auto", "plain"):
         other = functools.partial(SourceFeed, decoder=decoder)
@@ -177,7 +177,7 @@ def test_every_road_shows_the_teacher_the_same_images(tmp_path):
     assert_equal(batches(hosted(streams, tmp_path), range(2)), found)
 
     (folders[1] / "00.jpg").write_bytes(b"no image")
-    for feed in (SourceFeed, TensorFlowFeed):
+    for feed in (SourceFeed, StreamingFeed):
         for batch in batches(hosted(streams, tmp_path, feed), range(2)):
             missing = batch["weight"][batch["stream"] == PSEUDO] == 0
             assert missing.any()
@@ -202,7 +202,7 @@ def test_the_authors_resize_gives_both_roads_the_same_crops(tmp_path):
 
     feeds = [
         feed(streams, LAYOUT, mesh(), authors, **NUMBERS)
-        for feed in (TensorFlowFeed, SourceFeed)
+        for feed in (StreamingFeed, SourceFeed)
     ]
     for ours, theirs in zip(*(feed(0) for feed in feeds), strict=True):
         assert ours.images.dtype == np.uint8
@@ -233,7 +233,7 @@ def test_any_step_may_be_asked_for_as_if_the_run_had_never_stopped(
 
 
 def test_one_stream_alone_has_the_same_images(folders, unbroken, tmp_path):
-    alone = TensorFlowFeed(
+    alone = StreamingFeed(
         [stream(folders[0])], BatchLayout(3, 0), mesh(), PREPROCESSING, **NUMBERS
     )
     for step in range(3):
@@ -247,7 +247,7 @@ def test_large_batches_are_read_and_finished_in_parts(folders):
     own, layout = [stream(folders[1])], BatchLayout(150, 0)
     ours, theirs = (
         feed(own, layout, mesh(), PREPROCESSING, **NUMBERS)
-        for feed in (functools.partial(TensorFlowFeed, noised=False), SourceFeed)
+        for feed in (functools.partial(StreamingFeed, noised=False), SourceFeed)
     )
     for step in range(2):
         (found,), (wanted,) = ours(step), theirs(step)
@@ -409,29 +409,29 @@ def settled(source):
 
 def test_few_files_are_held_while_they_wait_to_be_decoded(monkeypatch):
     """However many images a step has."""
-    held, most, go_on = [], [], threading.Event()
-    finish = TensorFlowFeed._finish
+    held, go_on = [], threading.Event()
+    finish = StreamingFeed._finish
 
     def slow(self, number, begun, each):
         go_on.wait(20)
         held.extend(row for row, _ in each)
         return finish(self, number, begun, each)
 
-    monkeypatch.setattr(TensorFlowFeed, "_finish", slow)
+    monkeypatch.setattr(StreamingFeed, "_finish", slow)
     source = Bytes()
     large = BatchLayout(1024, 0)
-    feed = TensorFlowFeed(
+    feed = StreamingFeed(
         [bytes_stream(source)], large, mesh(), PREPROCESSING, **NUMBERS
     )
     asked = threading.Thread(target=feed, args=(0,))
     asked.start()
-    most.append(settled(source))
+    reads = settled(source)
     go_on.set()
     asked.join(60)
     feed.close()
 
     # Each reader holds some; a step has four times as many as all of them.
-    assert most[0] <= 4
+    assert reads <= 4
     assert len(held) >= 1024
 
 
@@ -469,7 +469,7 @@ def test_memory_stays_flat_over_hundreds_of_steps():
     source = Bytes()
     streams = [bytes_stream(source), bytes_stream(source)]
     large = Preprocessing(64, 0)
-    feed = TensorFlowFeed(streams, LAYOUT, mesh(), large, **NUMBERS)
+    feed = StreamingFeed(streams, LAYOUT, mesh(), large, **NUMBERS)
     for step in range(100):
         feed(step)
     before = _memory()
