@@ -32,6 +32,7 @@ from noisy_student_jax.models.initialize import initialize
 from noisy_student_jax.preprocessing import Preprocessing
 from noisy_student_jax.tasks.classification import Classification
 from noisy_student_jax.training import partitioning
+from noisy_student_jax.training.program import StepProgram
 from noisy_student_jax.training.state import TrainState
 
 CLASSES = tuple("abcdefghij")
@@ -104,9 +105,10 @@ def training(prefetch: int) -> side_by_side.Work:
 
     def work() -> int:
         folder = pathlib.Path(tempfile.mkdtemp())
+        state = TrainState.create({"params": {}}, optimizer, seed=0, generation=0)
         train_loop.train(
-            step,
-            TrainState.create({"params": {}}, optimizer, seed=0, generation=0),
+            StepProgram(step, mesh, state=state, batch={"turns": turns}),
+            state,
             batches,
             train_loop.LoopOptions(
                 steps=STEPS,
@@ -116,7 +118,6 @@ def training(prefetch: int) -> side_by_side.Work:
                 validate_every=STEPS // 4,
                 prefetch=prefetch,
             ),
-            mesh=mesh,
             folder=folder,
             batch_size=8,
             validate=lambda state: {},

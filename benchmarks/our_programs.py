@@ -12,13 +12,14 @@ from side_by_side import Work
 from noisy_student_jax import models
 from noisy_student_jax.evaluation.predictor import Predictor
 from noisy_student_jax.layout import BatchLayout
-from noisy_student_jax.models.initialize import initialize
+from noisy_student_jax.models.initialize import abstract_variables, initialize
 from noisy_student_jax.preprocessing import Preprocessing
 from noisy_student_jax.tasks.base import LossOptions
 from noisy_student_jax.tasks.classification import Classification
 from noisy_student_jax.training import optimizer as optimizers
 from noisy_student_jax.training import partitioning
 from noisy_student_jax.training.optimizer import OptimizerOptions
+from noisy_student_jax.training.program import StepProgram
 from noisy_student_jax.training.state import TrainState
 from noisy_student_jax.training.step import (
     StepOptions,
@@ -38,7 +39,6 @@ class Ours:
       side: of its images, in pixels.
       module: of the model.
       task: classification.
-      variables: fresh, on the host.
       preprocessing: at `side`, of images that come as they are to be seen.
     """
 
@@ -46,7 +46,6 @@ class Ours:
     side: int
     module: nn.Module
     task: Classification
-    variables: PyTree
     preprocessing: Preprocessing
 
     @classmethod
@@ -62,12 +61,25 @@ class Ours:
             side,
             module,
             Classification(tuple(map(str, range(classes)))),
-            initialize(module, resolution=side, seed=0),
             Preprocessing(side, crop_padding=0, mean=mean, std=std),
         )
 
+    @functools.cached_property
+    def variables(self) -> PyTree:
+        """Fresh ones, on the host."""
+        return initialize(self.module, resolution=self.side, seed=0)
+
     def training(self, *, ratio: float = 0.0) -> tuple[TrainStep, TrainState]:
         """Returns the pure step of the paper's recipe, and a state to start from."""
+        step, optimizer = self.step_and_optimizer(ratio=ratio)
+        return step, self.state(self.variables, optimizer)
+
+    def state(self, variables: PyTree, optimizer: Any) -> TrainState:
+        """Returns a state to start from."""
+        return TrainState.create(variables, optimizer, seed=0, generation=0)
+
+    def step_and_optimizer(self, *, ratio: float = 0.0) -> tuple[TrainStep, Any]:
+        """Returns the pure step of the paper's recipe, and the optimizer in it."""
         options = OptimizerOptions(
             optimizer="rmsprop",
             learning_rate=0.016,
@@ -91,7 +103,7 @@ class Ours:
             mean=self.preprocessing.mean,
             std=self.preprocessing.std,
         )
-        return step, TrainState.create(self.variables, optimizer, seed=0, generation=0)
+        return step, optimizer
 
     def batch(self, layout: BatchLayout) -> Batch:
         """Returns a batch of made-up images, on the host."""
@@ -146,3 +158,31 @@ def training_work(ours: Ours, batch: int) -> Work:
 def wait(tree: PyTree) -> None:
     """Waits until all of it is computed."""
     jax.block_until_ready(tree)
+
+
+def begun(ours: Ours, batch: int, *, reuse: bool) -> Work:
+    """Returns a work that is one training step, as a run begins it.
+
+    Its program is found or compiled while the state is made.
+    """
+    mesh = partitioning.make_mesh()
+    step, optimizer = ours.step_and_optimizer()
+    shapes = abstract_variables(ours.module, resolution=ours.side)
+    given = ours.batch(BatchLayout(batch, 0))
+    program = StepProgram(
+        step,
+        mesh,
+        state=jax.eval_shape(lambda v: ours.state(v, optimizer), shapes),
+        batch=given,
+        reuse=reuse,
+    )
+    state = jax.device_put(ours.state(ours.variables, optimizer), program.held)
+    placed = partitioning.put_batch(given, mesh)
+
+    def work() -> int:
+        nonlocal state
+        state, metrics = program(state, placed)
+        wait(metrics)
+        return batch
+
+    return work

@@ -1,7 +1,6 @@
 """The machine: which device a command uses, and what a process keeps for later."""
 
 import ctypes
-import hashlib
 import os
 import pathlib
 import platform
@@ -11,6 +10,7 @@ import jax
 
 from noisy_student_jax import console
 from noisy_student_jax.errors import UserError, one_line
+from noisy_student_jax.kept_programs import processor
 
 TPU = (pathlib.Path("/dev/accel0"), pathlib.Path("/dev/vfio/0"))
 """How TPU chips show themselves to the system."""
@@ -41,14 +41,15 @@ def announce() -> None:
 def keep_compiled_programs() -> None:
     """Keeps compiled programs in the user's cache, for the next process to find.
 
-    Leaves JAX's own setting alone if there is one. Programs for another processor
-    are kept apart: one compiled for more than this one has would crash.
+    Both JAX's, and whole ones (`kept_programs`). Leaves JAX's own setting alone if
+    there is one. Programs for another processor are kept apart: one compiled for more
+    than this one has would crash.
     """
     if jax.config.jax_compilation_cache_dir:
         return
     try:
         home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-        folder = pathlib.Path(home) / "noisy_student_jax" / _processor()
+        folder = pathlib.Path(home) / "noisy_student_jax" / processor()
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError):
         return  # nobody's home, or not ours to write: it only takes longer
@@ -85,16 +86,6 @@ def keep_freed_memory() -> bool:
         # wait for it, XLA's when they compile and in every layer.
         jax.config.update("jax_cpu_enable_async_dispatch", False)
     return done
-
-
-def _processor() -> str:
-    try:
-        text = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        text = platform.processor()
-    abilities = [line for line in text.splitlines() if line.startswith("flags")][:1]
-    digest = hashlib.sha256("".join(abilities or [text]).encode()).hexdigest()
-    return f"{platform.machine()}-{digest[:12]}"
 
 
 def line() -> str:

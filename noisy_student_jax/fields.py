@@ -30,6 +30,8 @@ OPERATIONAL = (
     "model.init",
     # Where the state lives while it is trained; it is the same state.
     "train.shard_state",
+    # Whether it was compiled by this process or an earlier one: it is the same program.
+    "train.reuse_program",
     # Where images lie and how they are brought in: what they are is told by their keys.
     "data.sources",
     "data.cache",
@@ -116,6 +118,7 @@ _TRAIN = {
     "steps": 0,
     "microbatches": 1,
     "shard_state": False,
+    "reuse_program": True,
     "optimizer": "rmsprop",
     "learning_rate": 0.016,
     "schedule": "exponential",

@@ -16,6 +16,7 @@ from noisy_student_jax import (
     files,
     fixres,
     models,
+    shapes,
     starting,
     streams,
     train_loop,
@@ -39,6 +40,7 @@ from noisy_student_jax.tasks.base import LossOptions
 from noisy_student_jax.training import optimizer as optimizers
 from noisy_student_jax.training import partitioning
 from noisy_student_jax.training.optimizer import OptimizerOptions
+from noisy_student_jax.training.program import StepProgram
 from noisy_student_jax.training.state import TrainState
 from noisy_student_jax.training.step import (
     StepOptions,
@@ -67,23 +69,31 @@ def train(student: Student) -> dict[str, Any]:
     learnt = streams.make(student).read_by(trained)
     validate = _validation(trained)
     teacher, taught_by = teacher_of(student)
-    step, state = step_and_state(trained, teacher=teacher)
+    step, optimizer = step_and_optimizer(trained, teacher=teacher)
+    program = StepProgram(
+        step,
+        mesh,
+        state=shapes.of_state(trained, optimizer),
+        batch=shapes.of_batch(trained),
+        taught_by=taught_by,
+        shard_state=student.config.train.shard_state,
+        reuse=student.config.train.reuse_program,
+    )
+    state = fresh_state(trained, optimizer)
     pipeline = streams.open_pipeline(student, learnt, mesh, trained.preprocessing)
     run.progress.start(1, "")
     try:
         state = train_loop.train(
-            step,
+            program,
             state,
             pipeline,
             _loop_options(student),
-            mesh=mesh,
             folder=student.folder / student.stage,
             batch_size=layout.total,
             validate=validate,
             records=pipeline.records,
             interruption=run.interruption,
             progress=run.progress,
-            taught_by=taught_by,
         )
     finally:
         pipeline.close()
@@ -123,14 +133,24 @@ def step_and_state(
       trained: the part of it that is trained.
       teacher: what labels in the step, if anything does.
     """
-    student = trained.student
     step, optimizer = step_and_optimizer(trained, teacher=teacher)
+    return step, fresh_state(trained, optimizer)
+
+
+def fresh_state(trained: Part, optimizer: optax.GradientTransformation) -> TrainState:
+    """Makes the state that a student's training starts from.
+
+    Args:
+      trained: the part of it that is trained.
+      optimizer: of `step_and_optimizer`.
+    """
+    student = trained.student
     numbers = {"seed": student.run.config.seed, "generation": student.number}
     if student.trained:
         variables = bundles.read(student.trained.bundle).variables
     else:
         variables = trained.initial()
-    return step, TrainState.create(variables, optimizer, **numbers)
+    return TrainState.create(variables, optimizer, **numbers)
 
 
 def step_and_optimizer(
@@ -330,7 +350,6 @@ def _loop_options(student: Student) -> train_loop.LoopOptions:
         prefetch=student.run.config.data.prefetch,
         log_every=log.every_steps,
         validate_every=log.validate_every_steps,
-        shard_state=student.config.train.shard_state,
     )
 
 

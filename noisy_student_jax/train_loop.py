@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
 from tensorboardX import SummaryWriter
 
 from noisy_student_jax import console, files
@@ -18,10 +17,9 @@ from noisy_student_jax.console import Progress
 from noisy_student_jax.errors import NotSavedError, TrainingDivergedError
 from noisy_student_jax.interruption import Interruption
 from noisy_student_jax.overlap import Prefetched
-from noisy_student_jax.training import partitioning
+from noisy_student_jax.training.program import StepProgram
 from noisy_student_jax.training.state import TrainState
-from noisy_student_jax.training.step import TrainStep, jit_train_step
-from noisy_student_jax.types import Batch, PyTree
+from noisy_student_jax.types import Batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +32,6 @@ class LoopOptions:
       checkpoints_kept: newest ones to keep.
       log_every: steps between lines of ``metrics.jsonl``.
       validate_every: steps between validations; the last step always validates.
-      shard_state: whether devices share the state instead of each holding all of it.
       asynchronous: whether training goes on while a checkpoint is written.
       prefetch: batches that are made, and on their way to the devices, before the
         steps before them are over; 0 for none.
@@ -45,41 +42,36 @@ class LoopOptions:
     checkpoints_kept: int
     log_every: int
     validate_every: int
-    shard_state: bool = False
     asynchronous: bool = True
     prefetch: int = 1
 
 
 def train(
-    step: TrainStep,
+    step: StepProgram,
     state: TrainState,
     batches: Callable[[int], Batch],
     options: LoopOptions,
     *,
-    mesh: Mesh,
     folder: pathlib.Path,
     batch_size: int,
     validate: Callable[[TrainState], dict[str, float]],
     records: Callable[[int], dict[str, list[str]]],
     interruption: Interruption,
     progress: Progress,
-    taught_by: PyTree | None = None,
 ) -> TrainState:
     """Trains, or goes on training, to the last step.
 
     Args:
-      step: of `make_train_step`.
+      step: with the shardings of its state.
       state: a fresh state; a checkpoint in `folder` takes its place.
       batches: the batch of each step.
       options: see `LoopOptions`.
-      mesh: devices.
       folder: for checkpoints, ``metrics.jsonl`` and TensorBoard events.
       batch_size: images per step, for the rate.
       validate: measures a state; its metrics are logged.
       records: names the records of a step, for the error if it diverges.
       interruption: asked at every step.
       progress: told at every step.
-      taught_by: see `jit_train_step`.
 
     Returns:
       The state after the last step, saved.
@@ -94,15 +86,13 @@ def train(
         keep=options.checkpoints_kept,
         asynchronous=options.asynchronous,
     )
-    held = partitioning.state_sharding(state, mesh, sharded=options.shard_state)
-    state = jax.device_put(state, held)
+    state = jax.device_put(state, step.held)
     state = checkpoints.restore_latest(state) or state
     first = int(state.step)
     if first:
         console.say(f"  continues from the checkpoint of step {first:,}")
     log = MetricsLog(folder, first)
     ready = Prefetched(batches, stop=options.steps, ahead=options.prefetch)
-    compiled = jit_train_step(step, mesh, taught_by=taught_by, state_sharding=held)
     progress.start(options.steps * batch_size, "images", at=first * batch_size)
     started = time.monotonic()
     late: dict[str, Any] | None = None
@@ -138,7 +128,7 @@ def train(
                 raise
             # What the step needs is on the devices: nothing is sent in passing.
             with jax.transfer_guard("disallow"):
-                state, metrics = compiled(state, batch)
+                state, metrics = step(state, batch)
             del batch
             ready.fill(number + 1)
             # One step late: the device is at work while the host looks.

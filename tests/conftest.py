@@ -28,6 +28,16 @@ def memory_is_given_back():
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_program_is_found():
+    """What a test puts in place of the package's code is in no program's name."""
+    from noisy_student_jax import kept_programs
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kept_programs, "folder", lambda: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory) -> pathlib.Path:
     """The directory of a finished run of ``tests/configs/tiny.py``. Do not change it:

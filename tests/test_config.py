@@ -198,6 +198,7 @@ def test_operational_fields_identify_nothing():
     assert dropped == {
         "model.init",
         "train.shard_state",
+        "train.reuse_program",
         "labels.batch",
         "evaluation.batch",
         "checkpoint.asynchronous",
@@ -236,7 +237,10 @@ def test_a_part_of_the_config_drops_its_own_operational_fields():
 
     assert identity(config["labels"], "labels") == {"mode": "stored", "top_k": 0}
     kept = identity(config["train"], "train")
-    assert config["train"].keys() - kept.keys() == {"shard_state"}
+    assert config["train"].keys() - kept.keys() == {
+        "shard_state",
+        "reuse_program",
+    }
     # A field of the same name elsewhere is another field.
     assert "batch" in identity(config["train"], "train")
 

@@ -175,10 +175,10 @@ def test_the_teacher_is_neither_trained_nor_saved_nor_given_away():
     _, step, state = taught_step(1)
     mesh, teacher = partitioning.make_mesh(), taught_by()
     placed = jax.device_put(teacher, partitioning.replicated(mesh))
-    run = jit_train_step(step, mesh, taught_by=placed)
+    run = jit_train_step(step, mesh, taught=True)
     shapes = jax.tree.map(jnp.shape, state)
-    state, first = run(jax.tree.map(jnp.copy, state), taught_batch())
-    state, _ = run(state, taught_batch())
+    state, first = run(jax.tree.map(jnp.copy, state), taught_batch(), placed)
+    state, _ = run(state, taught_batch(), placed)
 
     assert jax.tree.map(jnp.shape, state) == shapes
     jax.tree.map(np.testing.assert_array_equal, placed, teacher)

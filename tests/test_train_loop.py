@@ -27,6 +27,7 @@ from noisy_student_jax.tasks.base import LossOptions
 from noisy_student_jax.tasks.classification import Classification
 from noisy_student_jax.train_loop import LoopOptions, MetricsLog, read_metrics
 from noisy_student_jax.training import partitioning
+from noisy_student_jax.training.program import StepProgram
 from noisy_student_jax.training.state import TrainState
 from noisy_student_jax.training.step import StepOptions, make_train_step
 
@@ -125,9 +126,10 @@ class Training:
                 interruption.signal = 15
             return place(batches(step), self.mesh)
 
+        state = self.fresh()
         return train_loop.train(
-            self.step,
-            self.fresh(),
+            StepProgram(self.step, self.mesh, state=state, batch=batch(0)),
+            state,
             watched,
             LoopOptions(
                 **{
@@ -139,7 +141,6 @@ class Training:
                 }
                 | options
             ),
-            mesh=self.mesh,
             folder=self.folder,
             batch_size=BATCH,
             validate=self.validate,

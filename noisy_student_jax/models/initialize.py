@@ -13,6 +13,7 @@ as well: its ``init`` is then compiled and run.
 import contextlib
 import contextvars
 import dataclasses
+import functools
 import hashlib
 import math
 from collections.abc import Callable, Iterator
@@ -137,12 +138,25 @@ def abstract_variables(
     Returns:
       The tree of variables, with a `jax.ShapeDtypeStruct` for each array.
     """
-    return nn.meta.unbox(_shapes(module, resolution, channels))
+    return nn.meta.unbox(_marked(module, resolution, channels))
+
+
+def _marked(module: nn.Module, resolution: int, channels: int) -> PyTree:
+    """Returns the variables' shapes, in boxes with their rules."""
+    try:
+        return _remembered(module, resolution, channels)
+    except TypeError:
+        # Somebody's own, that cannot be looked up by what it is.
+        return _shapes(module, resolution, channels)
 
 
 def _shapes(module: nn.Module, resolution: int, channels: int) -> PyTree:
     images = jax.ShapeDtypeStruct((1, resolution, resolution, channels), jnp.float32)
-    return jax.eval_shape(lambda x: module.init(jax.random.key(0), x), images)
+    with _marks():
+        return jax.eval_shape(lambda x: module.init(jax.random.key(0), x), images)
+
+
+_remembered = functools.lru_cache(maxsize=16)(_shapes)
 
 
 def initialize(
@@ -169,8 +183,7 @@ def initialize(
       ``{"params": …, "batch_stats": …}``: nested dictionaries of NumPy arrays,
       float32 for every module of this package.
     """
-    with _marks():
-        marked = _shapes(module, resolution, channels)
+    marked = _marked(module, resolution, channels)
     leaves, tree = jax.tree_util.tree_flatten_with_path(
         marked, is_leaf=lambda leaf: isinstance(leaf, _Marked)
     )

@@ -2,21 +2,20 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import numpy as np
 
+from noisy_student_jax import shapes
 from noisy_student_jax.errors import UserError
 from noisy_student_jax.evaluation.predictor import Predictor
 from noisy_student_jax.generation import step_and_optimizer
-from noisy_student_jax.part import Part, part
+from noisy_student_jax.part import part
 from noisy_student_jax.run import Student
 from noisy_student_jax.topology.slices import Slice
 from noisy_student_jax.training import partitioning
-from noisy_student_jax.training.state import TrainState
-from noisy_student_jax.training.step import Teacher, placed_step
-from noisy_student_jax.types import Batch, PyTree
+from noisy_student_jax.training.step import Teacher, jit_train_step
+from noisy_student_jax.types import PyTree
 
 TRAIN, FIXRES, LABEL = "train", "fixres", "label"
 
@@ -107,13 +106,13 @@ def _lowered_step(student: Student, where: Slice) -> jax.stages.Lowered:
     trained, mesh = part(student), partitioning.make_mesh(where.devices)
     teacher, taught_by = _teacher(student)
     step, optimizer = step_and_optimizer(trained, teacher=teacher)
-    state = abstract_state(trained, optimizer)
+    state = shapes.of_state(trained, optimizer)
     held = partitioning.state_sharding(
         state, mesh, sharded=student.config.train.shard_state
     )
-    placed = placed_step(step, mesh, taught=teacher is not None, state_sharding=held)
+    placed = jit_train_step(step, mesh, taught=teacher is not None, state_sharding=held)
     given = () if teacher is None else (taught_by,)
-    return placed.lower(state, abstract_batch(trained), *given)
+    return placed.lower(state, shapes.of_batch(trained), *given)
 
 
 def _lowered_labelling(student: Student, where: Slice) -> jax.stages.Lowered:
@@ -126,7 +125,7 @@ def _lowered_labelling(student: Student, where: Slice) -> jax.stages.Lowered:
         devices=list(where.host),
     )
     seen = getattr(trained.preprocessing, "dtype", np.float32)
-    images = _many(trained.preprocessing.blank(), predictor.batch, dtype=seen)
+    images = shapes.many(trained.preprocessing.blank(), predictor.batch, dtype=seen)
     return predictor.apply.lower(trained.of(student.shapes), images)
 
 
@@ -142,48 +141,3 @@ def _teacher(student: Student) -> tuple[Teacher | None, PyTree | None]:
         std=shown.preprocessing.std,
     )
     return teacher, shown.shapes
-
-
-def abstract_state(trained: Part, optimizer: Any) -> TrainState:
-    """Returns the shapes of the state that training starts from."""
-    student = trained.student
-    return jax.eval_shape(
-        lambda variables: TrainState.create(
-            variables,
-            optimizer,
-            seed=student.run.config.seed,
-            generation=student.number,
-        ),
-        trained.of(student.shapes),
-    )
-
-
-def abstract_batch(trained: Part) -> Batch:
-    """Returns the shapes of a batch of both streams, as the pipelines make it."""
-    student = trained.student
-    layout, run = student.layout, student.run
-    source = run.dataset.labelled
-    labels = getattr(source, "labels", None)
-    if labels is None:
-        labels = source.read([0]).labels
-    number = np.float32(0)
-    batch = {
-        "image": _many(trained.preprocessing.blank(), layout.total),
-        "target": jax.tree.map(
-            lambda one: _many(one[0], layout.total), run.task.targets(labels[:1])
-        ),
-        "weight": _many(number, layout.total),
-        "stream": _many(np.int32(0), layout.total),
-        "noise": {
-            name: _many(number, layout.total)
-            for name in ("dropout", "stochastic_depth")
-        },
-    }
-    if student.taught_on_the_fly:
-        shown = student.teacher.final.preprocessing.blank()
-        batch["teacher_image"] = _many(shown, layout.pseudo)
-    return batch
-
-
-def _many(one: Any, count: int, *, dtype: Any = None) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((count, *np.shape(one)), dtype or one.dtype)

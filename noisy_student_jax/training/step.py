@@ -247,29 +247,6 @@ def jit_train_step(
     step: TrainStep,
     mesh: Mesh,
     *,
-    taught_by: PyTree | None = None,
-    state_sharding: PyTree | None = None,
-) -> TrainStep:
-    """Compiles the step: state donated, batch spread.
-
-    Args:
-      step: of `make_train_step`.
-      mesh: devices.
-      taught_by: variables of the teacher that labels in the step; replicated, and
-        given to every step.
-      state_sharding: of `partitioning.state_sharding`; replicated if not given.
-    """
-    if taught_by is None:
-        return placed_step(step, mesh, state_sharding=state_sharding)
-    fixed = jax.device_put(taught_by, partitioning.replicated(mesh))
-    compiled = placed_step(step, mesh, taught=True, state_sharding=state_sharding)
-    return lambda state, batch: compiled(state, batch, fixed)
-
-
-def placed_step(
-    step: TrainStep,
-    mesh: Mesh,
-    *,
     taught: bool = False,
     state_sharding: PyTree | None = None,
 ) -> Any:
@@ -278,11 +255,11 @@ def placed_step(
     Args:
       step: of `make_train_step`.
       mesh: devices.
-      taught: whether it takes the variables of a teacher as well.
-      state_sharding: as in `jit_train_step`.
+      taught: whether it takes the variables of a teacher as well, replicated.
+      state_sharding: of `partitioning.state_sharding`; replicated if not given.
 
     Returns:
-      What `jax.jit` returns.
+      What `jax.jit` returns: the state that it is given is donated, its batch spread.
     """
     whole, spread = partitioning.replicated(mesh), partitioning.along_batch(mesh)
     held = whole if state_sharding is None else state_sharding

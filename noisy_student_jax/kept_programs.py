@@ -1,0 +1,176 @@
+"""Compiled programs in the user's cache, found by what they are made of.
+
+JAX keeps compiled programs too, and finds them by their text: so a step is traced and
+lowered before it can be looked for, which takes longer than to load it. Here its name
+is a digest of all that goes into it: code, options, shapes, devices, compiler. What
+cannot be named that way (`describing`) is left to JAX. Both lie in the folder of JAX's
+compilation cache, and whoever turns that off has neither.
+"""
+
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+from typing import Any
+
+import jax
+from jax.experimental import serialize_executable
+
+from noisy_student_jax import files
+from noisy_student_jax.describing import LIBRARIES, IndescribableError, describe
+from noisy_student_jax.types import PyTree
+
+LIMIT = 2**30
+"""Bytes that are kept; those not used for longest go first."""
+_SUFFIX = ".program"
+_FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
+# Where and what JAX keeps, or tells, is nothing that a program is made of.
+_ELSEWHERE = ("jax_compilation_cache", "jax_persistent_cache", "jax_log", "jax_dump")
+
+
+def folder() -> pathlib.Path | None:
+    """Returns where programs are kept; None where JAX keeps none on this machine."""
+    place = jax.config.jax_compilation_cache_dir
+    enabled = jax.config.jax_enable_compilation_cache and jax.process_count() == 1
+    if not place or not enabled or "://" in place:
+        return None
+    return pathlib.Path(place) / "noisy_student_jax"
+
+
+def name(function: Any, shapes: PyTree, devices: list[jax.Device]) -> str | None:
+    """Names the program that a function becomes for given arguments.
+
+    Args:
+      function: as it is traced, with all that it holds.
+      shapes: of the arguments: a tree of `jax.ShapeDtypeStruct` with shardings.
+      devices: that it runs on.
+
+    Returns:
+      A digest; None if the function holds code that has no version (somebody's own
+      model or task), so that nothing may be found under a name.
+    """
+    try:
+        made_of = describe(function)
+    except IndescribableError:
+        return None
+    leaves, tree = jax.tree.flatten(shapes)
+    known = {
+        "function": made_of,
+        "arguments": [
+            (leaf.shape, str(leaf.dtype), str(leaf.sharding)) for leaf in leaves
+        ],
+        "tree": str(tree),
+        "devices": [(device.id, device.device_kind) for device in devices],
+        "here": [device.id for device in jax.devices()],
+        "compiler": devices[0].client.platform_version,
+        "processor": processor(),
+        "package": _package(),
+        "versions": [_version(one) for one in LIBRARIES],
+        "python": platform.python_version(),
+        "settings": {
+            key: str(value)
+            for key, value in jax.config.values.items()
+            if not key.startswith(_ELSEWHERE)
+        },
+        "flags": {flag: os.environ.get(flag) for flag in _FLAGS},
+    }
+    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+
+
+def has(name: str) -> bool:
+    """Whether there is a program of that name."""
+    place = folder()
+    return bool(place) and (place / (name + _SUFFIX)).is_file()
+
+
+def find(name: str, inputs: Any, outputs: Any) -> jax.stages.Compiled | None:
+    """Loads a kept program.
+
+    Args:
+      name: of `name`.
+      inputs: tree structure of its arguments, ``((…), {})``.
+      outputs: takes the note that it was kept with; returns the structure of what it
+        gives.
+
+    Returns:
+      The program, or None if there is none, or none that can be loaded here.
+    """
+    if not (place := folder()):
+        return None
+    path = place / (name + _SUFFIX)
+    try:
+        digest, note, program = path.read_bytes().split(b"\n", 2)
+        if hashlib.sha256(note + program).hexdigest().encode() != digest:
+            raise ValueError("it is not what was written")
+        os.utime(path)
+        return serialize_executable.deserialize_and_load(
+            program, inputs, outputs(json.loads(note))
+        )
+    except FileNotFoundError:
+        return None
+    except Exception:  # the compiler's own errors, too: it is only compiled again
+        path.unlink(missing_ok=True)
+        return None
+
+
+def keep(name: str, program: jax.stages.Compiled, note: Any) -> None:
+    """Keeps a program, with what has to be known to load it; or not, if it cannot be.
+
+    Args:
+      name: of `name`.
+      program: that was compiled.
+      note: any JSON.
+    """
+    if not (place := folder()):
+        return
+    try:
+        data, _, _ = serialize_executable.serialize(program)
+        note = json.dumps(note).encode()
+        digest = hashlib.sha256(note + data).hexdigest().encode()
+        place.mkdir(parents=True, exist_ok=True)
+        with files.atomic_file(place / (name + _SUFFIX)) as file:
+            file.write(b"\n".join((digest, note, data)))
+        _make_room(place)
+    except Exception:  # no room, not ours to write, nothing that can be written down
+        return  # the next process compiles it again
+
+
+def _make_room(place: pathlib.Path) -> None:
+    kept = [(path.stat(), path) for path in place.glob("*" + _SUFFIX)]
+    total = 0
+    for state, path in sorted(kept, key=lambda one: -one[0].st_mtime):
+        total += state.st_size
+        if total > LIMIT:
+            path.unlink(missing_ok=True)
+
+
+def _version(library: str) -> str | None:
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+@functools.cache
+def _package() -> str:
+    """Returns a digest of this package's files."""
+    root, digest = pathlib.Path(__file__).parent, hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(f"{path.relative_to(root)} {path.stat().st_size} ".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+@functools.cache
+def processor() -> str:
+    """Names this processor by what it can do: another may not run its programs."""
+    try:
+        text = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        text = platform.processor()
+    abilities = [line for line in text.splitlines() if line.startswith("flags")][:1]
+    digest = hashlib.sha256("".join(abilities or [text]).encode()).hexdigest()
+    return f"{platform.machine()}-{digest[:12]}"
