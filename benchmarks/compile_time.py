@@ -93,7 +93,7 @@ def first_step(options: argparse.Namespace) -> dict[str, float]:
         started = now
 
     import jax
-    from our_programs import Ours, begun
+    from our_programs import Ours, training_work
 
     from noisy_student_jax import devices
 
@@ -104,7 +104,7 @@ def first_step(options: argparse.Namespace) -> dict[str, float]:
     model, side, classes, batch = CASES[options.child]
     arguments = {"layers": options.layers, "depthwise": options.depthwise}
     made = Ours.make(f"efficientnet_{model}", side=side, classes=classes, **arguments)
-    work = begun(made, batch, reuse=not options.traced)
+    work = training_work(made, batch, reuse=not options.traced)
     note("initial state")
     work()
     note("first step")

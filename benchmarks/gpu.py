@@ -7,7 +7,7 @@
 
 For B0 at 224 px, B3 at 300, B7 at 600 and L2 at 475 with remat:
 
-- *training* in bfloat16: the real step (`make_train_step`, `jit_train_step`) on a batch
+- *training* in bfloat16: the real step (`TrainStep`, `jit_train_step`) on a batch
   that lies on the device, against timm's ``tf_efficientnet`` of the same size with
   channels-last, autocast to bfloat16 and `torch.compile`; both with drop path, dropout,
   label smoothing, L2, RMSProp and a moving average of the weights;

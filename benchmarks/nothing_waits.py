@@ -32,7 +32,6 @@ from noisy_student_jax.models.initialize import initialize
 from noisy_student_jax.preprocessing import Preprocessing
 from noisy_student_jax.tasks.classification import Classification
 from noisy_student_jax.training import partitioning
-from noisy_student_jax.training.program import StepProgram
 from noisy_student_jax.training.state import TrainState
 
 CLASSES = tuple("abcdefghij")
@@ -93,6 +92,7 @@ def training(prefetch: int) -> side_by_side.Work:
 
     turns = np.full(8, turns_of_a_step(), np.int32)
 
+    @functools.partial(jax.jit, donate_argnums=0)
     def step(state: TrainState, batch: Any) -> Any:
         done = busy(batch["turns"][0]) * 0
         after = state.replace(step=state.step + 1)
@@ -107,8 +107,8 @@ def training(prefetch: int) -> side_by_side.Work:
         folder = pathlib.Path(tempfile.mkdtemp())
         state = TrainState.create({"params": {}}, optimizer, seed=0, generation=0)
         train_loop.train(
-            StepProgram(step, mesh, state=state, batch={"turns": turns}),
-            state,
+            step,
+            jax.device_put(state, partitioning.replicated(mesh)),
             batches,
             train_loop.LoopOptions(
                 steps=STEPS,

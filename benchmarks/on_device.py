@@ -44,7 +44,7 @@ from noisy_student_jax.layout import BatchLayout
 from noisy_student_jax.preprocessing import Preprocessing
 from noisy_student_jax.randaugment import RandAugmentConstants
 from noisy_student_jax.training import partitioning
-from noisy_student_jax.training.step import jit_train_step
+from noisy_student_jax.training.program import StepProgram
 
 CLASSES = 10
 LABELLED, POOL = 4_000, 41_000
@@ -193,7 +193,7 @@ def epochs(model: str, layout: BatchLayout, steps: int, timing: dict) -> dict:
     batches = pipeline(own, layout, side)
     mesh = partitioning.make_mesh()
     step, state = ours.training(ratio=layout.pseudo / layout.labelled)
-    compiled = jit_train_step(step, mesh)
+    program = StepProgram(step, mesh, state=state, batch=batches(0), reuse=False)
     whole = partitioning.replicated(mesh)
     states = {name: jax.device_put(state, whole) for name in ("loop", "program")}
     # Each step donates its state: one for each way.
@@ -203,7 +203,7 @@ def epochs(model: str, layout: BatchLayout, steps: int, timing: dict) -> dict:
     def loop() -> int:
         nonlocal number, late
         for _ in range(steps):
-            states["loop"], metrics = compiled(states["loop"], batches(number))
+            states["loop"], metrics = program(states["loop"], batches(number))
             if late is not None:
                 float(late["loss"])
             late, number = metrics, number + 1
@@ -216,13 +216,13 @@ def epochs(model: str, layout: BatchLayout, steps: int, timing: dict) -> dict:
 
         return jax.lax.scan(one, state, jnp.arange(steps))
 
-    program = jax.jit(in_one, donate_argnums=0, out_shardings=whole)
+    all_in_one = jax.jit(in_one, donate_argnums=0, out_shardings=whole)
     batches(0)
     # What no pipeline shows: there is no other use for a program of many steps.
     inputs = batches._resident, batches._keys, batches._current[1]
 
     def scanned() -> int:
-        states["program"], metrics = program(states["program"], *inputs)
+        states["program"], metrics = all_in_one(states["program"], *inputs)
         wait(metrics)
         return steps
 

@@ -24,8 +24,6 @@ from noisy_student_jax.training.state import TrainState
 from noisy_student_jax.training.step import (
     StepOptions,
     TrainStep,
-    jit_train_step,
-    make_train_step,
 )
 from noisy_student_jax.types import Batch, PyTree
 
@@ -94,7 +92,7 @@ class Ours:
             options, batch=256, steps=100_000, steps_per_epoch=5000
         )
         optimizer = optimizers.make_optimizer(options, schedule)
-        step = make_train_step(
+        step = TrainStep(
             self.module,
             functools.partial(self.task.loss, options=LossOptions(label_smoothing=0.1)),
             optimizer,
@@ -138,32 +136,10 @@ class Ours:
         return predictor, predictor.place(self.variables)
 
 
-def training_work(ours: Ours, batch: int) -> Work:
-    """Returns a work that is one training step, compiled and on its devices."""
-    mesh = partitioning.make_mesh()
-    step, state = ours.training()
-    compiled = jit_train_step(step, mesh)
-    state = jax.device_put(state, partitioning.replicated(mesh))
-    placed = partitioning.put_batch(ours.batch(BatchLayout(batch, 0)), mesh)
+def training_work(ours: Ours, batch: int, *, reuse: bool = False) -> Work:
+    """Returns a work that is one training step, begun as a run does.
 
-    def work() -> int:
-        nonlocal state
-        state, metrics = compiled(state, placed)
-        wait(metrics)
-        return batch
-
-    return work
-
-
-def wait(tree: PyTree) -> None:
-    """Waits until all of it is computed."""
-    jax.block_until_ready(tree)
-
-
-def begun(ours: Ours, batch: int, *, reuse: bool) -> Work:
-    """Returns a work that is one training step, as a run begins it.
-
-    Its program is found or compiled while the state is made.
+    Its programs are compiled, or with `reuse` found, while the state is made.
     """
     mesh = partitioning.make_mesh()
     step, optimizer = ours.step_and_optimizer()
@@ -186,3 +162,8 @@ def begun(ours: Ours, batch: int, *, reuse: bool) -> Work:
         return batch
 
     return work
+
+
+def wait(tree: PyTree) -> None:
+    """Waits until all of it is computed."""
+    jax.block_until_ready(tree)

@@ -46,7 +46,6 @@ from noisy_student_jax.training.step import (
     StepOptions,
     Teacher,
     TrainStep,
-    make_train_step,
 )
 from noisy_student_jax.types import PyTree
 
@@ -79,7 +78,7 @@ def train(student: Student) -> dict[str, Any]:
         shard_state=student.config.train.shard_state,
         reuse=student.config.train.reuse_program,
     )
-    state = fresh_state(trained, optimizer)
+    state = jax.device_put(fresh_state(trained, optimizer), program.held)
     pipeline = streams.open_pipeline(student, learnt, mesh, trained.preprocessing)
     run.progress.start(1, "")
     try:
@@ -177,7 +176,7 @@ def step_and_optimizer(
         module = student.trainee
     frozen = getattr(module, "frozen", ())
     optimizer = optimizers.make_optimizer(options, schedule, frozen=frozen)
-    step = make_train_step(
+    step = TrainStep(
         module,
         functools.partial(run.task.loss, options=loss_options(student)),
         optimizer,

@@ -17,9 +17,11 @@ from noisy_student_jax.console import Progress
 from noisy_student_jax.errors import NotSavedError, TrainingDivergedError
 from noisy_student_jax.interruption import Interruption
 from noisy_student_jax.overlap import Prefetched
-from noisy_student_jax.training.program import StepProgram
 from noisy_student_jax.training.state import TrainState
+from noisy_student_jax.training.step import Metrics
 from noisy_student_jax.types import Batch
+
+Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +49,7 @@ class LoopOptions:
 
 
 def train(
-    step: StepProgram,
+    step: Step,
     state: TrainState,
     batches: Callable[[int], Batch],
     options: LoopOptions,
@@ -62,8 +64,8 @@ def train(
     """Trains, or goes on training, to the last step.
 
     Args:
-      step: with the shardings of its state.
-      state: a fresh state; a checkpoint in `folder` takes its place.
+      step: compiled; the state is given away to it.
+      state: a fresh state, on its devices; a checkpoint in `folder` takes its place.
       batches: the batch of each step.
       options: see `LoopOptions`.
       folder: for checkpoints, ``metrics.jsonl`` and TensorBoard events.
@@ -86,7 +88,6 @@ def train(
         keep=options.checkpoints_kept,
         asynchronous=options.asynchronous,
     )
-    state = jax.device_put(state, step.held)
     state = checkpoints.restore_latest(state) or state
     first = int(state.step)
     if first:

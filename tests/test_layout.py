@@ -12,7 +12,7 @@ from noisy_student_jax import types
 from noisy_student_jax.errors import UserError
 from noisy_student_jax.layout import BatchLayout
 from noisy_student_jax.training.state import TrainState
-from noisy_student_jax.training.step import StepOptions, make_train_step
+from noisy_student_jax.training.step import StepOptions, TrainStep
 from noisy_student_jax.types import PerStream
 
 
@@ -40,7 +40,7 @@ def microbatches_seen(batch, layout, microbatches):
         apply=lambda variables, images, **_: ({"logits": images}, {})
     )
     optimizer = optax.sgd(0.0)
-    step = make_train_step(
+    step = TrainStep(
         module,
         loss,
         optimizer,

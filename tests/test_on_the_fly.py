@@ -25,8 +25,8 @@ from noisy_student_jax.training.state import TrainState
 from noisy_student_jax.training.step import (
     StepOptions,
     Teacher,
+    TrainStep,
     jit_train_step,
-    make_train_step,
 )
 from noisy_student_jax.types import PSEUDO
 
@@ -118,7 +118,7 @@ def taught_step(microbatches, *, on_the_fly=True):
         std=(0.3,),
     )
     optimizer = optax.sgd(0.1)
-    step = make_train_step(
+    step = TrainStep(
         Linear(),
         functools.partial(task.loss, options=LossOptions()),
         optimizer,

@@ -1,5 +1,6 @@
 """The training loop: it goes on where it was, says what it saw, and stops in time."""
 
+import dataclasses
 import functools
 import json
 import math
@@ -29,7 +30,7 @@ from noisy_student_jax.train_loop import LoopOptions, MetricsLog, read_metrics
 from noisy_student_jax.training import partitioning
 from noisy_student_jax.training.program import StepProgram
 from noisy_student_jax.training.state import TrainState
-from noisy_student_jax.training.step import StepOptions, make_train_step
+from noisy_student_jax.training.step import StepOptions, TrainStep
 
 STEPS, BATCH = 11, 8
 
@@ -77,7 +78,7 @@ def step_and_state():
     """One step for all, so that it is compiled once; and what makes fresh states."""
     task = Classification(("a", "b", "c"))
     optimizer = optax.rmsprop(0.05, momentum=0.9, initial_scale=1.0)
-    step = make_train_step(
+    step = TrainStep(
         Small(),
         lambda outputs, batch: task.loss(outputs, batch, LossOptions()),
         optimizer,
@@ -89,6 +90,13 @@ def step_and_state():
     variables = Small().init(jax.random.key(0), jnp.zeros((1, 2, 2, 1)), False, {})
     variables = jax.device_get(variables)
     return step, lambda: TrainState.create(variables, optimizer, seed=0, generation=0)
+
+
+@functools.cache
+def compiled(step, mesh):
+    """The programs of a step, for all trainings with it."""
+    _, fresh = step_and_state()
+    return StepProgram(step, mesh, state=fresh(), batch=batch(0))
 
 
 class Training:
@@ -127,9 +135,10 @@ class Training:
             return place(batches(step), self.mesh)
 
         state = self.fresh()
+        program = compiled(self.step, self.mesh)
         return train_loop.train(
-            StepProgram(self.step, self.mesh, state=state, batch=batch(0)),
-            state,
+            program,
+            jax.device_put(state, program.held),
             watched,
             LoopOptions(
                 **{
@@ -308,16 +317,16 @@ def test_no_checkpoint_is_made_of_what_diverged(training, at, kept):
 
 def test_a_gradient_that_is_not_finite_is_noticed_before_it_is_saved(training):
     # The loss of the fourth step is fine; what it makes of the weights is not.
-    sound = training.step
+    class Overflowing(TrainStep):
+        def update(self, state, *given, **options):
+            after, metrics = super().update(state, *given, **options)
+            bad = jnp.where(state.step == 3, jnp.inf, 0.0)
+            norm = metrics["gradient_norm"] + bad
+            params = jax.tree.map(lambda w: w + bad, after.params)
+            return after.replace(params=params), metrics | {"gradient_norm": norm}
 
-    def overflowing(state, batch):
-        after, metrics = sound(state, batch)
-        bad = jnp.where(state.step == 3, jnp.inf, 0.0)
-        norm = metrics["gradient_norm"] + bad
-        params = jax.tree.map(lambda w: w + bad, after.params)
-        return after.replace(params=params), metrics | {"gradient_norm": norm}
-
-    training.step = overflowing
+    names = [field.name for field in dataclasses.fields(TrainStep)]
+    training.step = Overflowing(**{n: getattr(training.step, n) for n in names})
     with pytest.raises(
         TrainingDivergedError, match="the gradient became inf at step 4 "
     ):

@@ -20,7 +20,6 @@ from noisy_student_jax.training.state import TrainState, ema_decay, ema_update
 from noisy_student_jax.types import Batch, PyTree
 
 Metrics = dict[str, jax.Array]
-TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,31 +123,100 @@ def joined_norm(gradient: PyTree) -> jax.Array:
     return jnp.sqrt(squared_norm(jax.tree.leaves(gradient)))
 
 
-def make_train_step(
-    module: nn.Module,
-    loss: Loss,
-    optimizer: optax.GradientTransformation,
-    schedule: Callable[[jax.Array], jax.Array],
-    options: StepOptions,
-    *,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    teacher: Teacher | None = None,
-) -> TrainStep:
-    """Builds the pure step ``(state, batch) → (state, metrics)``.
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainStep:
+    """One step, a pure function: ``(state, batch) → (state, metrics)``.
 
     With a `teacher` it is ``(state, batch, variables of the teacher) → …``, and the
-    batch holds ``teacher_image``.
+    batch holds ``teacher_image``. Its two halves can be compiled by themselves.
 
     Metrics are float32 scalars: ``loss`` (what is descended, with the L2 term),
     ``labelled/…`` and ``pseudo/…`` means of what the task measures, ``l2``,
     ``learning_rate``, ``gradient_norm``.
+
+    Attributes:
+      module: of the model.
+      loss: of the task.
+      optimizer: Optax's.
+      schedule: the learning rate by step.
+      options: see `StepOptions`.
+      mean: per channel, on the 0–1 scale.
+      std: per channel, on the 0–1 scale.
+      teacher: labels in the step, if anything does.
     """
 
-    def objective(params, batch_stats, batch, key):
-        outputs, updates = module.apply(
+    module: nn.Module
+    loss: Loss
+    optimizer: optax.GradientTransformation
+    schedule: Callable[[jax.Array], jax.Array]
+    options: StepOptions
+    _: dataclasses.KW_ONLY
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    teacher: Teacher | None = None
+
+    def __call__(
+        self,
+        state: TrainState,
+        batch: Batch,
+        taught_by: PyTree = None,
+        *,
+        sharing: Sharing = NOT_SHARED,
+    ) -> tuple[TrainState, Metrics]:
+        """Takes the step."""
+        gradient, batch_stats, measured = self.gradients(
+            state, batch, taught_by, sharing=sharing
+        )
+        state, told = self.update(state, gradient, batch_stats, sharing=sharing)
+        return state, measured | told
+
+    def gradients(
+        self,
+        state: TrainState,
+        batch: Batch,
+        taught_by: PyTree = None,
+        *,
+        sharing: Sharing = NOT_SHARED,
+    ) -> tuple[PyTree, PyTree, Metrics]:
+        """Returns the gradient, the new batch statistics and what was measured."""
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.noise_key), state.step)
+        work = self._whole if self.options.microbatches == 1 else self._microbatched
+        # What the model computes with is whole; what is kept is a share.
+        params, batch_stats = sharing.whole((state.params, state.batch_stats))
+        return work(params, batch_stats, batch, key, taught_by, sharing.shared)
+
+    def update(
+        self,
+        state: TrainState,
+        gradient: PyTree,
+        batch_stats: PyTree,
+        *,
+        sharing: Sharing = NOT_SHARED,
+    ) -> tuple[TrainState, Metrics]:
+        """Moves weights and averages."""
+        updates, opt_state = self.optimizer.update(
+            gradient, state.opt_state, state.params
+        )
+        params = optax.apply_updates(state.params, updates)
+        # Shares are not joined: they lie on different devices.
+        norm = joined_norm if sharing is NOT_SHARED else optax.tree.norm
+        done = state.step + 1
+        decay = ema_decay(self.options.ema_decay, done)
+        moved = state.replace(
+            step=done,
+            params=params,
+            batch_stats=batch_stats,
+            ema_params=ema_update(state.ema_params, params, decay),
+            ema_batch_stats=ema_update(state.ema_batch_stats, batch_stats, decay),
+            opt_state=opt_state,
+        )
+        rate = self.schedule(state.step)
+        return moved, {"learning_rate": rate, "gradient_norm": norm(gradient)}
+
+    def _objective(self, params, batch_stats, batch, key):
+        outputs, updates = self.module.apply(
             {"params": params, "batch_stats": batch_stats},
-            normalize(batch["image"], mean, std),
+            normalize(batch["image"], self.mean, self.std),
             train=True,
             noise=batch["noise"],
             mutable=["batch_stats"],
@@ -157,90 +225,50 @@ def make_train_step(
                 "stochastic_depth": jax.random.fold_in(key, 1),
             },
         )
-        measured = {name: m.means() for name, m in loss(outputs, batch).items()}
-        data_loss = total_loss(*measured["loss"], options)
-        decay = l2(params, frozen=options.frozen)
-        value = data_loss + options.weight_decay * decay
+        measured = {name: m.means() for name, m in self.loss(outputs, batch).items()}
+        data_loss = total_loss(*measured["loss"], self.options)
+        decay = l2(params, frozen=self.options.frozen)
+        value = data_loss + self.options.weight_decay * decay
         metrics = {"loss": value, "l2": decay}
         for name, means in measured.items():
-            for stream, mean_ in zip(types.STREAMS, means, strict=True):
-                metrics[f"{stream}/{name}"] = mean_
+            for stream, mean in zip(types.STREAMS, means, strict=True):
+                metrics[f"{stream}/{name}"] = mean
         return value, (updates.get("batch_stats", {}), metrics)
 
-    def gradients(params, batch_stats, batch, key, taught_by, shared):
-        if teacher:
-            batch = teacher.label(taught_by, batch)
-        (_, (batch_stats, metrics)), gradient = jax.value_and_grad(
-            objective, has_aux=True
-        )(params, batch_stats, batch, key)
-        return batch_stats, shared(gradient), metrics
+    def _whole(self, params, batch_stats, batch, key, taught_by, shared):
+        if self.teacher:
+            batch = self.teacher.label(taught_by, batch)
+        descend = jax.value_and_grad(self._objective, has_aux=True)
+        (_, (batch_stats, metrics)), gradient = descend(params, batch_stats, batch, key)
+        return shared(gradient), batch_stats, metrics
 
-    def microbatched(params, batch_stats, batch, key, taught_by, shared):
-        count = options.microbatches
+    def _microbatched(self, params, batch_stats, batch, key, taught_by, shared):
+        count = self.options.microbatches
 
         def deal(x):
             # Of what only pseudo-labelled examples have, a group has fewer.
-            group = options.group * len(x) // len(batch["image"])
+            group = self.options.group * len(x) // len(batch["image"])
             x = x.reshape(-1, count, group, *x.shape[1:]).swapaxes(0, 1)
             return x.reshape(count, -1, *x.shape[3:])
 
         parts = jax.tree.map(deal, batch)
 
         def one(carried, numbered):
-            batch_stats, total = carried
+            total, batch_stats = carried
             number, part = numbered
             part_key = jax.random.fold_in(key, number)
-            batch_stats, gradient, metrics = gradients(
+            gradient, batch_stats, metrics = self._whole(
                 params, batch_stats, part, part_key, taught_by, shared
             )
             # A running sum: one copy of the gradients, however many microbatches.
-            return (batch_stats, jax.tree.map(jnp.add, total, gradient)), metrics
+            return (jax.tree.map(jnp.add, total, gradient), batch_stats), metrics
 
-        start = batch_stats, shared(jax.tree.map(jnp.zeros_like, params))
-        (batch_stats, total), stacked = jax.lax.scan(
+        start = shared(jax.tree.map(jnp.zeros_like, params)), batch_stats
+        (total, batch_stats), stacked = jax.lax.scan(
             one, start, (jnp.arange(count), parts)
         )
         gradient = jax.tree.map(lambda x: x / count, total)
-        metrics = jax.tree.map(lambda x: x.mean(axis=0), stacked)
-        return batch_stats, gradient, metrics
-
-    def step(
-        state: TrainState,
-        batch: Batch,
-        taught_by: PyTree = None,
-        *,
-        sharing: Sharing = NOT_SHARED,
-    ) -> tuple[TrainState, Metrics]:
-        key = jax.random.fold_in(jax.random.wrap_key_data(state.noise_key), state.step)
-        work = gradients if options.microbatches == 1 else microbatched
-        # What the model computes with is whole; what is kept is a share.
-        params, batch_stats = sharing.whole((state.params, state.batch_stats))
-        batch_stats, gradient, metrics = work(
-            params, batch_stats, batch, key, taught_by, sharing.shared
-        )
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        # Shares are not joined: they lie on different devices.
-        norm = joined_norm if sharing is NOT_SHARED else optax.tree.norm
-        done = state.step + 1
-        decay = ema_decay(options.ema_decay, done)
-        metrics |= {
-            "learning_rate": schedule(state.step),
-            "gradient_norm": norm(gradient),
-        }
-        return (
-            state.replace(
-                step=done,
-                params=params,
-                batch_stats=batch_stats,
-                ema_params=ema_update(state.ema_params, params, decay),
-                ema_batch_stats=ema_update(state.ema_batch_stats, batch_stats, decay),
-                opt_state=opt_state,
-            ),
-            metrics,
-        )
-
-    return step
+        return gradient, batch_stats, jax.tree.map(lambda x: x.mean(axis=0), stacked)
 
 
 def jit_train_step(
@@ -253,7 +281,7 @@ def jit_train_step(
     """Says sharding and donation of a step, and compiles nothing yet.
 
     Args:
-      step: of `make_train_step`.
+      step: to be one program.
       mesh: devices.
       taught: whether it takes the variables of a teacher as well, replicated.
       state_sharding: of `partitioning.state_sharding`; replicated if not given.
@@ -271,4 +299,27 @@ def jit_train_step(
         out_shardings=(held, whole),
         donate_argnums=0,
         compiler_options=partitioning.compiler_options(mesh),
+    )
+
+
+def jit_halves(step: TrainStep, mesh: Mesh, *, taught: bool = False) -> tuple[Any, Any]:
+    """Says the same of a step's two halves, each to be a program of its own.
+
+    Args:
+      step: of a state that is replicated.
+      mesh: devices.
+      taught: as in `jit_train_step`.
+
+    Returns:
+      What `jax.jit` returns for `TrainStep.gradients` and for `TrainStep.update`.
+    """
+    whole, spread = partitioning.replicated(mesh), partitioning.along_batch(mesh)
+    options = {
+        "out_shardings": whole,
+        "compiler_options": partitioning.compiler_options(mesh),
+    }
+    given = (whole, spread, *((whole,) if taught else ()))
+    return (
+        jax.jit(step.gradients, in_shardings=given, **options),
+        jax.jit(step.update, in_shardings=whole, donate_argnums=0, **options),
     )

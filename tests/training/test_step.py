@@ -17,7 +17,7 @@ from noisy_student_jax.training.optimizer import OptimizerOptions
 from noisy_student_jax.training.state import TrainState
 from noisy_student_jax.training.step import (
     StepOptions,
-    make_train_step,
+    TrainStep,
     normalize,
     total_loss,
 )
@@ -137,7 +137,7 @@ def take(
     """Takes steps; returns the state before and after, and the last metrics."""
     module = module or Linear()
     optimizer = optimizer or optax.sgd(RATE)
-    step = make_train_step(
+    step = TrainStep(
         module,
         loss or classification_loss(),
         optimizer,
@@ -528,24 +528,18 @@ def test_a_batch_of_labels_alone_has_no_pseudo_loss():
 
 
 @pytest.mark.parametrize("normalization", WEIGHTS)
-def test_the_first_teachers_loss_is_that_of_its_labels(
-    tiny_student, monkeypatch, normalization
-):
+def test_the_first_teachers_loss_is_that_of_its_labels(tiny_student, normalization):
     from noisy_student_jax import generation
 
     given = []
-    monkeypatch.setattr(
-        generation,
-        "make_train_step",
-        lambda module, loss, optimizer, schedule, options, **_: given.append(options),
-    )
     for number in (0, 1):
         student = tiny_student(
             number,
             f"--config.train.loss_normalization={normalization}",
             "--config.train.ratio=2",
         )
-        generation.step_and_state(generation.part(student))
+        step, _ = generation.step_and_optimizer(generation.part(student))
+        given.append(step.options)
 
     first, second = given
     assert total_loss(3.0, 0.0, first) == 3.0
