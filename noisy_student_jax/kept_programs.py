@@ -7,6 +7,7 @@ cannot be named that way (`describing`) is left to JAX. Both lie in the folder o
 compilation cache, and whoever turns that off has neither.
 """
 
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
@@ -14,6 +15,8 @@ import json
 import os
 import pathlib
 import platform
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -26,6 +29,7 @@ from noisy_student_jax.types import PyTree
 LIMIT = 2**30
 """Bytes that are kept; those not used for longest go first."""
 _SUFFIX = ".program"
+_CACHE_HIT = "/jax/compilation_cache/cache_hits"
 _FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
 # Where and what JAX keeps, or tells, is nothing that a program is made of.
 _ELSEWHERE = ("jax_compilation_cache", "jax_persistent_cache", "jax_log", "jax_dump")
@@ -116,12 +120,57 @@ def find(name: str, inputs: Any, outputs: Any) -> jax.stages.Compiled | None:
         return None
 
 
+def compiled(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, bool]:
+    """Compiles a program that is to be kept, here and not by JAX as well.
+
+    Returns:
+      The program, and whether it may be kept: what JAX found in its own cache may not,
+      since an executable that was loaded is written without its code (JAX 0.10, CPU).
+    """
+    if not folder():
+        return lowered.compile(), False
+    thread, found = threading.get_ident(), []
+
+    def listen(event: str, **_: Any) -> None:
+        if event == _CACHE_HIT and threading.get_ident() == thread:
+            found.append(event)
+
+    jax.monitoring.register_event_listener(listen)
+    try:
+        with _too_short_for_jax():
+            return lowered.compile(), not found
+    finally:
+        jax.monitoring.unregister_event_listener(listen)
+
+
+@contextlib.contextmanager
+def _too_short_for_jax() -> Iterator[None]:
+    """Has JAX keep nothing of what this thread compiles.
+
+    It has no public setting for one thread, and others compile meanwhile what it is to
+    keep.
+    """
+    try:
+        from jax._src.config import persistent_cache_min_compile_time_secs as least
+    except ImportError:
+        yield
+        return
+    with least(float("inf")):
+        yield
+
+
+def forget(name: str) -> None:
+    """Throws a kept program away, if there is one."""
+    if place := folder():
+        (place / (name + _SUFFIX)).unlink(missing_ok=True)
+
+
 def keep(name: str, program: jax.stages.Compiled, note: Any) -> None:
     """Keeps a program, with what has to be known to load it; or not, if it cannot be.
 
     Args:
       name: of `name`.
-      program: that was compiled.
+      program: of `compiled`, if it may be kept.
       note: any JSON.
     """
     if not (place := folder()):

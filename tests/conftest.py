@@ -6,7 +6,7 @@ import pathlib
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import pytest
-from support import TINY
+from support import TINY, jax_keeps
 
 
 @pytest.fixture(autouse=True)
@@ -36,6 +36,16 @@ def no_program_is_found():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kept_programs, "folder", lambda: None)
         yield
+
+
+@pytest.fixture
+def kept_folder(tmp_path, monkeypatch) -> pathlib.Path:
+    """Where programs are kept for this test; what JAX keeps lies beside it."""
+    from noisy_student_jax import kept_programs
+
+    monkeypatch.setattr(kept_programs, "folder", lambda: tmp_path / "kept")
+    with jax_keeps(jax_compilation_cache_dir=str(tmp_path / "jax")):
+        yield tmp_path / "kept"
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,13 @@
 """What tests of the commands share."""
 
+import contextlib
 import functools
 import json
 import os
 import pathlib
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -70,6 +72,28 @@ def on_eight_devices(work: str, *arguments: Any, beside: str | None = None) -> A
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
+
+
+@contextlib.contextmanager
+def jax_keeps(**settings: Any) -> Iterator[None]:
+    """Gives JAX's compilation cache other settings for a while; it keeps everything."""
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
+    settings = {"jax_persistent_cache_min_compile_time_secs": 0} | settings
+    before = {name: getattr(jax.config, name) for name in settings}
+
+    def use(settings: dict[str, Any]) -> None:
+        for name, value in settings.items():
+            jax.config.update(name, value)
+        # It looks at them once.
+        compilation_cache.reset_cache()
+
+    use(settings)
+    try:
+        yield
+    finally:
+        use(before)
 
 
 def search_path(*more: pathlib.Path) -> str:

@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import json
 
 import jax
 import pytest
@@ -87,3 +88,25 @@ def test_no_program_is_compiled_for_each_shape_of_an_array(compiled):
     total = sum(compiled.values(), collections.Counter())
 
     assert max(total.values()) <= 2 * GENERATIONS, total
+
+
+def test_a_training_made_again_compiles_no_step_and_learns_the_same(
+    tmp_path, kept_folder
+):
+    logs = []
+    for name in ("first", "second"):
+        with compilations(["all"]) as found:
+            line = ["train", f"--config={TINY}", f"--workdir={tmp_path / name}"]
+            assert main([*line, "--generation=0"]) == 0
+        log = tmp_path / name / "generation_0" / "train" / "metrics.jsonl"
+        entries = map(json.loads, log.read_text().splitlines())
+        logs.append(
+            [
+                {what: v for what, v in entry.items() if what != "images_per_second"}
+                for entry in entries
+            ]
+        )
+
+    assert not {GRADIENTS, UPDATE} & found["all"].keys()
+    assert found["all"][BATCH]
+    assert logs[0] == logs[1]

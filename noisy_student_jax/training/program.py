@@ -1,6 +1,7 @@
 """The programs of a training step: found, or compiled while other things are made."""
 
 import concurrent.futures
+import functools
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -127,10 +128,11 @@ class _Program:
         self._jitted, self._given, self._made = jitted, given, made
         devices = list(mesh.devices.flat)
         self._name = reuse and kept_programs.name(function, given, devices)
+        self._may_be_kept = False
         begin = self._found
         if not self._name or not kept_programs.has(self._name):
             # Before others begin: one thread can trace at a time.
-            begin = jitted.lower(*given).compile
+            begin = functools.partial(self._compiled, jitted.lower(*given))
         thread = concurrent.futures.ThreadPoolExecutor(1, "compile")
         self._begun = thread.submit(begin)
         thread.shutdown(wait=False)
@@ -141,8 +143,14 @@ class _Program:
         if self._program is not None:
             return self._program(*given)
         self._program = self._begun.result()
-        made = self._program(*given)
-        if self._name and not kept_programs.has(self._name):
+        try:
+            made = jax.block_until_ready(self._program(*given))
+        except jax.errors.JaxRuntimeError:
+            # Should it be to blame, the next process is not to find it again.
+            if self._name:
+                kept_programs.forget(self._name)
+            raise
+        if self._may_be_kept:
             kept = self._name, self._program, sorted(made[-1])
             # Nobody waits for it.
             threading.Thread(target=kept_programs.keep, args=kept).start()
@@ -154,7 +162,12 @@ class _Program:
 
         inputs = jax.tree.structure((self._given, {}))
         found = kept_programs.find(self._name, inputs, outputs)
-        return found or self._jitted.lower(*self._given).compile()
+        return found or self._compiled(self._jitted.lower(*self._given))
+
+    def _compiled(self, lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+        made, fresh = kept_programs.compiled(lowered)
+        self._may_be_kept = bool(self._name) and fresh
+        return made
 
 
 def _shapes(tree: PyTree, sharding: PyTree) -> PyTree:
