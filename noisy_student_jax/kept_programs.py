@@ -30,7 +30,7 @@ LIMIT = 2**30
 """Bytes that are kept; those not used for longest go first."""
 _SUFFIX = ".program"
 _CACHE_HIT = "/jax/compilation_cache/cache_hits"
-_FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
+_FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "PJRT_NPROC", "NPROC")
 # Where and what JAX keeps, or tells, is nothing that a program is made of.
 _ELSEWHERE = ("jax_compilation_cache", "jax_persistent_cache", "jax_log", "jax_dump")
 
@@ -71,6 +71,8 @@ def name(function: Any, shapes: PyTree, devices: list[jax.Device]) -> str | None
         "here": [device.id for device in jax.devices()],
         "compiler": devices[0].client.platform_version,
         "processor": processor(),
+        # A program's loops are split for so many threads when it is compiled.
+        "cores": len(os.sched_getaffinity(0)),
         "package": _package(),
         "versions": [_version(one) for one in LIBRARIES],
         "python": platform.python_version(),

@@ -181,6 +181,7 @@ def test_other_arguments_are_another_program(shape, dtype):
         (kept_programs.platform, "python_version", lambda: "3.99"),
         (kept_programs.importlib.metadata, "version", lambda library: "0.1"),
         (kept_programs.jax, "devices", lambda: []),
+        (kept_programs.os, "sched_getaffinity", lambda process: {0, 1, 2, 3, 4}),
     ],
 )
 def test_other_surroundings_are_another_program(monkeypatch, owner, what, other):
@@ -189,7 +190,7 @@ def test_other_surroundings_are_another_program(monkeypatch, owner, what, other)
     assert kept_programs.name(jnp.sum, (SHAPE,), [SHAPE.sharding._device]) != here
 
 
-@pytest.mark.parametrize("flag", ["XLA_FLAGS", "LIBTPU_INIT_ARGS"])
+@pytest.mark.parametrize("flag", ["XLA_FLAGS", "LIBTPU_INIT_ARGS", "PJRT_NPROC"])
 def test_other_flags_are_another_program(monkeypatch, flag):
     here = named()
     monkeypatch.setenv(flag, "--xla_something=true")
