@@ -7,11 +7,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax import lax
 
 from noisy_student_jax.exporting.onnx_graph import Graph
 from noisy_student_jax.models.architectures import Stage
 from noisy_student_jax.models.efficientnet import EfficientNet
+from noisy_student_jax.models.padding import same_pads
 from noisy_student_jax.types import PyTree
 
 ACTIVATIONS = {jax.nn.swish: "swish", jax.nn.relu6: "relu6"}
@@ -100,9 +100,7 @@ class Network:
         kernel = np.asarray(_at(self.params, name)["kernel"])
         size = kernel.shape[:2]
         sides = (self.side, self.side)
-        (top, bottom), (left, right) = lax.padtype_to_pads(
-            sides, size, (stride, stride), "SAME"
-        )
+        (top, bottom), (left, right) = same_pads(sides, size, stride)
         self.side = -(-self.side // stride)
         # [height, width, inputs of a group, outputs] → [outputs, inputs, h, w]
         weights = self._constant(kernel.transpose(3, 2, 0, 1), f"{name}/kernel")

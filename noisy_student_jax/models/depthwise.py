@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from noisy_student_jax.models.padding import convolve, pad, pad_same, same_pads
+
 IMPLEMENTATIONS = ("auto", "grouped", "shifted")
 
 
@@ -54,14 +56,7 @@ def depthwise_conv(
 
 
 def _grouped(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    return lax.conv_general_dilated(
-        images,
-        kernel,
-        window_strides=(stride, stride),
-        padding="SAME",
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=images.shape[-1],
-    )
+    return convolve(images, kernel, stride, groups=images.shape[-1])
 
 
 # The gradient is defined around the choice of implementation, not inside it, so that
@@ -117,19 +112,9 @@ def _taps(kernel: jax.Array) -> Iterator[tuple[int, int]]:
     return itertools.product(range(kernel.shape[0]), range(kernel.shape[1]))
 
 
-def _same_padding(
-    shape: tuple[int, ...], kernel: jax.Array, stride: int
-) -> list[tuple[int, int]]:
-    return lax.padtype_to_pads(shape[1:3], kernel.shape[:2], (stride, stride), "SAME")
-
-
-def _pad(images: jax.Array, pads: list[tuple[int, int]]) -> jax.Array:
-    return jnp.pad(images, ((0, 0), *pads, (0, 0)))
-
-
 def _shifted(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     batch, height, width, channels = images.shape
-    padded = _pad(images, _same_padding(images.shape, kernel, stride))
+    padded = pad_same(images, kernel, stride)
     rows, columns = -(-height // stride), -(-width // stride)
     # Twenty-five additions in bfloat16 would lose what one rounding keeps.
     total = jnp.zeros((), jnp.promote_types(images.dtype, jnp.float32))
@@ -153,7 +138,7 @@ def _shifted_images_gradient(
     gradient: jax.Array, kernel: jax.Array, shape: tuple[int, ...], stride: int
 ) -> jax.Array:
     batch, height, width, channels = shape
-    (top, _), (left, _) = _same_padding(shape, kernel, stride)
+    (top, _), (left, _) = same_pads(shape[1:3], kernel.shape[:2], stride)
     k = kernel.shape[0]
     rows, columns = gradient.shape[1:3]
     # Input row y meets output row o by tap i where o·stride + i = y + top. Rows are
@@ -165,7 +150,7 @@ def _shifted_images_gradient(
     taps = jnp.pad(kernel[:, :, 0], ((0, missing), (0, missing), (0, 0)))
     taps = taps.reshape(meetings, stride, 1, meetings, stride, channels)
     before = meetings - 1
-    padded = _pad(
+    padded = pad(
         gradient,
         [(before, max(0, groups[0] - rows)), (before, max(0, groups[1] - columns))],
     ).astype(jnp.promote_types(gradient.dtype, jnp.float32))
@@ -184,7 +169,7 @@ def _kernel_gradient_by_rows(
     gradient: jax.Array, images: jax.Array, kernel: jax.Array, stride: int
 ) -> jax.Array:
     batch, rows, columns, channels = gradient.shape
-    padded = _pad(images, _same_padding(images.shape, kernel, stride))
+    padded = pad_same(images, kernel, stride)
     k, width, wide = kernel.shape[0], padded.shape[2], (columns - 1) * stride + 1
 
     def add_row(sums: list[jax.Array], number: jax.Array):
@@ -210,7 +195,7 @@ def _kernel_gradient_by_taps(
     gradient: jax.Array, images: jax.Array, kernel: jax.Array, stride: int
 ) -> jax.Array:
     batch, rows, columns, channels = gradient.shape
-    padded = _pad(images, _same_padding(images.shape, kernel, stride))
+    padded = pad_same(images, kernel, stride)
     size = (batch, (rows - 1) * stride + 1, (columns - 1) * stride + 1, channels)
 
     def tap(_, corner):

@@ -169,34 +169,62 @@ class EfficientNet(nn.Module):
           UserError: In training, if the batch does not divide into groups of
             `batch_norm_group`.
         """
-        architecture, dtype = self.architecture, jnp.dtype(self.dtype)
-        activation = architecture.activation
         noise = noise or {}
-        conv = functools.partial(convolution, dtype=dtype, implementation=self.layers)
-        norm_when = functools.partial(
+        conv, norm = self._conv_and_norm()
+        features = self._feature_maps(images, train, noise, conv, norm)
+        if not self.outputs:
+            return {"features": features}
+
+        architecture = self.architecture
+        hidden = conv(architecture.head, name="head_conv")(features[max(features)])
+        hidden = norm(hidden, architecture.activation, train=train, name="head_bn")
+        pooled = hidden.mean((1, 2), dtype=jnp.float32)
+        rate = self.dropout_rate if train else 0.0
+        logits = classify(
+            pooled,
+            self.outputs,
+            rate=rate,
+            key=self.make_rng("dropout") if rate else None,
+            noise=noise.get("dropout"),
+        )
+        return {"logits": logits, "pooled": pooled, "features": features}
+
+    def _conv_and_norm(
+        self,
+    ) -> tuple[Callable[..., nn.Module], Callable[..., jax.Array]]:
+        shared = {"dtype": jnp.dtype(self.dtype), "implementation": self.layers}
+        norm = functools.partial(
             batch_norm,
             group=self.batch_norm_group,
             momentum=self.batch_norm_momentum,
             epsilon=self.batch_norm_epsilon,
-            dtype=dtype,
-            implementation=self.layers,
+            **shared,
         )
-        hidden = conv(
-            architecture.stem,
-            kernel=3,
-            stride=architecture.stem_stride,
-            name="stem_conv",
-        )(images.astype(dtype))
+        return functools.partial(convolution, **shared), norm
+
+    @nn.nowrap  # so that in a profile blocks are found under their own names
+    def _feature_maps(
+        self,
+        images: jax.Array,
+        train: bool,
+        noise: Noise,
+        conv: Callable[..., nn.Module],
+        norm: Callable[..., jax.Array],
+    ) -> dict[int, jax.Array]:
+        """Returns the last map of each stride, of stem and blocks."""
+        architecture, dtype = self.architecture, jnp.dtype(self.dtype)
+        activation, stride = architecture.activation, architecture.stem_stride
+        stem = conv(architecture.stem, kernel=3, stride=stride, name="stem_conv")
         stem_trained = train and self.frozen_blocks < 0
-        hidden = norm_when(hidden, activation, train=stem_trained, name="stem_bn")
+        hidden = stem(images.astype(dtype))
+        hidden = norm(hidden, activation, train=stem_trained, name="stem_bn")
         if self.frozen_blocks == 0:
             hidden = jax.lax.stop_gradient(hidden)
 
-        stride = architecture.stem_stride
         features = {stride: hidden}
         kept = self._kept(images.shape[0], noise) if train else {}
         build = self._block_class(images)
-        norms = [functools.partial(norm_when, train=when) for when in (False, True)]
+        norms = [functools.partial(norm, train=when) for when in (False, True)]
         for index, stage in enumerate(architecture.blocks):
             block = build(
                 stage=stage,
@@ -212,21 +240,7 @@ class EfficientNet(nn.Module):
                 hidden = jax.lax.stop_gradient(hidden)
             stride *= stage.stride
             features[stride] = hidden
-        if not self.outputs:
-            return {"features": features}
-
-        hidden = conv(architecture.head, name="head_conv")(hidden)
-        hidden = norm_when(hidden, activation, train=train, name="head_bn")
-        pooled = hidden.mean((1, 2), dtype=jnp.float32)
-        rate = self.dropout_rate if train else 0.0
-        logits = classify(
-            pooled,
-            self.outputs,
-            rate=rate,
-            key=self.make_rng("dropout") if rate else None,
-            noise=noise.get("dropout"),
-        )
-        return {"logits": logits, "pooled": pooled, "features": features}
+        return features
 
     def _block_class(self, images: jax.Array) -> Callable[..., Block]:
         build = nn.remat(Block) if self.remat else Block

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from noisy_student_jax.models.padding import convolve, pad_same
+
 NARROW = 32
 """Fewer channels than these are faster summed up tap by tap than as a product."""
 
@@ -49,24 +51,15 @@ stem_conv.defvjp(_forward, _backward)
 
 
 def _on(cpu, images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    cpu, default = (functools.partial(f, stride=stride) for f in (cpu, _convolution))
+    cpu, default = (functools.partial(f, stride=stride) for f in (cpu, convolve))
     return lax.platform_dependent(images, kernel, cpu=cpu, default=default)
-
-
-def _convolution(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    return lax.conv_general_dilated(
-        images,
-        kernel,
-        window_strides=(stride, stride),
-        padding="SAME",
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
 
 
 def _sum_of_taps(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     k, _, inputs, _ = kernel.shape
     total = jnp.zeros((), jnp.promote_types(images.dtype, jnp.float32))
-    for i, row in enumerate(_windows(_padded(images, k, stride), k, stride, axis=1)):
+    padded = pad_same(images, kernel, stride)
+    for i, row in enumerate(_windows(padded, k, stride, axis=1)):
         for j, window in enumerate(_windows(row, k, stride, axis=2)):
             for channel in range(inputs):
                 pixels = window[..., channel : channel + 1].astype(total.dtype)
@@ -76,7 +69,7 @@ def _sum_of_taps(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array
 
 def _product_of_patches(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     k, channels = kernel.shape[0], kernel.shape[-1]
-    patches = _padded(images, k, stride)
+    patches = pad_same(images, kernel, stride)
     # Columns first: so that three rows are put together in long pieces.
     for axis in (2, 1):
         windows = _windows(patches, k, stride, axis=axis)
@@ -95,11 +88,6 @@ def patch_bytes(side: int, *, stride: int, inputs: int = 3, kernel: int = 3) -> 
       kernel: size of the convolution.
     """
     return 4 * kernel**2 * inputs * (-(-side // stride)) ** 2
-
-
-def _padded(images: jax.Array, k: int, stride: int) -> jax.Array:
-    pads = lax.padtype_to_pads(images.shape[1:3], (k, k), (stride, stride), "SAME")
-    return jnp.pad(images, ((0, 0), *pads, (0, 0)))
 
 
 def _windows(
