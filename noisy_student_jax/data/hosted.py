@@ -131,38 +131,59 @@ class HostedPipeline:
         self._feed.close()
 
 
-class SourceFeed:
+@dataclasses.dataclass(eq=False)
+class CroppingFeed:
+    """What feeds that read sources share: the records and the crops of a step.
+
+    Attributes:
+      streams: the streams.
+      layout: of a batch.
+      mesh: devices; of other hosts' rows nothing is read.
+      preprocessing: of the images.
+      seed: the run's.
+      generation: of the student.
+      decoder: ``auto``, or ``plain`` for Pillow alone and nothing compiled.
+    """
+
+    streams: list[Stream]
+    layout: BatchLayout
+    mesh: Mesh
+    preprocessing: Preprocessing
+    _: dataclasses.KW_ONLY
+    seed: int
+    generation: int
+    decoder: str = "auto"
+
+    def __post_init__(self):
+        """Draws and reads nothing yet."""
+        self._bicubic = None if self.decoder == "plain" else compiled_bicubic()
+        self._numbers = {"seed": self.seed, "generation": self.generation}
+        self._draws = Draws(self.streams, self.layout, **self._numbers)
+
+    def _drawn(self, step: int) -> list[Drawn]:
+        return self._draws.of_step(step, self.mesh)
+
+    def _boxes(
+        self, number: int, positions: np.ndarray, sizes: list[tuple[int, int]]
+    ) -> list[tuple[int, int, int, int]]:
+        """Draws the crops of a stream's images, by their heights and widths."""
+        return crop_boxes(
+            **self._numbers,
+            stream=number,
+            positions=positions,
+            sizes=np.array(sizes),
+            least_area=self.streams[number].noise.input.crop_area,
+        ).tolist()
+
+
+class SourceFeed(CroppingFeed):
     """Images read from sources by threads, some steps ahead; crops, but no noise."""
 
     noised = False
 
-    def __init__(
-        self,
-        streams: list[Stream],
-        layout: BatchLayout,
-        mesh: Mesh,
-        preprocessing: Preprocessing,
-        *,
-        seed: int,
-        generation: int,
-        decoder: str = "auto",
-    ):
-        """Starts the threads.
-
-        Args:
-          streams: the streams.
-          layout: of a batch.
-          mesh: devices; of other hosts' rows nothing is read.
-          preprocessing: of the images.
-          seed: the run's.
-          generation: of the student.
-          decoder: ``auto``, or ``plain`` for Pillow alone and nothing compiled.
-        """
-        self._bicubic = None if decoder == "plain" else compiled_bicubic()
-        self._streams, self._mesh = streams, mesh
-        self._preprocessing = preprocessing
-        self._numbers = {"seed": seed, "generation": generation}
-        self._draws = Draws(streams, layout, **self._numbers)
+    def __post_init__(self):
+        """Makes the threads ready."""
+        super().__post_init__()
         self._workers = concurrent.futures.ThreadPoolExecutor(
             len(os.sched_getaffinity(0))
         )
@@ -178,27 +199,20 @@ class SourceFeed:
         self._workers.shutdown(cancel_futures=True)
 
     def _step(self, step: int) -> list[Fed]:
-        drawn = self._draws.of_step(step, self._mesh)
         return [
             self._fed(number, stream, own)
             for number, (stream, own) in enumerate(
-                zip(self._streams, drawn, strict=True)
+                zip(self.streams, self._drawn(step), strict=True)
             )
         ]
 
     def _fed(self, number: int, stream: Stream, drawn: Drawn) -> Fed:
         examples = stream.source.read(drawn.records.tolist())
         sizes = [(1, 1) if i is None else i.shape[:2] for i in examples.images]
-        boxes = crop_boxes(
-            **self._numbers,
-            stream=number,
-            positions=drawn.positions,
-            sizes=np.array(sizes),
-            least_area=stream.noise.input.crop_area,
-        )
+        boxes = self._boxes(number, drawn.positions, sizes)
         whole = [(0, 0, 0, 0)] * len(boxes)
         shown = stream.teacher and self._all(stream.teacher, examples.images, whole)
-        images = self._all(self._preprocessing, examples.images, boxes.tolist())
+        images = self._all(self.preprocessing, examples.images, boxes)
         return Fed(images, examples.status, shown)
 
     def _all(

@@ -18,17 +18,13 @@ import threading
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import numpy as np
-from jax.sharding import Mesh
 
 from noisy_student_jax.augment import host, host_draws
-from noisy_student_jax.augment.crops import crop_boxes
-from noisy_student_jax.data.hosted import Fed
-from noisy_student_jax.data.pipeline import Drawn, Draws
-from noisy_student_jax.data.stream import Stream
+from noisy_student_jax.data.hosted import CroppingFeed, Fed
+from noisy_student_jax.data.pipeline import Drawn
 from noisy_student_jax.data.streaming.decoding import preprocessed
 from noisy_student_jax.decoding import Header, UndecodableImageError, inspect
-from noisy_student_jax.layout import BatchLayout
-from noisy_student_jax.preprocessing import Preprocessing, compiled_bicubic
+from noisy_student_jax.preprocessing import Preprocessing
 
 _READ_AT_ONCE = 64
 _READERS = 4
@@ -73,39 +69,19 @@ class _Begun:
     reads: list["Future[list[Future]]"] = dataclasses.field(default_factory=list)
 
 
-class StreamingFeed:
-    """Images of encoded sources (`EncodedSource`), some steps ahead."""
+@dataclasses.dataclass(eq=False, kw_only=True)
+class StreamingFeed(CroppingFeed):
+    """Images of encoded sources (`EncodedSource`), some steps ahead.
 
-    def __init__(
-        self,
-        streams: list[Stream],
-        layout: BatchLayout,
-        mesh: Mesh,
-        preprocessing: Preprocessing,
-        *,
-        seed: int,
-        generation: int,
-        noised: bool = True,
-        decoder: str = "auto",
-    ):
-        """Starts nothing before the first step is asked for.
+    Attributes:
+      noised: whether the input noise is added here; else only the crops are made.
+    """
 
-        Args:
-          streams: the streams.
-          layout: of a batch.
-          mesh: devices; of other hosts' rows nothing is read.
-          preprocessing: of the images.
-          seed: the run's.
-          generation: of the student.
-          noised: whether the input noise is added here; else only the crops are made.
-          decoder: ``auto``, or ``plain`` for Pillow alone and nothing compiled.
-        """
-        self.noised, self._decoder = noised, decoder
-        self._bicubic = None if decoder == "plain" else compiled_bicubic()
-        self._streams, self._mesh = streams, mesh
-        self._preprocessing = preprocessing
-        self._numbers = {"seed": seed, "generation": generation}
-        self._draws = Draws(streams, layout, **self._numbers)
+    noised: bool = True
+
+    def __post_init__(self):
+        """Starts nothing before the first step is asked for."""
+        super().__post_init__()
         self._next: int | None = None
         self._begun: collections.deque[list[Future[_Begun]]] = collections.deque()
         self._readers: ThreadPoolExecutor | None = None
@@ -121,7 +97,7 @@ class StreamingFeed:
             self._start()
         try:
             for later in range(step + len(self._begun), step + 1 + _STEPS_AHEAD):
-                streams = range(len(self._streams))
+                streams = range(len(self.streams))
                 begun = [self._readers.submit(self._begin, n, later) for n in streams]
                 self._begun.append(begun)
             fed = [_collected(begun.result()) for begun in self._begun.popleft()]
@@ -145,19 +121,19 @@ class StreamingFeed:
     def _start(self) -> None:
         self.close()
         self._closing.clear()
-        self._readers = ThreadPoolExecutor(_READERS * len(self._streams))
+        self._readers = ThreadPoolExecutor(_READERS * len(self.streams))
         self._finishers = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
 
     def _begin(self, number: int, step: int) -> _Begun:
         """Draws a stream's part in a step, and has it read."""
-        drawn = self._draws.of_step(step, self._mesh)[number]
-        count, side, noise = len(drawn.positions), self._preprocessing.resolution, {}
+        drawn = self._drawn(step)[number]
+        count, side, noise = len(drawn.positions), self.preprocessing.resolution, {}
         if self.noised:
             noise = host_draws.draw(
                 **self._numbers,
                 stream=number,
                 positions=drawn.positions,
-                noise=self._streams[number].noise.input,
+                noise=self.streams[number].noise.input,
                 height=side,
                 width=side,
             )
@@ -173,9 +149,9 @@ class StreamingFeed:
 
     def _read(self, number: int, begun: _Begun, rows: range) -> list[Future]:
         """Reads records, draws a crop for each by its header, and has them finished."""
-        stream = self._streams[number]
         asked = slice(rows.start, rows.stop)
-        found = stream.source.read_encoded(begun.drawn.records[asked].tolist())
+        source = self.streams[number].source
+        found = source.read_encoded(begun.drawn.records[asked].tolist())
         headers: list[Header | None] = []
         for row, data, why in zip(rows, found.data, found.status, strict=True):
             header = None
@@ -185,13 +161,8 @@ class StreamingFeed:
                 why = str(error)
             headers.append(header)
             begun.status[row] = why
-        boxes = crop_boxes(
-            **self._numbers,
-            stream=number,
-            positions=begun.drawn.positions[asked],
-            sizes=np.array([(h.height, h.width) if h else (1, 1) for h in headers]),
-            least_area=stream.noise.input.crop_area,
-        ).tolist()
+        sizes = [(h.height, h.width) if h else (1, 1) for h in headers]
+        boxes = self._boxes(number, begun.drawn.positions[asked], sizes)
         encoded = [
             _Encoded(data, header, tuple(box)) if header else None
             for data, header, box in zip(found.data, headers, boxes, strict=True)
@@ -216,7 +187,7 @@ class StreamingFeed:
           begun: takes the images.
           each: rows, and what is there; None where that could not be read.
         """
-        noise = self._streams[number].noise.input
+        noise = self.streams[number].noise.input
         for row, encoded in each:
             if self._closing.is_set():
                 return
@@ -237,7 +208,7 @@ class StreamingFeed:
 
     def _decoded(self, number: int, encoded: _Encoded) -> dict[str, np.ndarray]:
         boxes = {"image": encoded.box, "teacher_image": _WHOLE}
-        how = {"decoder": self._decoder, "bicubic": self._bicubic}
+        how = {"decoder": self.decoder, "bicubic": self._bicubic}
         return {
             name: preprocessed(encoded.data, encoded.header, boxes[name], seen, **how)
             for name, seen in self._seen(number).items()
@@ -245,8 +216,8 @@ class StreamingFeed:
 
     def _seen(self, number: int) -> dict[str, Preprocessing]:
         """Returns how a stream's images are seen, by name."""
-        seen = {"image": self._preprocessing}
-        if teacher := self._streams[number].teacher:
+        seen = {"image": self.preprocessing}
+        if teacher := self.streams[number].teacher:
             seen["teacher_image"] = teacher
         return seen
 
