@@ -4,7 +4,8 @@ A traced function is made of its code and of whatever its code holds: options in
 closure, a module's fields, an optimizer's inner functions. The code is that of
 libraries and of this package, which are known by their versions and files; what it
 holds is written out here. Whoever brings code of their own gets no text, and no wrong
-one.
+one. That somebody put other code in the place of a library's while the process runs
+cannot be seen.
 """
 
 import dataclasses
@@ -16,13 +17,12 @@ import types
 from typing import Any
 
 import flax.linen as nn
-import jax
 import numpy as np
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "chex", "numpy", "ml_dtypes")
 """Whose code is known by a version."""
-_KNOWN = (__package__, *LIBRARIES, "builtins", "functools", "operator")
-_CONSTANTS = (type(None), bool, int, float, complex, str, bytes, type(...), np.generic)
+_KNOWN = {__package__, *LIBRARIES, *sys.stdlib_module_names}
+_CONSTANTS = (type(None), bool, int, float, complex, str, bytes, type(...))
 
 
 class IndescribableError(TypeError):
@@ -32,8 +32,8 @@ class IndescribableError(TypeError):
 def describe(value: Any) -> str:
     """Says what a value is made of, down to constants and known code.
 
-    Two values with equal texts do the same, as long as `LIBRARIES` and the files of
-    this package are the same.
+    Two values with equal texts do the same, as long as Python, `LIBRARIES` and the
+    files of this package are the same.
 
     Args:
       value: a constant, an array on the host, a container, a dataclass, a Flax module,
@@ -49,19 +49,24 @@ def _described(value: Any, around: tuple[Any, ...]) -> str:
     for depth, outer in enumerate(reversed(around)):
         if outer is value:
             return f"<{depth} out>"  # a function that calls itself
-    if isinstance(value, _CONSTANTS):
+    if type(value) in _CONSTANTS:
         return f"{type(value).__name__}:{value!r}"
-    if isinstance(value, enum.Enum | np.dtype):
-        return repr(value)
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.dtype | np.generic) and not value.dtype.hasobject:
+        return f"{type(value).__name__}:{value!r}"
+    if type(value) is np.ndarray and not value.dtype.hasobject:
         digest = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
         return f"array:{value.dtype}{value.shape}{digest}"
     if (name := _global_name(value)) is not None:
         return name
-    parts = _parts(value)
+    kind = _kind(value)
+    if isinstance(value, enum.Enum):
+        return f"{kind}.{value.name}"
     inner = (*around, value)
-    told = (f"{part}={_described(one, inner)}" for part, one in parts.items())
-    return f"{_kind(value)}({', '.join(told)})"
+    told = (
+        f"{_described(key, inner)}={_described(one, inner)}"
+        for key, one in _parts(value)
+    )
+    return f"{kind}({', '.join(told)})"
 
 
 def _global_name(value: Any) -> str | None:
@@ -78,60 +83,80 @@ def _global_name(value: Any) -> str | None:
     return f"{module}.{name}"
 
 
-def _parts(value: Any) -> dict[str, Any]:
+def _kind(value: Any) -> str:
+    """Names the code that a value is of: a function's own, or its class's.
+
+    Raises:
+      IndescribableError: it is somebody's own, or was made while the process ran.
+    """
+    if isinstance(value, types.FunctionType):
+        # Not what it is called after, which `functools.wraps` changes.
+        module = value.__globals__.get("__name__", "")
+        _check(module, value.__qualname__)
+        return f"{module}.{value.__qualname__}"
+    if isinstance(value, types.MethodType):
+        return "method"
+    # A class that was made by a function may hold anything.
+    if (name := _global_name(type(value))) is None:
+        raise IndescribableError(f"{type(value)!r} is not a class of a module")
+    for one in type(value).__mro__:
+        _check(one.__module__, one.__qualname__)
+    return name
+
+
+def _parts(value: Any) -> list[tuple[Any, Any]]:
     """Returns what a value holds, by name.
 
     Raises:
       IndescribableError: it is of no kind that is known here.
     """
     if isinstance(value, dict):
-        return {repr(key): one for key, one in sorted(value.items(), key=repr)}
+        # In its order, in which code may go through it.
+        return list(value.items())
     if isinstance(value, list | tuple):
-        return {str(number): one for number, one in enumerate(value)}
-    if isinstance(value, set | frozenset):
-        return {str(number): one for number, one in enumerate(sorted(value))}
+        return list(enumerate(value))
     if isinstance(value, functools.partial):
-        return {"of": value.func, "given": value.args, "named": value.keywords}
+        return [("of", value.func), ("given", value.args), ("named", value.keywords)]
     if isinstance(value, types.MethodType):
-        return {"of": value.__self__}
+        return [("function", value.__func__), ("of", value.__self__)]
     if isinstance(value, types.FunctionType):
         return _held_by(value)
-    if isinstance(value, nn.Module):
-        # Where it stands among other modules is said by whoever holds it.
-        names = [field.name for field in dataclasses.fields(value)]
-        return {name: getattr(value, name) for name in names if name != "parent"}
     if dataclasses.is_dataclass(value):
         names = [field.name for field in dataclasses.fields(value)]
-        return {name: getattr(value, name) for name in names}
-    if isinstance(value, jax.Array) or not hasattr(value, "__dict__"):
-        raise IndescribableError(f"a {type(value).__name__} is of no kind known here")
-    return vars(value)
+        if isinstance(value, nn.Module):
+            # Where it stands among other modules is said by whoever holds it.
+            names.remove("parent")
+        return [(name, getattr(value, name)) for name in names]
+    if type(value).__module__.partition(".")[0] != __package__:
+        raise IndescribableError(f"a {type(value)!r} may hold what cannot be seen")
+    return list(vars(value).items())
 
 
-def _held_by(function: types.FunctionType) -> dict[str, Any]:
+def _held_by(function: types.FunctionType) -> list[tuple[str, Any]]:
     code, cells = function.__code__, function.__closure__ or ()
     try:
         contents = [cell.cell_contents for cell in cells]
     except ValueError as error:
         raise IndescribableError(f"{function.__qualname__} is not whole yet") from error
-    held = dict(zip(code.co_freevars, contents, strict=True))
-    # Lambdas of one function share its name.
-    line = {"line": code.co_firstlineno}
-    named = function.__kwdefaults__ or {}
-    return {**line, "defaults": (function.__defaults__, named), **held}
+    return [
+        # Two functions of one file can have one name.
+        ("code", _digest(code)),
+        ("defaults", function.__defaults__),
+        ("named", function.__kwdefaults__),
+        *zip(code.co_freevars, contents, strict=True),
+    ]
 
 
-def _kind(value: Any) -> str:
-    """Names the code that a value is of: its own, or its class's.
-
-    Raises:
-      IndescribableError: it is somebody's own.
-    """
-    owner = value
-    if not isinstance(value, types.FunctionType | types.MethodType):
-        owner = type(value)
-    _check(owner.__module__, owner.__qualname__)
-    return f"{owner.__module__}.{owner.__qualname__}"
+def _digest(code: types.CodeType) -> str:
+    digest = hashlib.sha256(code.co_code)
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            constant = _digest(constant)
+        elif isinstance(constant, frozenset):
+            constant = sorted(map(repr, constant))
+        digest.update(repr(constant).encode())
+    digest.update(repr((code.co_names, code.co_varnames, code.co_freevars)).encode())
+    return digest.hexdigest()
 
 
 def _check(module: str, name: str) -> None:

@@ -4,18 +4,20 @@ JAX keeps compiled programs too, and finds them by their text: so a step is trac
 lowered before it can be looked for, which takes longer than to load it. Here its name
 is a digest of all that goes into it: code, options, shapes, devices, compiler. What
 cannot be named that way (`describing`) is left to JAX. Both lie in the folder of JAX's
-compilation cache, and whoever turns that off has neither.
+compilation cache, and whoever turns that off has neither. Loading a program runs what
+lies there, as it does with JAX's own: nobody else should be able to write to it.
 """
 
 import contextlib
 import functools
 import hashlib
-import importlib.metadata
 import json
 import os
 import pathlib
 import platform
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,10 +25,10 @@ import jax
 from jax.experimental import serialize_executable
 
 from noisy_student_jax import files
-from noisy_student_jax.describing import LIBRARIES, IndescribableError, describe
+from noisy_student_jax.describing import LIBRARIES, describe
 from noisy_student_jax.types import PyTree
 
-LIMIT = 2**30
+LIMIT = 4 * 2**30
 """Bytes that are kept; those not used for longest go first."""
 _SUFFIX = ".program"
 _CACHE_HIT = "/jax/compilation_cache/cache_hits"
@@ -58,7 +60,7 @@ def name(function: Any, shapes: PyTree, devices: list[jax.Device]) -> str | None
     """
     try:
         made_of = describe(function)
-    except IndescribableError:
+    except Exception:  # it may be made of anything
         return None
     leaves, tree = jax.tree.flatten(shapes)
     known = {
@@ -73,8 +75,8 @@ def name(function: Any, shapes: PyTree, devices: list[jax.Device]) -> str | None
         "processor": processor(),
         # A program's loops are split for so many threads when it is compiled.
         "cores": len(os.sched_getaffinity(0)),
-        "package": _package(),
-        "versions": [_version(one) for one in LIBRARIES],
+        "package": _PACKAGE,
+        "versions": _versions(),
         "python": platform.python_version(),
         "settings": {
             key: str(value)
@@ -89,14 +91,19 @@ def name(function: Any, shapes: PyTree, devices: list[jax.Device]) -> str | None
 def has(name: str) -> bool:
     """Whether there is a program of that name."""
     place = folder()
-    return bool(place) and (place / (name + _SUFFIX)).is_file()
+    with contextlib.suppress(OSError):
+        return bool(place) and (place / (name + _SUFFIX)).is_file()
+    return False  # not ours to look at
 
 
-def find(name: str, inputs: Any, outputs: Any) -> jax.stages.Compiled | None:
+def find(
+    name: str, devices: list[jax.Device], inputs: Any, outputs: Any
+) -> jax.stages.Compiled | None:
     """Loads a kept program.
 
     Args:
       name: of `name`.
+      devices: that it runs on.
       inputs: tree structure of its arguments, ``((…), {})``.
       outputs: takes the note that it was kept with; returns the structure of what it
         gives.
@@ -109,16 +116,23 @@ def find(name: str, inputs: Any, outputs: Any) -> jax.stages.Compiled | None:
     path = place / (name + _SUFFIX)
     try:
         digest, note, program = path.read_bytes().split(b"\n", 2)
-        if hashlib.sha256(note + program).hexdigest().encode() != digest:
+        found = hashlib.sha256(note)
+        found.update(program)
+        if found.hexdigest().encode() != digest:
             raise ValueError("it is not what was written")
-        os.utime(path)
+        with contextlib.suppress(OSError):
+            os.utime(path)  # so that it stays
         return serialize_executable.deserialize_and_load(
-            program, inputs, outputs(json.loads(note))
+            program,
+            inputs,
+            outputs(json.loads(note)),
+            backend=devices[0].client,
+            execution_devices=devices,
         )
     except FileNotFoundError:
         return None
     except Exception:  # the compiler's own errors, too: it is only compiled again
-        path.unlink(missing_ok=True)
+        forget(name)
         return None
 
 
@@ -131,18 +145,22 @@ def compiled(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, bool]:
     """
     if not folder():
         return lowered.compile(), False
-    thread, found = threading.get_ident(), []
+    _loaded.here = False
+    with _too_short_for_jax():
+        program = lowered.compile()
+    return program, not _loaded.here
 
-    def listen(event: str, **_: Any) -> None:
-        if event == _CACHE_HIT and threading.get_ident() == thread:
-            found.append(event)
 
-    jax.monitoring.register_event_listener(listen)
-    try:
-        with _too_short_for_jax():
-            return lowered.compile(), not found
-    finally:
-        jax.monitoring.unregister_event_listener(listen)
+_loaded = threading.local()
+
+
+def _note_what_jax_loads(event: str, **_: Any) -> None:
+    if event == _CACHE_HIT:
+        _loaded.here = True
+
+
+# Once for all threads: JAX tells events in the thread that they happen in.
+jax.monitoring.register_event_listener(_note_what_jax_loads)
 
 
 @contextlib.contextmanager
@@ -164,7 +182,8 @@ def _too_short_for_jax() -> Iterator[None]:
 def forget(name: str) -> None:
     """Throws a kept program away, if there is one."""
     if place := folder():
-        (place / (name + _SUFFIX)).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            (place / (name + _SUFFIX)).unlink()
 
 
 def keep(name: str, program: jax.stages.Compiled, note: Any) -> None:
@@ -180,16 +199,23 @@ def keep(name: str, program: jax.stages.Compiled, note: Any) -> None:
     try:
         data, _, _ = serialize_executable.serialize(program)
         note = json.dumps(note).encode()
-        digest = hashlib.sha256(note + data).hexdigest().encode()
-        place.mkdir(parents=True, exist_ok=True)
+        if len(data) > LIMIT:
+            return
+        digest = hashlib.sha256(note)
+        digest.update(data)
         with files.atomic_file(place / (name + _SUFFIX)) as file:
-            file.write(b"\n".join((digest, note, data)))
+            for part in (digest.hexdigest().encode(), b"\n", note, b"\n", data):
+                file.write(part)
         _make_room(place)
     except Exception:  # no room, not ours to write, nothing that can be written down
         return  # the next process compiles it again
 
 
 def _make_room(place: pathlib.Path) -> None:
+    for path in place.glob(f".*{_SUFFIX}.*.tmp"):
+        # A writer was killed; or is at it, if it is young.
+        if time.time() - path.stat().st_mtime > 24 * 3600:
+            path.unlink(missing_ok=True)
     kept = [(path.stat(), path) for path in place.glob("*" + _SUFFIX)]
     total = 0
     for state, path in sorted(kept, key=lambda one: -one[0].st_mtime):
@@ -198,21 +224,20 @@ def _make_room(place: pathlib.Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _version(library: str) -> str | None:
-    try:
-        return importlib.metadata.version(library)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-@functools.cache
-def _package() -> str:
-    """Returns a digest of this package's files."""
-    root, digest = pathlib.Path(__file__).parent, hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        digest.update(f"{path.relative_to(root)} {path.stat().st_size} ".encode())
+def _digest_of(package: pathlib.Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(f"{path.relative_to(package)} {path.stat().st_size} ".encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+# Of what was imported: the files may be others when a program is compiled.
+_PACKAGE = _digest_of(pathlib.Path(__file__).parent)
+
+
+def _versions() -> list[str | None]:
+    return [getattr(sys.modules.get(one), "__version__", None) for one in LIBRARIES]
 
 
 @functools.cache

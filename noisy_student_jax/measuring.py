@@ -63,10 +63,11 @@ def measure(student: Student, *, seconds: float = 1.5) -> Speed:
     """Trains and labels with a student's model for a moment, on made-up images.
 
     What runs is the real training step, with the student's noise in front of it, and
-    the real labelling program, at its resolution. A batch of more than `SMALL_BATCH`
-    images is stood in for by a smaller one of the same mix, in one microbatch: the
-    time an image takes is taken to be independent of the batch. Reading images is not
-    counted, nor compiling. Nothing is written.
+    the real labelling program, at its resolution. (The step is one program here, whose
+    memory the compiler tells; on a CPU a run makes it of two, which are as fast.) A
+    batch of more than `SMALL_BATCH` images is stood in for by a smaller one of the same
+    mix, in one microbatch: the time an image takes is taken to be independent of the
+    batch. Reading images is not counted, nor compiling. Nothing is written.
 
     Args:
       student: to be measured.

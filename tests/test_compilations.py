@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import json
+import threading
 
 import jax
 import pytest
@@ -38,6 +39,9 @@ def compilations(where):
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory):
     """What a whole run compiles, by the training and its step."""
+    for thread in threading.enumerate():
+        if thread.name.startswith("compile"):
+            thread.join()  # of a test before
     where, trainings = [(0, 0)], collections.Counter()
     predictor._shared_program.cache_clear()
     trained = StepProgram.__call__

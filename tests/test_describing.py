@@ -1,6 +1,7 @@
 """What does the same has the same text; what may not, another or none."""
 
 import dataclasses
+import enum
 import functools
 
 import flax.linen as nn
@@ -97,7 +98,7 @@ def test_a_step_made_again_has_the_same_text():
             )
         ),
     ],
-    ids=str,
+    ids=lambda change: "-".join(map(str, [*change, *change.values()])),
 )
 def test_whatever_changes_a_step_changes_its_text(change):
     assert describe(step(**change)) != describe(step())
@@ -115,40 +116,62 @@ def test_what_a_function_holds_is_told():
     assert describe(adam) != describe(optax.adam(0.1, b1=0.8))
 
 
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        (1, 1.0),
-        (1, True),
-        (0.0, -0.0),
-        ("1", 1),
-        ((1, 2), [1, 2]),
-        ({"a": 1}, {"a": 2}),
-        (np.float32(1), 1.0),
-        (np.arange(3), np.arange(3.0)),
-        (np.arange(6), np.arange(6).reshape(2, 3)),
-        (jnp.float32, jnp.bfloat16),
-        (jax.nn.relu, jax.nn.silu),
-        (functools.partial(jnp.sum, axis=0), functools.partial(jnp.sum, axis=1)),
-        (StepOptions(1.0), StepOptions(2.0)),
-    ],
-    ids=str,
-)
-def test_what_differs_is_told_apart(one, other):
+DIFFERENT = {
+    "int and float": (1, 1.0),
+    "int and bool": (1, True),
+    "signs of zero": (0.0, -0.0),
+    "text and number": ("1", 1),
+    "tuple and list": ((1, 2), [1, 2]),
+    "values": ({"a": 1}, {"a": 2}),
+    "kinds of keys": ({1: 0}, {"1": 0}),
+    "orders of keys": ({"a": 1, "b": 2}, {"b": 2, "a": 1}),
+    "precisions": (np.float32(1), np.float64(1)),
+    "dtypes of arrays": (np.arange(3), np.arange(3.0)),
+    "shapes": (np.arange(6), np.arange(6).reshape(2, 3)),
+    "types": (jnp.float32, jnp.bfloat16),
+    "functions": (jax.nn.relu, jax.nn.silu),
+    "arguments": (
+        functools.partial(jnp.sum, axis=0),
+        functools.partial(jnp.sum, axis=1),
+    ),
+    "fields": (StepOptions(1.0), StepOptions(2.0)),
+    "modules": (nn.Dense(2), nn.Dense(3)),
+    "methods": (nn.Dense(2).__call__, nn.Dense(2).setup),
+}
+
+
+@pytest.mark.parametrize("what", DIFFERENT)
+def test_what_differs_is_told_apart(what):
+    one, other = DIFFERENT[what]
     assert describe(one) == describe(one)
     assert describe(one) != describe(other)
 
 
-def test_the_order_of_a_dictionary_says_nothing():
-    assert describe({"a": 1, "b": 2}) == describe({"b": 2, "a": 1})
+def of_a_library(source, name="optax._src.made"):
+    """Returns what a line of a library's file would make."""
+    known = {"__name__": name}
+    exec(source, known)
+    return known["made"]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "made = (lambda x: x + 1), (lambda x: x - 1)",
+        "made = [(lambda y: lambda x: x + y)(y) for y in (1, 2)]",
+        "made = [(lambda x, y=y: x + y) for y in (1, 2)]",
+    ],
+    ids=["one line", "closures", "defaults"],
+)
+def test_functions_of_one_name_are_told_apart(source):
+    one, other = of_a_library(source)
+    assert describe(one) == describe(one)
+    assert describe(one) != describe(other)
 
 
 def test_a_function_that_calls_itself_has_a_text():
-    def countdown(number):
-        return number and countdown(number - 1)
-
-    countdown.__module__ = "optax.countdown"
-    assert "0 out" in describe(countdown)
+    source = "def made():\n def inner(n):\n  return n and inner(n - 1)\n return inner"
+    assert "0 out" in describe(of_a_library(source)())
 
 
 class Linear(nn.Module):
@@ -164,31 +187,48 @@ class Own:
     value: int = 1
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        lambda x: x,
-        Own(),
-        Own,
-        functools.partial(describe, Own()),
-        dataclasses.replace(step(), module=Linear()),
-        dataclasses.replace(step(), loss=lambda outputs, batch: {}),
-        jnp.ones(2),
-        iter(()),
-        object(),
-    ],
-    ids=[
-        "function",
-        "object",
-        "class",
-        "partial",
-        "model",
-        "loss",
-        "array",
-        "iterator",
-        "slots",
-    ],
-)
-def test_somebodys_own_code_has_no_text(value):
+class OwnText(str):
+    pass
+
+
+class OwnDense(nn.Dense):
+    pass
+
+
+class Choice(enum.Enum):
+    ONE = 1
+
+
+@functools.wraps(Classification.loss)
+def wrapped(*_):
+    return {}
+
+
+OWN = {
+    "function": lambda x: x,
+    "object": Own(),
+    "class": Own,
+    "in a partial": functools.partial(describe, Own()),
+    "in a step's model": dataclasses.replace(step(), module=Linear()),
+    "in a step's loss": dataclasses.replace(step(), loss=lambda outputs, batch: {}),
+    "called as a library's": wrapped,
+    "in a library's class": nn.remat(Linear)(),
+    "in a library's subclass": OwnDense(2),
+    "a library's class made of options": nn.remat(nn.Dense, policy=None)(2),
+    "text": OwnText("a"),
+    "choice": Choice.ONE,
+    "key": {Own: 1},
+    "array on a device": jnp.ones(2),
+    "array of objects": np.array([Own()]),
+    "masked array": np.ma.array([1, 2], mask=[0, 1]),
+    "numpy function": np.frompyfunc(lambda x: x, 1, 1),
+    "set": {1, 2},
+    "iterator": iter(()),
+    "nothing at all": object(),
+}
+
+
+@pytest.mark.parametrize("what", OWN)
+def test_somebodys_own_code_and_what_cannot_be_seen_has_no_text(what):
     with pytest.raises(IndescribableError):
-        describe(value)
+        describe(OWN[what])

@@ -6,8 +6,9 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
-from support import jax_keeps
+from support import jax_keeps, on_eight_devices
 
 from noisy_student_jax import kept_programs
 
@@ -35,7 +36,10 @@ def program():
 def found(name="a"):
     inputs = jax.tree.structure(((SHAPE,), {}))
     return kept_programs.find(
-        name, inputs, lambda names: jax.tree.structure(dict.fromkeys(names, 0))
+        name,
+        jax.devices()[:1],
+        inputs,
+        lambda names: jax.tree.structure(dict.fromkeys(names, 0)),
     )
 
 
@@ -176,10 +180,10 @@ def test_other_arguments_are_another_program(shape, dtype):
 @pytest.mark.parametrize(
     ("owner", "what", "other"),
     [
-        (kept_programs, "_package", lambda: "other files"),
+        (kept_programs, "_PACKAGE", "other files"),
         (kept_programs, "processor", lambda: "another processor"),
         (kept_programs.platform, "python_version", lambda: "3.99"),
-        (kept_programs.importlib.metadata, "version", lambda library: "0.1"),
+        (optax, "__version__", "0.0.1"),
         (kept_programs.jax, "devices", lambda: []),
         (kept_programs.os, "sched_getaffinity", lambda process: {0, 1, 2, 3, 4}),
     ],
@@ -212,14 +216,89 @@ def test_where_jax_keeps_its_own_is_no_part_of_a_program():
         assert named() == here
 
 
-def test_the_package_is_known_by_all_its_files(tmp_path, monkeypatch):
-    package = tmp_path / "package"
-    (package / "inner").mkdir(parents=True)
-    (package / "a.py").write_text("one")
-    (package / "inner" / "b.py").write_text("two")
-    monkeypatch.setattr(kept_programs, "__file__", str(package / "a.py"))
+def test_the_package_is_known_by_all_its_files(tmp_path):
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "a.py").write_text("one")
+    (tmp_path / "inner" / "b.py").write_text("two")
     digests = set()
     for path, text in [("a.py", "one"), ("inner/b.py", "three"), ("c.py", "")]:
-        (package / path).write_text(text)
-        digests.add(kept_programs._package.__wrapped__())
+        (tmp_path / path).write_text(text)
+        digests.add(kept_programs._digest_of(tmp_path))
     assert len(digests) == 3
+
+
+def test_a_folder_of_somebody_else_only_costs_time(folder, program, monkeypatch):
+    kept_programs.keep("a", program, ["twice"])
+
+    def refuse(*_, **__):
+        raise PermissionError("not yours")
+
+    with monkeypatch.context() as patch:
+        # It can be read, and nothing else.
+        patch.setattr(kept_programs.os, "utime", refuse)
+        patch.setattr(pathlib.Path, "unlink", refuse)
+        assert found() is not None
+        kept_programs.forget("a")
+    with monkeypatch.context() as patch:
+        patch.setattr(pathlib.Path, "stat", refuse)
+        assert not kept_programs.has("a")
+    with monkeypatch.context() as patch:
+        patch.setattr(pathlib.Path, "read_bytes", refuse)
+        patch.setattr(pathlib.Path, "unlink", refuse)
+        assert found() is None
+
+
+def test_what_a_killed_writer_left_is_removed_when_it_is_old(folder, program):
+    folder.mkdir()
+    old, young = (folder / f".{name}.program.0.tmp" for name in ("old", "young"))
+    for path in (old, young):
+        path.write_bytes(b"half")
+    os.utime(old, (1000, 1000))
+    kept_programs.keep("a", program, ["twice"])
+
+    assert sorted(folder.glob(".*")) == [young]
+
+
+def test_a_program_larger_than_what_is_kept_throws_nothing_out(
+    folder, program, monkeypatch
+):
+    kept_programs.keep("a", program, ["twice"])
+    monkeypatch.setattr(kept_programs, "LIMIT", 100)
+    kept_programs.keep("b", program, ["twice"])
+
+    assert kept_programs.has("a") and not kept_programs.has("b")
+
+
+DEVICES = """
+import json, pathlib, sys
+import jax, jax.numpy as jnp, numpy as np
+from noisy_student_jax import kept_programs
+from noisy_student_jax.training import partitioning
+
+kept_programs.folder = lambda: pathlib.Path(sys.argv[1])
+all_of_them, found = jax.devices(), {}
+for name, devices in {
+    "all": all_of_them, "first": all_of_them[:1], "last": all_of_them[-1:],
+    "half": all_of_them[4:], "backwards": all_of_them[::-1],
+}.items():
+    spread = partitioning.along_batch(partitioning.make_mesh(devices))
+    shape = jax.ShapeDtypeStruct((8,), jnp.float32, sharding=spread)
+    jitted = jax.jit(lambda x: {"twice": 2 * x}, out_shardings=spread)
+    program, _ = kept_programs.compiled(jitted.lower(shape))
+    kept_programs.keep(name, program, None)
+    trees = jax.tree.structure(((shape,), {})), jax.tree.structure({"twice": 0})
+    loaded = kept_programs.find(name, devices, trees[0], lambda note: trees[1])
+    given = jax.device_put(np.arange(8.0, dtype=np.float32), spread)
+    twice = loaded(given)["twice"]
+    placed, own = (
+        {shard.device.id: np.asarray(shard.data).tolist() for shard in array}
+        for array in (twice.addressable_shards, given.addressable_shards)
+    )
+    found[name] = placed == {id: [2 * x for x in xs] for id, xs in own.items()}
+print(json.dumps(found))
+"""
+
+
+def test_a_program_is_loaded_for_its_own_devices(tmp_path):
+    found = on_eight_devices(DEVICES, tmp_path)
+    assert found == dict.fromkeys(["all", "first", "last", "half", "backwards"], True)

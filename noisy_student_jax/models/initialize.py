@@ -144,10 +144,11 @@ def abstract_variables(
 def _marked(module: nn.Module, resolution: int, channels: int) -> PyTree:
     """Returns the variables' shapes, in boxes with their rules."""
     try:
-        return _remembered(module, resolution, channels)
+        hash(module)
     except TypeError:
         # Somebody's own, that cannot be looked up by what it is.
         return _shapes(module, resolution, channels)
+    return _remembered(module, resolution, channels)
 
 
 def _shapes(module: nn.Module, resolution: int, channels: int) -> PyTree:

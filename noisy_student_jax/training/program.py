@@ -32,6 +32,8 @@ class StepProgram:
     to compile is loops of the optimizer and of the averages, four for each shape of an
     array, and that begins before the model has been traced.
 
+    A compiler cannot be stopped: a process that ends meanwhile waits for it.
+
     Attributes:
       held: shardings of the state.
     """
@@ -126,8 +128,8 @@ class _Program:
           reuse: see `StepProgram`.
         """
         self._jitted, self._given, self._made = jitted, given, made
-        devices = list(mesh.devices.flat)
-        self._name = reuse and kept_programs.name(function, given, devices)
+        self._devices = list(mesh.devices.flat)
+        self._name = reuse and kept_programs.name(function, given, self._devices)
         self._may_be_kept = False
         begin = self._found
         if not self._name or not kept_programs.has(self._name):
@@ -161,12 +163,13 @@ class _Program:
             return jax.tree.structure((*self._made, dict.fromkeys(metrics, 0)))
 
         inputs = jax.tree.structure((self._given, {}))
-        found = kept_programs.find(self._name, inputs, outputs)
+        found = kept_programs.find(self._name, self._devices, inputs, outputs)
         return found or self._compiled(self._jitted.lower(*self._given))
 
     def _compiled(self, lowered: jax.stages.Lowered) -> jax.stages.Compiled:
-        made, fresh = kept_programs.compiled(lowered)
-        self._may_be_kept = bool(self._name) and fresh
+        if not self._name:
+            return lowered.compile()
+        made, self._may_be_kept = kept_programs.compiled(lowered)
         return made
 
 

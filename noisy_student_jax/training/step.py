@@ -155,6 +155,8 @@ class TrainStep:
     std: tuple[float, ...]
     teacher: Teacher | None = None
 
+    __name__ = "step"  # that of its program
+
     def __call__(
         self,
         state: TrainState,

@@ -12,9 +12,15 @@ import optax
 import pytest
 
 from noisy_student_jax import kept_programs
+from noisy_student_jax.models.head import Head
 from noisy_student_jax.tasks.base import LossOptions
 from noisy_student_jax.tasks.classification import Classification
 from noisy_student_jax.training import partitioning
+from noisy_student_jax.training.optimizer import (
+    OptimizerOptions,
+    make_optimizer,
+    make_schedule,
+)
 from noisy_student_jax.training.program import StepProgram
 from noisy_student_jax.training.state import TrainState
 from noisy_student_jax.training.step import (
@@ -25,12 +31,17 @@ from noisy_student_jax.training.step import (
 )
 
 TASK, BATCH, SIDE = Classification(tuple("abc")), 4, 4
-OPTIMIZER = optax.rmsprop(0.05, momentum=0.9, initial_scale=1.0)
+OPTIONS = OptimizerOptions(
+    optimizer="rmsprop",
+    learning_rate=0.05,
+    schedule="constant",
+    decay_epochs=1.0,
+    decay_factor=1.0,
+    warmup_epochs=0.0,
+    momentum=0.9,
+    weight_decay=1e-4,
+)
 MEAN_AND_STD = {"mean": (0.5,) * 3, "std": (0.3,) * 3}
-
-
-def schedule(step):
-    return 0.05 + 0 * step
 
 
 class Small(nn.Module):
@@ -44,18 +55,18 @@ class Small(nn.Module):
         return {"logits": nn.Dense(3)(hidden)}
 
 
-# As if they were the package's, whose code is known.
-schedule.__module__ = Small.__module__ = "noisy_student_jax.small"
+HEAD, SMALL = Head(3, dropout_rate=0.5), Small()
+"""Of the package, whose code is known; and somebody's own."""
 
 
 @functools.cache
-def made():
+def made(module):
     """A step, and the variables that it starts from."""
-    module = Small()
+    schedule = make_schedule(OPTIONS, batch=256, steps=9, steps_per_epoch=3.0)
     step = TrainStep(
         module,
         functools.partial(TASK.loss, options=LossOptions(label_smoothing=0.1)),
-        OPTIMIZER,
+        make_optimizer(OPTIONS, schedule),
         schedule,
         StepOptions(ratio=1.0, weight_decay=1e-4, ema_decay=0.9),
         **MEAN_AND_STD,
@@ -64,8 +75,9 @@ def made():
     return step, jax.device_get(variables)
 
 
-def fresh():
-    state = TrainState.create(made()[1], OPTIMIZER, seed=0, generation=0)
+def fresh(module=HEAD):
+    step, variables = made(module)
+    state = TrainState.create(variables, step.optimizer, seed=0, generation=0)
     return jax.device_put(state, partitioning.replicated(MESH))
 
 
@@ -85,14 +97,15 @@ def batch(number=0, **changes):
     return partitioning.put_batch(one | changes, MESH)
 
 
-def program(step=None, *, reuse=False, **options):
-    step = step or made()[0]
-    return StepProgram(step, MESH, state=fresh(), batch=batch(), reuse=reuse, **options)
+def program(step=None, *, module=HEAD, reuse=False):
+    step = step or made(module)[0]
+    state = fresh(module)
+    return StepProgram(step, MESH, state=state, batch=batch(), reuse=reuse)
 
 
-def trained(step, steps=3):
+def trained(step, steps=3, *, module=HEAD):
     """The state and metrics after some steps, on the host."""
-    state = fresh()
+    state = fresh(module)
     for number in range(steps):
         state, metrics = step(state, batch(number))
     return jax.device_get((state, metrics))
@@ -125,9 +138,11 @@ def untraceable(monkeypatch):
     return deny
 
 
-def test_halves_compute_what_the_whole_step_does():
-    jitted = jit_train_step(made()[0], MESH)
-    whole, halves = trained(jitted), trained(program())
+@pytest.mark.parametrize("module", [HEAD, SMALL], ids=["head", "batch norm"])
+def test_halves_compute_what_the_whole_step_does(module):
+    jitted = jit_train_step(made(module)[0], MESH)
+    whole = trained(jitted, module=module)
+    halves = trained(program(module=module), module=module)
 
     assert whole[1].keys() == halves[1].keys()
     jax.tree.map(
@@ -158,6 +173,10 @@ def test_a_later_process_traces_nothing_and_computes_the_same_bits(folder, untra
 def test_nothing_is_kept_or_found_where_that_is_turned_off(folder, untraceable):
     trained(program(), steps=1)
     assert not kept(folder)
+    found_by_text = list((folder.parent / "jax").glob("jit_gradients-*-cache"))
+    assert found_by_text
+    for path in found_by_text:
+        path.unlink()
     trained(program(reuse=True), steps=1)
     assert kept(folder)
     untraceable()
@@ -191,12 +210,11 @@ def test_a_found_program_that_fails_is_not_found_again(folder, monkeypatch):
 
 
 def test_somebodys_own_code_is_never_kept(folder):
-    def loss(outputs, batch):
-        return TASK.loss(outputs, batch, LossOptions())
-
-    trained(program(dataclasses.replace(made()[0], loss=loss), reuse=True), steps=1)
+    trained(program(module=SMALL, reuse=True), steps=1, module=SMALL)
 
     assert not kept(folder)
+    # JAX keeps it, by its text.
+    assert list((folder.parent / "jax").glob("jit_gradients-*-cache"))
 
 
 def test_a_batch_of_another_kind_than_foreseen_is_taken_all_the_same():
@@ -208,7 +226,7 @@ def test_a_batch_of_another_kind_than_foreseen_is_taken_all_the_same():
 
 
 def test_a_teacher_in_the_step_is_given_to_every_step():
-    step, variables = made()
+    step, variables = made(HEAD)
     teacher = Teacher(
         step.module,
         lambda outputs: TASK.taught_targets(TASK.predict(outputs)),
@@ -231,4 +249,9 @@ def test_what_cannot_be_traced_is_told_at_once():
         raise ValueError("no such target")
 
     with pytest.raises(ValueError, match="no such target"):
-        program(dataclasses.replace(made()[0], loss=wrong))
+        program(dataclasses.replace(made(HEAD)[0], loss=wrong))
+
+
+def test_a_whole_step_is_called_so():
+    lowered = jit_train_step(made(HEAD)[0], MESH).lower(fresh(), batch())
+    assert "module @jit_step " in lowered.as_text()
