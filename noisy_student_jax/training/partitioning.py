@@ -29,7 +29,7 @@ def compiler_options(mesh: Mesh) -> dict[str, Any]:
 
     On CPU XLA's lesser effort compiles a step in four fifths of the time, and it is as
     fast: most of it are loops over large arrays, and matrix products from a library.
-    Without an analysis of regions it copies every array of a donated state.
+    Without an analysis of regions it copies most arrays of a donated state.
     """
     if mesh.devices.flat[0].platform != "cpu":
         return {}
