@@ -52,7 +52,7 @@ setup(
     packages=find_packages(include=["noisy_student_jax", "noisy_student_jax.*"]),
     package_data={
         "noisy_student_jax": [
-            "imagenet_classes.txt",
+            "interop/imagenet_classes.txt",
             "report/*.html",
             "report/*.css",
         ]
@@ -91,5 +91,5 @@ setup(
             "torch",
         ],
     },
-    entry_points={"console_scripts": ["noisy-student=noisy_student_jax.cli:main"]},
+    entry_points={"console_scripts": ["noisy-student=noisy_student_jax.cli.main:main"]},
 )

@@ -95,7 +95,7 @@ def first_step(options: argparse.Namespace) -> dict[str, float]:
     import jax
     from our_programs import Ours, training_work
 
-    from noisy_student_jax import devices
+    from noisy_student_jax.core import devices
 
     devices.keep_freed_memory()
     devices.keep_compiled_programs()

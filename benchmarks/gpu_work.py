@@ -90,17 +90,17 @@ def our_training(
 def _trained(model: str, side: int, batch: int, remat: bool, dtype: str):
     import jax
 
-    from noisy_student_jax.layout import BatchLayout
-    from noisy_student_jax.training import partitioning
+    from noisy_student_jax.core import sharding
+    from noisy_student_jax.core.batch_layout import BatchLayout
     from noisy_student_jax.training.step import jit_train_step
 
     ours = our_model(model, side, remat, dtype)
-    mesh = partitioning.make_mesh(jax.devices()[:1])
+    mesh = sharding.make_mesh(jax.devices()[:1])
     step, state = ours.training()
     return (
         jit_train_step(step, mesh),
-        jax.device_put(state, partitioning.replicated(mesh)),
-        partitioning.put_batch(ours.batch(BatchLayout(batch, 0)), mesh),
+        jax.device_put(state, sharding.replicated(mesh)),
+        sharding.put_batch(ours.batch(BatchLayout(batch, 0)), mesh),
         mesh,
     )
 
@@ -130,8 +130,8 @@ def our_parts(
 
     from noisy_student_jax.augment.input_noise import InputNoise
     from noisy_student_jax.augment.noise import split_positions
-    from noisy_student_jax.augment.spread import augment_spread
-    from noisy_student_jax.data.pipeline import stream_keys
+    from noisy_student_jax.augment.sharded import augment_spread
+    from noisy_student_jax.data.pipelines.draws import stream_keys
 
     step, state, placed, mesh = _trained(model, side, batch, remat, dtype)
     noise = InputNoise(randaugment_layers=2, randaugment_magnitude=27.0, flip=True)

@@ -19,10 +19,10 @@ from our_programs import Ours
 from side_by_side import Work, add_only, case, chosen, parser, rates, show
 from torch_twin import fold_batch_norm, torch_twin
 
-from noisy_student_jax import devices
-from noisy_student_jax.checkpoints.bundle import Bundle
-from noisy_student_jax.exporting.to_onnx import INPUT, model_bytes
+from noisy_student_jax.core import devices
+from noisy_student_jax.interop.export.to_onnx import INPUT, model_bytes
 from noisy_student_jax.models import architectures
+from noisy_student_jax.models.bundle import Bundle
 
 CASES = (
     # model, resolution, classes, batch

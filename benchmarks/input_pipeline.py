@@ -178,7 +178,7 @@ def grown(step: Step, folder: pathlib.Path, epochs: int) -> tuple[float, float]:
 
 
 def read_all(folder: pathlib.Path) -> list[bytes]:
-    from noisy_student_jax.data.listing import list_images
+    from noisy_student_jax.data.cache.listing import list_images
 
     return [(folder / path).read_bytes() for path in list_images(folder).paths]
 
@@ -198,13 +198,13 @@ def ours(folder: pathlib.Path, **options) -> Step:
     import jax
     import numpy as np
 
+    from noisy_student_jax.core import sharding
+    from noisy_student_jax.core.batch_layout import BatchLayout
+    from noisy_student_jax.data.cache.listing import list_images
     from noisy_student_jax.data.encoded import FolderSource
-    from noisy_student_jax.data.listing import list_images
-    from noisy_student_jax.data.stream import Noise, Stream
+    from noisy_student_jax.data.pipelines.stream import Noise, Stream
     from noisy_student_jax.data.streaming.feed import StreamingFeed
-    from noisy_student_jax.layout import BatchLayout
-    from noisy_student_jax.preprocessing import Preprocessing
-    from noisy_student_jax.training import partitioning
+    from noisy_student_jax.images.preprocessing import Preprocessing
 
     source = FolderSource(list_images(folder), "images")
     rows = np.arange(len(source))
@@ -218,7 +218,7 @@ def ours(folder: pathlib.Path, **options) -> Step:
     feed = StreamingFeed(
         [stream],
         BatchLayout(BATCH, 0),
-        partitioning.make_mesh(jax.devices()[:1]),
+        sharding.make_mesh(jax.devices()[:1]),
         Preprocessing(SIDE, 32),
         seed=0,
         generation=0,
@@ -248,10 +248,10 @@ def drawn(files: list[bytes]) -> Iterator[list[tuple]]:
     """Yields batches of files, boxes and draws as ours would draw them."""
     import numpy as np
 
-    from noisy_student_jax.augment import host_draws
+    from noisy_student_jax.augment import numpy_draws
     from noisy_student_jax.augment.crops import crop_boxes
-    from noisy_student_jax.decoding import header
-    from noisy_student_jax.order import order
+    from noisy_student_jax.data.order.shuffle import order
+    from noisy_student_jax.images.decode import header
 
     sizes = np.array([header(data) for data in files])
     for step in itertools.count():
@@ -259,7 +259,7 @@ def drawn(files: list[bytes]) -> Iterator[list[tuple]]:
         where = {"seed": 0, "generation": 0, "stream": 0, "positions": at}
         rows = order(0, 0, at, len(files))[1]
         boxes = crop_boxes(**where, sizes=sizes[rows], least_area=0.08).tolist()
-        draws = host_draws.draw(**where, noise=noise(), height=SIDE, width=SIDE)
+        draws = numpy_draws.draw(**where, noise=noise(), height=SIDE, width=SIDE)
         yield [
             (files[row], boxes[n], {name: v[n] for name, v in draws.items()})
             for n, row in enumerate(rows)

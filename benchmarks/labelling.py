@@ -27,10 +27,10 @@ import torch
 from our_programs import Ours
 from side_by_side import Work
 
-from noisy_student_jax.console import Progress
+from noisy_student_jax.core.console import Progress
+from noisy_student_jax.core.preemption import Interruption
 from noisy_student_jax.data.sources import ArraySource, shard_bounds
-from noisy_student_jax.interruption import Interruption
-from noisy_student_jax.preprocessing import Preprocessing
+from noisy_student_jax.images.preprocessing import Preprocessing
 from noisy_student_jax.pseudo_labels import label
 
 TOP = 10

@@ -25,14 +25,14 @@ from typing import Any
 import jax
 import side_by_side
 
-from noisy_student_jax import measuring, memory
 from noisy_student_jax.config import base_config, complete
-from noisy_student_jax.generation import step_and_state
-from noisy_student_jax.interruption import Interruption
-from noisy_student_jax.part import part
-from noisy_student_jax.run import Run, Student
-from noisy_student_jax.training import partitioning
-from noisy_student_jax.training.program import StepProgram
+from noisy_student_jax.core import sharding
+from noisy_student_jax.core.preemption import Interruption
+from noisy_student_jax.generation.train import step_and_state
+from noisy_student_jax.generation.trainable import part
+from noisy_student_jax.planning import memory, throughput
+from noisy_student_jax.runs.run import Run, Student
+from noisy_student_jax.training.compiled_step import StepProgram
 from noisy_student_jax.training.step import jit_train_step
 
 B0, B3, SMALL, TINY, MINI, LITE = (
@@ -77,10 +77,10 @@ def student_of(case: dict[str, Any]) -> Student:
 def measured(case: dict[str, Any]) -> dict[str, float]:
     """Trains some steps of a case, in this process; numbers are bytes or seconds."""
     student = student_of(case)
-    trained, mesh = part(student), partitioning.make_mesh()
+    trained, mesh = part(student), sharding.make_mesh()
     step, state = step_and_state(trained)
     image = trained.made_up(student.layout.total)
-    batch = {**measuring.all_but_images(student), "image": image}
+    batch = {**throughput.all_but_images(student), "image": image}
     shapes = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (state, batch)
     )
@@ -89,7 +89,7 @@ def measured(case: dict[str, Any]) -> dict[str, float]:
     compiling = time.perf_counter() - started
     program = StepProgram(step, mesh, state=state, batch=batch, reuse=False)
     state = jax.device_put(state, program.held)
-    batch = partitioning.put_batch(batch, mesh)
+    batch = sharding.put_batch(batch, mesh)
     held = sum(leaf.nbytes for leaf in jax.tree.leaves((state, batch)))
     peaks, seconds = [], []
     for _ in range(WARM + MEASURED):

@@ -22,16 +22,17 @@ import numpy as np
 import optax
 import side_by_side
 
-from noisy_student_jax import models, train_loop
-from noisy_student_jax.checkpoints.checkpoint import Checkpoints
-from noisy_student_jax.console import Progress
-from noisy_student_jax.data.sources import Examples
+from noisy_student_jax import models
+from noisy_student_jax.core import sharding
+from noisy_student_jax.core.console import Progress
+from noisy_student_jax.core.preemption import Interruption
+from noisy_student_jax.core.protocols import Examples
 from noisy_student_jax.evaluation.predictor import Predictor, predict_batches
-from noisy_student_jax.interruption import Interruption
+from noisy_student_jax.images.preprocessing import Preprocessing
 from noisy_student_jax.models.initialize import initialize
-from noisy_student_jax.preprocessing import Preprocessing
 from noisy_student_jax.tasks.classification import Classification
-from noisy_student_jax.training import partitioning
+from noisy_student_jax.training import loop
+from noisy_student_jax.training.checkpoints import Checkpoints
 from noisy_student_jax.training.state import TrainState
 
 CLASSES = tuple("abcdefghij")
@@ -87,7 +88,7 @@ def turns_of_a_step() -> int:
 
 def training(prefetch: int) -> side_by_side.Work:
     """The real loop, on a device and a reader that only take their time."""
-    mesh = partitioning.make_mesh(jax.devices()[:1])
+    mesh = sharding.make_mesh(jax.devices()[:1])
     optimizer = optax.sgd(0.1)
 
     turns = np.full(8, turns_of_a_step(), np.int32)
@@ -101,16 +102,16 @@ def training(prefetch: int) -> side_by_side.Work:
     def batches(number: int) -> Any:
         # Every fourth one is slow, as from a disk.
         time.sleep(BATCH_SECONDS[number % 4 == 3])
-        return partitioning.put_batch({"turns": turns}, mesh)
+        return sharding.put_batch({"turns": turns}, mesh)
 
     def work() -> int:
         folder = pathlib.Path(tempfile.mkdtemp())
         state = TrainState.create({"params": {}}, optimizer, seed=0, generation=0)
-        train_loop.train(
+        loop.train(
             step,
-            jax.device_put(state, partitioning.replicated(mesh)),
+            jax.device_put(state, sharding.replicated(mesh)),
             batches,
-            train_loop.LoopOptions(
+            loop.LoopOptions(
                 steps=STEPS,
                 checkpoint_every=STEPS,
                 checkpoints_kept=1,

@@ -36,15 +36,15 @@ from noisy_student_jax.augment.noise import (
     split_positions,
     stream_key,
 )
-from noisy_student_jax.data import resident
-from noisy_student_jax.data.resident import ResidentPipeline
+from noisy_student_jax.augment.randaugment_table import RandAugmentConstants
+from noisy_student_jax.core import sharding
+from noisy_student_jax.core.batch_layout import BatchLayout
+from noisy_student_jax.data.pipelines import device_resident
+from noisy_student_jax.data.pipelines.device_resident import ResidentPipeline
+from noisy_student_jax.data.pipelines.stream import Noise, Stream
 from noisy_student_jax.data.sources import ArraySource
-from noisy_student_jax.data.stream import Noise, Stream
-from noisy_student_jax.layout import BatchLayout
-from noisy_student_jax.preprocessing import Preprocessing
-from noisy_student_jax.randaugment import RandAugmentConstants
-from noisy_student_jax.training import partitioning
-from noisy_student_jax.training.program import StepProgram
+from noisy_student_jax.images.preprocessing import Preprocessing
+from noisy_student_jax.training.compiled_step import StepProgram
 
 CLASSES = 10
 LABELLED, POOL = 4_000, 41_000
@@ -151,7 +151,7 @@ def pipeline(own: list[Stream], layout: BatchLayout, side: int) -> ResidentPipel
     return ResidentPipeline(
         own,
         layout,
-        partitioning.make_mesh(),
+        sharding.make_mesh(),
         Preprocessing(side, 0),
         seed=0,
         generation=1,
@@ -174,7 +174,7 @@ def counting(call: Callable[[int], object]) -> Work:
 def draws(layout: BatchLayout, timing: dict) -> dict:
     own = streams(1, InputNoise(), (LABELLED, POOL))
     many = pipeline(own, layout, 1)
-    with mock.patch.object(resident, "STEPS_AT_ONCE", 1):
+    with mock.patch.object(device_resident, "STEPS_AT_ONCE", 1):
         single = pipeline(own, layout, 1)
     rate = side_by_side.rates(
         {"ours": counting(many), "peer": counting(single)}, **timing
@@ -191,10 +191,10 @@ def epochs(model: str, layout: BatchLayout, steps: int, timing: dict) -> dict:
     ours = Ours.make(model, side=side, classes=CLASSES)
     own = streams(side, input_noise(side), (LABELLED, POOL))
     batches = pipeline(own, layout, side)
-    mesh = partitioning.make_mesh()
+    mesh = sharding.make_mesh()
     step, state = ours.training(ratio=layout.pseudo / layout.labelled)
     program = StepProgram(step, mesh, state=state, batch=batches(0), reuse=False)
-    whole = partitioning.replicated(mesh)
+    whole = sharding.replicated(mesh)
     states = {name: jax.device_put(state, whole) for name in ("loop", "program")}
     # Each step donates its state: one for each way.
     states["program"] = jax.tree.map(jnp.copy, states["program"])

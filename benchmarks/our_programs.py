@@ -10,22 +10,19 @@ import numpy as np
 from side_by_side import Work
 
 from noisy_student_jax import models
+from noisy_student_jax.core import sharding
+from noisy_student_jax.core.batch_layout import BatchLayout
+from noisy_student_jax.core.protocols import LossOptions
+from noisy_student_jax.core.types import Batch, PyTree
 from noisy_student_jax.evaluation.predictor import Predictor
-from noisy_student_jax.layout import BatchLayout
+from noisy_student_jax.images.preprocessing import Preprocessing
 from noisy_student_jax.models.initialize import abstract_variables, initialize
-from noisy_student_jax.preprocessing import Preprocessing
-from noisy_student_jax.tasks.base import LossOptions
 from noisy_student_jax.tasks.classification import Classification
 from noisy_student_jax.training import optimizer as optimizers
-from noisy_student_jax.training import partitioning
+from noisy_student_jax.training.compiled_step import StepProgram
 from noisy_student_jax.training.optimizer import OptimizerOptions
-from noisy_student_jax.training.program import StepProgram
 from noisy_student_jax.training.state import TrainState
-from noisy_student_jax.training.step import (
-    StepOptions,
-    TrainStep,
-)
-from noisy_student_jax.types import Batch, PyTree
+from noisy_student_jax.training.step import StepOptions, TrainStep
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +138,7 @@ def training_work(ours: Ours, batch: int, *, reuse: bool = False) -> Work:
 
     Its programs are compiled, or with `reuse` found, while the state is made.
     """
-    mesh = partitioning.make_mesh()
+    mesh = sharding.make_mesh()
     step, optimizer = ours.step_and_optimizer()
     shapes = abstract_variables(ours.module, resolution=ours.side)
     given = ours.batch(BatchLayout(batch, 0))
@@ -153,7 +150,7 @@ def training_work(ours: Ours, batch: int, *, reuse: bool = False) -> Work:
         reuse=reuse,
     )
     state = jax.device_put(ours.state(ours.variables, optimizer), program.held)
-    placed = partitioning.put_batch(given, mesh)
+    placed = sharding.put_batch(given, mesh)
 
     def work() -> int:
         nonlocal state

@@ -32,8 +32,8 @@ import numpy as np
 import torch
 
 from noisy_student_jax import models
-from noisy_student_jax.checkpoints import foreign, published, timm_names
-from noisy_student_jax.checkpoints.bundle import Bundle
+from noisy_student_jax.interop import foreign, published, timm_names
+from noisy_student_jax.models.bundle import Bundle
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))

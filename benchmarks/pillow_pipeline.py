@@ -10,8 +10,8 @@ import io
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-from noisy_student_jax import randaugment as table
 from noisy_student_jax.augment import affine
+from noisy_student_jax.augment import randaugment_table as table
 
 BICUBIC = Image.Resampling.BICUBIC
 _GREY = (table.FILL,) * 3

@@ -7,7 +7,7 @@ what Pillow rounds otherwise.
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-from noisy_student_jax import randaugment as table
+from noisy_student_jax.augment import randaugment_table as table
 
 _GREY = (table.FILL,) * 3
 

@@ -25,11 +25,11 @@ import numpy as np
 from PIL import Image
 
 from noisy_student_jax.augment.crops import crop_boxes
-from noisy_student_jax.console import Progress
-from noisy_student_jax.data.listing import list_images
-from noisy_student_jax.data.prepare import PrepareOptions, prepare
-from noisy_student_jax.interruption import Interruption
-from noisy_student_jax.preprocessing import Preprocessing
+from noisy_student_jax.core.console import Progress
+from noisy_student_jax.core.preemption import Interruption
+from noisy_student_jax.data.cache.build import PrepareOptions, prepare
+from noisy_student_jax.data.cache.listing import list_images
+from noisy_student_jax.images.preprocessing import Preprocessing
 
 RESOLUTION, PADDING = 224, 32
 LARGE = (4000, 3000)

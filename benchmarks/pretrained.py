@@ -20,11 +20,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from noisy_student_jax import imagenet, tasks
-from noisy_student_jax.checkpoints import published
-from noisy_student_jax.decoding import decode
+from noisy_student_jax import tasks
 from noisy_student_jax.evaluation.predictor import Predictor
 from noisy_student_jax.evaluation.statistics import wilson
+from noisy_student_jax.images.decode import decode
+from noisy_student_jax.interop import imagenet, published
 
 ID = re.compile(r"n\d{8}")
 SUFFIXES = (".jpeg", ".jpg", ".png")

@@ -9,8 +9,8 @@ and draws numbers of its own.
 
 import numpy as np
 
-from noisy_student_jax import randaugment as table
 from noisy_student_jax.augment import affine
+from noisy_student_jax.augment import randaugment_table as table
 from noisy_student_jax.data.streaming import tf
 
 

@@ -34,13 +34,13 @@ import jax.numpy as jnp
 import numpy as np
 import side_by_side
 
-from noisy_student_jax import memory
+from noisy_student_jax.core import sharding
+from noisy_student_jax.core.types import PyTree
 from noisy_student_jax.models import architectures
 from noisy_student_jax.models.efficientnet import Block
 from noisy_student_jax.models.layers import batch_norm, convolution
-from noisy_student_jax.topology import slices
-from noisy_student_jax.training import partitioning
-from noisy_student_jax.types import PyTree
+from noisy_student_jax.planning import memory
+from noisy_student_jax.planning.topology import slices
 
 FORMS = ("flat", "scanned", "stacked")
 B7 = architectures.MEMBERS["b7"]
@@ -153,7 +153,7 @@ def compiled(
     if form == "stacked":
         variables = jax.eval_shape(stack, variables)
     maps = jax.ShapeDtypeStruct(blocks.maps(batch * mesh.size), blocks.dtype)
-    whole, spread = partitioning.replicated(mesh), partitioning.along_batch(mesh)
+    whole, spread = sharding.replicated(mesh), sharding.along_batch(mesh)
     program = jax.jit(
         blocks.gradient(form),
         in_shardings=(whole, spread, whole),
@@ -210,7 +210,7 @@ def main() -> None:
 
 def compared(count: int, options: argparse.Namespace) -> dict[str, Any]:
     """Compiles all forms of so many blocks, in turns."""
-    mesh = partitioning.make_mesh(slices.find(options.topology).devices)
+    mesh = sharding.make_mesh(slices.find(options.topology).devices)
     blocks = Blocks(count, remat=options.remat)
     turns = [
         {form: compiled(blocks, form, batch=options.batch, mesh=mesh) for form in FORMS}

@@ -21,7 +21,7 @@ from our_programs import Ours, training_work
 from side_by_side import Work, add_only, case, chosen, parser, rates, show
 from torch_twin import torch_twin
 
-from noisy_student_jax import devices
+from noisy_student_jax.core import devices
 from noisy_student_jax.models import architectures
 
 CASES = (

@@ -9,8 +9,7 @@ by an L2 86.1 / 97.8), with 300 million unlabelled images that only its authors
 have.
 """
 
-from noisy_student_jax import recipes
-from noisy_student_jax.config import ConfigDict
+from noisy_student_jax.config import ConfigDict, recipes
 
 
 def get_config() -> ConfigDict:

@@ -11,8 +11,7 @@ million unlabelled images that only its authors have. How many blocks FixRes fro
 not published: here the first three stages.
 """
 
-from noisy_student_jax import recipes
-from noisy_student_jax.config import ConfigDict
+from noisy_student_jax.config import ConfigDict, recipes
 
 
 def get_config() -> ConfigDict:

@@ -2,6 +2,6 @@
 
 import sys
 
-from noisy_student_jax.cli import main
+from noisy_student_jax.cli.main import main
 
 sys.exit(main())

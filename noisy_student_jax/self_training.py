@@ -6,20 +6,20 @@ classification, CVPR 2020, Algorithm 1.
 
 import dataclasses
 
-from noisy_student_jax import files, fixres, starting
 from noisy_student_jax.config import identity, plain
-from noisy_student_jax.generation import (
-    evaluate,
-    label_pool,
-    select_pseudo_labels,
-    train,
-)
-from noisy_student_jax.judgement import judge
+from noisy_student_jax.core import files
+from noisy_student_jax.generation import init_weights
+from noisy_student_jax.generation.evaluate import evaluate
+from noisy_student_jax.generation.label import label_pool
+from noisy_student_jax.generation.select import select_pseudo_labels
+from noisy_student_jax.generation.train import train
+from noisy_student_jax.report.contact_sheet import CONTACT_SHEET, show_some
+from noisy_student_jax.report.summary import judge
 from noisy_student_jax.robustness import results as robustness
-from noisy_student_jax.run import Run, Student
-from noisy_student_jax.showing import CONTACT_SHEET, show_some
-from noisy_student_jax.splitting import note_splits
-from noisy_student_jax.stages import Stage
+from noisy_student_jax.runs import fixres
+from noisy_student_jax.runs.run import Run, Student
+from noisy_student_jax.runs.scheduler import Stage
+from noisy_student_jax.runs.write_splits import note_splits
 
 
 def noisy_student(run: Run) -> list[Stage]:
@@ -112,7 +112,7 @@ def _training(
         name=folder,
         config={"task": run.config.task, "seed": run.config.seed, **own},
         needs=tuple(needs),
-        inputs={} if student.trained else starting.digests(student),
+        inputs={} if student.trained else init_weights.digests(student),
         outputs=(f"{student.name}/{student.bundle.name}", f"{folder}/raw_model"),
         working_files=(folder,),
         perform=lambda: train(student),
@@ -127,9 +127,9 @@ def adoption(student: Student) -> Stage:
         name=f"{student.name}/train",
         config={"task": student.run.config.task},
         needs=("data",),
-        inputs=starting.digests(student),
+        inputs=init_weights.digests(student),
         outputs=(f"{student.name}/model",),
-        perform=lambda: starting.adopt(student),
+        perform=lambda: init_weights.adopt(student),
     )
 
 

@@ -13,7 +13,7 @@ from support import TINY, jax_keeps
 def console_speaks_to_people():
     """Undoes what a command with ``--json`` does to the process."""
     yield
-    from noisy_student_jax import console
+    from noisy_student_jax.core import console
 
     console.leave_stdout_to_machines(False)
 
@@ -21,7 +21,7 @@ def console_speaks_to_people():
 @pytest.fixture(scope="session", autouse=True)
 def memory_is_given_back():
     """Commands that are called here leave the C library of this process as it is."""
-    from noisy_student_jax import devices
+    from noisy_student_jax.core import devices
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(devices, "keep_freed_memory", lambda: False)
@@ -31,7 +31,7 @@ def memory_is_given_back():
 @pytest.fixture(scope="session", autouse=True)
 def no_program_is_found():
     """What a test puts in place of the package's code is in no program's name."""
-    from noisy_student_jax import kept_programs
+    from noisy_student_jax.core import kept_programs
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kept_programs, "folder", lambda: None)
@@ -41,7 +41,7 @@ def no_program_is_found():
 @pytest.fixture
 def kept_folder(tmp_path, monkeypatch) -> pathlib.Path:
     """Where programs are kept for this test; what JAX keeps lies beside it."""
-    from noisy_student_jax import kept_programs
+    from noisy_student_jax.core import kept_programs
 
     monkeypatch.setattr(kept_programs, "folder", lambda: tmp_path / "kept")
     with jax_keeps(jax_compilation_cache_dir=str(tmp_path / "jax")):
@@ -53,7 +53,7 @@ def tiny_run(tmp_path_factory) -> pathlib.Path:
     """The directory of a finished run of ``tests/configs/tiny.py``. Do not change it:
     copy it first.
     """
-    from noisy_student_jax.cli import main
+    from noisy_student_jax.cli.main import main
 
     workdir = tmp_path_factory.mktemp("tiny") / "run"
     assert main(["run", f"--config={TINY}", f"--workdir={workdir}"]) == 0
@@ -64,8 +64,8 @@ def tiny_run(tmp_path_factory) -> pathlib.Path:
 def tiny_student(tiny_run):
     """Makes students of the finished run: their number, then overrides."""
     from noisy_student_jax import config
-    from noisy_student_jax.interruption import Interruption
-    from noisy_student_jax.run import Run
+    from noisy_student_jax.core.preemption import Interruption
+    from noisy_student_jax.runs.run import Run
 
     def student(number, *overrides: str):
         return Run(

@@ -7,7 +7,7 @@ import numpy as np
 from flax import traverse_util
 
 from noisy_student_jax import models
-from noisy_student_jax.checkpoints import naming, timm_names
+from noisy_student_jax.interop import naming, timm_names
 from noisy_student_jax.models import initialize
 
 

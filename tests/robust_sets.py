@@ -3,9 +3,9 @@
 import numpy as np
 from PIL import Image
 
-from noisy_student_jax.checkpoints import bundle as bundles
-from noisy_student_jax.checkpoints.bundle import Bundle
-from noisy_student_jax.preprocessing import Preprocessing
+from noisy_student_jax.images.preprocessing import Preprocessing
+from noisy_student_jax.models import bundle as bundles
+from noisy_student_jax.models.bundle import Bundle
 
 CLASSES = tuple(f"n0000000{k} thing {k}" for k in range(6))
 WNIDS = tuple(name.split()[0] for name in CLASSES)

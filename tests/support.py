@@ -22,8 +22,8 @@ EIGHT_DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
 def planned(path: pathlib.Path):
     """Opens a run of a config, to look at; its data need not be here. One for all."""
     from noisy_student_jax import config
-    from noisy_student_jax.interruption import Interruption
-    from noisy_student_jax.run import Run
+    from noisy_student_jax.core.preemption import Interruption
+    from noisy_student_jax.runs.run import Run
 
     return Run(
         config.load(path),
@@ -99,3 +99,21 @@ def jax_keeps(**settings: Any) -> Iterator[None]:
 def search_path(*more: pathlib.Path) -> str:
     """Where a process finds the package, and what tests share."""
     return os.pathsep.join(map(str, [ROOT, ROOT / "tests", *more]))
+
+
+def mistake(capsys, *arguments) -> str:
+    """Runs a command that must be refused; returns its one sentence."""
+    from noisy_student_jax.cli.main import main
+
+    status = main([str(argument) for argument in arguments])
+    out, err = capsys.readouterr()
+    return one_sentence(status, out, err)
+
+
+def one_sentence(status: int, out: str, err: str) -> str:
+    errors = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert status == 2, out + err
+    assert len(errors) == 1, out + err
+    assert err.splitlines()[-1] == errors[0], err
+    assert "Traceback" not in out + err
+    return errors[0].removeprefix("error: ")

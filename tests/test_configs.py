@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import pytest
 from support import CONFIGS, planned
 
-from noisy_student_jax import checking, generation, starting
-from noisy_student_jax.part import part
+from noisy_student_jax.generation import init_weights, preconditions
+from noisy_student_jax.generation import train as generation
+from noisy_student_jax.generation.trainable import part
 from noisy_student_jax.training.state import TrainState
 
 STEMS = [path.stem for path in CONFIGS]
@@ -59,7 +60,7 @@ def trace(student, monkeypatch):
         return jax.eval_shape(known, variables)
 
     with monkeypatch.context() as patch:
-        patch.setattr(starting, "initial_variables", lambda one: one.shapes)
+        patch.setattr(init_weights, "initial_variables", lambda one: one.shapes)
         patch.setattr(TrainState, "create", create_abstractly)
         # What FixRes goes on with has not been trained.
         trained = types.SimpleNamespace(variables=student.shapes)
@@ -71,7 +72,7 @@ def trace(student, monkeypatch):
 @pytest.mark.parametrize("path", CONFIGS, ids=STEMS)
 def test_a_config_can_be_trained(path, monkeypatch):
     run = planned(path)
-    checking.check(run)
+    preconditions.check(run)
     students = {}
     every = run.students + [s.final for s in run.students if s.final is not s]
     for student in map(with_plain_model, every):

@@ -8,7 +8,7 @@ import re
 from support import ROOT
 
 from noisy_student_jax.config import base_config, flatten, load, plain
-from noisy_student_jax.fields import CHOICES, RANGES
+from noisy_student_jax.config.schema import CHOICES, RANGES
 
 PAGE = (ROOT / "docs" / "fidelity.md").read_text(encoding="utf-8")
 # Traps of figures and wording (19 to 21) are no code's.

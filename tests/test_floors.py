@@ -1,4 +1,4 @@
-"""The floors: imports go down only, and TensorFlow has one wing."""
+"""The floors: imports go down only, and TensorFlow stays in its rooms."""
 
 import ast
 import os
@@ -10,72 +10,29 @@ from support import ROOT
 
 PACKAGE = "noisy_student_jax"
 FLOORS = (
-    {
-        "bicubic_compiled",
-        "bicubic_tf1",
-        "chips",
-        "config",
-        "console",
-        "decoding",
-        "describing",
-        "errors",
-        "fields",
-        "files",
-        "imagenet",
-        "interruption",
-        "kept_programs",
-        "lanes",
-        "layout",
-        "ledger",
-        "lookup",
-        "order",
-        "overlap",
-        "preprocessing",
-        "randaugment",
-        "recipes",
-        "types",
-    },
-    {"augment", "models", "training"},
-    {"checkpoints", "tasks"},
-    {"evaluation", "pseudo_labels", "train_loop"},
-    {
-        "__main__",
-        "budget",
-        "checking",
-        "cli",
-        "commands",
-        "contact_sheet",
-        "deciding",
-        "decisions",
-        "devices",
-        "exporting",
-        "fixres",
-        "generation",
-        "importing",
-        "judgement",
-        "measuring",
-        "memory",
-        "part",
-        "planning",
-        "report",
-        "robustness",
-        "run",
-        "self_training",
-        "shapes",
-        "showing",
-        "spending",
-        "splitting",
-        "stages",
-        "starting",
-        "streams",
-        "topology",
-    },
+    "core",
+    "config",
+    "augment",
+    "images",
+    "training",
+    "models",
+    "data",
+    "evaluation",
+    "tasks",
+    "pseudo_labels",
+    "interop",
+    "runs",
+    "generation",
+    "robustness",
+    "report",
+    "self_training",
+    "planning",
+    "cli",
+    "__main__",
 )
-FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
-WING = "data"
-WING_STANDS_ON = 1
-WING_IS_CALLED_FROM = 4
-STREAMING = f"{PACKAGE}.data.streaming"
+"""A room a floor, the lowest first; what is imported stands below."""
+MOST_AT_THE_TOP = 24
+TENSORFLOW = (f"{PACKAGE}.data.streaming", f"{PACKAGE}.interop.tensorflow")
 
 
 def modules():
@@ -121,44 +78,45 @@ def room(name):
     return parts[1] if parts[0] == PACKAGE and len(parts) > 1 else None
 
 
-def rooms():
-    names = {room(name) for name in modules()}
-    return names - {"__init__"}
+def test_every_room_has_a_floor():
+    assert {room(name) for name in modules()} - {"__init__"} == set(FLOORS)
 
 
-def test_every_module_has_its_place():
-    assert rooms() == FLOOR.keys() | {WING}
+def test_the_top_of_the_package_can_be_taken_in_at_a_glance():
+    entries = {name.split(".")[1] for name in modules()}
+    files = {path.stem for path in (ROOT / PACKAGE).glob("*.py")}
+
+    assert len(entries) <= MOST_AT_THE_TOP
+    assert files == {"__init__", "__main__", "self_training"}
 
 
 @pytest.mark.parametrize("name", modules())
 def test_imports_go_down_only(name):
-    path = modules()[name]
-    own, wrong = room(name), []
-    for target, line in [*imports(name, path), *tables(path)]:
-        other = room(target)
-        if other in (None, own) or other not in FLOOR.keys() | {WING}:
-            continue
-        if own == WING:
-            good = FLOOR[other] <= WING_STANDS_ON
-        elif other == WING:
-            good = FLOOR[own] >= WING_IS_CALLED_FROM
-        else:
-            good = FLOOR[other] <= FLOOR[own]
-        if not good:
-            wrong.append(f"line {line}: {target}")
+    path, own = modules()[name], room(name)
+    if own == "__init__":
+        own = FLOORS[0]  # the package itself stands on nothing
+    wrong = [
+        f"line {line}: {target}"
+        for target, line in [*imports(name, path), *tables(path)]
+        if (other := room(target)) in FLOORS
+        and other != own
+        and FLOORS.index(other) >= FLOORS.index(own)
+    ]
 
-    assert own in FLOOR.keys() | {WING, "__init__"}
     assert not wrong
 
 
-def test_no_two_rooms_import_each_other():
-    known = FLOOR.keys() | {WING}
+@pytest.mark.xfail(reason="runs/run and runs/fixres", strict=True)
+def test_no_two_files_import_each_other():
+    known = {name.removesuffix(".__init__"): path for name, path in modules().items()}
     uses = {name: set() for name in known}
     for name, path in modules().items():
-        own = room(name)
-        for target, _ in imports(name, path, when_imported=True):
-            if own in known and room(target) in known - {own}:
-                uses[own].add(room(target))
+        own = name.removesuffix(".__init__")
+        for target, _ in imports(name, path):
+            while target and target not in known:
+                target = target.rpartition(".")[0]
+            # Every module is in the package, which imports none of them.
+            uses[own] |= {target} - {own, "", PACKAGE}
 
     # Take away what uses nothing that is left, floor by floor, until nothing is.
     while free := {name for name, used in uses.items() if not used}:
@@ -166,7 +124,7 @@ def test_no_two_rooms_import_each_other():
     assert not uses
 
 
-def test_tensorflow_is_imported_in_its_wing_alone():
+def test_tensorflow_is_imported_in_its_rooms_alone():
     found = {
         name
         for name, path in modules().items()
@@ -175,15 +133,15 @@ def test_tensorflow_is_imported_in_its_wing_alone():
     }
 
     assert found
-    assert all(name.startswith(STREAMING) for name in found)
+    assert all(name.startswith(TENSORFLOW) for name in found)
 
 
-def test_the_streaming_wing_is_imported_only_when_it_is_called():
+def test_the_rooms_of_tensorflow_are_imported_only_when_they_are_called():
     found = {
         name
         for name, path in modules().items()
         for target, _ in imports(name, path, when_imported=True)
-        if target.startswith(STREAMING) and not name.startswith(STREAMING)
+        if target.startswith(TENSORFLOW) and not name.startswith(TENSORFLOW)
     }
 
     assert not found
@@ -201,7 +159,7 @@ def run(program):
     return done.stdout
 
 
-ENTRANCES = f"import {PACKAGE}.cli, {PACKAGE}.commands, {PACKAGE}.self_training\n"
+ENTRANCES = f"import {PACKAGE}.cli.main, {PACKAGE}.self_training\n"
 
 
 def test_the_package_leaves_tensorflow_alone():
@@ -218,7 +176,7 @@ def test_the_package_works_where_there_is_no_tensorflow():
     everything = [
         name.removesuffix(".__init__")
         for name in modules()
-        if not name.endswith(".__main__") and not name.startswith(STREAMING)
+        if not name.endswith(".__main__") and not name.startswith(TENSORFLOW)
     ]
     program = f"""
 import importlib, sys

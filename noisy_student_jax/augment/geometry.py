@@ -12,8 +12,8 @@ import numpy as np
 from jax import lax
 
 from noisy_student_jax.augment.affine import COEFFICIENTS
-from noisy_student_jax.augment.exact import rounded
-from noisy_student_jax.randaugment import FILL
+from noisy_student_jax.augment.randaugment_table import FILL
+from noisy_student_jax.augment.rounding import rounded
 
 Negative = bool | jax.Array
 

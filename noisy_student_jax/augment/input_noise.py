@@ -6,12 +6,12 @@ No framework is needed here: the device's backend (``noise.py``), the host's dra
 
 from dataclasses import dataclass
 
-from noisy_student_jax.errors import UserError, nearest
-from noisy_student_jax.randaugment import (
+from noisy_student_jax.augment.randaugment_table import (
     IMAGENET_CONSTANTS,
     RandAugmentConstants,
     check_behavior,
 )
+from noisy_student_jax.core.errors import UserError, nearest
 
 # Each source's own number, folded into the example's key: switching one source off
 # leaves the draws of the others as they were. Never renumber.
@@ -28,7 +28,7 @@ class InputNoise:
     Attributes:
         randaugment_layers: the paper's N; 0 is off.
         randaugment_magnitude: the paper's M.
-        randaugment_behavior: ``reference`` or ``clean``, as ``randaugment.py`` says.
+        randaugment_behavior: ``reference`` or ``clean``: see ``randaugment_table.py``.
         constants: RandAugment's, which depend on the data set.
         flip: whether half of the images are mirrored left to right.
         crop_padding: pixels of reflection around the image before a crop of its own

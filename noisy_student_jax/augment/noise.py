@@ -22,7 +22,7 @@ from noisy_student_jax.augment.input_noise import (
     RANDAUGMENT,
     InputNoise,
 )
-from noisy_student_jax.errors import UserError
+from noisy_student_jax.core.errors import UserError
 
 
 def augment_image(key: jax.Array, image: jax.Array, noise: InputNoise) -> jax.Array:

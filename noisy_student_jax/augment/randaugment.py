@@ -11,10 +11,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from noisy_student_jax import randaugment as table
-from noisy_student_jax.augment import colour, geometry
-from noisy_student_jax.errors import UserError
-from noisy_student_jax.randaugment import FILL, IMAGENET_CONSTANTS, RandAugmentConstants
+from noisy_student_jax.augment import color, geometry
+from noisy_student_jax.augment import randaugment_table as table
+from noisy_student_jax.augment.randaugment_table import (
+    FILL,
+    IMAGENET_CONSTANTS,
+    RandAugmentConstants,
+)
+from noisy_student_jax.core.errors import UserError
 
 
 class Draws(NamedTuple):
@@ -34,22 +38,22 @@ class Draws(NamedTuple):
 
 
 FUNCTIONS: dict[str, Callable[..., jax.Array]] = {
-    "AutoContrast": colour.autocontrast,
-    "Equalize": colour.equalize,
-    "Invert": colour.invert,
+    "AutoContrast": color.autocontrast,
+    "Equalize": color.equalize,
+    "Invert": color.invert,
     "Rotate": geometry.rotate,
-    "Posterize": colour.posterize,
-    "Solarize": colour.solarize,
-    "Color": colour.color,
-    "Contrast": colour.contrast,
-    "ContrastFromMean": colour.contrast_from_mean,
-    "Brightness": colour.brightness,
-    "Sharpness": colour.sharpness,
+    "Posterize": color.posterize,
+    "Solarize": color.solarize,
+    "Color": color.color,
+    "Contrast": color.contrast,
+    "ContrastFromMean": color.contrast_from_mean,
+    "Brightness": color.brightness,
+    "Sharpness": color.sharpness,
     "ShearX": geometry.shear_x,
     "ShearY": geometry.shear_y,
     "TranslateX": geometry.translate_x,
     "TranslateY": geometry.translate_y,
-    "SolarizeAdd": colour.solarize_add,
+    "SolarizeAdd": color.solarize_add,
 }
 """By what the table's rows call; but for Cutout, which needs to know where."""
 

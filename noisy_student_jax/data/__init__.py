@@ -10,12 +10,12 @@ what is not here, count what the config expects).
 import inspect
 from typing import Any
 
+from noisy_student_jax.core.registry import find, make
 from noisy_student_jax.data.sources import Dataset
-from noisy_student_jax.lookup import find, make
 
 DATASETS = {
     "digits": "noisy_student_jax.data.digits:digits",
-    "own": "noisy_student_jax.data.own:own",
+    "own": "noisy_student_jax.data.image_folder:own",
 }
 
 __all__ = ["DATASETS", "Dataset", "load"]

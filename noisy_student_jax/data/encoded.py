@@ -9,9 +9,9 @@ from typing import Protocol
 
 import numpy as np
 
-from noisy_student_jax.data.listing import Listing, safe_text
-from noisy_student_jax.data.sources import Examples, Source
-from noisy_student_jax.decoding import UndecodableImageError, decode, read
+from noisy_student_jax.core.protocols import Examples, Source
+from noisy_student_jax.data.cache.listing import Listing, safe_text
+from noisy_student_jax.images.decode import UndecodableImageError, decode, read
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from noisy_student_jax.console import printable
-from noisy_student_jax.data.opening import STREAMED, Counted
+from noisy_student_jax.core.console import printable
+from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.data.open import STREAMED, Counted
 from noisy_student_jax.data.sources import Dataset
-from noisy_student_jax.errors import UserError
 
 ASSUMED = "sizes"
 """The fact of a data set that says on whose word it is so large."""

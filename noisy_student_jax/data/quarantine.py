@@ -3,8 +3,8 @@
 import csv
 import pathlib
 
-from noisy_student_jax.console import printable
-from noisy_student_jax.errors import UserError
+from noisy_student_jax.core.console import printable
+from noisy_student_jax.core.errors import UserError
 
 
 class Quarantine:

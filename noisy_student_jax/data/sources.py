@@ -4,43 +4,15 @@ import dataclasses
 import hashlib
 import itertools
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from noisy_student_jax.errors import UserError
-from noisy_student_jax.preprocessing import Preprocessing
+from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.core.protocols import Examples, Source
+from noisy_student_jax.images.preprocessing import Preprocessing
 
 READ_AT_ONCE = 256
-
-
-@dataclasses.dataclass(frozen=True)
-class Examples:
-    """Records as read.
-
-    Attributes:
-      images: uint8 ``[height, width, 3]`` each; None where `status` is not ``ok``.
-      status: ``ok``, or why the record cannot be used.
-      labels: what the source knows of each record, ``[records, …]``; None for a
-        source without labels.
-    """
-
-    images: list[np.ndarray | None]
-    status: list[str]
-    labels: np.ndarray | None
-
-
-class Source(Protocol):
-    """Addressable records."""
-
-    def __len__(self) -> int:
-        """Number of records."""
-
-    def key(self, index: int) -> str:
-        """A name of the record that is unique in the data set and never changes."""
-
-    def read(self, indices: Sequence[int]) -> Examples:
-        """Reads records in the order asked for."""
 
 
 class ArraySource:

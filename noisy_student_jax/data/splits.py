@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from noisy_student_jax.console import printable
-from noisy_student_jax.errors import UserError
+from noisy_student_jax.core.console import printable
+from noisy_student_jax.core.errors import UserError
 
 
 def content_hashes(images: np.ndarray) -> list[str]:

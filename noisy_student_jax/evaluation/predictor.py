@@ -20,16 +20,15 @@ import numpy as np
 from jax.sharding import Mesh
 
 from noisy_student_jax import models
-from noisy_student_jax.checkpoints.bundle import Bundle
-from noisy_student_jax.errors import UserError
+from noisy_student_jax.core import sharding
+from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.core.prefetch import late, read_ahead
+from noisy_student_jax.core.protocols import Arrays, Task
+from noisy_student_jax.core.types import PyTree
+from noisy_student_jax.images.preprocessing import Preprocessing
 from noisy_student_jax.models import cost
-from noisy_student_jax.overlap import late, read_ahead
-from noisy_student_jax.preprocessing import Preprocessing
-from noisy_student_jax.tasks import Task
-from noisy_student_jax.tasks.base import Arrays
-from noisy_student_jax.training import partitioning
+from noisy_student_jax.models.bundle import Bundle
 from noisy_student_jax.training.step import normalize
-from noisy_student_jax.types import PyTree
 
 PIECE = 3e9
 """Floating point operations that a CPU is given at once: by then a call costs nothing,
@@ -71,7 +70,7 @@ class Predictor:
           devices: to use, if not all of this host's.
         """
         self.preprocessing, self.ahead = preprocessing, ahead
-        self.mesh = partitioning.make_mesh(devices or jax.local_devices())
+        self.mesh = sharding.make_mesh(devices or jax.local_devices())
         self.batch = -(-batch // self.mesh.size) * self.mesh.size
         self.piece, self._in_pieces = 0, in_pieces
         self._waiting: set[concurrent.futures.Future] = set()
@@ -92,7 +91,7 @@ class Predictor:
 
     def place(self, variables: PyTree) -> PyTree:
         """Puts weights on the devices, once for many calls."""
-        return jax.device_put(variables, partitioning.replicated(self.mesh))
+        return jax.device_put(variables, sharding.replicated(self.mesh))
 
     def __call__(
         self,
@@ -181,7 +180,7 @@ class Predictor:
         return min(self.batch, few, max(share, few // WORTHWHILE, 2))
 
     def _start(self, variables: PyTree, images: np.ndarray) -> Callable[[], Arrays]:
-        spread = partitioning.along_batch(self.mesh)
+        spread = sharding.along_batch(self.mesh)
         predictions = self.apply(variables, jax.device_put(images, spread))
         for value in jax.tree.leaves(predictions):
             if isinstance(value, jax.Array):
@@ -218,7 +217,7 @@ def _program(
     mesh: Mesh,
 ) -> Callable[[PyTree, jax.Array], dict[str, jax.Array]]:
     """Makes the program that predicts a batch."""
-    spread = partitioning.along_batch(mesh)
+    spread = sharding.along_batch(mesh)
 
     def apply(variables, images):
         images = normalize(images, mean, std)
@@ -226,7 +225,7 @@ def _program(
 
     return jax.jit(
         apply,
-        in_shardings=(partitioning.replicated(mesh), spread),
+        in_shardings=(sharding.replicated(mesh), spread),
         out_shardings=spread,
     )
 

@@ -14,9 +14,9 @@ import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from noisy_student_jax.errors import UserError, nearest
-from noisy_student_jax.lookup import find
-from noisy_student_jax.preprocessing import Preprocessing
+from noisy_student_jax.core.errors import UserError, nearest
+from noisy_student_jax.core.registry import find
+from noisy_student_jax.images.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     import flax.linen as nn

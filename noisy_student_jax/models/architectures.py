@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import jax
 
-from noisy_student_jax.preprocessing import Preprocessing
+from noisy_student_jax.images.preprocessing import Preprocessing
 
 
 @dataclasses.dataclass(frozen=True)

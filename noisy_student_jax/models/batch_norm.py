@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from noisy_student_jax.errors import UserError
+from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.models import initialize
 
 Activation = Callable[[jax.Array], jax.Array]

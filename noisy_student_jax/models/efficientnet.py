@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from noisy_student_jax.errors import UserError
+from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.models import architectures
 from noisy_student_jax.models.architectures import Architecture, Stage
 from noisy_student_jax.models.depthwise import IMPLEMENTATIONS

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from noisy_student_jax.types import PyTree
+from noisy_student_jax.core.types import PyTree
 
 Shape = tuple[int, ...]
 

@@ -14,14 +14,13 @@ import numpy as np
 import pyarrow as pa
 from jax.experimental import multihost_utils
 
-from noisy_student_jax.console import Progress
-from noisy_student_jax.errors import TrainingDivergedError
+from noisy_student_jax.core.console import Progress
+from noisy_student_jax.core.errors import TrainingDivergedError
+from noisy_student_jax.core.preemption import Interruption
+from noisy_student_jax.core.protocols import Arrays, Task
+from noisy_student_jax.core.types import PyTree
 from noisy_student_jax.evaluation.predictor import Predictor, Read, predict_batches
-from noisy_student_jax.interruption import Interruption
 from noisy_student_jax.pseudo_labels import sidecar
-from noisy_student_jax.tasks import Task
-from noisy_student_jax.tasks.base import Arrays
-from noisy_student_jax.types import PyTree
 
 TEACHER = "teacher"
 

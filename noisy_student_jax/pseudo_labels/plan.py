@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from noisy_student_jax.errors import UserError
+from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.pseudo_labels import radix, sidecar
 
 BINS = 100

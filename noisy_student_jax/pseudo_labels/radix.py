@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pyarrow as pa
 
-from noisy_student_jax.order import mix
+from noisy_student_jax.data.order.shuffle import mix
 
 # A word of the rank for some rows of a batch: row numbers → uint64 `[rows]`. Lazy,
 # because hashing keys is dear and few rows need it.

@@ -22,10 +22,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from noisy_student_jax import files
-from noisy_student_jax.errors import UserError
+from noisy_student_jax.core import files
+from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.pseudo_labels import sidecar, warnings, writing
-from noisy_student_jax.pseudo_labels.kept import KeptPlan
 from noisy_student_jax.pseudo_labels.plan import (
     BINS,
     EDGES,
@@ -38,6 +37,7 @@ from noisy_student_jax.pseudo_labels.plan import (
     mean,
 )
 from noisy_student_jax.pseudo_labels.reference import ReferencePlan
+from noisy_student_jax.pseudo_labels.relabel import KeptPlan
 from noisy_student_jax.pseudo_labels.warnings import Expected, Scores
 
 PLAN = "plan.parquet"

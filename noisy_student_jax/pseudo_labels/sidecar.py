@@ -21,8 +21,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from noisy_student_jax import files
-from noisy_student_jax.errors import UserError
+from noisy_student_jax.core import files
+from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.pseudo_labels import writing
 
 OK = "ok"

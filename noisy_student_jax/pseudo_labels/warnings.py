@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from noisy_student_jax.console import printable
+from noisy_student_jax.core.console import printable
 from noisy_student_jax.pseudo_labels.plan import BINS, EDGES, SelectionOptions
 
 NAMED = 10

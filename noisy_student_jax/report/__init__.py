@@ -12,7 +12,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
-from noisy_student_jax import console, files
+from noisy_student_jax.core import console, files
 from noisy_student_jax.report import (
     dataset,
     formatting,
@@ -25,7 +25,7 @@ from noisy_student_jax.report import (
     robustness,
 )
 from noisy_student_jax.report.students import colours, students_of
-from noisy_student_jax.run import Run
+from noisy_student_jax.runs.run import Run
 
 REPORT = "report.html"
 _HERE = pathlib.Path(__file__).parent

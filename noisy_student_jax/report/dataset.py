@@ -4,13 +4,13 @@ import base64
 import pathlib
 from typing import Any
 
-from noisy_student_jax import files
-from noisy_student_jax.errors import UserError
+from noisy_student_jax.core import files
+from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.report.contact_sheet import CONTACT_SHEET
 from noisy_student_jax.report.formatting import NOTHING, count
 from noisy_student_jax.report.provenance import written
 from noisy_student_jax.report.quarantine import quarantine
-from noisy_student_jax.showing import CONTACT_SHEET
-from noisy_student_jax.splitting import DATASET, QUARANTINE
+from noisy_student_jax.runs.write_splits import DATASET, QUARANTINE
 
 
 def dataset(workdir: pathlib.Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import math
 import re
 from typing import Any
 
-from noisy_student_jax import console
+from noisy_student_jax.core import console
 
 NOTHING = "–"
 _FRACTIONS = re.compile(r"top\d+|ap\d*|accuracy|recall|precision")

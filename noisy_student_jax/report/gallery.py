@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from noisy_student_jax.errors import UserError
+from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.pseudo_labels import selection
 from noisy_student_jax.report.pseudo import class_name
 from noisy_student_jax.report.students import Shown, generations
-from noisy_student_jax.run import Run
+from noisy_student_jax.runs.run import Run
 
 CLASSES_SHOWN = 10
 IMAGES_SHOWN = 6

@@ -8,7 +8,7 @@ from markupsafe import Markup
 from noisy_student_jax.report import svg
 from noisy_student_jax.report.formatting import is_number
 from noisy_student_jax.report.students import Shown
-from noisy_student_jax.train_loop import read_metrics
+from noisy_student_jax.training.loop import read_metrics
 
 _HEIGHT = 150
 _FEW = 12  # so few points are shown one by one

@@ -6,12 +6,12 @@ import re
 import shlex
 from typing import Any
 
-from noisy_student_jax import files
 from noisy_student_jax.config import GENERATION_SECTIONS, flatten, plain
-from noisy_student_jax.errors import UserError
-from noisy_student_jax.fields import LABELS_ONLY
+from noisy_student_jax.config.schema import LABELS_ONLY
+from noisy_student_jax.core import files
+from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.report.formatting import NOTHING, seconds
-from noisy_student_jax.run import TITLES, Run
+from noisy_student_jax.runs.run import TITLES, Run
 
 
 def provenance(run: Run) -> dict[str, Any]:

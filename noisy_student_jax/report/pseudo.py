@@ -4,8 +4,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from noisy_student_jax import files
-from noisy_student_jax.errors import UserError
+from noisy_student_jax.core import files
+from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.pseudo_labels import selection, sidecar
 from noisy_student_jax.report import svg
 from noisy_student_jax.report.formatting import count, is_number, percent, short

@@ -20,7 +20,7 @@ from noisy_student_jax.report.formatting import (
     seconds,
 )
 from noisy_student_jax.report.students import Shown, control
-from noisy_student_jax.run import Run
+from noisy_student_jax.runs.run import Run
 
 _HEADLINES = {
     "better": "The student is better than {rival}.",

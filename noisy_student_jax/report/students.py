@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 from typing import Any
 
-from noisy_student_jax.run import CONTROL, TITLES
+from noisy_student_jax.runs.run import CONTROL, TITLES
 
 # One hue for the generations, pale to strong: they are a sequence. The control is
 # what they are compared with: another hue, told apart by the colour-blind as well.

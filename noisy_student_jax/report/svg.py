@@ -10,7 +10,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from noisy_student_jax import console
+from noisy_student_jax.core import console
 
 
 def tag(name: str, *children: Any, **attributes: Any) -> Markup:

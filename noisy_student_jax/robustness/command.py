@@ -6,20 +6,21 @@ from typing import Any
 
 import numpy as np
 
-from noisy_student_jax import console, files, tasks
-from noisy_student_jax.checkpoints import bundle as bundles
-from noisy_student_jax.checkpoints.bundle import Bundle
-from noisy_student_jax.data import suites as folders
+from noisy_student_jax import tasks
+from noisy_student_jax.core import console, files
+from noisy_student_jax.core.errors import Interrupted, UserError, nearest
+from noisy_student_jax.core.preemption import EXIT_STATUS, Interruption
 from noisy_student_jax.data.sources import fingerprint
-from noisy_student_jax.errors import Interrupted, UserError, nearest
-from noisy_student_jax.evaluation import fgsm
-from noisy_student_jax.evaluation.robustness import PERTURBATIONS
-from noisy_student_jax.generation import MODEL, refuse_overlap
-from noisy_student_jax.interruption import EXIT_STATUS, Interruption
-from noisy_student_jax.robustness import results, suites, text
-from noisy_student_jax.robustness.counting import Subject
-from noisy_student_jax.robustness.parts import Parts
-from noisy_student_jax.run import Student
+from noisy_student_jax.generation.evaluate import refuse_overlap
+from noisy_student_jax.models import bundle as bundles
+from noisy_student_jax.models.bundle import Bundle
+from noisy_student_jax.robustness import datasets as folders
+from noisy_student_jax.robustness import fgsm, results, suites, text
+from noisy_student_jax.robustness.accuracy import Subject
+from noisy_student_jax.robustness.metrics import PERTURBATIONS
+from noisy_student_jax.robustness.resume import Parts
+from noisy_student_jax.runs.paths import MODEL
+from noisy_student_jax.runs.run import Student
 
 SUITES = (
     "imagenet_a",

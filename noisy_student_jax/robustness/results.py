@@ -3,8 +3,8 @@
 import pathlib
 from typing import Any
 
-from noisy_student_jax import files
-from noisy_student_jax.run import Run
+from noisy_student_jax.core import files
+from noisy_student_jax.runs.run import Run
 
 FOLDER = "robustness"
 """In the folder of a generation, or the control: one file a suite."""

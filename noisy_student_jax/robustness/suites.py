@@ -6,17 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from noisy_student_jax.checkpoints.bundle import Bundle
-from noisy_student_jax.console import printable
-from noisy_student_jax.data import corruptions, suites
-from noisy_student_jax.data.sources import Source
-from noisy_student_jax.decoding import UndecodableImageError
-from noisy_student_jax.errors import UserError
-from noisy_student_jax.evaluation import fgsm
-from noisy_student_jax.evaluation import robustness as measures
-from noisy_student_jax.preprocessing import Preprocessing
-from noisy_student_jax.robustness.counting import Batches, Subject, count
-from noisy_student_jax.robustness.parts import Before, Parts
+from noisy_student_jax.core.console import printable
+from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.core.protocols import Source
+from noisy_student_jax.images.decode import UndecodableImageError
+from noisy_student_jax.images.preprocessing import Preprocessing
+from noisy_student_jax.models.bundle import Bundle
+from noisy_student_jax.robustness import corruptions, datasets, fgsm
+from noisy_student_jax.robustness import metrics as measures
+from noisy_student_jax.robustness.accuracy import Batches, Subject, count
+from noisy_student_jax.robustness.resume import Before, Parts
 
 RELEASED_CLASSES = 200
 """Of ImageNet-A and of ImageNet-R."""
@@ -25,7 +24,9 @@ RELEASED_CLASSES = 200
 def some_classes(subject: Subject, place: pathlib.Path, parts: Parts) -> dict[str, Any]:
     """ImageNet-A or -R: the model may only predict the classes that have a folder."""
     bundle = subject.bundle
-    source, matched, left_out = suites.open_classes(place, bundle.classes, parts.suite)
+    source, matched, left_out = datasets.open_classes(
+        place, bundle.classes, parts.suite
+    )
     found = parts.perform(
         "",
         len(source),
@@ -48,7 +49,7 @@ def some_classes(subject: Subject, place: pathlib.Path, parts: Parts) -> dict[st
 
 def imagenet_c(subject: Subject, place: pathlib.Path, parts: Parts) -> dict[str, Any]:
     """ImageNet-C: CE of each corruption, mCE, and top-1 over all of them."""
-    kinds, others = suites.find_kinds(place, measures.CORRUPTIONS)
+    kinds, others = datasets.find_kinds(place, measures.CORRUPTIONS)
     cut = whole_image(subject.bundle)
     warnings = size_warnings(subject.bundle)
     missing = [c for c in measures.CORRUPTIONS if c not in kinds]
@@ -112,15 +113,15 @@ def _must_hold_classes(
             " for each severity: give the folder that the archives were unpacked into"
         )
     for folder in severities:
-        names = suites.folders_in(folder)
-        suites.match(names, subject.bundle.classes, printable(str(folder)))
+        names = datasets.folders_in(folder)
+        datasets.match(names, subject.bundle.classes, printable(str(folder)))
 
 
 def _one_cell(
     subject: Subject, folder: pathlib.Path, parts: Parts, name: str, cut: Preprocessing
 ) -> dict[str, Any]:
     """One corruption at one severity; listed only now, so that memory stays flat."""
-    source, matched, left_out = suites.open_classes(
+    source, matched, left_out = datasets.open_classes(
         folder, subject.bundle.classes, f"{parts.suite}/{name}"
     )
     found = parts.perform(
@@ -165,13 +166,13 @@ def imagenet_p(
       parts: of the suite.
       alexnet: AlexNet's flip probability for each perturbation; None gives no mFR.
     """
-    kinds, others = suites.find_kinds(place, measures.PERTURBATIONS)
+    kinds, others = datasets.find_kinds(place, measures.PERTURBATIONS)
     cut = whole_image(subject.bundle)
     missing = [p for p in measures.PERTURBATIONS if p not in kinds]
     parts.expect(list(kinds))
     warnings, found, left_out = size_warnings(subject.bundle), {}, {}
     for name, folder in kinds.items():
-        clips, out = suites.list_clips(folder, subject.bundle.classes)
+        clips, out = datasets.list_clips(folder, subject.bundle.classes)
         for why, number in out.items():
             left_out[why] = left_out.get(why, 0) + number
         found[name] = parts.perform(
@@ -216,7 +217,7 @@ def imagenet_p(
 
 def _flips(
     subject: Subject,
-    clips: list[suites.Clip],
+    clips: list[datasets.Clip],
     cut: Preprocessing,
     before: Before,
     *,
@@ -242,7 +243,7 @@ def _flips(
     for number, clip in enumerate(clips):
         before(number)
         try:
-            read = suites.read_clip(clip)
+            read = datasets.read_clip(clip)
         except UndecodableImageError as error:
             unusable[clip.key] = str(error)
             continue

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from noisy_student_jax.console import printable
+from noisy_student_jax.core.console import printable
 
 _SHOWN = 5
 

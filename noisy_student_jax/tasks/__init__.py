@@ -4,8 +4,8 @@ A task is found by name in `TASKS`, or by ``package.module:function``. The funct
 takes the class names and returns a `Task`.
 """
 
-from noisy_student_jax.lookup import make
-from noisy_student_jax.tasks.base import LossOptions, Task
+from noisy_student_jax.core.protocols import LossOptions, Task
+from noisy_student_jax.core.registry import make
 
 TASKS = {
     "classification": "noisy_student_jax.tasks.classification:Classification",

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
 
-from noisy_student_jax import types
-from noisy_student_jax.errors import UserError
-from noisy_student_jax.tasks.base import Arrays, LossOptions
-from noisy_student_jax.types import Batch, PerStream, PyTree
+from noisy_student_jax.core import types
+from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.core.protocols import Arrays, LossOptions
+from noisy_student_jax.core.types import Batch, PerStream, PyTree
 
 FEW_CLASSES = 128
 """Up to here a sidecar keeps every class's probability; above, the top k."""

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from noisy_student_jax.types import PyTree
+from noisy_student_jax.core.types import PyTree
 
 Schedule = Callable[[jax.Array], jax.Array]
 

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from noisy_student_jax.types import PyTree
+from noisy_student_jax.core.types import PyTree
 
 
 class TrainState(flax.struct.PyTreeNode):

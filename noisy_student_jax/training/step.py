@@ -11,13 +11,12 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from noisy_student_jax import types
-from noisy_student_jax.layout import BatchLayout
-from noisy_student_jax.training import partitioning
+from noisy_student_jax.core import sharding, types
+from noisy_student_jax.core.batch_layout import BatchLayout
+from noisy_student_jax.core.sharding import NOT_SHARED, Sharing
+from noisy_student_jax.core.types import Batch, PyTree
 from noisy_student_jax.training.optimizer import l2, squared_norm
-from noisy_student_jax.training.partitioning import NOT_SHARED, Sharing
 from noisy_student_jax.training.state import TrainState, ema_decay, ema_update
-from noisy_student_jax.types import Batch, PyTree
 
 Metrics = dict[str, jax.Array]
 
@@ -291,7 +290,7 @@ def jit_train_step(
     Returns:
       What `jax.jit` returns: the state that it is given is donated, its batch spread.
     """
-    whole, spread = partitioning.replicated(mesh), partitioning.along_batch(mesh)
+    whole, spread = sharding.replicated(mesh), sharding.along_batch(mesh)
     held = whole if state_sharding is None else state_sharding
     if isinstance(held, TrainState):
         step = functools.partial(step, sharing=Sharing.of(held.params, mesh))
@@ -300,7 +299,7 @@ def jit_train_step(
         in_shardings=(held, spread, *((whole,) if taught else ())),
         out_shardings=(held, whole),
         donate_argnums=0,
-        compiler_options=partitioning.compiler_options(mesh),
+        compiler_options=sharding.compiler_options(mesh),
     )
 
 
@@ -315,10 +314,10 @@ def jit_halves(step: TrainStep, mesh: Mesh, *, taught: bool = False) -> tuple[An
     Returns:
       What `jax.jit` returns for `TrainStep.gradients` and for `TrainStep.update`.
     """
-    whole, spread = partitioning.replicated(mesh), partitioning.along_batch(mesh)
+    whole, spread = sharding.replicated(mesh), sharding.along_batch(mesh)
     options = {
         "out_shardings": whole,
-        "compiler_options": partitioning.compiler_options(mesh),
+        "compiler_options": sharding.compiler_options(mesh),
     }
     given = (whole, spread, *((whole,) if taught else ()))
     return (

@@ -27,8 +27,8 @@ from noisy_student_jax.augment.noise import (
     split_positions,
     stream_key,
 )
-from noisy_student_jax.errors import UserError
-from noisy_student_jax.randaugment import OPS, SVHN_CONSTANTS
+from noisy_student_jax.augment.randaugment_table import OPS, SVHN_CONSTANTS
+from noisy_student_jax.core.errors import UserError
 
 BATCH, HEIGHT, WIDTH = 64, 8, 10
 

@@ -13,17 +13,17 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
-from noisy_student_jax.augment import colour, host
+from noisy_student_jax.augment import color, numpy_ops
 from noisy_student_jax.augment import randaugment as backend
 from noisy_student_jax.augment.input_noise import InputNoise
-from noisy_student_jax.errors import UserError
-from noisy_student_jax.randaugment import (
+from noisy_student_jax.augment.randaugment_table import (
     BEHAVIORS,
     OPS,
     SVHN_CONSTANTS,
     argument,
     named,
 )
+from noisy_student_jax.core.errors import UserError
 
 MAGNITUDES = (5, 10, 15, 20, 27)
 SHAPES = ((8, 8), (32, 32), (19, 26))
@@ -91,7 +91,7 @@ def on_the_host(shape):
     def call(op, image, name, value, negative):
         behavior = "reference" if name == op.name else "clean"
         where = {"row": 3, "column": 5, "negative": negative}
-        return host.apply(op, image, value, behavior=behavior, **where)
+        return numpy_ops.apply(op, image, value, behavior=behavior, **where)
 
     return {
         (name, value, sign): np.stack(
@@ -155,7 +155,7 @@ def test_autocontrast_is_the_authors_and_pillows_within_one(cases):
 def test_every_stretch_is_rounded_as_a_division():
     spans = np.arange(256, dtype=np.uint8)
     expected = np.float32(255) / np.maximum(spans, 1).astype(np.float32)
-    assert_same(jax.jit(colour._stretch)(spans), expected)
+    assert_same(jax.jit(color._stretch)(spans), expected)
 
 
 def test_posterize_is_pillows(cases):
@@ -170,7 +170,7 @@ def test_solarize_is_pillows(cases):
 
 def test_solarize_takes_256_for_nothing_at_all():
     image = pictures(8, 8)[0]
-    assert_same(colour.solarize(jnp.asarray(image), 256), image)
+    assert_same(color.solarize(jnp.asarray(image), 256), image)
 
 
 def test_solarize_add_is_the_authors(cases):
@@ -263,11 +263,11 @@ def test_brightness_is_pillows(cases):
 
 def test_contrast_is_measured_from_the_number_of_pixels():
     black = jnp.zeros((32, 32, 3), jnp.uint8)
-    assert int(colour.contrast(black, 0.0)[0, 0, 0]) == 4
+    assert int(color.contrast(black, 0.0)[0, 0, 0]) == 4
     large = jnp.zeros((224, 224, 3), jnp.uint8)
-    assert int(colour.contrast(large, 0.0)[0, 0, 0]) == 196
+    assert int(color.contrast(large, 0.0)[0, 0, 0]) == 196
     huge = jnp.zeros((260, 256, 3), jnp.uint8)
-    assert int(colour.contrast(huge, 0.0)[0, 0, 0]) == 255
+    assert int(color.contrast(huge, 0.0)[0, 0, 0]) == 255
 
 
 def test_clean_contrast_is_measured_from_the_mean_of_the_grey_image():
@@ -275,9 +275,9 @@ def test_clean_contrast_is_measured_from_the_mean_of_the_grey_image():
     for shape in ((32, 32, 3), (300, 256, 3), (2, 2, 1)):
         image = np.full(shape, 10, np.uint8)
         image[shape[0] // 2 :] = 201
-        assert (np.asarray(colour.contrast_from_mean(image, 0.0)) == 106).all()
+        assert (np.asarray(color.contrast_from_mean(image, 0.0)) == 106).all()
     light = np.full((1200, 1300, 3), 255, np.uint8)
-    assert (np.asarray(colour.contrast_from_mean(light, 0.0)) == 255).all()
+    assert (np.asarray(color.contrast_from_mean(light, 0.0)) == 255).all()
 
 
 def coefficients(name, value, height, width):
@@ -420,7 +420,7 @@ def drawn_on_the_host(behavior):
             "randaugment_row": np.array([3]),
             "randaugment_column": np.array([5]),
         }
-        return host.augment(image, draws, noise)
+        return numpy_ops.augment(image, draws, noise)
 
     images, ops = pictures(*SHAPES[-1]), range(len(OPS))
     return np.stack([[one(image, op) for op in ops] for image in images])
@@ -438,4 +438,4 @@ def test_what_cannot_be_augmented_is_refused():
     with pytest.raises(UserError, match="uint8"):
         backend.apply(jnp.zeros((4, 4, 3)), draws, magnitude=9)
     with pytest.raises(UserError, match="1 or 3 channels, not 4"):
-        colour.color(jnp.zeros((4, 4, 4), jnp.uint8), 1.9)
+        color.color(jnp.zeros((4, 4, 4), jnp.uint8), 1.9)

@@ -9,12 +9,12 @@ import pytest
 from bad_images import CASES, HAS_AVIF, HAS_HEIC, card, encoded, exif, jpeg, noise
 from PIL import Image
 
-from noisy_student_jax.cli import main
-from noisy_student_jax.console import Progress
-from noisy_student_jax.data.listing import list_images, safe_text
-from noisy_student_jax.data.prepare import PrepareOptions, prepare
-from noisy_student_jax.decoding import UndecodableImageError, decode, header
-from noisy_student_jax.interruption import Interruption
+from noisy_student_jax.cli.main import main
+from noisy_student_jax.core.console import Progress
+from noisy_student_jax.core.preemption import Interruption
+from noisy_student_jax.data.cache.build import PrepareOptions, prepare
+from noisy_student_jax.data.cache.listing import list_images, safe_text
+from noisy_student_jax.images.decode import UndecodableImageError, decode, header
 
 by_name = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from noisy_student_jax import decoding
+from noisy_student_jax.data.cache.listing import list_classes, list_images
 from noisy_student_jax.data.encoded import FolderSource
-from noisy_student_jax.data.listing import list_classes, list_images
 from noisy_student_jax.data.sources import fingerprint
+from noisy_student_jax.images import decode
 
 
 def png(value, side=6):
@@ -65,7 +65,7 @@ def test_names_are_safe_to_print(folder):
 def test_what_cannot_be_read_or_decoded_says_why_and_the_others_stay(
     source, folder, monkeypatch
 ):
-    monkeypatch.setattr(decoding, "MAX_BYTES", 1000)
+    monkeypatch.setattr(decode, "MAX_BYTES", 1000)
     (folder / "a" / "0.png").unlink()
     (folder / "a" / "2.png").write_bytes(b"<html>")
     (folder / "a" / "4.png").write_bytes(b"0" * 1001)

@@ -5,11 +5,11 @@ import json
 import pytest
 from support import ROOT
 
-from noisy_student_jax.cli import main
+from noisy_student_jax.cli.main import main
 from noisy_student_jax.config import base_config
-from noisy_student_jax.console import Progress
+from noisy_student_jax.core.console import Progress
+from noisy_student_jax.core.preemption import Interruption
 from noisy_student_jax.data import expected, load
-from noisy_student_jax.interruption import Interruption
 
 SIZES = {"labelled": 30, "pool": 300_000_000, "validation": 5, "test": 7, "classes": 3}
 

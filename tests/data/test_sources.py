@@ -7,16 +7,16 @@ import pytest
 
 from noisy_student_jax import data
 from noisy_student_jax.config import base_config
+from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.core.protocols import Examples
 from noisy_student_jax.data.sources import (
     ArraySource,
-    Examples,
     fingerprint,
     key_hashes,
     read_all_good,
     shard_bounds,
 )
-from noisy_student_jax.errors import UserError
-from noisy_student_jax.preprocessing import Preprocessing
+from noisy_student_jax.images.preprocessing import Preprocessing
 
 
 def source(count=5, labels=True):

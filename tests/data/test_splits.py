@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from noisy_student_jax.config import base_config
+from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.data import load
 from noisy_student_jax.data.splits import (
     by_content,
@@ -14,7 +15,6 @@ from noisy_student_jax.data.splits import (
     some_of_each_class,
     stratified,
 )
-from noisy_student_jax.errors import UserError
 
 PARTS = ("test", "validation", "labelled", "pool")
 CLASSES = 4

@@ -7,14 +7,16 @@ import jax
 import numpy as np
 import pytest
 
-from noisy_student_jax import bicubic_tf1, models
-from noisy_student_jax.checkpoints.bundle import Bundle
-from noisy_student_jax.data.sources import ArraySource, Examples
-from noisy_student_jax.errors import UserError
+from noisy_student_jax import models
+from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.core.protocols import Examples
+from noisy_student_jax.data.sources import ArraySource
 from noisy_student_jax.evaluation import predictor as predicting
 from noisy_student_jax.evaluation.predictor import Predictor, predict_source
+from noisy_student_jax.images import resize_tf1
+from noisy_student_jax.images.preprocessing import Preprocessing
+from noisy_student_jax.models.bundle import Bundle
 from noisy_student_jax.models.initialize import initialize
-from noisy_student_jax.preprocessing import Preprocessing
 from noisy_student_jax.tasks.classification import Classification
 from noisy_student_jax.training.step import normalize
 
@@ -311,7 +313,7 @@ def test_the_authors_resize_reaches_the_model_without_rounding(variables, monkey
     monkeypatch.setattr(predictor, "start", watched)
     predict_source(predictor, {"one": variables}, source(large))
 
-    exact = [bicubic_tf1.resize(image[:, 4:17], 8, 8) for image in large]
+    exact = [resize_tf1.resize(image[:, 4:17], 8, 8) for image in large]
     np.testing.assert_array_equal(seen[0][:3], exact)
     assert np.min(exact) < 0 and np.max(exact) > 255
 

@@ -12,7 +12,7 @@ import pytest
 from support import on_eight_devices
 
 from noisy_student_jax import models
-from noisy_student_jax.errors import UserError
+from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.models.batch_norm import BatchNorm
 from noisy_student_jax.models.initialize import abstract_variables, initialize
 

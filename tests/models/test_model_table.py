@@ -6,7 +6,7 @@ import flax.linen as nn
 import pytest
 
 from noisy_student_jax import models
-from noisy_student_jax.errors import UserError
+from noisy_student_jax.core.errors import UserError
 
 
 class Outside(nn.Module):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
 
-from noisy_student_jax.types import PerStream
+from noisy_student_jax.core.types import PerStream
 
 GRID = 6
 TOLERANCE = 0.15

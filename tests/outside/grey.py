@@ -3,8 +3,9 @@
 import flax.linen as nn
 import numpy as np
 
+from noisy_student_jax.core.protocols import Examples
 from noisy_student_jax.data import Dataset
-from noisy_student_jax.data.sources import ArraySource, Examples
+from noisy_student_jax.data.sources import ArraySource
 from noisy_student_jax.tasks.classification import Classification
 
 CLASSES = ("dark", "bright")

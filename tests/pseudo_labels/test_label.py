@@ -7,13 +7,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from noisy_student_jax.checkpoints import bundle as bundles
-from noisy_student_jax.console import Progress
-from noisy_student_jax.data.sources import Examples, read_all_good, shard_bounds
-from noisy_student_jax.errors import Interrupted, TrainingDivergedError
+from noisy_student_jax.core.console import Progress
+from noisy_student_jax.core.errors import Interrupted, TrainingDivergedError
+from noisy_student_jax.core.preemption import Interruption
+from noisy_student_jax.core.protocols import Examples
+from noisy_student_jax.data.sources import read_all_good, shard_bounds
 from noisy_student_jax.evaluation.predictor import Predictor
-from noisy_student_jax.interruption import Interruption
-from noisy_student_jax.preprocessing import Preprocessing
+from noisy_student_jax.images.preprocessing import Preprocessing
+from noisy_student_jax.models import bundle as bundles
 from noisy_student_jax.pseudo_labels import sidecar
 from noisy_student_jax.pseudo_labels.label import Shard, label_pool
 from noisy_student_jax.tasks.classification import Classification
@@ -275,10 +276,10 @@ def test_the_teacher_of_a_run_is_its_averaged_model_without_noise(
 def test_a_teacher_sees_the_centre_crop_that_it_was_trained_for(
     tiny_student, monkeypatch
 ):
-    from noisy_student_jax import generation
+    from noisy_student_jax.generation import label
 
     asked = []
-    monkeypatch.setattr(generation.label, "label_pool", lambda *a, **_: asked.append(a))
+    monkeypatch.setattr(label.label, "label_pool", lambda *a, **_: asked.append(a))
     # Its student is at 8 pixels, with another crop, mean and resize.
     teacher = tiny_student(
         0,
@@ -288,7 +289,7 @@ def test_a_teacher_sees_the_centre_crop_that_it_was_trained_for(
         ),
         "--config.generations[0].model.interpolation=bicubic_tf1",
     )
-    generation.label_pool(teacher)
+    label.label_pool(teacher)
 
     ((predictor, *_),) = asked
     assert predictor.preprocessing == Preprocessing(

@@ -16,13 +16,9 @@ from pseudo_labels.records import (
     write,
 )
 
-from noisy_student_jax.errors import UserError
+from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.pseudo_labels import sidecar
-from noisy_student_jax.pseudo_labels.plan import (
-    SelectionOptions,
-    Survey,
-    hundredths,
-)
+from noisy_student_jax.pseudo_labels.plan import SelectionOptions, Survey, hundredths
 from noisy_student_jax.pseudo_labels.reference import ReferencePlan
 from noisy_student_jax.pseudo_labels.selection import select
 

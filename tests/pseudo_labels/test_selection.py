@@ -20,7 +20,7 @@ from pseudo_labels.records import (
 )
 from pseudo_labels.records import check as check_copies
 
-from noisy_student_jax.errors import UserError
+from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.pseudo_labels import plan, radix, sidecar
 from noisy_student_jax.pseudo_labels.selection import (
     SelectionOptions,

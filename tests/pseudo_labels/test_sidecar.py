@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from noisy_student_jax.errors import UserError
+from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.pseudo_labels import sidecar, writing
 
 METADATA = {"task": "toy", "model": "b0", "model_sha256": "ab" * 32, "classes": "3"}
@@ -260,7 +260,7 @@ def test_a_full_disk_is_told_in_a_sentence_and_leaves_nothing(tmp_path):
     """A limit on the size of files stands in for the disk."""
     script = """
 import pathlib, resource, signal, sys, numpy as np
-from noisy_student_jax.errors import UserError
+from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.pseudo_labels import selection, sidecar
 place = pathlib.Path(sys.argv[1])
 rng = np.random.default_rng(0)

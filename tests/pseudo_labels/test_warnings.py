@@ -8,7 +8,7 @@ import pytest
 from pseudo_labels.records import write
 from support import ROOT
 
-from noisy_student_jax.cli import main
+from noisy_student_jax.cli.main import main
 from noisy_student_jax.pseudo_labels import plan
 from noisy_student_jax.pseudo_labels.plan import SelectionOptions
 from noisy_student_jax.pseudo_labels.selection import select

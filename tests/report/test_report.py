@@ -12,12 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from noisy_student_jax import config as configs
-from noisy_student_jax import files, report
+from noisy_student_jax import report
+from noisy_student_jax.core import files
+from noisy_student_jax.core.preemption import Interruption
 from noisy_student_jax.data.sources import ArraySource, Dataset
-from noisy_student_jax.interruption import Interruption
 from noisy_student_jax.pseudo_labels import selection, sidecar
 from noisy_student_jax.pseudo_labels.plan import SelectionOptions
-from noisy_student_jax.run import Run
+from noisy_student_jax.runs.run import Run
 
 HOSTILE = "class\"'><script>alert(1)</script>\x00\u202e&{{ 7*7 }}"
 CLASSES = ("ant", "bee", HOSTILE)

@@ -14,14 +14,14 @@ from robust_sets import (
     write_video,
 )
 
-from noisy_student_jax.cli import main
-from noisy_student_jax.errors import Interrupted
-from noisy_student_jax.evaluation.robustness import (
+from noisy_student_jax.cli.main import main
+from noisy_student_jax.core.errors import Interrupted
+from noisy_student_jax.core.preemption import Interruption
+from noisy_student_jax.robustness.metrics import (
     ALEXNET_ERRORS,
     CORRUPTIONS,
     PERTURBATIONS,
 )
-from noisy_student_jax.interruption import Interruption
 
 GROUPS = {"gaussian_noise": "noise", "fog": "weather", "jpeg_compression": "digital"}
 

@@ -7,9 +7,9 @@ import pytest
 from robust_sets import WNIDS, grey, write_image, write_model
 from support import TINY
 
-from noisy_student_jax.checkpoints import bundle as bundles
-from noisy_student_jax.cli import main
-from noisy_student_jax.evaluation.robustness import CORRUPTIONS
+from noisy_student_jax.cli.main import main
+from noisy_student_jax.models import bundle as bundles
+from noisy_student_jax.robustness.metrics import CORRUPTIONS
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,9 @@ import pyarrow as pa
 import pytest
 
 from noisy_student_jax import tasks
-from noisy_student_jax.errors import UserError
-from noisy_student_jax.tasks.base import LossOptions
+from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.core.protocols import LossOptions
+from noisy_student_jax.core.types import LABELLED, PSEUDO
 from noisy_student_jax.tasks.classification import (
     CALIBRATION_BINS,
     DEFAULT_TOP_K,
@@ -16,7 +17,6 @@ from noisy_student_jax.tasks.classification import (
     calibration_error,
     training_target,
 )
-from noisy_student_jax.types import LABELLED, PSEUDO
 
 
 def task_of(classes):

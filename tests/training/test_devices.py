@@ -12,17 +12,18 @@ from support import TINY, on_eight_devices
 WORK = """
 import hashlib, json, pathlib, re, sys
 import jax, numpy as np
-from noisy_student_jax import config, streams
-from noisy_student_jax.checkpoints import bundle
-from noisy_student_jax.checkpoints.checkpoint import Checkpoints
-from noisy_student_jax.data.resident import ResidentPipeline
+from noisy_student_jax import config
+from noisy_student_jax.generation import streams
+from noisy_student_jax.models import bundle
+from noisy_student_jax.training.checkpoints import Checkpoints
+from noisy_student_jax.data.pipelines.device_resident import ResidentPipeline
 from noisy_student_jax.data.sources import read_all_good
 from noisy_student_jax.evaluation.predictor import Predictor
-from noisy_student_jax.generation import step_and_state, teacher_of
-from noisy_student_jax.interruption import Interruption
-from noisy_student_jax.part import part
-from noisy_student_jax.run import Run
-from noisy_student_jax.training import partitioning
+from noisy_student_jax.generation.train import step_and_state, teacher_of
+from noisy_student_jax.core.preemption import Interruption
+from noisy_student_jax.generation.trainable import part
+from noisy_student_jax.runs.run import Run
+from noisy_student_jax.core import sharding
 from noisy_student_jax.training.step import jit_train_step
 
 tiny, workdir, folder = sys.argv[1:]
@@ -38,7 +39,7 @@ teacher, taught_by = teacher_of(live.student(1))
 
 
 def training(devices):
-    mesh = partitioning.make_mesh(jax.devices()[:devices])
+    mesh = sharding.make_mesh(jax.devices()[:devices])
     layout = student.layout
     layout.check(devices=devices, microbatches=2)
     pipeline = ResidentPipeline(
@@ -46,7 +47,7 @@ def training(devices):
     )
     pipelines[devices] = pipeline
     step, state = step_and_state(part(student))
-    whole = partitioning.replicated(mesh)
+    whole = sharding.replicated(mesh)
     state = jax.device_put(state, whole)
     compiled = jit_train_step(step, mesh).lower(state, pipeline(0)).compile()
     batches, metrics = [], []
@@ -88,9 +89,9 @@ for devices in (1, 8):
     told["predictor_batch"] = predictor.batch
     batch = dict(jax.device_get(pipelines[devices](0)))
     batch["teacher_image"] = batch["image"][batch["stream"] == 1]
-    mesh = partitioning.make_mesh(jax.devices()[:devices])
-    spread, whole = partitioning.along_batch(mesh), partitioning.replicated(mesh)
-    batch = partitioning.put_batch(batch, mesh)
+    mesh = sharding.make_mesh(jax.devices()[:devices])
+    spread, whole = sharding.along_batch(mesh), sharding.replicated(mesh)
+    batch = sharding.put_batch(batch, mesh)
     weights = jax.device_put(taught_by, whole)
     labelling = jax.jit(teacher.label, out_shardings=spread).lower(weights, batch)
     labelling = labelling.compile()
@@ -100,7 +101,7 @@ for devices in (1, 8):
 
 checkpoints = Checkpoints(pathlib.Path(folder))
 checkpoints.save(state)
-one = partitioning.replicated(partitioning.make_mesh(jax.devices()[:1]))
+one = sharding.replicated(sharding.make_mesh(jax.devices()[:1]))
 like = jax.device_put(step_and_state(part(student))[1], one)
 back = checkpoints.restore_latest(like)
 checkpoints.close()

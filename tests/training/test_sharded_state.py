@@ -11,27 +11,29 @@ from support import TINY, on_eight_devices
 WORK = """
 import json, pathlib, shutil, sys
 import jax, numpy as np
-from noisy_student_jax import config, generation, train_loop
-from noisy_student_jax.checkpoints import bundle
-from noisy_student_jax.checkpoints.checkpoint import Checkpoints
-from noisy_student_jax.interruption import Interruption
-from noisy_student_jax.run import Run
-from noisy_student_jax.train_loop import read_metrics
-from noisy_student_jax.training import partitioning
+from noisy_student_jax import config
+from noisy_student_jax.generation import train as generation
+from noisy_student_jax.training import loop
+from noisy_student_jax.models import bundle
+from noisy_student_jax.training.checkpoints import Checkpoints
+from noisy_student_jax.core.preemption import Interruption
+from noisy_student_jax.runs.run import Run
+from noisy_student_jax.training.loop import read_metrics
+from noisy_student_jax.core import sharding
 
 tiny, workdir, folder = sys.argv[1], *map(pathlib.Path, sys.argv[2:])
 assert jax.device_count() == 8
-mesh = partitioning.make_mesh()
+mesh = sharding.make_mesh()
 found = {
-    str(shape): list(partitioning.split(shape, mesh).shard_shape(shape))
+    str(shape): list(sharding.split(shape, mesh).shard_shape(shape))
     for shape in [
         (3, 3, 8, 57), (1, 1, 24, 1376), (100, 41), (1, 1, 20, 206), (77, 55), (8192,)
     ]
 }
 found = {"split": found}
 # The model is tiny, and so is what is large in it.
-partitioning.LARGE = 16
-trained, states = train_loop.train, {}
+sharding.LARGE = 16
+trained, states = loop.train, {}
 
 
 def train(*arguments, **options):
@@ -39,7 +41,7 @@ def train(*arguments, **options):
     return states[name]
 
 
-train_loop.train = train
+loop.train = train
 
 
 def bytes_of_a_device(state):
@@ -87,7 +89,7 @@ for name, sharded in (("whole", "false"), ("shared", "true")):
         "weights": [np.asarray(leaf).tolist() for leaf in jax.tree.leaves(weights)],
         "names": str(jax.tree.structure(weights)),
     }
-one = partitioning.replicated(partitioning.make_mesh(jax.devices()[:1]))
+one = sharding.replicated(sharding.make_mesh(jax.devices()[:1]))
 alone = jax.device_put(jax.device_get(states["shared"]), one)
 found["on_one"] = restored("shared", alone)
 found["on_eight"] = restored("whole", states["shared"])

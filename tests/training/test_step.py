@@ -9,8 +9,9 @@ import numpy as np
 import optax
 import pytest
 
+from noisy_student_jax.core.protocols import LossOptions
+from noisy_student_jax.core.types import LABELLED, PSEUDO, PerStream
 from noisy_student_jax.models.layers import batch_norm, keep_factors
-from noisy_student_jax.tasks.base import LossOptions
 from noisy_student_jax.tasks.classification import Classification
 from noisy_student_jax.training import optimizer as optimizers
 from noisy_student_jax.training.optimizer import OptimizerOptions
@@ -21,7 +22,6 @@ from noisy_student_jax.training.step import (
     normalize,
     total_loss,
 )
-from noisy_student_jax.types import LABELLED, PSEUDO, PerStream
 
 CLASSES, FEATURES = 3, 4
 STREAM = np.array([LABELLED, PSEUDO, PSEUDO] * 4, np.int32)
@@ -529,7 +529,7 @@ def test_a_batch_of_labels_alone_has_no_pseudo_loss():
 
 @pytest.mark.parametrize("normalization", WEIGHTS)
 def test_the_first_teachers_loss_is_that_of_its_labels(tiny_student, normalization):
-    from noisy_student_jax import generation
+    from noisy_student_jax.generation import train as generation
 
     given = []
     for number in (0, 1):
@@ -551,7 +551,7 @@ def test_the_first_teachers_loss_is_that_of_its_labels(tiny_student, normalizati
 def test_schedules_are_told_of_the_labelled_batch_alone(
     tiny_student, monkeypatch, ratio
 ):
-    from noisy_student_jax import generation
+    from noisy_student_jax.generation import train as generation
 
     told = []
     schedule = generation.optimizers.make_schedule

@@ -7,7 +7,7 @@ without TensorFlow. It decodes and augments on the CPU alone; accelerators are J
 import contextlib
 import os
 
-from noisy_student_jax.errors import UserError, one_line
+from noisy_student_jax.core.errors import UserError, one_line
 
 # TensorFlow reads both once, when it is imported: no notices of what it was built with,
 # and no oneDNN, which announces itself and has nothing to do for images.

@@ -13,8 +13,9 @@ at a fraction.
 import numpy as np
 import tensorflow as tf
 
-from noisy_student_jax.decoding import Header, decode
-from noisy_student_jax.preprocessing import BICUBIC_TF1, Bicubic, Preprocessing
+from noisy_student_jax.images.decode import Header, decode
+from noisy_student_jax.images.preprocessing import Preprocessing
+from noisy_student_jax.images.resize import BICUBIC_TF1, Bicubic
 
 _END = b"\xff\xd9"
 _FRACTIONS = (4, 2, 1)

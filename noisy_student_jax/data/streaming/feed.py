@@ -19,12 +19,12 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import numpy as np
 
-from noisy_student_jax.augment import host, host_draws
-from noisy_student_jax.data.hosted import CroppingFeed, Fed
-from noisy_student_jax.data.pipeline import Drawn
+from noisy_student_jax.augment import numpy_draws, numpy_ops
+from noisy_student_jax.data.pipelines.draws import Drawn
+from noisy_student_jax.data.pipelines.host_fed import CroppingFeed, Fed
 from noisy_student_jax.data.streaming.decoding import preprocessed
-from noisy_student_jax.decoding import Header, UndecodableImageError, inspect
-from noisy_student_jax.preprocessing import Preprocessing
+from noisy_student_jax.images.decode import Header, UndecodableImageError, inspect
+from noisy_student_jax.images.preprocessing import Preprocessing
 
 _READ_AT_ONCE = 64
 _READERS = 4
@@ -129,7 +129,7 @@ class StreamingFeed(CroppingFeed):
         drawn = self._drawn(step)[number]
         count, side, noise = len(drawn.positions), self.preprocessing.resolution, {}
         if self.noised:
-            noise = host_draws.draw(
+            noise = numpy_draws.draw(
                 **self._numbers,
                 stream=number,
                 positions=drawn.positions,
@@ -202,7 +202,7 @@ class StreamingFeed(CroppingFeed):
                 found = {name: how.blank() for name, how in seen.items()}
             if self.noised:
                 draws = {name: drawn[row] for name, drawn in begun.noise.items()}
-                found["image"] = host.augment(found["image"], draws, noise)
+                found["image"] = numpy_ops.augment(found["image"], draws, noise)
             for name, image in found.items():
                 begun.images[name][row] = image
 

@@ -17,12 +17,12 @@ import pyarrow.parquet as pq
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
-from noisy_student_jax import files
-from noisy_student_jax.console import printable
+from noisy_student_jax.core import files
+from noisy_student_jax.core.console import printable
+from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.core.protocols import Examples
+from noisy_student_jax.data.cache.listing import safe_text
 from noisy_student_jax.data.encoded import Encoded, decoded
-from noisy_student_jax.data.listing import safe_text
-from noisy_student_jax.data.sources import Examples
-from noisy_student_jax.errors import UserError
 
 UNKNOWN = -1
 """The label of a record that is damaged."""

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from noisy_student_jax.console import printable
+from noisy_student_jax.core.console import printable
+from noisy_student_jax.core.errors import UserError, nearest, one_line
 from noisy_student_jax.data.encoded import Encoded
 from noisy_student_jax.data.streaming.records import (
     Features,
@@ -25,7 +26,6 @@ from noisy_student_jax.data.streaming.records import (
     read_labels,
 )
 from noisy_student_jax.data.streaming.tfrecord import open_files
-from noisy_student_jax.errors import UserError, nearest, one_line
 
 # NAME, or NAME:VERSION, then perhaps a split.
 _SPEC = re.compile(r"(?P<name>[^:]+(?::\d[\d.*]*)?)(?::(?P<split>.+))?")

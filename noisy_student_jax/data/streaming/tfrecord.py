@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from noisy_student_jax.console import printable
+from noisy_student_jax.core.console import printable
+from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.data.encoded import Encoded
 from noisy_student_jax.data.streaming import crc32c
 from noisy_student_jax.data.streaming.records import (
@@ -23,8 +24,7 @@ from noisy_student_jax.data.streaming.records import (
     kept_column,
     read_labels,
 )
-from noisy_student_jax.decoding import MAX_BYTES
-from noisy_student_jax.errors import UserError
+from noisy_student_jax.images.decode import MAX_BYTES
 
 _HEADER, _FOOTER = 12, 4
 _GZIP = b"\x1f\x8b"

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from noisy_student_jax.data.streaming import decoding
-from noisy_student_jax.decoding import UndecodableImageError, decode, inspect
-from noisy_student_jax.preprocessing import Preprocessing, compiled_bicubic
+from noisy_student_jax.images.decode import UndecodableImageError, decode, inspect
+from noisy_student_jax.images.preprocessing import Preprocessing, compiled_bicubic
 
 BOXES = [
     (0, 0, 96, 131),

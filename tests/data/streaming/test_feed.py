@@ -14,20 +14,20 @@ import pytest
 from PIL import Image
 
 from noisy_student_jax.augment.input_noise import InputNoise
+from noisy_student_jax.augment.randaugment_table import FILL
+from noisy_student_jax.core import sharding
+from noisy_student_jax.core.batch_layout import BatchLayout
+from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.core.types import PSEUDO
+from noisy_student_jax.data.cache.listing import list_images
 from noisy_student_jax.data.encoded import Encoded, FolderSource
-from noisy_student_jax.data.hosted import HostedPipeline, SourceFeed
-from noisy_student_jax.data.listing import list_images
+from noisy_student_jax.data.order.block_shuffle import Lanes
+from noisy_student_jax.data.pipelines.device_resident import ResidentPipeline
+from noisy_student_jax.data.pipelines.host_fed import HostedPipeline, SourceFeed
+from noisy_student_jax.data.pipelines.stream import Noise, Stream
 from noisy_student_jax.data.quarantine import Quarantine
-from noisy_student_jax.data.resident import ResidentPipeline
-from noisy_student_jax.data.stream import Noise, Stream
 from noisy_student_jax.data.streaming.feed import StreamingFeed
-from noisy_student_jax.errors import UserError
-from noisy_student_jax.lanes import Lanes
-from noisy_student_jax.layout import BatchLayout
-from noisy_student_jax.preprocessing import Preprocessing
-from noisy_student_jax.randaugment import FILL
-from noisy_student_jax.training import partitioning
-from noisy_student_jax.types import PSEUDO
+from noisy_student_jax.images.preprocessing import Preprocessing
 
 LAYOUT = BatchLayout(3, 6)
 SIDE = 12
@@ -66,7 +66,7 @@ def stream(folder, *, noise=PLAIN, lanes=None):
 
 
 def mesh():
-    return partitioning.make_mesh(jax.devices()[:1])
+    return sharding.make_mesh(jax.devices()[:1])
 
 
 def feed_of(streams, feed=StreamingFeed):

@@ -15,7 +15,7 @@ class Absent:
             raise ModuleNotFoundError("No module named 'tensorflow'", name=name)
 
 sys.meta_path.insert(0, Absent())
-from noisy_student_jax.errors import UserError
+from noisy_student_jax.core.errors import UserError
 try:
     import noisy_student_jax.data.streaming.feed
 except UserError as error:

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.data.streaming.records import UNKNOWN
 from noisy_student_jax.data.streaming.tfds import tfds_source
-from noisy_student_jax.errors import UserError
 
 FORMATS = ("tfrecord", "array_record")
 COUNTS = {"train": 7, "test": 3}

@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.data.sources import fingerprint
 from noisy_student_jax.data.streaming import crc32c, records, tf, tfrecord
 from noisy_student_jax.data.streaming.records import Features
 from noisy_student_jax.data.streaming.tfrecord import TFRecordSource
-from noisy_student_jax.errors import UserError
 
 COUNTS = {
     "train-00000-of-00003": 5,

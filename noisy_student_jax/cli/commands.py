@@ -1,0 +1,404 @@
+"""The commands: each takes its options and returns an exit status."""
+
+import argparse
+import pathlib
+import shlex
+from typing import Any
+
+from noisy_student_jax import config as configs
+from noisy_student_jax import tasks
+from noisy_student_jax.config import decisions
+from noisy_student_jax.core import console, files
+from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.core.preemption import Interruption
+from noisy_student_jax.evaluation.predictor import Predictor
+from noisy_student_jax.generation import init_weights
+from noisy_student_jax.generation.preconditions import check
+from noisy_student_jax.images.decode import UndecodableImageError, decode
+from noisy_student_jax.models import bundle as bundles
+from noisy_student_jax.planning import auto_config
+from noisy_student_jax.planning import plan as planning
+from noisy_student_jax.planning.topology import command as topology
+from noisy_student_jax.pseudo_labels import selection
+from noisy_student_jax.pseudo_labels.plan import SelectionOptions
+from noisy_student_jax.report import summary as judgement
+from noisy_student_jax.report.contact_sheet import CONTACT_SHEET
+from noisy_student_jax.robustness import command as robustness
+from noisy_student_jax.runs import fixres, scheduler
+from noisy_student_jax.runs.run import DECISIONS, PREPARED, Run
+from noisy_student_jax.self_training import noisy_student
+
+Options = argparse.Namespace
+
+BEFORE_THE_CONFIG = (PREPARED, DECISIONS)
+"""What a run directory may hold before its config is written."""
+
+
+def run(options: Options, interruption: Interruption) -> int:
+    """The whole loop."""
+    one = _open_run(options, interruption)
+    _perform(one, options)
+    _conclude(one)
+    return 0
+
+
+def train(options: Options, interruption: Interruption) -> int:
+    """Trains one generation, or the control."""
+    return _one_stage(options, interruption, "train")
+
+
+def prepare(options: Options, interruption: Interruption) -> int:
+    """Reads and checks the images, deals them to their parts, and shows some."""
+    one = _open_run(options, interruption)
+    _perform(one, options, only={"data", "contact_sheet"})
+    counts = {name: len(part) for name, part in one.dataset.parts().items()}
+    console.say()
+    console.say(", ".join(f"{count:,} {name}" for name, count in counts.items()))
+    console.say(f"look at {one.workdir / CONTACT_SHEET} before training")
+    return 0
+
+
+def label(options: Options, interruption: Interruption) -> int:
+    """Has one generation label the pool."""
+    return _one_stage(options, interruption, "label")
+
+
+def evaluate(options: Options, interruption: Interruption) -> int:
+    """Evaluates one generation, or the control; or any bundle, by a suite."""
+    if options.suite:
+        robustness.check_suite(options.suite)
+        if not (options.config or options.workdir):
+            return robustness.of_bundle(options, interruption)
+        one = _open_run(options, interruption)
+        name, _, _ = _stage_name(one, options, "evaluate").partition("/")
+        student = next(s for s in one.students if s.name == name)
+        return robustness.of_student(options, student, interruption)
+    for flag in robustness.FLAGS:
+        if getattr(options, flag) not in (None, False):
+            raise UserError(
+                f"--{flag.replace('_', '-')} belongs to `noisy-student evaluate"
+                " --suite=SUITE`"
+            )
+    return _one_stage(options, interruption, "evaluate")
+
+
+def select(options: Options, interruption: Interruption) -> int:
+    """Selects among the labels of a run, or of any directory of sidecars."""
+    if options.labels is None and options.output is None:
+        return _one_stage(options, interruption, "select")
+    if options.labels is None or options.output is None:
+        missing = "--labels=DIR" if options.labels is None else "--output=DIR"
+        raise UserError(f"`noisy-student select` also needs {missing}")
+    if options.workdir or options.generation or options.again:
+        raise UserError(
+            "`noisy-student select` takes either --labels and --output, or --workdir"
+            " and --generation (and --again)"
+        )
+    if options.config:
+        config = configs.load(options.config, options.overrides)
+    else:
+        config = configs.defaults(options.overrides)
+    summary = selection.select(
+        options.labels,
+        options.output,
+        SelectionOptions.from_config(config.selection),
+    )
+    for warning in summary["warnings"]:
+        console.warn(warning)
+    counts = summary["counts"]
+    below = "below" if summary["method"] == "reference" else "not above"
+    console.say(
+        f"read {counts['read']:,} = selected {counts['selected']:,} + quarantined"
+        f" {counts['quarantined']:,} + {below} {config.selection.min_score:g}"
+        f" {counts['below_threshold']:,} + over capacity {counts['over_capacity']:,};"
+        f" {counts['draws']:,} draws, written to '{options.output}'"
+    )
+    return 0
+
+
+def report(options: Options, interruption: Interruption) -> int:
+    """Judges a finished run and writes its report."""
+    one = _open_run(options, interruption)
+    _perform(one, options, only={"report"})
+    _conclude(one)
+    return 0
+
+
+def status(options: Options, interruption: Interruption) -> int:
+    """Says what is done, running and left."""
+    if not options.workdir:
+        raise UserError("`noisy-student status` needs --workdir=DIR")
+    workdir = pathlib.Path(options.workdir)
+    if not (workdir / "config.json").is_file():
+        raise UserError(
+            f"'{workdir}' is not a run directory: it has no config.json (it is what"
+            " --workdir of `noisy-student run` was)"
+        )
+    config = configs.from_json(workdir / "config.json")
+    one = Run(config, workdir, interruption=interruption, look_only=True)
+    whole = noisy_student(one)
+    found = scheduler.standings(one, whole)
+    running = one.is_locked
+    rows = []
+    for stage in whole:
+        manifest = one.ledger.manifest(stage.name)
+        standing = found[stage.name]
+        going_on = standing.state == "started"
+        rows.append(
+            {
+                "stage": stage.name,
+                "state": "running" if going_on and running else standing.state,
+                "seconds": manifest["seconds"] if manifest else None,
+                "why": list(standing.why),
+            }
+        )
+    if options.json:
+        done = all(row["state"] == "finished" for row in rows)
+        console.print_json({"workdir": str(workdir), "finished": done, "stages": rows})
+        return 0
+    width = max(len(row["stage"]) for row in rows)
+    for row in rows:
+        told = "; ".join(row["why"])
+        if row["state"] == "finished":
+            told = console.duration(row["seconds"])
+        line = f"{row['stage'].ljust(width)}  {row['state'].ljust(8)}  {told}"
+        console.say(line.rstrip())
+    return 0
+
+
+def predict(options: Options, interruption: Interruption) -> int:
+    """Prints class and probability of each image; 1 if any could not be decoded."""
+    if not options.model:
+        raise UserError("`noisy-student predict` needs --model=BUNDLE")
+    if not options.images:
+        raise UserError("`noisy-student predict` needs at least one image")
+    if options.batch < 1:
+        raise UserError(f"--batch is {options.batch}, but must be at least 1")
+    bundle = bundles.read(options.model)
+    if not options.trust:
+        bundles.refuse_foreign_code(bundle, options.model)
+    task = tasks.create(bundle.task, bundle.classes)
+    predictor = Predictor.from_bundle(bundle, task, batch=options.batch)
+    variables = predictor.place(bundle.variables)
+    failed = 0
+    for start in range(0, len(options.images), options.batch):
+        interruption.check()
+        paths = options.images[start : start + options.batch]
+        images, problems = [], {}
+        for path in paths:
+            try:
+                images.append(decode(path))
+            except UndecodableImageError as error:
+                problems[path] = str(error)
+        predictions = iter(())
+        if images:
+            whole = predictor(variables, bundle.preprocessing.apply_all(images))
+            predictions = iter(_rows(task, whole))
+        for path in paths:
+            if path in problems:
+                failed += 1
+                row: dict[str, Any] = {"image": str(path), "error": problems[path]}
+            else:
+                row = {"image": str(path), **next(predictions)}
+            _print_prediction(row, options)
+    if failed:
+        console.say(
+            f"{failed} of {len(options.images)} images could not be read", error=True
+        )
+    return 1 if failed else 0
+
+
+def plan(options: Options, interruption: Interruption) -> int:
+    """Says what a model, or a whole config, would cost."""
+    if bool(options.model) == bool(options.config):
+        raise UserError(
+            "`noisy-student plan` needs either --config=FILE or --model=NAME"
+        )
+    if options.json and options.recipe:
+        raise UserError("`noisy-student plan` prints either --json or --recipe")
+    if options.measure and options.recipe:
+        raise UserError("`noisy-student plan` takes either --measure or --recipe")
+    if options.measure and options.model:
+        raise UserError(
+            "`noisy-student plan --measure` needs --config=FILE: how long a model takes"
+            " depends on what it is trained on"
+        )
+    where = topology.asked_for(options)
+    if options.resolution < 0:
+        raise UserError(f"--resolution is {options.resolution}, but must be above 0")
+    if options.model:
+        if options.overrides:
+            raise UserError(
+                f"`noisy-student plan --model` takes no '{options.overrides[0]}': it"
+                " reads no config"
+            )
+        facts = planning.model_facts(options.model, resolution=options.resolution)
+        if options.json:
+            console.print_json(facts)
+        else:
+            console.say(planning.model_text(facts))
+        return 0
+    workdir = pathlib.Path(options.workdir or "runs/plan")
+    config, _ = _load(options, workdir, interruption, fit=False)
+    if where:
+        config.plan.update(where.section)
+    one = Run(config, workdir, interruption=interruption, look_only=True, believe=True)
+    check(one, devices=where and len(where.devices))
+    if options.recipe:
+        console.say(planning.recipe(one))
+        return 0
+    if where:
+        facts = planning.run_facts(one)
+        facts["topology"] = topology.facts(one, where, generation=options.generation)
+    elif options.measure or config.budget_hours:
+        console.say("measuring; some ten seconds, and what the compiler takes")
+        facts = planning.measured_facts(one)
+    else:
+        facts = planning.run_facts(one)
+    if options.json:
+        console.print_json(facts)
+    else:
+        console.say(planning.run_text(facts))
+        if where:
+            console.say(topology.text(facts["topology"]))
+    return 0
+
+
+def _open_run(options: Options, interruption: Interruption) -> Run:
+    for flag in ("config", "workdir"):
+        if not getattr(options, flag):
+            example = "FILE" if flag == "config" else "DIR"
+            raise UserError(
+                f"`noisy-student {options.command}` needs --{flag}={example}"
+            )
+    workdir = pathlib.Path(options.workdir)
+    for place in (workdir, *workdir.parents):
+        if place.exists() and not place.is_dir():
+            where = "is" if place == workdir else f"is below '{place}', which is"
+            raise UserError(
+                f"--workdir='{workdir}' {where} a file: give a directory, a new one or"
+                " one of an earlier run"
+            )
+    # Names with a dot are of writes that were cut short.
+    foreign = workdir.is_dir() and any(
+        not path.name.startswith(".") and path.name not in BEFORE_THE_CONFIG
+        for path in workdir.iterdir()
+    )
+    if foreign and not (workdir / "config.json").is_file():
+        raise UserError(
+            f"--workdir='{workdir}' has other files in it and no run of ours: give an"
+            " empty or a new directory"
+        )
+    config, decided = _load(options, workdir, interruption)
+    command = ["noisy-student", "run", f"--config={options.config}"]
+    command += [f"--workdir={options.workdir}", *options.overrides]
+    one = Run(
+        config,
+        workdir,
+        interruption=interruption,
+        command=shlex.join(command),
+        decisions=decided,
+    )
+    check(one)
+    return one
+
+
+def _load(
+    options: Options,
+    workdir: pathlib.Path,
+    interruption: Interruption,
+    *,
+    fit: bool = True,
+) -> tuple[configs.ConfigDict, dict[str, Any] | None]:
+    """Reads the config, and says what was decided for it; returns both."""
+    record = None
+
+    def decide(config: configs.ConfigDict) -> configs.ConfigDict:
+        nonlocal record
+        config = init_weights.with_given(config)
+        made = auto_config.decided(config, workdir, interruption, fit=fit)
+        # That nothing had to be given up is a decision as well.
+        if made or config.budget_hours:
+            record = auto_config.record(config, made)
+        for why in decisions.reasons(made):
+            console.say(f"decided: {why}")
+        return decisions.apply(config, made)
+
+    return configs.load(options.config, options.overrides, decide=decide), record
+
+
+def _perform(one: Run, options: Options, *, only: set[str] | None = None) -> None:
+    with one.locked():
+        scheduler.perform(one, noisy_student(one), only=only, again=options.again)
+
+
+def _one_stage(options: Options, interruption: Interruption, kind: str) -> int:
+    one = _open_run(options, interruption)
+    name = _stage_name(one, options, kind)
+    only = {name}
+    if kind == "train":
+        # What is trained is fine-tuned as well, if the config says so.
+        only |= {"data", f"{name.removesuffix('train')}{fixres.STAGE}"}
+    _perform(one, options, only=only)
+    return 0
+
+
+def _stage_name(one: Run, options: Options, kind: str) -> str:
+    """Returns the stage that --generation means."""
+    names = [s.name for s in noisy_student(one) if s.name.endswith(f"/{kind}")]
+    known = [name.removesuffix(f"/{kind}").split("_")[-1] for name in names]
+    if options.generation is None:
+        raise UserError(
+            f"`noisy-student {kind}` needs --generation=K, one of {', '.join(known)}"
+        )
+    if options.generation not in known:
+        raise UserError(
+            f"--generation={options.generation}: this config can {kind} only"
+            f" {', '.join(known) or 'nothing'}"
+        )
+    return names[known.index(options.generation)]
+
+
+def _conclude(one: Run) -> None:
+    summary = files.read_json(one.workdir / judgement.SUMMARY)
+    console.say()
+    console.say(judgement.table(one, summary))
+    console.say()
+    console.say(summary["verdict"]["says"])
+    console.say(
+        f"validation prefers generation {summary['best']}: {one.workdir / 'best'}"
+    )
+    console.say(f"report: {one.workdir / 'report.html'}")
+
+
+def _rows(task: Any, predictions: dict[str, Any]) -> list[dict[str, Any]]:
+    """Turns predictions into one JSON-able dictionary an image."""
+    buckets, scores = task.bucket(predictions), task.score(predictions)
+    rows = []
+    for number, (index, score) in enumerate(zip(buckets, scores, strict=True)):
+        row = {
+            "index": int(index),
+            "class": task.classes[index],
+            "probability": float(score),
+        }
+        if "logits" in predictions:
+            row["logits"] = [float(value) for value in predictions["logits"][number]]
+        rows.append(row)
+    return rows
+
+
+def _print_prediction(row: dict[str, Any], options: Options) -> None:
+    if not options.logits:
+        row.pop("logits", None)
+    if options.json:
+        console.print_json(row)
+        return
+    image = console.printable(row["image"])
+    if "error" in row:
+        console.say(f"{image}: cannot be read: {console.printable(row['error'])}")
+        return
+    name = console.printable(row["class"])
+    line = f"{image}: {name} ({100 * row['probability']:.1f} %)"
+    if "logits" in row:
+        line += " " + " ".join(f"{value:.4f}" for value in row["logits"])
+    console.say(line)

@@ -1,0 +1,281 @@
+"""The command line: ``noisy-student COMMAND``."""
+
+import argparse
+import io
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from noisy_student_jax import __version__
+from noisy_student_jax.core import console
+from noisy_student_jax.core.errors import (
+    Interrupted,
+    TrainingDivergedError,
+    UserError,
+    nearest,
+)
+from noisy_student_jax.core.preemption import EXIT_STATUS, Interruption
+
+COMMANDS = {
+    "run": "the whole loop: every generation, evaluation, report",
+    "prepare": "read and check the images, deal them to their parts, show some",
+    "train": "train one generation (--generation=K, or control)",
+    "label": "have one generation label the pool",
+    "select": "select among pseudo-labels, of a run or of any directory of them",
+    "evaluate": "evaluate one generation, or any bundle by a robustness suite",
+    "report": "judge a finished run and write its report",
+    "status": "what is done, running, left",
+    "predict": "class and probability of images, from any bundle",
+    "import": "weights of other libraries into a bundle",
+    "export": "a bundle for other programs: timm, onnx, savedmodel, hub",
+    "plan": "before spending anything: parameters, FLOPs, memory, steps, disk",
+}
+
+
+STEPPING = ("run", "train", "label", "evaluate", "plan")
+"""Commands that run one program many times."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit status.
+
+    0 done; 1 the command failed or found something wrong; 2 a mistake in how it was
+    called; 75 asked to stop, everything saved: the same command goes on.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        return _dispatch(arguments)
+    except UserError as error:
+        _say_error(error)
+        return 2
+    except TrainingDivergedError as error:
+        _say_error(error)
+        return 1
+    except Interrupted as error:
+        console.say(f"{error}; saved; the same command goes on from here")
+        return EXIT_STATUS
+    except KeyboardInterrupt:
+        console.say("stopped at once; the same command goes on from the last save")
+        return EXIT_STATUS
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        _say_error(error)
+        return 1
+
+
+def _say_error(error: Exception) -> None:
+    """One line, whatever a file or a class is called."""
+    console.say(f"error: {console.printable(str(error))}", error=True)
+
+
+def _dispatch(arguments: list[str]) -> int:
+    parser = _parser()
+    if not arguments:
+        raise UserError(
+            f"no command is given: it is one of {', '.join(COMMANDS)} (see"
+            " `noisy-student --help`)"
+        )
+    options, rest = parser.parse_known_args(arguments)
+    overrides = [one for one in rest if one.startswith("--config.")]
+    unknown = [one for one in rest if not one.startswith("--config.")]
+    if not hasattr(options, "config"):
+        unknown = rest
+    elif bare := [one for one in overrides if "=" not in one]:
+        raise UserError(f"'{bare[0]}' has no value: write {bare[0]}=VALUE")
+    if unknown:
+        flags = [f for action in _flags(parser, options.command) for f in action]
+        raise UserError(
+            f"`noisy-student {options.command}` does not know"
+            f" '{unknown[0]}'{nearest(unknown[0].split('=')[0], flags)} (see"
+            f" `noisy-student {options.command} --help`)"
+        )
+    options.overrides = overrides
+    console.leave_stdout_to_machines(getattr(options, "json", False))
+    # JAX and the rest are slow to import: not for --help or a mistyped command.
+    from noisy_student_jax.cli import commands
+    from noisy_student_jax.core import devices
+    from noisy_student_jax.interop import importing
+    from noisy_student_jax.interop.export.command import export
+    from noisy_student_jax.planning.topology import slices
+
+    if getattr(options, "topology", None):
+        slices.only_compile()
+    elsewhere = {"import": importing.import_weights, "export": export}
+    if options.command in STEPPING:
+        # Before JAX starts, which asks only then who is to run what is called.
+        devices.keep_freed_memory()
+    devices.announce()
+    devices.keep_compiled_programs()
+    with Interruption() as interruption:
+        command = elsewhere.get(options.command) or getattr(commands, options.command)
+        return command(options, interruption)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one sentence, without the usage in front of it."""
+
+    def error(self, message: str) -> NoReturn:
+        text = message
+        if "invalid choice" in message and "argument COMMAND" in message:
+            wrong = message.split("'")[1]
+            text = f"there is no command '{wrong}'{nearest(wrong, list(COMMANDS))}"
+        raise UserError(f"{text} (see `{self.prog} --help`)")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="noisy-student",
+        description="Noisy Student Training in JAX.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, help_text in COMMANDS.items():
+        one = commands.add_parser(
+            name, help=help_text, description=help_text, allow_abbrev=False
+        )
+        _FLAGS[name](one)
+    return parser
+
+
+def _flags(parser: argparse.ArgumentParser, command: str) -> list[list[str]]:
+    choices: dict[str, Any] = {}
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            choices = action.choices
+    return [action.option_strings for action in choices[command]._actions]
+
+
+def _run_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", metavar="FILE", help="a config file")
+    parser.add_argument("--workdir", metavar="DIR", help="the run directory")
+    parser.add_argument(
+        "--again",
+        action="store_true",
+        help="do again what was done with other settings (nothing is deleted)",
+    )
+
+
+def _stage_flags(parser: argparse.ArgumentParser) -> None:
+    _run_flags(parser)
+    parser.add_argument("--generation", metavar="K", help="which generation")
+
+
+def _select_flags(parser: argparse.ArgumentParser) -> None:
+    _stage_flags(parser)
+    parser.add_argument("--labels", metavar="DIR", help="a directory of sidecars")
+    parser.add_argument("--output", metavar="DIR", help="where the selection goes")
+
+
+def _evaluate_flags(parser: argparse.ArgumentParser) -> None:
+    _stage_flags(parser)
+    parser.add_argument(
+        "--suite",
+        metavar="SUITE",
+        help="imagenet_a, imagenet_c, imagenet_p, imagenet_r, fgsm or corruptions",
+    )
+    parser.add_argument("--model", metavar="BUNDLE", help="a bundle instead of a run")
+    parser.add_argument("--images", metavar="DIR", help="what it is judged on")
+    parser.add_argument("--output", metavar="FILE", help="keep the result as JSON")
+    parser.add_argument("--json", action="store_true", help="print it as JSON")
+    parser.add_argument("--batch", type=int, help="images at once (64)")
+    parser.add_argument(
+        "--epsilon", metavar="LIST", help="of fgsm, on pixels of 0–255 (2,4,8,16)"
+    )
+    parser.add_argument(
+        "--alexnet-flips",
+        metavar="FILE",
+        help="of imagenet_p: AlexNet's flip probabilities, for mFR",
+    )
+    parser.add_argument(
+        "--trust", action="store_true", help="use code that the bundle names"
+    )
+
+
+def _status_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--workdir", metavar="DIR", help="the run directory")
+    parser.add_argument("--json", action="store_true", help="for machines")
+
+
+def _predict_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", metavar="BUNDLE", help="a bundle's directory")
+    parser.add_argument("--json", action="store_true", help="one object a line")
+    parser.add_argument("--logits", action="store_true", help="add the logits")
+    parser.add_argument(
+        "--trust", action="store_true", help="use code that the bundle names"
+    )
+    parser.add_argument("--batch", type=int, default=32, help="images at once")
+    parser.add_argument("images", metavar="IMAGE", nargs="*", type=pathlib.Path)
+
+
+def _import_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--format", metavar="FORMAT", help="timm, tf or lite")
+    parser.add_argument("--model", metavar="NAME", help="which model they are of")
+    parser.add_argument("--output", metavar="BUNDLE", help="a new directory")
+    parser.add_argument("--classes", metavar="FILE", help="class names, one a line")
+    parser.add_argument("--resolution", type=int, help="instead of the model's own")
+    parser.add_argument("--interpolation", help="instead of the model's own")
+    parser.add_argument("--mean", help="instead of the model's own, on the 0-1 scale")
+    parser.add_argument("--std", help="instead of the model's own, on the 0-1 scale")
+    parser.add_argument("source", metavar="SOURCE", nargs="?", help="a file")
+
+
+def _export_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--format", metavar="FORMAT", help="timm, onnx, savedmodel or hub"
+    )
+    parser.add_argument(
+        "--without-preprocessing",
+        action="store_true",
+        help="of onnx: the network alone, which takes normalised images",
+    )
+    parser.add_argument(
+        "--trust", action="store_true", help="use code that the bundle names"
+    )
+    parser.add_argument("bundle", metavar="BUNDLE", nargs="?", help="its directory")
+    parser.add_argument(
+        "output", metavar="OUTPUT", nargs="?", help="a file or directory to be"
+    )
+
+
+def _plan_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", metavar="FILE", help="a config file")
+    parser.add_argument("--workdir", metavar="DIR", help="the run directory, if any")
+    parser.add_argument("--model", metavar="NAME", help="one model instead")
+    parser.add_argument("--resolution", type=int, default=0, help="of that model")
+    parser.add_argument("--json", action="store_true", help="for machines")
+    parser.add_argument(
+        "--recipe", action="store_true", help="what the config resolves to"
+    )
+    parser.add_argument(
+        "--measure", action="store_true", help="add the hours on this machine"
+    )
+    parser.add_argument(
+        "--topology",
+        metavar="SLICE",
+        help="compile for a TPU slice, as v5e:16x16, and say whether it fits",
+    )
+    parser.add_argument("--generation", metavar="K", help="of --topology, one alone")
+
+
+_FLAGS = {
+    "run": _run_flags,
+    "prepare": _run_flags,
+    "train": _stage_flags,
+    "label": _stage_flags,
+    "select": _select_flags,
+    "evaluate": _evaluate_flags,
+    "report": _run_flags,
+    "status": _status_flags,
+    "predict": _predict_flags,
+    "import": _import_flags,
+    "export": _export_flags,
+    "plan": _plan_flags,
+}

@@ -1,0 +1,33 @@
+"""Configs: fields, files, overrides, checks, and recipes as text."""
+
+from noisy_student_jax.config.load import (
+    check,
+    complete,
+    defaults,
+    flatten,
+    from_json,
+    identity,
+    load,
+    plain,
+    to_json,
+)
+from noisy_student_jax.config.schema import (
+    GENERATION_SECTIONS,
+    ConfigDict,
+    base_config,
+)
+
+__all__ = [
+    "GENERATION_SECTIONS",
+    "ConfigDict",
+    "base_config",
+    "check",
+    "complete",
+    "defaults",
+    "flatten",
+    "from_json",
+    "identity",
+    "load",
+    "plain",
+    "to_json",
+]

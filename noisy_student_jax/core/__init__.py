@@ -1,0 +1,1 @@
+"""Types, protocols and tools that every other room stands on."""

@@ -1,0 +1,165 @@
+"""A text for what a function does, by which a program made of it is known again.
+
+A traced function is made of its code and of whatever its code holds: options in a
+closure, a module's fields, an optimizer's inner functions. The code is that of
+libraries and of this package, which are known by their versions and files; what it
+holds is written out here. Whoever brings code of their own gets no text, and no wrong
+one. That somebody put other code in the place of a library's while the process runs
+cannot be seen.
+"""
+
+import dataclasses
+import enum
+import functools
+import hashlib
+import sys
+import types
+from typing import Any
+
+import flax.linen as nn
+import numpy as np
+
+LIBRARIES = ("jax", "jaxlib", "flax", "optax", "chex", "numpy", "ml_dtypes")
+"""Whose code is known by a version."""
+_PACKAGE = __package__.partition(".")[0]
+_KNOWN = {_PACKAGE, *LIBRARIES, *sys.stdlib_module_names}
+_CONSTANTS = (type(None), bool, int, float, complex, str, bytes, type(...))
+
+
+class IndescribableError(TypeError):
+    """There is something of whose code no version is known."""
+
+
+def describe(value: Any) -> str:
+    """Says what a value is made of, down to constants and known code.
+
+    Two values with equal texts do the same, as long as Python, `LIBRARIES` and the
+    files of this package are the same.
+
+    Args:
+      value: a constant, an array on the host, a container, a dataclass, a Flax module,
+        a function or an object of known code, with whatever they hold.
+
+    Raises:
+      IndescribableError: it holds somebody's own code, or something of another kind.
+    """
+    return _described(value, ())
+
+
+def _described(value: Any, around: tuple[Any, ...]) -> str:
+    for depth, outer in enumerate(reversed(around)):
+        if outer is value:
+            return f"<{depth} out>"  # a function that calls itself
+    if type(value) in _CONSTANTS:
+        return f"{type(value).__name__}:{value!r}"
+    if isinstance(value, np.dtype | np.generic) and not value.dtype.hasobject:
+        return f"{type(value).__name__}:{value!r}"
+    if type(value) is np.ndarray and not value.dtype.hasobject:
+        digest = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
+        return f"array:{value.dtype}{value.shape}{digest}"
+    if (name := _global_name(value)) is not None:
+        return name
+    kind = _kind(value)
+    if isinstance(value, enum.Enum):
+        return f"{kind}.{value.name}"
+    inner = (*around, value)
+    told = (
+        f"{_described(key, inner)}={_described(one, inner)}"
+        for key, one in _parts(value)
+    )
+    return f"{kind}({', '.join(told)})"
+
+
+def _global_name(value: Any) -> str | None:
+    """Returns the name under which known code keeps a function, a class or the like."""
+    module, name = (getattr(value, at, None) for at in ("__module__", "__qualname__"))
+    if not isinstance(module, str) or not isinstance(name, str):
+        return None
+    found = sys.modules.get(module)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    if found is not value:
+        return None
+    _check(module, name)
+    return f"{module}.{name}"
+
+
+def _kind(value: Any) -> str:
+    """Names the code that a value is of: a function's own, or its class's.
+
+    Raises:
+      IndescribableError: it is somebody's own, or was made while the process ran.
+    """
+    if isinstance(value, types.FunctionType):
+        # Not what it is called after, which `functools.wraps` changes.
+        module = value.__globals__.get("__name__", "")
+        _check(module, value.__qualname__)
+        return f"{module}.{value.__qualname__}"
+    if isinstance(value, types.MethodType):
+        return "method"
+    # A class that was made by a function may hold anything.
+    if (name := _global_name(type(value))) is None:
+        raise IndescribableError(f"{type(value)!r} is not a class of a module")
+    for one in type(value).__mro__:
+        _check(one.__module__, one.__qualname__)
+    return name
+
+
+def _parts(value: Any) -> list[tuple[Any, Any]]:
+    """Returns what a value holds, by name.
+
+    Raises:
+      IndescribableError: it is of no kind that is known here.
+    """
+    if isinstance(value, dict):
+        # In its order, in which code may go through it.
+        return list(value.items())
+    if isinstance(value, list | tuple):
+        return list(enumerate(value))
+    if isinstance(value, functools.partial):
+        return [("of", value.func), ("given", value.args), ("named", value.keywords)]
+    if isinstance(value, types.MethodType):
+        return [("function", value.__func__), ("of", value.__self__)]
+    if isinstance(value, types.FunctionType):
+        return _held_by(value)
+    if dataclasses.is_dataclass(value):
+        names = [field.name for field in dataclasses.fields(value)]
+        if isinstance(value, nn.Module):
+            # Where it stands among other modules is said by whoever holds it.
+            names.remove("parent")
+        return [(name, getattr(value, name)) for name in names]
+    if type(value).__module__.partition(".")[0] != _PACKAGE:
+        raise IndescribableError(f"a {type(value)!r} may hold what cannot be seen")
+    return list(vars(value).items())
+
+
+def _held_by(function: types.FunctionType) -> list[tuple[str, Any]]:
+    code, cells = function.__code__, function.__closure__ or ()
+    try:
+        contents = [cell.cell_contents for cell in cells]
+    except ValueError as error:
+        raise IndescribableError(f"{function.__qualname__} is not whole yet") from error
+    return [
+        # Two functions of one file can have one name.
+        ("code", _digest(code)),
+        ("defaults", function.__defaults__),
+        ("named", function.__kwdefaults__),
+        *zip(code.co_freevars, contents, strict=True),
+    ]
+
+
+def _digest(code: types.CodeType) -> str:
+    digest = hashlib.sha256(code.co_code)
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            constant = _digest(constant)
+        elif isinstance(constant, frozenset):
+            constant = sorted(map(repr, constant))
+        digest.update(repr(constant).encode())
+    digest.update(repr((code.co_names, code.co_varnames, code.co_freevars)).encode())
+    return digest.hexdigest()
+
+
+def _check(module: str, name: str) -> None:
+    if module.partition(".")[0] not in _KNOWN:
+        raise IndescribableError(f"{module}.{name} is nobody's whose version is known")

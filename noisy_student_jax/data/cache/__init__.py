@@ -1,0 +1,1 @@
+"""The cache of prepared images: listed, checked, decoded once, read often."""

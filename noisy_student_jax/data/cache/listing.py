@@ -1,0 +1,505 @@
+"""Which images there are: folders of people's files, with classes or without.
+
+Files are found and counted here, and none is opened; `prepare` reads them.
+"""
+
+import collections
+import csv
+import dataclasses
+import itertools
+import os
+import pathlib
+import re
+import stat
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from noisy_student_jax.core.console import printable
+from noisy_student_jax.core.errors import UserError, nearest
+
+# The suffix makes a file a candidate; its bytes say later what it is.
+SUFFIXES = {
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif"),
+    *(".tiff", ".gif", ".heic", ".heif", ".avif", ".ppm", ".pgm"),
+}
+# What systems leave among people's files, besides names that begin with a dot.
+HIDDEN = {"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin"}
+MISSING = -1
+"""The size of a file that a CSV file names and that is not there."""
+NOT_REGULAR = -2
+"""The size of a folder, pipe or device that a CSV file names."""
+
+_OTHER_KINDS = "other kinds of file"
+_HIDDEN = "hidden files and folders"
+_LINKS = "links that lead nowhere or back"
+_NOT_REGULAR = "not regular files"
+_IN_NO_CLASS = "images in no class folder"
+_VANISHED = "files that vanished meanwhile"
+
+# What a class folder is surely not called when all are called so.
+_SPLITS = {
+    *("train", "training", "val", "valid", "validation", "dev", "test", "testing"),
+    *("labelled", "labeled", "unlabelled", "unlabeled", "pool"),
+}
+# Control characters, line separators, half characters (bytes that are not UTF-8),
+# and the backslash, so that what is escaped can be told from what was so named.
+_UNSAFE = re.compile("[\\\\\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+class File(NamedTuple):
+    """A file of a listing: what it is known by."""
+
+    path: str
+    size: int
+    modified: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Listing:
+    """The image files of a place, sorted by path.
+
+    Attributes:
+      root: folder that the paths are relative to.
+      paths: of the files, with ``/`` between parts; absolute where a CSV file says so.
+      sizes: int64 ``[files]``, in bytes; `MISSING` or `NOT_REGULAR` where a CSV file
+        names what cannot be read.
+      modified: int64 ``[files]``, times of the last change in ns.
+      labels: int64 ``[files]``, indices into `classes`; None without labels.
+      classes: class names in index order; empty without labels.
+      left_out: how many entries were left out, by why.
+    """
+
+    root: pathlib.Path
+    paths: tuple[str, ...]
+    sizes: np.ndarray
+    modified: np.ndarray
+    labels: np.ndarray | None
+    classes: tuple[str, ...]
+    left_out: dict[str, int]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+
+def safe_text(path: str) -> str:
+    r"""Turns any path into text that can be printed and stored, each into its own.
+
+    Control characters, bytes that are not UTF-8 and backslashes become escapes such
+    as ``\n`` and ``\udcff``; everything else stays.
+    """
+    return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), path)
+
+
+def list_classes(
+    place: str | os.PathLike, *, classes: Sequence[str] | None = None
+) -> Listing:
+    """Lists labelled images.
+
+    Args:
+      place: a folder with one sub-folder per class, in which images lie at any
+        depth; or a CSV file with the columns ``path`` and ``label``.
+      classes: class names in index order where they are known already (a test set);
+        some may be without images here. None takes those that are found, sorted.
+
+    Raises:
+      UserError: there is no such place, or it does not say clearly which image is of
+        which class.
+    """
+    place = _existing(place)
+    if place.is_dir():
+        return _of_class_folders(place, classes)
+    if place.suffix.lower() != ".csv":
+        raise UserError(
+            f"'{_shown(place)}' is a file: give a folder with one sub-folder per class,"
+            " or a .csv file with the columns path and label"
+        )
+    return _of_csv(place, classes)
+
+
+def list_images(place: str | os.PathLike) -> Listing:
+    """Lists unlabelled images: all below a folder, at any depth.
+
+    Raises:
+      UserError: there is no such folder, or no image in it.
+    """
+    place = _existing(place)
+    if not place.is_dir():
+        raise UserError(f"'{_shown(place)}' is a file: give a folder of images")
+    walk = _Walk(place)
+    files, folders, links = walk.scan("")
+    walk.files += files
+    walk.through(folders, links)
+    if not walk.files:
+        raise UserError(
+            f"'{_shown(place)}' holds no images{walk.told_left_out()}: give a folder"
+            " with images in it"
+        )
+    return _listing(place, walk.files, walk.counts())
+
+
+def _of_class_folders(place: pathlib.Path, classes: Sequence[str] | None) -> Listing:
+    walk = _Walk(place)
+    files, folders, links = walk.scan("")
+    class_folders = sorted(folders + links)
+    if not class_folders:
+        there = f"{len(files)} images but " if files else ""
+        raise UserError(
+            f"'{_shown(place)}' holds {there}no class folders: put the images of"
+            " each class into a sub-folder named like the class, or give a .csv file"
+            " with the columns path and label"
+        )
+    _check_apart(place, class_folders)
+    walk.left_out[_IN_NO_CLASS] += len(files)
+    walk.through(class_folders, [])
+    _check_no_splits(place, class_folders, walk.files)
+    names = {folder: _class_name(folder) for folder in class_folders}
+    found = [(file, names[file.path.partition("/")[0]]) for file in walk.files]
+    _check_spelling(place, names.values())
+    if classes is None:
+        _check_classes(place, names.values(), [label for _, label in found])
+    return _labelled(place, found, classes, place, walk.counts())
+
+
+def _labelled(
+    root: pathlib.Path,
+    found: list[tuple[File, str]],
+    classes: Sequence[str] | None,
+    place: pathlib.Path,
+    left_out: dict[str, int],
+) -> Listing:
+    """Makes the listing of files with the name of a class each."""
+    if not found:
+        raise UserError(f"'{_shown(place)}' holds no images: put some in")
+    if classes is None:
+        classes = sorted({label for _, label in found})
+    index = {name: number for number, name in enumerate(classes)}
+    for file, label in found:
+        if label not in index:
+            raise UserError(
+                f"'{_shown(file.path)}' in '{_shown(place)}' is of the class"
+                f" '{printable(label)}', which is not among the {len(index)} known"
+                f" classes{nearest(label, list(index))}"
+            )
+    files = [file for file, _ in found]
+    labels = [index[label] for _, label in found]
+    return _listing(root, files, left_out, labels, tuple(classes))
+
+
+def _listing(
+    root: pathlib.Path,
+    files: list[File],
+    left_out: dict[str, int],
+    labels: list[int] | None = None,
+    classes: tuple[str, ...] = (),
+) -> Listing:
+    order = sorted(range(len(files)), key=lambda number: files[number].path)
+    paths, sizes, modified = zip(*(files[number] for number in order), strict=True)
+    return Listing(
+        root=root,
+        paths=paths,
+        sizes=np.array(sizes, np.int64),
+        modified=np.array(modified, np.int64),
+        labels=None if labels is None else np.array(labels, np.int64)[order],
+        classes=classes,
+        left_out=left_out,
+    )
+
+
+class _Walk:
+    """Finds the images below folders, passing through each real folder once.
+
+    Attributes:
+      files: the images found.
+      left_out: how many entries were not taken, by why.
+    """
+
+    def __init__(self, root: pathlib.Path):
+        self.root = root
+        self.files: list[File] = []
+        self.left_out: collections.Counter[str] = collections.Counter()
+        self._other_kinds: collections.Counter[str] = collections.Counter()
+        # A link to a folder above would bring in everything beside the root.
+        around = (root, *root.resolve().parents)
+        self._seen = {_identity(folder) for folder in around}
+
+    def through(self, folders: Iterable[str], links: Iterable[str]) -> None:
+        """Goes through folders below the root, and all that is below them.
+
+        Links are followed last, so that a folder is met by its own name if it has
+        one, and in the order of their names, so that every system finds the same.
+        """
+        folders, links = list(folders), list(links)
+        while folders or links:
+            if folders:
+                folder = folders.pop()
+            else:
+                links.sort(reverse=True)
+                folder = links.pop()
+            identity = _identity(self.root / folder)
+            if identity in self._seen:
+                self.left_out[_LINKS] += 1
+                continue
+            self._seen.add(identity)
+            files, below, links_below = self.scan(folder)
+            self.files += files
+            folders += below
+            links += links_below
+
+    def scan(self, folder: str) -> tuple[list[File], list[str], list[str]]:
+        """Returns the images, the folders and the links to folders right in a folder.
+
+        Raises:
+          UserError: it cannot be read.
+        """
+        files, folders, links = [], [], []
+        try:
+            with os.scandir(self.root / folder) as entries:
+                for entry in entries:
+                    path = f"{folder}/{entry.name}" if folder else entry.name
+                    if entry.name.startswith(".") or entry.name.lower() in HIDDEN:
+                        self.left_out[_HIDDEN] += 1
+                    elif entry.is_dir(follow_symlinks=False):
+                        folders.append(path)
+                    elif (kind := self._look(entry)) is None:
+                        continue
+                    elif stat.S_ISDIR(kind.st_mode):
+                        links.append(path)
+                    else:
+                        files.append(File(path, kind.st_size, kind.st_mtime_ns))
+        except OSError as error:
+            raise _unreadable(self.root / folder, error) from error
+        return files, folders, links
+
+    def _look(self, entry: os.DirEntry) -> os.stat_result | None:
+        """Returns what an entry is that is no folder; None, counted, if left out."""
+        link = entry.is_symlink()
+        if not link:
+            if not entry.is_file(follow_symlinks=False):
+                self.left_out[_NOT_REGULAR] += 1
+                return None
+            if not self._may_be_image(entry.name):
+                return None
+        try:
+            found = entry.stat()
+        except FileNotFoundError:
+            self.left_out[_LINKS if link else _VANISHED] += 1
+            return None
+        except OSError:
+            if not link:
+                raise
+            self.left_out[_LINKS] += 1
+            return None
+        if stat.S_ISDIR(found.st_mode):
+            return found
+        if not stat.S_ISREG(found.st_mode):
+            self.left_out[_NOT_REGULAR] += 1
+            return None
+        return found if not link or self._may_be_image(entry.name) else None
+
+    def _may_be_image(self, name: str) -> bool:
+        suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 - a path is slow
+        if suffix not in SUFFIXES:
+            self._other_kinds[suffix or "no suffix"] += 1
+        return suffix in SUFFIXES
+
+    def counts(self) -> dict[str, int]:
+        """Returns what was left out, by why, the kinds of file named."""
+        found = dict(self.left_out)
+        if self._other_kinds:
+            kinds = sorted(self._other_kinds.items(), key=lambda kind: (-kind[1], kind))
+            named = [f"{printable(suffix)} {count}" for suffix, count in kinds[:5]]
+            named += ["…"] if len(kinds) > 5 else []
+            found[f"{_OTHER_KINDS} ({', '.join(named)})"] = self._other_kinds.total()
+        return {why: count for why, count in sorted(found.items()) if count}
+
+    def told_left_out(self) -> str:
+        """Returns `counts` in brackets, for a message; empty if nothing was."""
+        told = ", ".join(f"{count} {why}" for why, count in self.counts().items())
+        return f" (left out: {told})" if told else ""
+
+
+def _of_csv(place: pathlib.Path, classes: Sequence[str] | None) -> Listing:
+    label_of: dict[str, str] = {}
+    for line, path, label in _csv_rows(place):
+        if not path or not label:
+            raise UserError(
+                f"line {line} of '{_shown(place)}' has no"
+                f" {'label' if path else 'path'}: fill it in, or remove the line"
+            )
+        path = _tidy(path, place.parent)
+        if label_of.setdefault(path, label) != label:
+            raise UserError(
+                f"'{_shown(place)}' gives '{_shown(path)}' two labels, up to line"
+                f" {line}, '{printable(label_of[path])}' and '{printable(label)}':"
+                " keep one"
+            )
+    if not label_of:
+        raise UserError(f"'{_shown(place)}' names no images: add lines of path,label")
+    names = sorted(set(label_of.values()))
+    _check_spelling(place, names)
+    if classes is None:
+        _check_classes(place, names, names)
+    found = [
+        (File(path, *_size_and_time(place.parent / path)), label)
+        for path, label in label_of.items()
+    ]
+    return _labelled(place.parent, found, classes, place, {})
+
+
+def _csv_rows(place: pathlib.Path) -> Iterator[tuple[int, str, str]]:
+    """Yields line number, path and label of each row."""
+    try:
+        with place.open(encoding="utf-8-sig", newline="") as file:
+            rows = csv.reader(file)
+            header = [name.strip().lower() for name in next(rows, [])]
+            if "path" not in header or "label" not in header:
+                raise UserError(
+                    f"'{_shown(place)}' needs a first line that names the columns path"
+                    f" and label, separated by commas, and has"
+                    f" '{printable(','.join(header))}'"
+                )
+            columns = header.index("path"), header.index("label")
+            for row in rows:
+                if row:
+                    row += [""] * (len(header) - len(row))
+                    yield rows.line_num, row[columns[0]], row[columns[1]].strip()
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"'{_shown(place)}' is not UTF-8 text ({error.reason}): save it as UTF-8"
+        ) from error
+    except csv.Error as error:
+        raise UserError(
+            f"line {rows.line_num} of '{_shown(place)}' is not CSV ({error}): repair it"
+        ) from error
+    except OSError as error:
+        raise _unreadable(place, error) from error
+
+
+def _tidy(path: str, folder: pathlib.Path) -> str:
+    """Spells a path in one way: without ``./`` and ``//``, relative if it is below."""
+    whole = pathlib.PurePath(path)
+    if whole.is_relative_to(folder):
+        whole = whole.relative_to(folder)
+    return whole.as_posix()
+
+
+def _size_and_time(path: pathlib.Path) -> tuple[int, int]:
+    try:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return MISSING, 0  # a ValueError: no system has a name with a null in it
+    except OSError:
+        return 0, 0  # whoever reads it is told why it cannot be
+    if not stat.S_ISREG(found.st_mode):
+        return NOT_REGULAR, 0
+    return found.st_size, found.st_mtime_ns
+
+
+def _class_name(folder: str) -> str:
+    """Returns the folder's name, escaped if it is no UTF-8 and could not be stored."""
+    try:
+        folder.encode()
+    except UnicodeEncodeError:
+        return safe_text(folder)
+    return folder
+
+
+def _check_apart(place: pathlib.Path, folders: list[str]) -> None:
+    """Makes sure that no class folder is, or lies in, another: links can do that."""
+    real = sorted(((place / name).resolve().parts, name) for name in folders)
+    for (outer, first), (inner, second) in itertools.pairwise(real):
+        if inner[: len(outer)] == outer:
+            what = "is the same folder as" if inner == outer else "lies in"
+            raise UserError(
+                f"the class folder '{_shown(second)}' of '{_shown(place)}' {what}"
+                f" '{_shown(first)}', so that images would be of two classes: remove"
+                " one, or the link"
+            )
+
+
+def _check_no_splits(
+    place: pathlib.Path, folders: list[str], files: list[File]
+) -> None:
+    """Makes sure that the folders are classes and not parts of a data set."""
+    below: dict[str, set[str | None]] = {folder: set() for folder in folders}
+    for file in files:
+        folder, name, *rest = file.path.split("/", 2)
+        below[folder].add(name if rest else None)
+    found = list(below.values())
+    if len(folders) < 2 or any(None in names for names in found):
+        return
+    alike = len(found[0]) > 1 and all(names == found[0] for names in found)
+    if alike or {folder.lower() for folder in folders} <= _SPLITS:
+        some = ", ".join(f"'{_shown(folder)}'" for folder in folders[:3])
+        raise UserError(
+            f"'{_shown(place)}' looks like a folder of splits ({some}, with no images"
+            " but the same sub-folders in each): give one of them, or a .csv file with"
+            " the columns path and label if they are classes"
+        )
+
+
+def _check_spelling(place: pathlib.Path, names: Iterable[str]) -> None:
+    """Makes sure that no two classes differ only in case, or in an accent's bytes."""
+    alike: dict[str, str] = {}
+    for name in names:
+        plain = unicodedata.normalize("NFC", name).casefold()
+        if plain in alike:
+            raise UserError(
+                f"the classes '{printable(alike[plain])}' and '{printable(name)}' of"
+                f" '{_shown(place)}' differ only in upper and lower case, or in how an"
+                " accent is stored: make them one, or tell them apart by name"
+            )
+        alike[plain] = name
+
+
+def _check_classes(
+    place: pathlib.Path, names: Iterable[str], labels: Sequence[str]
+) -> None:
+    """Makes sure that there are two classes, and images of each."""
+    if empty := sorted(set(names) - set(labels)):
+        more = f" (and {len(empty) - 1} more)" if len(empty) > 1 else ""
+        raise UserError(
+            f"the class folder '{printable(empty[0])}'{more} of '{_shown(place)}' holds"
+            " no images: put some in, or remove it"
+        )
+    if len(set(labels)) == 1:
+        raise UserError(
+            f"'{_shown(place)}' has one class, '{printable(labels[0])}': at"
+            " least two are needed"
+        )
+
+
+def _existing(place: str | os.PathLike) -> pathlib.Path:
+    place = pathlib.Path(place).absolute()
+    try:
+        place.stat()
+    except OSError as error:
+        why = (
+            "does not exist" if isinstance(error, FileNotFoundError) else error.strerror
+        )
+        raise UserError(
+            f"'{_shown(place)}' {why}: give a folder of images that can be read"
+        ) from error
+    return place
+
+
+def _identity(folder: pathlib.Path) -> tuple[int, int]:
+    try:
+        found = folder.stat()
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+    return found.st_dev, found.st_ino
+
+
+def _unreadable(place: pathlib.Path, error: OSError) -> UserError:
+    return UserError(
+        f"cannot read '{_shown(place)}' ({error.strerror or error}): grant access to"
+        " it, or move it away"
+    )
+
+
+def _shown(path: str | os.PathLike) -> str:
+    return printable(os.fspath(path))

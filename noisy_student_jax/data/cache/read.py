@@ -1,0 +1,244 @@
+"""The prepared cache: checked images as uint8 in memory-mapped parts.
+
+A part is two files: ``part_000000.bin``, arrays ``[height, width, 3]`` one after the
+other, and ``part_000000.parquet``, a row a file with where its pixels lie. The latter
+is written last, and a part without it, or of another length than it says, is not
+there. A file is known by its path, size and time of change.
+"""
+
+import copy
+import dataclasses
+import functools
+import hashlib
+import json
+import mmap
+import pathlib
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.core.protocols import Examples
+from noisy_student_jax.data.cache.listing import Listing, safe_text
+
+SCHEMA = pa.schema(
+    [
+        ("path", pa.string()),  # by `safe_text`
+        ("size", pa.int64()),
+        ("modified", pa.int64()),
+        ("status", pa.string()),  # ``ok``, or why the file cannot be used
+        ("sha256", pa.string()),  # of the file's bytes
+        ("height", pa.int32()),  # from here on null unless ok
+        ("width", pa.int32()),
+        ("original_height", pa.int32()),
+        ("original_width", pa.int32()),
+        ("offset", pa.int64()),  # in the .bin file
+    ]
+)
+METADATA = b"prepared"
+"""Of a part's Parquet file: JSON with ``bytes`` and ``sha256`` of its .bin file, and
+the ``decoder`` that made it."""
+MAX_OPEN_PARTS = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What a cache holds of a listing; all but `parts` in the listing's order.
+
+    Attributes:
+      parts: numbers of the parts that are whole.
+      status: ``ok``, why a file cannot be used, or None where it has to be read.
+      sha256: uint8 ``[files, 32]``, of the files' bytes.
+      part: int32 ``[files]``, where the pixels of what is ok lie.
+      offset: int64 ``[files]``, from where on in it.
+      sizes: int32 ``[files, 2]``, height and width as kept.
+      original_sizes: int32 ``[files, 2]``, height and width of the file's image.
+    """
+
+    parts: set[int]
+    status: list[str | None]
+    sha256: np.ndarray
+    part: np.ndarray
+    offset: np.ndarray
+    sizes: np.ndarray
+    original_sizes: np.ndarray
+
+
+def part_paths(folder: pathlib.Path, number: int) -> tuple[pathlib.Path, pathlib.Path]:
+    """Returns the paths of a part's pixels and of its table."""
+    name = f"part_{number:06d}"
+    return folder / f"{name}.bin", folder / f"{name}.parquet"
+
+
+def find(folder: pathlib.Path, listing: Listing, *, decoder: str) -> Found:
+    """Looks up the files of a listing in a cache, without reading pixels.
+
+    Args:
+      folder: of the cache.
+      listing: of the files wanted.
+      decoder: the present one; what another could not decode is read again.
+    """
+    count = len(listing)
+    found = Found(
+        parts=set(),
+        status=[None] * count,
+        sha256=np.zeros((count, 32), np.uint8),
+        part=np.zeros(count, np.int32),
+        offset=np.zeros(count, np.int64),
+        sizes=np.zeros((count, 2), np.int32),
+        original_sizes=np.zeros((count, 2), np.int32),
+    )
+    row_of = {safe_text(path): row for row, path in enumerate(listing.paths)}
+    stamps = list(zip(listing.sizes.tolist(), listing.modified.tolist(), strict=True))
+    for number, table, made_by in _whole_parts(folder):
+        found.parts.add(number)
+        for path, size, modified, status, *facts in zip(
+            *(column.to_pylist() for column in table.columns), strict=True
+        ):
+            row = row_of.get(path)
+            if row is None or stamps[row] != (size, modified):
+                continue
+            if status == "ok" or (made_by == decoder and found.status[row] is None):
+                found.status[row] = status
+                _note(found, row, number, *facts)
+    return found
+
+
+def _note(
+    found: Found,
+    row: int,
+    number: int,
+    sha256: str,
+    height: int | None,
+    width: int | None,
+    original_height: int | None,
+    original_width: int | None,
+    offset: int | None,
+) -> None:
+    found.sha256[row] = np.frombuffer(bytes.fromhex(sha256), np.uint8)
+    if offset is not None:
+        found.part[row], found.offset[row] = number, offset
+        found.sizes[row] = height, width
+        found.original_sizes[row] = original_height, original_width
+
+
+def _whole_parts(folder: pathlib.Path) -> Iterator[tuple[int, pa.Table, str]]:
+    """Yields number, table and decoder of each part that is whole."""
+    for path in sorted(folder.glob("part_*.parquet")):
+        try:
+            number = int(path.stem.removeprefix("part_"))
+            with pq.ParquetFile(path) as file:
+                facts = json.loads(file.schema_arrow.metadata[METADATA])
+                table = file.read().select(SCHEMA.names)
+            if path.with_suffix(".bin").stat().st_size == facts["bytes"]:
+                yield number, table, facts["decoder"]
+        except (OSError, pa.ArrowException, ValueError, KeyError, TypeError):
+            continue  # damaged: its files are prepared again, and it is written over
+
+
+class PreparedSource:
+    """The usable files of a listing, in its order, read from a prepared cache.
+
+    A key is ``name/path:content``, the content being 16 digits of the SHA-256 of the
+    file's bytes. Images are read-only views of memory maps: nothing is copied.
+
+    Attributes:
+      name: of the source, the first part of its keys.
+      labels: int64 ``[records]``; None for a source without labels.
+      quarantined: path (by `safe_text`) and reason of each file of the listing that
+        cannot be used; empty for a subset.
+    """
+
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        listing: Listing,
+        found: Found,
+        *,
+        name: str,
+        quarantined: Sequence[tuple[str, str]] = (),
+    ):
+        """Takes what `find` found; opens nothing yet."""
+        self.name = name
+        self.quarantined = list(quarantined)
+        self._folder, self._listing, self._found = folder, listing, found
+        # Rows of the listing, of which each record is one.
+        self._rows = np.array(
+            [row for row, status in enumerate(found.status) if status == "ok"], np.int64
+        )
+        self.labels = None if listing.labels is None else listing.labels[self._rows]
+        self._pixels = functools.lru_cache(MAX_OPEN_PARTS)(self._open)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def key(self, index: int) -> str:
+        """See `Source`."""
+        content = self._found.sha256[self._rows[index], :8].tobytes().hex()
+        return f"{self.name}/{safe_text(self.path(index))}:{content}"
+
+    def path(self, index: int) -> str:
+        """Returns the path of a record's file as the listing has it."""
+        return self._listing.paths[self._rows[index]]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over keys, labels, and the sizes at which images are kept."""
+        digest = hashlib.sha256()
+        for index in range(len(self)):
+            digest.update(self.key(index).encode() + b"\0")
+        digest.update(self._found.sizes[self._rows].astype("<i4").tobytes())
+        if self.labels is not None:
+            digest.update(self.labels.astype("<i8").tobytes())
+        return digest.hexdigest()
+
+    @property
+    def sha256(self) -> list[str]:
+        """The SHA-256 of each record's file, in hexadecimal."""
+        return [content.tobytes().hex() for content in self._found.sha256[self._rows]]
+
+    @property
+    def original_sizes(self) -> np.ndarray:
+        """Height and width of each image in its file: int32 ``[records, 2]``."""
+        return self._found.original_sizes[self._rows]
+
+    def read(self, indices: Sequence[int]) -> Examples:
+        """See `Source`; the images are read-only.
+
+        Raises:
+          UserError: a part has gone, or has been cut short, since the cache was opened.
+        """
+        indices = np.asarray(indices, np.int64)
+        images = [self._image(row) for row in self._rows[indices]]
+        labels = None if self.labels is None else self.labels[indices]
+        return Examples(images, ["ok"] * len(images), labels)
+
+    def subset(self, indices: np.ndarray, *, labelled: bool = True) -> "PreparedSource":
+        """Returns some of the records; without their labels if they may not be seen."""
+        part = copy.copy(self)
+        part._rows = self._rows[np.asarray(indices, np.int64)]
+        part.labels = None
+        if labelled and self.labels is not None:
+            part.labels = self._listing.labels[part._rows]
+        part.quarantined = []
+        return part
+
+    def _image(self, row: int) -> np.ndarray:
+        height, width = self._found.sizes[row].tolist()
+        part, offset = int(self._found.part[row]), int(self._found.offset[row])
+        size = height * width * 3
+        pixels = np.frombuffer(self._pixels(part), np.uint8, size, offset)
+        return pixels.reshape(height, width, 3)
+
+    def _open(self, number: int) -> mmap.mmap:
+        path, _ = part_paths(self._folder, number)
+        try:
+            with path.open("rb") as file:
+                return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"'{path}' can no longer be read ({error}): run the same command again,"
+                " which prepares what is missing"
+            ) from error

@@ -1,0 +1,285 @@
+"""People's own images: folders, lists and record files, split so that nothing leaks.
+
+`labeled` and `unlabeled` are folders (or what else `opening.Opener` knows);
+`test` and `validation` may be. What is not given is split off the labelled images by
+their content, class by class. No image is in two parts: what is to be judged on comes
+first, then the labelled images, then the pool.
+"""
+
+import collections
+import itertools
+import pathlib
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from noisy_student_jax.core import console, files
+from noisy_student_jax.core.console import Progress, printable
+from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.core.preemption import Interruption
+from noisy_student_jax.data import expected
+from noisy_student_jax.data.open import Opened, Opener
+from noisy_student_jax.data.sources import Dataset
+from noisy_student_jax.data.splits import (
+    LABELLED,
+    TEST,
+    VALIDATION,
+    by_content,
+    some_of_each_class,
+)
+
+NAMED = 5
+
+
+def own(
+    data: Any,
+    *,
+    seed: int,
+    interruption: Interruption,
+    progress: Progress,
+    look_only: bool = False,
+    believe: bool = False,
+) -> Dataset:
+    """Opens people's images; those in folders are prepared first.
+
+    Args:
+      data: the config's ``data`` section, with ``cache`` and ``side`` filled in.
+      seed: of the draw of ``labels_per_class``.
+      interruption: asked while images are prepared.
+      progress: told of it.
+      look_only: whether images that are not prepared are counted and not read.
+      believe: whether, if some are not here at all, all are taken to be as many as
+        ``data.expected`` says.
+
+    Raises:
+      UserError: a place is missing or holds no images as they are needed, too many
+        of them cannot be used, or a part would be empty.
+    """
+    if believe and (absent := expected.absent(data)):
+        return expected.counted(data, name=_name(data.sources.labeled), absent=absent)
+    check_places(data)
+    opener = Opener(data, interruption, progress, look_only=look_only)
+    labelled = opener.open("labeled")
+    held_out = {
+        name: opener.open(name, classes=labelled.classes)
+        for name in (VALIDATION, TEST)
+        if data.sources[name]
+    }
+    pool = opener.open("unlabeled") if data.sources.unlabeled else None
+    facts: dict[str, Any] = {}
+    if hasattr(labelled.whole, "read_encoded") and not look_only:
+        console.say(
+            "images are streamed, not read beforehand: one record in two places is"
+            " found, a copy of an image under another name is not"
+        )
+    quarantined = []
+    for opened in filter(None, (labelled, *held_out.values(), pool)):
+        quarantined += opened.quarantined
+        for why, count in opened.left_out.items():
+            facts[f"left out of {opened.name}: {why}"] = count
+    claims = _Claims(facts)
+    parts = {
+        name: held_out[name].subset(claims.new(held_out[name], name))
+        for name in (TEST, VALIDATION)
+        if name in held_out
+    }
+    one_class = np.setdiff1d(np.arange(len(labelled)), _contradictory(labelled, facts))
+    labelled = labelled.subset(np.intersect1d(one_class, claims.new(labelled)))
+    dealt = _deal(labelled, data, held_out, facts, look_only=look_only)
+    for name in (VALIDATION, TEST):
+        if name not in held_out:
+            parts[name] = labelled.subset(np.flatnonzero(dealt == name))
+    claims.deal(labelled.content, dealt)
+    labelled = labelled.subset(np.flatnonzero(dealt == LABELLED))
+    rest = None
+    if data.labels_per_class:
+        labelled, rest = _few_labels(labelled, data.labels_per_class, seed, facts)
+    if pool is None:
+        pool = rest
+    else:
+        pool = pool.subset(claims.new(pool, "pool"))
+        if rest:
+            facts[f"left out of {labelled.name}: beyond what was asked"] = len(rest)
+    for name, count in facts.items():
+        if name.startswith("left out") and not look_only:
+            console.say(f"  {name}: {count:,}")
+    return Dataset(
+        name=_name(data.sources.labeled),
+        classes=labelled.classes,
+        labelled=labelled.source(),
+        pool=pool.source(labelled=False),
+        validation=parts[VALIDATION].source(),
+        test=parts[TEST].source(),
+        facts=facts,
+        quarantined=tuple(quarantined),
+    )
+
+
+def _few_labels(
+    labelled: Opened, count: int, seed: int, facts: dict[str, Any]
+) -> tuple[Opened, Opened]:
+    """Returns `count` labelled images of each class, and the rest."""
+    chosen = some_of_each_class(labelled.dealt_by, labelled.labels, count, seed=seed)
+    facts["labels"] = f"{count} a class, by seed {seed}"
+    rest = np.setdiff1d(np.arange(len(labelled)), chosen)
+    return labelled.subset(chosen), labelled.subset(rest)
+
+
+class _Claims:
+    """Which contents have been taken by a part; each is taken once."""
+
+    def __init__(self, facts: dict[str, Any]):
+        self._taken: dict[str, str] = {}
+        self._facts = facts
+
+    def new(self, opened: Opened, part: str = LABELLED) -> np.ndarray:
+        """Returns indices of records whose content is in no part yet; takes them."""
+        kept, copies = [], collections.Counter()
+        for index, content in enumerate(opened.content):
+            if owner := self._taken.get(content):
+                copies[owner] += 1
+            else:
+                self._taken[content] = part
+                kept.append(index)
+        for owner, count in copies.items():
+            of = "each other" if owner == part else f"{owner} images"
+            self._facts[f"left out of {opened.name}: byte-identical copies of {of}"] = (
+                count
+            )
+        return np.array(kept, int)
+
+    def deal(self, contents: list[str], parts: np.ndarray) -> None:
+        """Gives what was taken to the parts that it has been dealt to."""
+        self._taken.update(zip(contents, parts.tolist(), strict=True))
+
+
+def _contradictory(labelled: Opened, facts: dict[str, Any]) -> np.ndarray:
+    """Returns indices of labelled images whose copies have another label."""
+    seen = collections.defaultdict(set)
+    for content, label in zip(labelled.content, labelled.labels.tolist(), strict=True):
+        seen[content].add(label)
+    found = [i for i, c in enumerate(labelled.content) if len(seen[c]) > 1]
+    if found:
+        facts[f"left out of {labelled.name}: one image in two classes"] = len(found)
+        named = ", ".join(f"'{printable(labelled.key(i))}'" for i in found[:NAMED])
+        console.warn(
+            f"{len(found)} labelled images are left out, because byte-identical copies"
+            f" of them lie in other classes too: {named}"
+            + (" and more" if len(found) > NAMED else "")
+        )
+    return np.array(found, int)
+
+
+def _deal(
+    labelled: Opened,
+    data: Any,
+    held_out: dict[str, Opened],
+    facts: dict[str, Any],
+    *,
+    look_only: bool,
+) -> np.ndarray:
+    """Deals the labelled images, and keeps who was dealt to which part."""
+    fractions = {
+        name: 0.0 if name in held_out else data[f"{name}_fraction"]
+        for name in (VALIDATION, TEST)
+    }
+    asked = "_".join(f"{name}_{value:g}" for name, value in fractions.items())
+    # Runs that ask for other fractions may share the cache.
+    path = pathlib.Path(data.cache) / f"splits_{asked}.parquet"
+    known = _known(path)
+    parts = by_content(
+        labelled.dealt_by,
+        labelled.labels,
+        **fractions,
+        known=known,
+        classes=labelled.classes,
+    )
+    if split_off := [name for name, fraction in fractions.items() if fraction]:
+        told = ", ".join(
+            f"{np.sum(parts == name):,} {name}" for name in (LABELLED, *split_off)
+        )
+        by = "name" if hasattr(labelled.whole, "read_encoded") else "content"
+        facts["split"] = f"by a hash of their {by}, some of each class: {told}"
+        if not look_only:
+            flags = " and ".join(f"--config.{name}=DIR" for name in split_off)
+            console.say(
+                f"without {flags}, the {labelled.name} images are split by a hash of"
+                f" their {by}, some of each class: {told}"
+            )
+    dealt = dict(zip(labelled.dealt_by, parts.tolist(), strict=True))
+    if not look_only and dealt.items() - known.items():
+        everything = known | dealt
+        table = pa.table(
+            {"sha256": list(everything), "part": list(everything.values())}
+        )
+        files.write_parquet(path, table)
+    return parts
+
+
+def _known(path: pathlib.Path) -> dict[str, str]:
+    """Reads who was dealt to which part before."""
+    if not path.is_file():
+        return {}
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(
+            f"'{path}' says which image is for testing, and cannot be read ({error}):"
+            " restore it, or remove it and start a new run"
+        ) from error
+    columns = table.to_pydict()
+    return dict(zip(columns["sha256"], columns["part"], strict=True))
+
+
+def check_places(data: Any) -> None:
+    """Refuses places that are not given, or cannot be meant.
+
+    Raises:
+      UserError: says which.
+    """
+    places = data.sources
+    if not places.labeled:
+        raise UserError(
+            "no labelled images are given: say where they are with"
+            " --config.labeled=DIR, a folder with one sub-folder per class"
+        )
+    if not places.unlabeled and not data.labels_per_class:
+        raise UserError(
+            "no unlabelled images are given: say where they are with"
+            " --config.unlabeled=DIR, a folder of images (or how many labels a class"
+            " keep with --config.data.labels_per_class=N, and the rest is the pool)"
+        )
+    fractions = data.validation_fraction, data.test_fraction
+    if not (places.validation or places.test) and sum(fractions) >= 1:
+        raise UserError(
+            "config.data.validation_fraction and .test_fraction are"
+            f" {fractions[0]:g} and {fractions[1]:g}, which leaves nothing to learn"
+            " from: make them smaller"
+        )
+    folders = {
+        name: pathlib.Path(place).resolve()
+        for name, place in places.items()
+        if place and pathlib.Path(place).is_dir()
+    }
+    meant = {name: folders.get(name, place) for name, place in places.items() if place}
+    for name, other in itertools.combinations(meant, 2):
+        if meant[name] == meant[other]:
+            raise UserError(
+                f"config.{name} and config.{other} are the same, '{meant[name]}': give"
+                " another for one of them"
+            )
+    for name, folder in folders.items():
+        for other, inside in folders.items():
+            if name == "labeled" and folder in inside.parents:
+                raise UserError(
+                    f"config.{other} '{inside}' lies in config.labeled '{folder}',"
+                    " where each sub-folder is a class: move it out"
+                )
+
+
+def _name(place: str) -> str:
+    """Names a data set by its folder and the one above it, as ``flowers/train``."""
+    path = pathlib.Path(place)
+    return "/".join(path.resolve().parts[-2:]) if path.exists() else place

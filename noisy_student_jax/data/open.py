@@ -1,0 +1,295 @@
+"""Opening one of people's sources: a folder, a list, TFRecord files or TFDS."""
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from noisy_student_jax.core import console, files
+from noisy_student_jax.core.console import Progress
+from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.core.preemption import Interruption
+from noisy_student_jax.core.protocols import Source
+from noisy_student_jax.data.cache.build import PrepareOptions, open_prepared, prepare
+from noisy_student_jax.data.cache.listing import (
+    Listing,
+    list_classes,
+    list_images,
+    safe_text,
+)
+from noisy_student_jax.data.encoded import EncodedSource, FolderSource
+
+STREAMED = ("tfds:", "tfrecord:")
+_SIDE = "side_"
+
+
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """One of people's sources, and what is known of its records.
+
+    Attributes:
+      name: of the place in the config (``labeled`` and so on).
+      whole: the source.
+      content: of each record, what tells equal images: the SHA-256 of its file, or
+        of where it lies, where files are not read before they are needed.
+      dealt_by: of each record, the hash by which it is dealt to a part: of its
+        content, or of its key.
+      labels: int64 ``[records]``; None without labels.
+      classes: their names.
+      left_out: what a folder holds besides images, and how much of it.
+      quarantined: key and reason of what cannot be used.
+      rows: of `whole`; None for all.
+    """
+
+    name: str
+    whole: Any
+    content: list[str]
+    dealt_by: list[str]
+    labels: np.ndarray | None
+    classes: tuple[str, ...]
+    left_out: dict[str, int] = dataclasses.field(default_factory=dict)
+    quarantined: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    rows: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.content)
+
+    def key(self, index: int) -> str:
+        """Of a record."""
+        return self.whole.key(index if self.rows is None else int(self.rows[index]))
+
+    def subset(self, indices: np.ndarray) -> "Opened":
+        """Returns some of the records."""
+        return dataclasses.replace(
+            self,
+            content=[self.content[index] for index in indices],
+            dealt_by=[self.dealt_by[index] for index in indices],
+            labels=None if self.labels is None else self.labels[indices],
+            rows=indices if self.rows is None else self.rows[indices],
+        )
+
+    def source(self, *, labelled: bool = True) -> Source:
+        """Returns the records as a source; without labels if they may not be seen."""
+        rows = np.arange(len(self)) if self.rows is None else self.rows
+        return self.whole.subset(rows, labelled=labelled)
+
+
+class Counted:
+    """A source that is only counted: neither keys nor images are known."""
+
+    fingerprint = "not prepared"
+
+    def __init__(self, count: int, labels: np.ndarray | None):
+        """Stands for `count` records."""
+        self._count, self.labels = count, labels
+
+    def __len__(self) -> int:
+        return self._count
+
+    def subset(self, indices: np.ndarray, *, labelled: bool = True) -> "Counted":
+        """Returns fewer of them."""
+        known = labelled and self.labels is not None
+        return Counted(len(indices), self.labels[indices] if known else None)
+
+
+class Opener:
+    """Opens the sources that a config's ``data`` section names."""
+
+    def __init__(
+        self,
+        data: Any,
+        interruption: Interruption,
+        progress: Progress,
+        *,
+        look_only: bool,
+    ):
+        """Opens nothing yet; see `own` for the arguments."""
+        self._data = data
+        self._interruption, self._progress = interruption, progress
+        self._look_only = look_only
+        learnt = (data.sources.labeled, data.sources.unlabeled)
+        # A batch comes by one road.
+        self._streams = data.road == "streamed" or any(
+            place.startswith(STREAMED) for place in learnt
+        )
+
+    def open(self, name: str, *, classes: Sequence[str] | None = None) -> Opened:
+        """Opens one source.
+
+        Args:
+          name: of the place in the config.
+          classes: that its labels have to be of; None to find them there.
+        """
+        place = self._data.sources[name]
+        labelled = name != "unlabeled"
+        if place.startswith(STREAMED):
+            return self._streamed(name, place, classes, labelled=labelled)
+        path = pathlib.Path(place).expanduser()
+        listing = list_classes(path, classes=classes) if labelled else list_images(path)
+        if self._streams:
+            source = FolderSource(listing, name)
+            return Opened(
+                name=name,
+                whole=source,
+                content=_places(source),
+                dealt_by=_keys(source),
+                labels=source.labels,
+                classes=listing.classes,
+                left_out=listing.left_out,
+            )
+        return self._prepared(name, listing)
+
+    def _prepared(self, name: str, listing: Listing) -> Opened:
+        data = self._data
+        # Files of the same names elsewhere are other files.
+        own = f"{name}-{_hashed(safe_text(str(listing.root.resolve())))[:8]}"
+        folder = _cache_folder(pathlib.Path(data.cache), own, data.side)
+        options = PrepareOptions(
+            side=int(folder.parent.name.removeprefix(_SIDE)),
+            max_quarantined=data.max_quarantined,
+            workers=data.workers,
+        )
+        if self._look_only:
+            source = open_prepared(listing, folder, options, name=name)
+            if source is None:
+                return _estimate(name, listing)
+        else:
+            self._progress.begin(f"preparing {name}", work=0.0)
+            with _locked(pathlib.Path(data.cache)):
+                source = prepare(
+                    listing,
+                    folder,
+                    options,
+                    name=name,
+                    interruption=self._interruption,
+                    progress=self._progress,
+                )
+        return Opened(
+            name=name,
+            whole=source,
+            content=source.sha256,
+            dealt_by=source.sha256,
+            labels=source.labels,
+            classes=listing.classes,
+            left_out=listing.left_out,
+            quarantined=[(f"{name}/{path}", why) for path, why in source.quarantined],
+        )
+
+    def _streamed(
+        self,
+        name: str,
+        place: str,
+        classes: Sequence[str] | None,
+        *,
+        labelled: bool,
+    ) -> Opened:
+        kind, _, rest = place.partition(":")
+        index_folder = pathlib.Path(self._data.cache) / "index" / name
+        if not index_folder.exists():
+            what = "where they lie, and their labels" if labelled else "where they lie"
+            console.say(f"looking up the records of {name}, once: {what}")
+        options = {
+            "name": name,
+            "labelled": labelled,
+            "classes": classes,
+            "index_folder": index_folder,
+        }
+        features = {
+            feature: own
+            for feature, own in (
+                ("image", self._data.image_feature),
+                ("label", self._data.label_feature),
+            )
+            if own
+        }
+        # TensorFlow is slow to import, and may not be there.
+        if kind == "tfds":
+            from noisy_student_jax.data.streaming.tfds import tfds_source
+
+            source = tfds_source(rest, **options, **features)
+        else:
+            from noisy_student_jax.data.streaming.records import Features
+            from noisy_student_jax.data.streaming.tfrecord import TFRecordSource
+
+            layout = Features(**features, first_label=self._data.first_label)
+            source = TFRecordSource(rest, features=layout, **options)
+        opened = Opened(
+            name=name,
+            whole=source,
+            content=_places(source),
+            dealt_by=_keys(source),
+            labels=source.labels,
+            classes=tuple(source.classes),
+        )
+        return _without_unreadable(opened) if labelled else opened
+
+
+def _without_unreadable(opened: Opened) -> Opened:
+    """Leaves out, by name, labelled records of which no label could be read."""
+    bad = np.flatnonzero(opened.labels < 0)
+    if not len(bad):
+        return opened
+    status = opened.whole.read_encoded(bad.tolist()).status
+    named = [(opened.key(i), why) for i, why in zip(bad.tolist(), status, strict=True)]
+    kept = opened.subset(np.flatnonzero(opened.labels >= 0))
+    return dataclasses.replace(kept, quarantined=named)
+
+
+def _estimate(name: str, listing: Listing) -> Opened:
+    hashes = [_hashed(f"{name}/{safe_text(path)}") for path in listing.paths]
+    return Opened(
+        name=name,
+        whole=Counted(len(listing), listing.labels),
+        content=hashes,
+        dealt_by=hashes,
+        labels=listing.labels,
+        classes=listing.classes,
+        left_out=listing.left_out,
+    )
+
+
+def _keys(source: EncodedSource) -> list[str]:
+    return [_hashed(source.key(index)) for index in range(len(source))]
+
+
+def _places(source: EncodedSource) -> list[str]:
+    """Hashes where each record lies, which is one place under any source's name."""
+    return [_hashed(source.place(index)) for index in range(len(source))]
+
+
+def _hashed(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _cache_folder(cache: pathlib.Path, name: str, side: int) -> pathlib.Path:
+    """Returns where images of a side are: there, or where larger ones are already."""
+    made = []
+    for folder in cache.glob(f"{_SIDE}*/{name}"):
+        found = folder.parent.name.removeprefix(_SIDE)
+        if found.isdigit() and int(found) >= side:
+            made.append(int(found))
+    return cache / f"{_SIDE}{min(made, default=side)}" / name
+
+
+@contextlib.contextmanager
+def _locked(cache: pathlib.Path) -> Iterator[None]:
+    """Keeps a second process from preparing into the same cache."""
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        file = (cache / ".lock").open("w")
+    except OSError as error:
+        raise files.not_written(cache, error) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another process is preparing images in '{cache}': wait for it, or"
+                " give another --config.data.cache"
+            ) from None
+        yield

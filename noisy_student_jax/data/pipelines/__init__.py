@@ -1,0 +1,1 @@
+"""Input pipelines: from sources to batches on the devices."""

@@ -1,0 +1,144 @@
+"""The resident pipeline: images live on the devices, and are augmented there.
+
+The host says which records each step draws. It says so for many steps at a time, ahead
+of them and in a thread, so that a step waits for no more than the call of a program.
+"""
+
+import functools
+import operator
+from typing import Any
+
+import jax
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh
+
+from noisy_student_jax.augment.input_noise import InputNoise
+from noisy_student_jax.augment.noise import split_positions
+from noisy_student_jax.augment.sharded import augment_spread
+from noisy_student_jax.core import sharding
+from noisy_student_jax.core.batch_layout import BatchLayout
+from noisy_student_jax.core.types import STREAMS, Batch
+from noisy_student_jax.data.pipelines.draws import Draws, assemble, stream_keys
+from noisy_student_jax.data.pipelines.host_fed import Ahead
+from noisy_student_jax.data.pipelines.stream import Stream
+from noisy_student_jax.data.sources import read_all_good
+from noisy_student_jax.images.preprocessing import Preprocessing
+
+DRAWS_AT_ONCE = 1 << 15
+"""The host says this many draws at a time, in whole steps: some milliseconds' work."""
+STEPS_AT_ONCE = 64
+"""And of small batches no more steps than this."""
+
+
+class ResidentPipeline:
+    """Batches by step, laid out so that every device sees the configured ratio."""
+
+    quarantined = 0
+    """Records found to be unusable: all have been read before the first step."""
+
+    def __init__(
+        self,
+        streams: list[Stream],
+        layout: BatchLayout,
+        mesh: Mesh,
+        preprocessing: Preprocessing,
+        *,
+        seed: int,
+        generation: int,
+    ):
+        """Reads images and targets, and moves them to the devices.
+
+        Raises:
+          UserError: an image cannot be used.
+        """
+        self._mesh = mesh
+        self._draws = Draws(streams, layout, seed=seed, generation=generation)
+        self.records = self._draws.records
+        self._drawn_from, resident = [], []
+        for name, stream in zip(STREAMS, streams, strict=False):
+            records = np.unique(stream.picks[:, 0])
+            images, _ = read_all_good(stream.source, preprocessing, records, part=name)
+            held = {
+                "images": images,
+                "targets": jax.tree.map(np.asarray, stream.targets),
+            }
+            if stream.teacher:
+                held["teacher_images"], _ = read_all_good(
+                    stream.source, stream.teacher, records, part=name
+                )
+            self._drawn_from.append(records)
+            resident.append(held)
+        self._resident = jax.device_put(resident, sharding.replicated(mesh))
+        self._keys = stream_keys(
+            len(streams), seed=seed, generation=generation, mesh=mesh
+        )
+        self._program = functools.partial(_assemble, streams, layout, mesh)
+        self._assemble = jax.jit(
+            self._program, out_shardings=sharding.along_batch(mesh)
+        )
+        steps = max(1, min(STEPS_AT_ONCE, DRAWS_AT_ONCE // layout.total))
+        self._ahead = Ahead(self._drawn, steps=1)
+        self._current: tuple[int, Any] = (-1, None)
+        # Which step of a run it is is on the devices too: nothing is sent in a step.
+        self._places = [
+            jax.device_put(np.int32(place), sharding.replicated(mesh))
+            for place in range(steps)
+        ]
+
+    def __call__(self, step: int) -> Batch:
+        """Returns the batch of a step (counted from 0), on the devices."""
+        number, place = divmod(step, len(self._places))
+        if number != self._current[0]:
+            placed = sharding.put_batch(self._ahead(number), self._mesh)
+            self._current = number, placed
+        return self._assemble(
+            self._resident, self._keys, self._current[1], self._places[place]
+        )
+
+    def close(self) -> None:
+        """Stops what works ahead."""
+        self._ahead.close()
+
+    def _drawn(self, number: int) -> list[dict[str, np.ndarray]]:
+        """Returns what a run of steps draws, ``[draws, steps, …]``."""
+        count = len(self._places)
+        steps = range(number * count, (number + 1) * count)
+        return [
+            {
+                "image": np.searchsorted(records, own.records).astype(np.int32),
+                "target": own.rows.astype(np.int32),
+                "position": split_positions(own.positions),
+            }
+            for records, own in zip(
+                self._drawn_from, self._draws.of_steps(steps, self._mesh), strict=True
+            )
+        ]
+
+
+def _assemble(
+    streams: list[Stream],
+    layout: BatchLayout,
+    mesh: Mesh,
+    resident: list[dict[str, Any]],
+    keys: list[jax.Array],
+    drawn: list[dict[str, jax.Array]],
+    place: jax.Array,
+) -> Batch:
+    """Gathers, augments and interleaves, each device its own examples."""
+    images, stored, shown = [], [], []
+    for stream, held, key, steps in zip(streams, resident, keys, drawn, strict=True):
+        rows = {
+            name: lax.dynamic_index_in_dim(each, place, axis=1, keepdims=False)
+            for name, each in steps.items()
+        }
+        spread = functools.partial(
+            augment_spread, mesh, key, rows["position"], rows=rows["image"]
+        )
+        images.append(spread(held["images"], stream.noise.input))
+        which_rows = operator.itemgetter(rows["target"])
+        stored.append(jax.tree.map(which_rows, held["targets"]))
+        shown.append(
+            spread(held["teacher_images"], InputNoise()) if stream.teacher else None
+        )
+    return assemble(streams, layout, images, stored, teacher_images=shown)

@@ -1,0 +1,158 @@
+"""What every pipeline of training batches shares.
+
+A batch is a pure function of the step: the order says which draws of which stream,
+each draw's position says which noise. Nothing is saved and nothing replayed. How the
+images come (from the device's own memory, from a prepared cache, decoded on the way)
+is what the pipelines differ in.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from noisy_student_jax.augment.noise import stream_key
+from noisy_student_jax.core import sharding, types
+from noisy_student_jax.core.batch_layout import BatchLayout
+from noisy_student_jax.core.types import Batch, PyTree
+from noisy_student_jax.data.order.block_shuffle import lanes_order
+from noisy_student_jax.data.order.shuffle import order
+from noisy_student_jax.data.pipelines.stream import Stream
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+    """What one host draws from a stream.
+
+    Attributes:
+      positions: int64 ``[draws]`` of one step, or ``[draws, steps]``; in the stream
+        since the start of training.
+      records: int64 of the same shape, of the stream's source.
+      rows: int64 of the same shape, of its targets.
+    """
+
+    positions: np.ndarray
+    records: np.ndarray
+    rows: np.ndarray
+
+
+class Draws:
+    """Which records a step draws, from each stream."""
+
+    def __init__(
+        self, streams: list[Stream], layout: BatchLayout, *, seed: int, generation: int
+    ):
+        """Computes nothing yet."""
+        self.streams = streams
+        self.sizes = [layout.labelled, layout.pseudo][: len(streams)]
+        # The order of another generation is another order.
+        self._seed = (seed << 32) + generation
+
+    def of_step(self, step: int, mesh: Mesh | None = None) -> list[Drawn]:
+        """Returns the draws of a step (counted from 0), by stream.
+
+        Args:
+          step: which.
+          mesh: leaves out the rows of other hosts; None for all of them.
+        """
+        return [
+            Drawn(own.positions[:, 0], own.records[:, 0], own.rows[:, 0])
+            for own in self.of_steps(range(step, step + 1), mesh)
+        ]
+
+    def of_steps(self, steps: range, mesh: Mesh | None = None) -> list[Drawn]:
+        """Returns the draws of consecutive steps, by stream, ``[draws, steps]``.
+
+        Args:
+          steps: which, counted from 0.
+          mesh: leaves out the rows of other hosts; None for all of them.
+        """
+        drawn = []
+        for number, (stream, size) in enumerate(
+            zip(self.streams, self.sizes, strict=True)
+        ):
+            first = np.arange(size, dtype=np.int64)
+            if mesh is not None:
+                first = first[sharding.local_rows(mesh, size)]
+            positions = first[:, None] + size * np.array(steps, np.int64)
+            draws = self._draws(number, stream, size, positions.ravel())
+            picks = np.asarray(stream.picks[draws]).reshape(*positions.shape, 2)
+            drawn.append(Drawn(positions, picks[..., 0], picks[..., 1]))
+        return drawn
+
+    def _draws(
+        self, number: int, stream: Stream, size: int, positions: np.ndarray
+    ) -> np.ndarray:
+        where = self._seed, number, positions, len(stream.picks)
+        if stream.lanes is None:
+            return order(*where)[1]
+        return lanes_order(*where, size, stream.lanes)[1]
+
+    def records(self, step: int) -> dict[str, list[str]]:
+        """Names the records in the batch of a step, by stream."""
+        return {
+            types.STREAMS[number]: [stream.source.key(int(r)) for r in drawn.records]
+            for number, (stream, drawn) in enumerate(
+                zip(self.streams, self.of_step(step), strict=True)
+            )
+        }
+
+
+def assemble(
+    streams: list[Stream],
+    layout: BatchLayout,
+    images: list[jax.Array],
+    stored: list[PyTree],
+    weights: list[jax.Array] | None = None,
+    teacher_images: list[jax.Array | None] | None = None,
+) -> Batch:
+    """Lays the streams' examples out as one batch; fit for use in `jit`.
+
+    Args:
+      streams: the streams.
+      layout: of the batch.
+      images: of each stream, noised, ``[examples, height, width, channels]``.
+      stored: of each stream, rows of its targets as they are stored.
+      weights: of each stream, float32 ``[examples]``; None for ones.
+      teacher_images: of each stream, for its teacher; None for a stream without.
+    """
+    targets = [s.to_target(rows) for s, rows in zip(streams, stored, strict=True)]
+    if weights is None:
+        weights = [jnp.ones(len(own), jnp.float32) for own in images]
+    which = layout.stream()
+    flags = {
+        name: np.array([getattr(s.noise, name) for s in streams], np.float32)[which]
+        for name in ("dropout", "stochastic_depth")
+    }
+
+    def interleaved(*parts: jax.Array) -> jax.Array:
+        return layout.interleave(*parts) if len(parts) > 1 else parts[0]
+
+    shown = [own for own in teacher_images or [] if own is not None]
+    return {
+        **({"teacher_image": shown[0]} if shown else {}),
+        "image": interleaved(*images),
+        "target": jax.tree.map(interleaved, *targets),
+        "weight": interleaved(*weights),
+        "stream": jnp.asarray(which),
+        "noise": jax.tree.map(jnp.asarray, flags),
+    }
+
+
+def take_rows(targets: PyTree, rows: np.ndarray) -> PyTree:
+    """Reads rows of every array of a tree, which may be memory-mapped."""
+    return jax.tree.map(lambda array: np.asarray(array[rows]), targets)
+
+
+def stream_keys(
+    count: int, *, seed: int, generation: int, mesh: Mesh
+) -> list[jax.Array]:
+    """Puts the key data of each stream's noise on every device."""
+    keys: list[Any] = [
+        np.asarray(jax.random.key_data(stream_key(seed, generation, number)))
+        for number in range(count)
+    ]
+    return jax.device_put(keys, sharding.replicated(mesh))

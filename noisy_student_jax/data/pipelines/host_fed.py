@@ -1,0 +1,277 @@
+"""The hosted pipeline: the host reads the images of each step and sends them.
+
+For what is too large to live on the devices, and for crops that are drawn anew each
+time. Without such crops the batches are those of the resident pipeline, bit for bit.
+"""
+
+import concurrent.futures
+import dataclasses
+import functools
+import os
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from noisy_student_jax.augment.crops import crop_boxes
+from noisy_student_jax.augment.noise import split_positions
+from noisy_student_jax.augment.sharded import augment_spread
+from noisy_student_jax.core import sharding
+from noisy_student_jax.core.batch_layout import BatchLayout
+from noisy_student_jax.core.types import Batch
+from noisy_student_jax.data.pipelines.draws import (
+    Drawn,
+    Draws,
+    assemble,
+    stream_keys,
+    take_rows,
+)
+from noisy_student_jax.data.pipelines.stream import Stream
+from noisy_student_jax.data.quarantine import Quarantine
+from noisy_student_jax.images.preprocessing import Preprocessing, compiled_bicubic
+
+
+@dataclasses.dataclass(frozen=True)
+class Fed:
+    """The images of one stream in one step.
+
+    Attributes:
+      images: uint8 ``[examples, side, side, 3]``; grey where there is no image.
+      status: of each, ``ok`` or why there is no image.
+      teacher_images: the same as the stream's teacher is to see them, if it has one.
+    """
+
+    images: np.ndarray
+    status: list[str]
+    teacher_images: np.ndarray | None = None
+
+
+class Feed(Protocol):
+    """Where a hosted pipeline has its images from."""
+
+    noised: bool
+    """Whether the input noise is applied already."""
+
+    def __call__(self, step: int) -> list[Fed]:
+        """Returns this host's images of a step, by stream."""
+
+    def close(self) -> None:
+        """Stops what works ahead."""
+
+
+class HostedPipeline:
+    """Batches by step, laid out so that every device sees the configured ratio."""
+
+    def __init__(
+        self,
+        streams: list[Stream],
+        layout: BatchLayout,
+        mesh: Mesh,
+        feed: Feed,
+        quarantine: Quarantine,
+        *,
+        seed: int,
+        generation: int,
+    ):
+        """Takes the feed that has been made for the same streams and order.
+
+        An image that cannot be used weighs nothing in its step, and its place stays
+        taken: what comes after it does not move.
+        """
+        self._mesh, self._feed, self._quarantine = mesh, feed, quarantine
+        self._draws = Draws(streams, layout, seed=seed, generation=generation)
+        self.records = self._draws.records
+        self._streams = streams
+        self._keys = stream_keys(
+            len(streams), seed=seed, generation=generation, mesh=mesh
+        )
+        self._assemble = jax.jit(
+            functools.partial(_assemble, streams, layout, mesh, feed.noised),
+            out_shardings=sharding.along_batch(mesh),
+        )
+
+    def __call__(self, step: int) -> Batch:
+        """Returns the batch of a step (counted from 0), on the devices.
+
+        Raises:
+          UserError: too many of the images cannot be used.
+        """
+        sent = []
+        for stream, own, fed in zip(
+            self._streams,
+            self._draws.of_step(step, self._mesh),
+            self._feed(step),
+            strict=True,
+        ):
+            good = np.array([reason == "ok" for reason in fed.status])
+            for row in np.flatnonzero(~good):
+                key = stream.source.key(int(own.records[row]))
+                self._quarantine.note(key, fed.status[row])
+            sent.append(
+                {
+                    "image": fed.images,
+                    "stored": take_rows(stream.targets, own.rows),
+                    "position": split_positions(own.positions),
+                    "weight": good.astype(np.float32),
+                }
+            )
+            if stream.teacher:
+                sent[-1]["teacher_image"] = fed.teacher_images
+        return self._assemble(self._keys, sharding.put_batch(sent, self._mesh))
+
+    @property
+    def quarantined(self) -> int:
+        """Records found to be unusable so far."""
+        return len(self._quarantine)
+
+    def close(self) -> None:
+        """Stops what works ahead."""
+        self._feed.close()
+
+
+@dataclasses.dataclass(eq=False)
+class CroppingFeed:
+    """What feeds that read sources share: the records and the crops of a step.
+
+    Attributes:
+      streams: the streams.
+      layout: of a batch.
+      mesh: devices; of other hosts' rows nothing is read.
+      preprocessing: of the images.
+      seed: the run's.
+      generation: of the student.
+      decoder: ``auto``, or ``plain`` for Pillow alone and nothing compiled.
+    """
+
+    streams: list[Stream]
+    layout: BatchLayout
+    mesh: Mesh
+    preprocessing: Preprocessing
+    _: dataclasses.KW_ONLY
+    seed: int
+    generation: int
+    decoder: str = "auto"
+
+    def __post_init__(self):
+        """Draws and reads nothing yet."""
+        self._bicubic = None if self.decoder == "plain" else compiled_bicubic()
+        self._numbers = {"seed": self.seed, "generation": self.generation}
+        self._draws = Draws(self.streams, self.layout, **self._numbers)
+
+    def _drawn(self, step: int) -> list[Drawn]:
+        return self._draws.of_step(step, self.mesh)
+
+    def _boxes(
+        self, number: int, positions: np.ndarray, sizes: list[tuple[int, int]]
+    ) -> list[tuple[int, int, int, int]]:
+        """Draws the crops of a stream's images, by their heights and widths."""
+        return crop_boxes(
+            **self._numbers,
+            stream=number,
+            positions=positions,
+            sizes=np.array(sizes),
+            least_area=self.streams[number].noise.input.crop_area,
+        ).tolist()
+
+
+class SourceFeed(CroppingFeed):
+    """Images read from sources by threads, some steps ahead; crops, but no noise."""
+
+    noised = False
+
+    def __post_init__(self):
+        """Makes the threads ready."""
+        super().__post_init__()
+        self._workers = concurrent.futures.ThreadPoolExecutor(
+            len(os.sched_getaffinity(0))
+        )
+        self._ahead = Ahead(self._step)
+
+    def __call__(self, step: int) -> list[Fed]:
+        """See `Feed`."""
+        return self._ahead(step)
+
+    def close(self) -> None:
+        """See `Feed`."""
+        self._ahead.close()
+        self._workers.shutdown(cancel_futures=True)
+
+    def _step(self, step: int) -> list[Fed]:
+        return [
+            self._fed(number, stream, own)
+            for number, (stream, own) in enumerate(
+                zip(self.streams, self._drawn(step), strict=True)
+            )
+        ]
+
+    def _fed(self, number: int, stream: Stream, drawn: Drawn) -> Fed:
+        examples = stream.source.read(drawn.records.tolist())
+        sizes = [(1, 1) if i is None else i.shape[:2] for i in examples.images]
+        boxes = self._boxes(number, drawn.positions, sizes)
+        whole = [(0, 0, 0, 0)] * len(boxes)
+        shown = stream.teacher and self._all(stream.teacher, examples.images, whole)
+        images = self._all(self.preprocessing, examples.images, boxes)
+        return Fed(images, examples.status, shown)
+
+    def _all(
+        self,
+        preprocessing: Preprocessing,
+        images: list[np.ndarray | None],
+        boxes: list[tuple[int, int, int, int]],
+    ) -> np.ndarray:
+        def one(image: np.ndarray | None, box: tuple[int, int, int, int]) -> np.ndarray:
+            if image is None:
+                return preprocessing.blank()
+            return preprocessing.apply_crop(image, box, bicubic=self._bicubic)
+
+        return np.stack(list(self._workers.map(one, images, boxes)))
+
+
+class Ahead:
+    """A function of consecutive steps, computed ahead in a thread."""
+
+    def __init__(self, function: Callable[[int], Any], *, steps: int = 2):
+        """Computes up to `steps` results before they are asked for."""
+        self._function, self._steps = function, steps
+        self._thread = concurrent.futures.ThreadPoolExecutor(1)
+        self._pending: dict[int, concurrent.futures.Future] = {}
+
+    def __call__(self, step: int) -> Any:
+        """Returns the result of a step, and goes on with those after it."""
+        wanted = range(step, step + 1 + self._steps)
+        for number in self._pending.keys() - set(wanted):
+            self._pending.pop(number).cancel()
+        for number in wanted:
+            if number not in self._pending:
+                self._pending[number] = self._thread.submit(self._function, number)
+        return self._pending.pop(step).result()
+
+    def close(self) -> None:
+        """Gives up what nobody has asked for."""
+        self._thread.shutdown(cancel_futures=True)
+
+
+def _assemble(
+    streams: list[Stream],
+    layout: BatchLayout,
+    mesh: Mesh,
+    noised: bool,
+    keys: list[jax.Array],
+    sent: list[dict[str, Any]],
+) -> Batch:
+    images = [own["image"] for own in sent]
+    if not noised:
+        images = [
+            augment_spread(mesh, key, rows["position"], own, stream.noise.input)
+            for stream, own, key, rows in zip(streams, images, keys, sent, strict=True)
+        ]
+    return assemble(
+        streams,
+        layout,
+        images,
+        [own["stored"] for own in sent],
+        [own["weight"] for own in sent],
+        [own.get("teacher_image") for own in sent],
+    )

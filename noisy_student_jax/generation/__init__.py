@@ -1,0 +1,1 @@
+"""One generation: each of its stages, and what they are made of."""

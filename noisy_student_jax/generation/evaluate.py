@@ -1,0 +1,130 @@
+"""Evaluates a trained model on validation and test images."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from noisy_student_jax.core import console, files
+from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.core.protocols import Source
+from noisy_student_jax.data.sources import key_hashes
+from noisy_student_jax.evaluation.predictor import Predicted, predict_source
+from noisy_student_jax.evaluation.statistics import wilson
+from noisy_student_jax.generation.trainable import part, predictor
+from noisy_student_jax.models import bundle as bundles
+from noisy_student_jax.models.bundle import Bundle
+from noisy_student_jax.pseudo_labels import plan
+from noisy_student_jax.runs.paths import EVALUATION, MODEL, PREDICTIONS, RAW_MODEL
+from noisy_student_jax.runs.run import Run, Student
+
+
+def evaluate(student: Student) -> dict[str, Any]:
+    """Evaluates a student's weights, EMA and raw, on validation and test images.
+
+    Raises:
+      UserError: a test image is among those that it or its teachers learnt from.
+    """
+    run, batch = student.run, student.run.config.evaluation.batch
+    ema = bundles.read(student.folder / MODEL)
+    # Of a given teacher there is one set of weights.
+    made_in = student.folder / student.final.stage
+    raw = ema if student.adopted else bundles.read(made_in / RAW_MODEL)
+    refuse_overlap(ema, run.dataset.test)
+    trained = part(student.final)
+    made = predictor(trained, batch=batch)
+    splits, judged = {}, ("validation", "test")
+    sources = run.dataset.parts()
+    sources = {name: trained.source(sources[name], name) for name in judged}
+    run.progress.start(sum(map(len, sources.values())), "images")
+
+    def before_batch(done: int) -> None:
+        run.interruption.check()
+        earlier = sum(split["images"] for split in splits.values())
+        run.progress.update(earlier + done)
+
+    for name, source in sources.items():
+        found = predict_source(
+            made,
+            {"ema": trained.of(ema.variables), "raw": trained.of(raw.variables)},
+            source,
+            before_batch=before_batch,
+        )
+        _tell_unusable(found, name, most=run.config.data.max_quarantined)
+        splits[name] = _measured(run, found)
+    # The last part was the test set.
+    _write_predictions(student, found)
+    files.write_json(
+        student.folder / EVALUATION,
+        {
+            "schema": 1,
+            "generation": student.generation,
+            "model": ema.architecture,
+            "sha256": ema.sha256,
+            "splits": splits,
+        },
+    )
+    metric = run.task.primary_metric
+    return {f"{name}_{metric}": split["ema"][metric] for name, split in splits.items()}
+
+
+def refuse_overlap(bundle: Bundle, test: Source) -> None:
+    """Raises UserError if a test image is among those that a model learnt from."""
+    shared = int(np.isin(key_hashes(test), bundle.trained_on).sum())
+    if shared:
+        raise UserError(
+            f"{shared} of {len(test)} test images are among those that this model or"
+            " its teachers learnt from, so the result would mean nothing: give a test"
+            " set of other images"
+        )
+
+
+def _tell_unusable(found: Predicted, part: str, *, most: float) -> None:
+    """Warns of images that cannot be used, or gives up if they are too many."""
+    if not found.unusable:
+        return
+    key, reason = next(iter(found.unusable.items()))
+    read = len(found.records) + len(found.unusable)
+    what = (
+        f"{len(found.unusable)} of {read} {part} images cannot be used, the first being"
+        f" '{console.printable(key)}' ({reason})"
+    )
+    if len(found.unusable) > most * read:
+        raise UserError(
+            f"{what}: repair or replace them, or allow more than"
+            f" config.data.max_quarantined={most:g}"
+        )
+    console.warn(f"{what}; they are left out")
+
+
+def _measured(run: Run, found: Predicted) -> dict[str, Any]:
+    """Returns what the evaluation says of one part of the data."""
+    task, labels, predictions = run.task, found.labels, found.predictions["ema"]
+    right = float(task.primary(predictions, labels).sum())
+    scores = task.score(predictions)
+    return {
+        "images": len(labels),
+        "unusable": found.unusable,
+        "ema": task.metrics(predictions, labels),
+        "raw": task.metrics(found.predictions["raw"], labels),
+        "interval": wilson(right, len(labels), run.config.evaluation.confidence),
+        "scores": {
+            "mean": plan.mean(plan.fixed_point(scores, 1), len(scores)),
+            "histogram": plan.histogram(scores).tolist(),
+        },
+    }
+
+
+def _write_predictions(student: Student, found: Predicted) -> None:
+    """Keeps what was predicted for each test image, for paired comparison."""
+    task, test = student.run.task, student.run.dataset.test
+    predictions = found.predictions["ema"]
+    columns = {
+        "key": pa.array([test.key(index) for index in found.records.tolist()]),
+        "truth": pa.array(found.labels.tolist()),
+        "label": pa.array(task.bucket(predictions)),
+        "score": pa.array(task.score(predictions)),
+        "primary": pa.array(task.primary(predictions, found.labels)),
+        **task.columns(predictions, top_k=student.config.labels.top_k),
+    }
+    files.write_parquet(student.folder / PREDICTIONS, pa.table(columns))

@@ -1,0 +1,291 @@
+"""What a model starts from: nothing, its teacher, published weights, or a bundle.
+
+The body's weights and batch statistics are taken as they are; the head too, where it
+is of the same classes. A new head starts at zero: random weights would stay in every
+direction that a few labelled images say nothing of.
+"""
+
+import dataclasses
+import pathlib
+
+import jax
+import numpy as np
+from flax import traverse_util
+
+from noisy_student_jax import models
+from noisy_student_jax.config import ConfigDict
+from noisy_student_jax.config.schema import LABELS_ONLY, base_config
+from noisy_student_jax.core import files
+from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.core.types import PyTree
+from noisy_student_jax.data.sources import key_hashes
+from noisy_student_jax.interop import published
+from noisy_student_jax.models import bundle as bundles
+from noisy_student_jax.models.bundle import Bundle
+from noisy_student_jax.models.initialize import initialize
+from noisy_student_jax.runs.run import Student
+
+AUTO = "auto"
+TEACHER = "teacher"
+PRETRAINED = "pretrained"
+HEAD = "params/classifier/"
+FROM_BUNDLE = ("resolution", "crop_padding", "interpolation", "mean", "std")
+
+
+def given(student: Student) -> Bundle | None:
+    """Returns what a student starts from; None for random weights.
+
+    The first teacher, and what learns from labels only, have no teacher to start from.
+
+    Raises:
+      UserError: there are no such weights, or they are damaged.
+    """
+    init = student.config.model.init
+    if not is_given(student):
+        return None
+    if init == TEACHER:
+        return bundles.read(student.teacher.folder / "model")
+    if init == PRETRAINED:
+        return published.lite_bundle(student.config.model.name)
+    return _read(init, "config.model.init")
+
+
+def is_given(student: Student) -> bool:
+    """Whether a student starts from given weights; see `given`."""
+    init = student.config.model.init
+    return bool(init) and (init != TEACHER or student.teacher is not None)
+
+
+def digests(student: Student) -> dict[str, str]:
+    """Returns digests of what a student is given to start from, or to be.
+
+    Of what has been taken away since a stage finished it is the one that was noted.
+
+    Raises:
+      UserError: what is given is not there, or damaged.
+    """
+    name = "teacher" if student.adopted else "init"
+    if not student.adopted and not is_given(student):
+        return {}
+    if not student.adopted and student.config.model.init == TEACHER:
+        # It comes from a stage that this one needs.
+        return {name: TEACHER}
+    try:
+        bundle = given_teacher(student) if student.adopted else given(student)
+    except UserError:
+        finished = student.run.ledger.manifest(f"{student.name}/train")
+        if finished and name in finished["inputs"]:
+            return {name: finished["inputs"][name]}
+        raise
+    known = {"weights": bundle.sha256, "classes": list(bundle.classes)}
+    if student.adopted:
+        # It is taken as it is, with what its card says of its use.
+        known |= {
+            "architecture": bundle.architecture,
+            "arguments": bundle.arguments,
+            "preprocessing": dataclasses.asdict(bundle.preprocessing),
+        }
+    return {name: files.digest(known)}
+
+
+def initial_variables(student: Student) -> PyTree:
+    """Returns the variables that a student's training starts from, on the host.
+
+    Raises:
+      UserError: what it is to start from is of another architecture.
+    """
+    fresh = initialize(
+        student.module,
+        resolution=student.resolution,
+        seed=student.run.config.seed,
+        generation=student.number,
+    )
+    start = given(student)
+    if start is None:
+        return fresh
+    same_classes = start.classes == tuple(student.run.dataset.classes)
+    return started(
+        fresh,
+        start.variables,
+        keep_head=same_classes,
+        what=f"config.model.init={student.config.model.init} ('{start.architecture}')",
+        model=student.config.model.name,
+    )
+
+
+def started(
+    fresh: PyTree, start: PyTree, *, keep_head: bool, what: str, model: str
+) -> PyTree:
+    """Puts given weights and statistics in place of random ones; new heads are zero.
+
+    Args:
+      fresh: variables of the model.
+      start: variables of the same architecture.
+      keep_head: whether the classifier is taken over too.
+      what: is given, for the message.
+      model: its name, for the message.
+
+    Raises:
+      UserError: they do not fit.
+    """
+    ours, theirs = (traverse_util.flatten_dict(one, sep="/") for one in (fresh, start))
+    taken = {n for n in ours if keep_head or not n.startswith(HEAD)}
+    wrong = sorted(
+        name
+        for name in taken | {n for n in theirs if not n.startswith(HEAD)}
+        if name not in ours
+        or name not in theirs
+        or np.shape(ours[name]) != np.shape(theirs[name])
+    )
+    if wrong:
+        raise UserError(
+            f"{what} does not fit model '{model}': {len(wrong)} arrays are missing, too"
+            f" many or of another shape, the first being {wrong[0]}; give weights of"
+            " the same architecture"
+        )
+    merged = {
+        name: theirs[name] if name in taken else np.zeros_like(array)
+        for name, array in ours.items()
+    }
+    return traverse_util.unflatten_dict(merged, sep="/")
+
+
+def with_given(config: ConfigDict) -> ConfigDict:
+    """Fills in what given bundles say of the models that they are for.
+
+    A given teacher is the first generation's model as it is. Weights to start from
+    bring the mean and deviation that they know, where the config leaves them open.
+
+    Args:
+      config: complete, not checked.
+
+    Returns:
+      A copy.
+
+    Raises:
+      UserError: there is no such bundle.
+    """
+    filled = config.copy_and_resolve_references()
+    if config.teacher:
+        bundle = _read(config.teacher, "config.teacher")
+        _be(filled.generations[0], bundle, config.teacher)
+    for section in (*filled.generations, *(filled[name] for name in LABELS_ONLY)):
+        model = section.model
+        if model.init in ("", AUTO, TEACHER, PRETRAINED):
+            continue
+        bundle = _read(model.init, "config.model.init")
+        if model.name == AUTO:
+            model.name = bundle.architecture
+        model.mean = tuple(model.mean) or bundle.preprocessing.mean
+        model.std = tuple(model.std) or bundle.preprocessing.std
+    return filled
+
+
+def _be(generation: ConfigDict, bundle: Bundle, place: str) -> None:
+    """Has a generation be what a bundle is."""
+    model, usual = generation.model, base_config().model
+    if bundle.architecture != model.name:
+        # Unless the config names that code itself.
+        bundles.refuse_foreign_code(bundle, place)
+    for field in models.accepted_arguments(bundle.architecture):
+        if field in model:
+            model[field] = usual[field]
+    model.name, model.init = bundle.architecture, ""
+    for field in FROM_BUNDLE:
+        model[field] = getattr(bundle.preprocessing, field)
+    for field, value in bundle.arguments.items():
+        if field in model and value is not None:
+            model[field] = value
+    generation.train.part = "all"
+
+
+def adopt(student: Student) -> dict[str, int]:
+    """Takes a given bundle for the first teacher."""
+    bundle = given_teacher(student)
+    bundles.write(bundle, student.folder / "model")
+    return {
+        "steps": 0,
+        "images_drawn": 0,
+        "labelled": 0,
+        "pseudo_labelled": 0,
+        "quarantined": 0,
+        "parameters": student.parameters,
+    }
+
+
+def check_teacher(student: Student) -> None:
+    """Refuses a given teacher that cannot label this pool.
+
+    Raises:
+      UserError: it is for another task, or of other classes.
+    """
+    run, bundle = student.run, given_teacher(student)
+    if bundle.task != run.config.task:
+        raise UserError(
+            f"config.teacher='{student.adopted}' is for task '{bundle.task}', but"
+            f" config.task is '{run.config.task}'"
+        )
+    ours = tuple(run.dataset.classes)
+    if bundle.classes != ours:
+        differing = sorted(set(bundle.classes) ^ set(ours))
+        which = f"'{differing[0]}' is in one only" if differing else "in another order"
+        raise UserError(
+            f"config.teacher='{student.adopted}' knows {len(bundle.classes)} classes,"
+            f" which are not the data's {len(ours)} ({which}): give a teacher of the"
+            " same classes, or start models from its weights with --config.init"
+        )
+
+
+def check(student: Student) -> None:
+    """Looks for what a student could not start from.
+
+    Raises:
+      UserError: given weights do not fit, or have learnt from images to be judged on;
+        a given teacher is of other classes.
+    """
+    if student.adopted:
+        check_teacher(student)
+        refuse_judged(student, given_teacher(student))
+    elif is_given(student) and student.config.model.init == TEACHER:
+        ours, theirs = student.shapes, student.teacher.shapes
+        if jax.tree.map(np.shape, ours) != jax.tree.map(np.shape, theirs):
+            raise UserError(
+                f"config.model.init is '{TEACHER}', but model"
+                f" '{student.config.model.name}' is not the teacher's,"
+                f" '{student.teacher.config.model.name}': give both the same, or start"
+                " from something else"
+            )
+    elif is_given(student):
+        initial_variables(student)
+        refuse_judged(student, given(student))
+
+
+def refuse_judged(student: Student, bundle: Bundle) -> None:
+    """Refuses weights that have learnt from images that a run is judged on.
+
+    Raises:
+      UserError: how many they are.
+    """
+    parts = student.run.dataset.parts()
+    for name in ("validation", "test"):
+        source = parts[name]
+        if not hasattr(source, "key") or not len(bundle.trained_on):
+            continue  # only counted, or nothing is known
+        shared = int(np.isin(key_hashes(source), bundle.trained_on).sum())
+        if shared:
+            raise UserError(
+                f"{shared} of {len(source)} {name} images are among those that the"
+                f" weights given to {student.name} learnt from, so the result would"
+                f" mean nothing: give {name} images that they have not seen"
+            )
+
+
+def given_teacher(student: Student) -> Bundle:
+    """Returns the bundle that a run was given for its first teacher."""
+    return _read(student.adopted, "config.teacher")
+
+
+def _read(place: str, field: str) -> Bundle:
+    if not pathlib.Path(place).exists():
+        raise UserError(f"{field} is '{place}', but nothing is there: give a bundle")
+    return bundles.read(place)

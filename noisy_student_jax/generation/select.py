@@ -1,0 +1,58 @@
+"""Selects, of a teacher's labels, what its student is trained on."""
+
+from typing import Any
+
+from noisy_student_jax.core import console, files
+from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.pseudo_labels import selection
+from noisy_student_jax.pseudo_labels.plan import SelectionOptions
+from noisy_student_jax.pseudo_labels.warnings import Expected
+from noisy_student_jax.runs.paths import EVALUATION
+from noisy_student_jax.runs.run import Student
+
+
+def select_pseudo_labels(teacher: Student, student: Student) -> dict[str, Any]:
+    """Selects, of a teacher's labels, what its student will see.
+
+    Raises:
+      UserError: the teacher has not been evaluated, so that the pool cannot be
+        compared with its validation images; or as `selection.select`.
+    """
+    run, folder = teacher.run, teacher.folder / "selection"
+    kept = student.kept_selection
+    options = SelectionOptions.from_config(student.config.selection)
+    if kept:
+        options = selection.kept_options(kept)
+    if (folder / selection.SUMMARY).is_file():
+        # Written whole by a run that was stopped before it could say so.
+        summary = files.read_json(folder / selection.SUMMARY)
+    else:
+        summary = selection.select(
+            teacher.folder / "labels",
+            folder,
+            options,
+            targets=run.task.stored_targets,
+            classes=run.dataset.classes,
+            expected=_expected(teacher),
+            kept=kept,
+        )
+    for warning in summary["warnings"]:
+        console.warn(warning)
+    return summary["counts"]
+
+
+def _expected(teacher: Student) -> Expected:
+    """Says what a teacher's labels would be like on a pool like the labelled images."""
+    run = teacher.run
+    if not (teacher.folder / EVALUATION).is_file():
+        raise UserError(
+            f"{teacher.name}/select needs {teacher.name}/evaluate, which has not"
+            f" finished in '{run.workdir}': run that stage first, or the whole loop"
+            " with `noisy-student run`"
+        )
+    evaluation = files.read_json(teacher.folder / EVALUATION)
+    return Expected.from_run(
+        getattr(run.dataset.labelled, "labels", None),
+        classes=len(run.dataset.classes),
+        scores=evaluation["splits"]["validation"].get("scores"),
+    )

@@ -1,0 +1,278 @@
+"""What a student learns from: its labelled stream, its second one, and their road."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from jax.sharding import Mesh
+
+from noisy_student_jax.augment.noise import InputNoise
+from noisy_student_jax.augment.randaugment_table import RandAugmentConstants
+from noisy_student_jax.core import console
+from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.core.protocols import Source
+from noisy_student_jax.core.types import STREAMS
+from noisy_student_jax.data.order.block_shuffle import Lanes
+from noisy_student_jax.data.pipelines.device_resident import ResidentPipeline
+from noisy_student_jax.data.pipelines.host_fed import HostedPipeline, SourceFeed
+from noisy_student_jax.data.pipelines.stream import Noise, Stream
+from noisy_student_jax.data.quarantine import Quarantine
+from noisy_student_jax.data.sources import key_hashes, labels_of
+from noisy_student_jax.generation import init_weights
+from noisy_student_jax.generation.trainable import FeatureSource, HeadOnFeatures, Part
+from noisy_student_jax.models import bundle as bundles
+from noisy_student_jax.pseudo_labels import selection
+from noisy_student_jax.runs.run import Student
+
+QUARANTINE = "quarantine.csv"
+
+
+@dataclasses.dataclass(frozen=True)
+class Streams:
+    """Both streams of a student.
+
+    Attributes:
+      labelled: the labelled images.
+      second: the pseudo-labelled images; for the control the labelled ones again,
+        so that it makes as many image draws as the student; None for a teacher
+        that learns from labels only.
+      trained_on: hashes of the keys of all records that the student, or a teacher
+        before it, learns from.
+    """
+
+    labelled: Stream
+    second: Stream | None
+    trained_on: np.ndarray
+
+    def read_by(self, part: Part) -> "Streams":
+        """Returns them as the trained part of a model reads them."""
+        if not isinstance(part, HeadOnFeatures):
+            return self
+
+        def read(stream: Stream, name: str) -> Stream:
+            # Features are computed once, of images as they are.
+            noise = dataclasses.replace(stream.noise, input=InputNoise())
+            source = part.source(stream.source, name)
+            picks = _usable(source, stream.picks, name, part.student.run.config.data)
+            return dataclasses.replace(stream, source=source, picks=picks, noise=noise)
+
+        labelled, second = read(self.labelled, "labelled"), self.second
+        if second:
+            name = "labelled" if second.source is self.labelled.source else "pool"
+            second = read(second, name)
+        return dataclasses.replace(self, labelled=labelled, second=second)
+
+    @property
+    def both(self) -> list[Stream]:
+        """Those that there are."""
+        return [self.labelled] + ([self.second] if self.second else [])
+
+
+def make(student: Student) -> Streams:
+    """Finds a student's images, and the labels that its teacher gave.
+
+    Raises:
+      UserError: there is no selection yet, or it is of another pool.
+    """
+    labelled = _labelled(student)
+    own = key_hashes(student.run.dataset.labelled)
+    if start := init_weights.given(student):
+        own = np.union1d(own, start.trained_on)
+    if student.trained:
+        before = bundles.read(student.trained.bundle)
+        return Streams(labelled, None, before.trained_on)
+    if not student.layout.pseudo:
+        return Streams(labelled, None, own)
+    if student.labels_only:
+        noise = make_noise(student.config.noise.pseudo)
+        return Streams(labelled, dataclasses.replace(labelled, noise=noise), own)
+    pseudo, drawn = _pseudo_labelled(student)
+    teacher = bundles.read(student.teacher.folder / "model")
+    if student.taught_on_the_fly:
+        pseudo = dataclasses.replace(pseudo, teacher=teacher.preprocessing)
+    learnt = np.concatenate([own, drawn, teacher.trained_on])
+    return Streams(labelled, pseudo, np.unique(learnt))
+
+
+def make_noise(section: Any) -> Noise:
+    """Reads one stream's noise from its section of the config."""
+    return Noise(
+        InputNoise(
+            randaugment_layers=section.randaugment_layers,
+            randaugment_magnitude=section.randaugment_magnitude,
+            randaugment_behavior=section.randaugment_behavior,
+            constants=RandAugmentConstants(
+                translate=section.randaugment_translate,
+                cutout=section.randaugment_cutout,
+            ),
+            flip=section.flip,
+            crop_area=section.crop_area,
+            crop_padding=section.crop_padding,
+            cutout_size=section.cutout_size,
+            form=section.randaugment_form,
+        ),
+        dropout=section.dropout,
+        stochastic_depth=section.stochastic_depth,
+    )
+
+
+def _usable(
+    source: FeatureSource, picks: np.ndarray, name: str, data: Any
+) -> np.ndarray:
+    """Returns the picks of records that have features; tells of the others.
+
+    Raises:
+      UserError: too many have none.
+    """
+    good = np.array(source.status) == "ok"
+    drawn = np.unique(picks[:, 0])
+    bad = drawn[~good[drawn]]
+    if not len(bad):
+        return picks
+    first = int(bad[0])
+    what = (
+        f"{len(bad)} of {len(drawn)} {name} images cannot be used, the first being"
+        f" '{console.printable(source.key(first))}' ({source.status[first]})"
+    )
+    if len(bad) > data.max_quarantined * len(drawn):
+        raise UserError(
+            f"{what}: repair or remove them, or allow more than"
+            f" config.data.max_quarantined={data.max_quarantined:g}"
+        )
+    console.warn(f"{what}; they are left out")
+    return picks[good[picks[:, 0]]]
+
+
+def input_noise(student: Student, stream: str) -> InputNoise:
+    """Returns what is done to a stream's images: nothing if only a head is trained."""
+    if student.config.train.part == "head":
+        # Features are computed once, of images as they are.
+        return InputNoise()
+    return make_noise(student.config.noise[stream]).input
+
+
+def make_lanes(section: Any) -> Lanes | None:
+    """Reads how streams are dealt out from the config's ``data`` section."""
+    if not section.lanes:
+        return None
+    return Lanes(section.lanes, section.lane_block, section.lane_window)
+
+
+def open_pipeline(
+    student: Student, learnt: Streams, mesh: Mesh, preprocessing: Any
+) -> ResidentPipeline | HostedPipeline:
+    """Chooses how the images come, and makes ready for the first batch.
+
+    Encoded examples are streamed. Other images live on the devices if they fit there
+    and are not cropped anew each time; else the host sends them.
+
+    Args:
+      student: to be trained.
+      learnt: what it learns from.
+      mesh: devices.
+      preprocessing: of what `learnt` has.
+    """
+    data = student.run.config.data
+    numbers = {"seed": student.run.config.seed, "generation": student.number}
+    road = (learnt.both, student.layout, mesh, preprocessing)
+    sources = [stream.source for stream in learnt.both]
+    images = sum(_distinct(stream) for stream in learnt.both)
+    if is_resident(student, sources, images):
+        return ResidentPipeline(*road, **numbers)
+    if any(hasattr(source, "read_encoded") for source in sources):
+        # TensorFlow is slow to import, and may not be there.
+        from noisy_student_jax.data.streaming.feed import StreamingFeed
+
+        noised = data.augment == "host"
+        feed = StreamingFeed(*road, **numbers, noised=noised, decoder=data.decoder)
+    else:
+        feed = SourceFeed(*road, **numbers, decoder=data.decoder)
+    quarantine = Quarantine(
+        student.folder / student.stage / QUARANTINE,
+        records=images,
+        most=data.max_quarantined,
+    )
+    return HostedPipeline(
+        learnt.both, student.layout, mesh, feed, quarantine, **numbers
+    )
+
+
+def is_resident(student: Student, sources: list[Source], images: int) -> bool:
+    """Whether a student's images live on the devices.
+
+    Args:
+      student: in question.
+      sources: that it learns from.
+      images: how many of them it draws from.
+    """
+    noise = student.config.noise
+    if student.config.train.part == "all":
+        if any(noise[stream].crop_area for stream in STREAMS[: len(sources)]):
+            return False
+        if any(hasattr(source, "read_encoded") for source in sources):
+            return False
+    each = getattr(sources[0], "bytes_per_record", 3 * student.resolution**2)
+    if student.taught_on_the_fly:
+        each += 3 * student.teacher.final.resolution**2
+    held = images * each
+    return held <= student.run.config.data.resident_gigabytes * 1e9
+
+
+def _distinct(stream: Stream) -> int:
+    return len(np.unique(stream.picks[:, 0]))
+
+
+def _labelled(student: Student) -> Stream:
+    source = student.run.dataset.labelled
+    rows = np.arange(len(source))
+    return Stream(
+        source=source,
+        picks=np.stack([rows, rows], axis=1),
+        targets=student.run.task.targets(labels_of(source)),
+        to_target=lambda stored: stored,
+        noise=make_noise(student.config.noise.labelled),
+        lanes=make_lanes(student.run.config.data),
+    )
+
+
+def _check_keys(student: Student, picks: np.ndarray, pool: Source) -> None:
+    """Makes sure that each label is of the image that it is joined to.
+
+    Args:
+      student: to be trained on them.
+      picks: int64 ``[records, 2]``: record of the pool, row of the plan.
+      pool: the unlabelled images.
+
+    Raises:
+      UserError: the plan was made from labels of another pool.
+    """
+    folder = student.teacher.folder / "selection"
+    planned = pq.read_table(folder / selection.PLAN, columns=["key"])[
+        "key"
+    ].combine_chunks()
+    for record, row in picks.tolist():
+        key = planned[row].as_py()
+        if record >= len(pool) or pool.key(record) != key:
+            raise UserError(
+                f"'{folder}' gives record {record} of the pool the label of '{key}',"
+                " which is another image: there are files in the labels' folder that"
+                " are not of this run; take them out, and select again"
+            )
+
+
+def _pseudo_labelled(student: Student) -> tuple[Stream, np.ndarray]:
+    """Returns the stream, and the hashes of the keys in it."""
+    pool = student.run.dataset.pool
+    picks, targets = selection.load_picks(student.teacher.folder / "selection")
+    drawn, first = np.unique(picks[:, 0], return_index=True)
+    _check_keys(student, picks[first], pool)
+    stream = Stream(
+        source=pool,
+        picks=picks,
+        targets=targets,
+        to_target=student.run.task.pseudo_targets,
+        noise=make_noise(student.config.noise.pseudo),
+        lanes=make_lanes(student.run.config.data),
+    )
+    return stream, key_hashes(pool, drawn)

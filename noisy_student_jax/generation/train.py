@@ -1,0 +1,263 @@
+"""One generation: train a student, evaluate it, have it label the pool, select."""
+
+import dataclasses
+import functools
+import math
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from noisy_student_jax import models
+from noisy_student_jax.core import sharding
+from noisy_student_jax.core.protocols import LossOptions
+from noisy_student_jax.core.types import PyTree
+from noisy_student_jax.evaluation.predictor import predict_source
+from noisy_student_jax.generation import abstract_inputs, init_weights, streams
+from noisy_student_jax.generation.trainable import Part, part, predictor
+from noisy_student_jax.models import bundle as bundles
+from noisy_student_jax.models.bundle import Bundle
+from noisy_student_jax.runs import fixres
+from noisy_student_jax.runs.paths import MODEL, RAW_MODEL
+from noisy_student_jax.runs.run import Student
+from noisy_student_jax.training import loop
+from noisy_student_jax.training import optimizer as optimizers
+from noisy_student_jax.training.compiled_step import StepProgram
+from noisy_student_jax.training.optimizer import OptimizerOptions
+from noisy_student_jax.training.state import TrainState
+from noisy_student_jax.training.step import StepOptions, Teacher, TrainStep
+
+
+def train(student: Student) -> dict[str, Any]:
+    """Trains a student on its streams; writes its bundle (EMA), and the raw one.
+
+    Or fine-tunes it, if it is one of `fixres.fine_tuned`.
+    """
+    run = student.run
+    mesh = sharding.make_mesh()
+    layout = student.layout
+    layout.check(devices=mesh.size, microbatches=student.config.train.microbatches)
+    trained = part(student)
+    learnt = streams.make(student).read_by(trained)
+    validate = _validation(trained)
+    teacher, taught_by = teacher_of(student)
+    step, optimizer = step_and_optimizer(trained, teacher=teacher)
+    program = StepProgram(
+        step,
+        mesh,
+        state=abstract_inputs.of_state(trained, optimizer),
+        batch=abstract_inputs.of_batch(trained),
+        taught_by=taught_by,
+        shard_state=student.config.train.shard_state,
+        reuse=student.config.train.reuse_program,
+    )
+    state = jax.device_put(fresh_state(trained, optimizer), program.held)
+    pipeline = streams.open_pipeline(student, learnt, mesh, trained.preprocessing)
+    run.progress.start(1, "")
+    try:
+        state = loop.train(
+            program,
+            state,
+            pipeline,
+            _loop_options(student),
+            folder=student.folder / student.stage,
+            batch_size=layout.total,
+            validate=validate,
+            records=pipeline.records,
+            interruption=run.interruption,
+            progress=run.progress,
+        )
+    finally:
+        pipeline.close()
+    sha256 = _write_bundles(trained, state, learnt.trained_on)
+    pseudo = learnt.second if student.teacher else None
+    return {
+        "steps": student.steps,
+        "images_drawn": student.steps * layout.total,
+        "labelled": len(learnt.labelled.source),
+        "pseudo_labelled": len(np.unique(pseudo.picks[:, 0])) if pseudo else 0,
+        "quarantined": pipeline.quarantined,
+        "parameters": student.parameters,
+        "sha256": sha256,
+    }
+
+
+def teacher_of(student: Student) -> tuple[Teacher | None, PyTree | None]:
+    """Returns what labels in a student's steps, and its variables; None if nothing."""
+    if not student.taught_on_the_fly:
+        return None, None
+    task, bundle = student.run.task, bundles.read(student.teacher.folder / MODEL)
+    teacher = Teacher(
+        models.create(bundle.architecture, **bundle.arguments),
+        lambda outputs: task.taught_targets(task.predict(outputs)),
+        mean=bundle.preprocessing.mean,
+        std=bundle.preprocessing.std,
+    )
+    return teacher, bundle.variables
+
+
+def step_and_state(
+    trained: Part, *, teacher: Teacher | None = None
+) -> tuple[TrainStep, TrainState]:
+    """Builds a student's training step and the state that it starts from.
+
+    Args:
+      trained: the part of it that is trained.
+      teacher: what labels in the step, if anything does.
+    """
+    step, optimizer = step_and_optimizer(trained, teacher=teacher)
+    return step, fresh_state(trained, optimizer)
+
+
+def fresh_state(trained: Part, optimizer: optax.GradientTransformation) -> TrainState:
+    """Makes the state that a student's training starts from.
+
+    Args:
+      trained: the part of it that is trained.
+      optimizer: of `step_and_optimizer`.
+    """
+    student = trained.student
+    numbers = {"seed": student.run.config.seed, "generation": student.number}
+    if student.trained:
+        variables = bundles.read(student.trained.bundle).variables
+    else:
+        variables = trained.initial()
+    return TrainState.create(variables, optimizer, **numbers)
+
+
+def step_and_optimizer(
+    trained: Part, *, teacher: Teacher | None = None
+) -> tuple[TrainStep, optax.GradientTransformation]:
+    """Builds a student's training step, and the optimizer in it.
+
+    Args:
+      trained: the part of it that is trained.
+      teacher: what labels in the step, if anything does.
+    """
+    student = trained.student
+    run, config = student.run, student.config
+    options = OptimizerOptions.from_config(config.train)
+    schedule = optimizers.make_schedule(
+        options,
+        batch=config.train.batch,
+        steps=student.schedule_start + student.steps,
+        steps_per_epoch=student.steps_per_epoch,
+        start=student.schedule_start,
+    )
+    layout, module = student.layout, trained.module
+    if student.trained:
+        module = student.trainee
+    frozen = getattr(module, "frozen", ())
+    optimizer = optimizers.make_optimizer(options, schedule, frozen=frozen)
+    step = TrainStep(
+        module,
+        functools.partial(run.task.loss, options=loss_options(student)),
+        optimizer,
+        schedule,
+        StepOptions(
+            # Without a second stream there is nothing to weigh against.
+            ratio=config.train.ratio if layout.pseudo else 0.0,
+            loss_normalization=config.train.loss_normalization,
+            weight_decay=options.weight_decay if options.decay_in_loss else 0.0,
+            ema_decay=config.train.ema_decay,
+            microbatches=config.train.microbatches,
+            group=_companions(student),
+            frozen=frozen,
+        ),
+        mean=trained.preprocessing.mean,
+        std=trained.preprocessing.std,
+        teacher=teacher,
+    )
+    return step, optimizer
+
+
+def _companions(student: Student) -> int:
+    """Returns how many consecutive examples stay together in a microbatch.
+
+    Whole groups of the layout, and of batch norm: an example then has the same
+    companions in its batch statistics with and without microbatches.
+    """
+    of_layout = student.layout.total // student.layout.groups
+    return math.lcm(of_layout, student.config.model.batch_norm_group or 1)
+
+
+def loss_options(student: Student) -> LossOptions:
+    """Says how a student's targets are softened, hardened and smoothed."""
+    options = LossOptions.from_config(student.config.train)
+    if student.labels_only:
+        # Its second stream holds true labels: smoothed as such, never softened.
+        return dataclasses.replace(options, targets="hard")
+    return options
+
+
+def _loop_options(student: Student) -> loop.LoopOptions:
+    log, checkpoint = student.run.config.log, student.run.config.checkpoint
+    return loop.LoopOptions(
+        steps=student.steps,
+        checkpoint_every=checkpoint.every_steps,
+        checkpoints_kept=checkpoint.keep,
+        asynchronous=checkpoint.asynchronous,
+        prefetch=student.run.config.data.prefetch,
+        log_every=log.every_steps,
+        validate_every=log.validate_every_steps,
+    )
+
+
+def _validation(trained: Part):
+    """Returns a function that measures a state, raw and EMA, on validation images."""
+    run = trained.student.run
+    made = predictor(trained, batch=run.config.evaluation.batch)
+    source = trained.source(run.dataset.validation, "validation")
+
+    def validate(state: TrainState) -> dict[str, float]:
+        weights = {"raw": state.raw_variables, "ema": state.ema_variables}
+        if jax.process_count() > 1:
+            # They are on other hosts' devices as well.
+            weights = jax.device_get(weights)
+        found = predict_source(made, weights, source)
+        return {
+            f"validation/{name}/{key}": value
+            for name, predictions in found.predictions.items()
+            for key, value in run.task.metrics(predictions, found.labels).items()
+        }
+
+    return validate
+
+
+def _write_bundles(trained: Part, state: TrainState, trained_on: np.ndarray) -> str:
+    """Writes the EMA and the raw weights; returns the SHA-256 of the former."""
+    student = trained.student
+    run, teacher, start = student.run, student.teacher, init_weights.given(student)
+    taught_by = bundles.read(teacher.folder / MODEL).sha256 if teacher else None
+    refined = {}
+    if student.trained:
+        before = bundles.read(student.trained.bundle).sha256
+        refined = {"fixres": fixres.origin(student, before)}
+
+    def write(variables: PyTree, weights: str, folder: pathlib.Path) -> str:
+        bundle = Bundle(
+            architecture=student.config.model.name,
+            arguments=student.arguments,
+            preprocessing=student.preprocessing,
+            task=run.config.task,
+            classes=run.dataset.classes,
+            variables=trained.whole(jax.device_get(variables)),
+            origin={
+                "generation": student.generation,
+                "dataset": run.dataset.name,
+                "steps": (student.trained or student).steps,
+                "seed": run.config.seed,
+                "weights": weights,
+                "teacher": taught_by,
+                "started_from": start.sha256 if start else None,
+                "part_trained": student.config.train.part,
+                **refined,
+            },
+            trained_on=trained_on,
+        )
+        return bundles.write(bundle, folder).sha256
+
+    write(state.raw_variables, "raw", student.folder / student.stage / RAW_MODEL)
+    return write(state.ema_variables, "ema", student.bundle)

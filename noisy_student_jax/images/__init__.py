@@ -1,0 +1,1 @@
+"""Images: decoding, preprocessing and resizing, in NumPy and Pillow."""

@@ -1,0 +1,215 @@
+"""Evaluation preprocessing: crop and resize — once, for every road.
+
+`label`, `evaluate` and `predict` all come through here, as do resident training
+images, so that weights are only ever read with the preprocessing they know. Pillow
+and NumPy only.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterable
+
+import numpy as np
+from PIL import Image
+
+from noisy_student_jax.augment.randaugment_table import FILL
+from noisy_student_jax.core import console
+from noisy_student_jax.core.errors import UserError, one_line
+from noisy_student_jax.images import resize_tf1
+from noisy_student_jax.images.resize import (
+    BICUBIC_TF1,
+    INTERPOLATIONS,
+    Bicubic,
+    Box,
+)
+
+
+@functools.cache
+def compiled_bicubic() -> Bicubic | None:
+    """Returns Pillow's bicubic resize as Numba compiles it; None without Numba.
+
+    It gives the same pixels, several times as fast (``resize_numba.py``). It takes
+    a second to get, and more on the first time, so it is for those who resize many.
+    """
+    try:
+        from noisy_student_jax.images import resize_numba
+
+        return resize_numba.load()
+    except ImportError:
+        return None
+    except Exception as error:  # of Numba's kinds, where it cannot compile or keep
+        console.warn(
+            f"Numba cannot be used here ({one_line(error)}): images are resized by"
+            " Pillow, which takes longer"
+        )
+        return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """What has to happen to an image before a model may see it.
+
+    Attributes:
+      resolution: side of the square that the model reads, in pixels.
+      crop_padding: the centre crop is ``resolution / (resolution + crop_padding)``
+        of the shorter side (32 in the authors' ``preprocessing.py``; 0 takes the
+        whole shorter side).
+      interpolation: ``bicubic``, ``bilinear`` or ``nearest``, as Pillow's; or
+        ``bicubic_tf1``, the authors' own.
+      mean: per channel, on the 0–1 scale.
+      std: per channel, on the 0–1 scale.
+    """
+
+    resolution: int
+    crop_padding: int = 32
+    interpolation: str = "bicubic"
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+
+    def __post_init__(self):
+        if self.interpolation not in (*INTERPOLATIONS, BICUBIC_TF1):
+            known = ", ".join((*INTERPOLATIONS, BICUBIC_TF1))
+            raise UserError(
+                f"interpolation '{self.interpolation}' is not known: choose {known}"
+            )
+        if not all(value > 0 for value in self.std):
+            raise UserError(
+                f"preprocessing divides by std, so that each must be above 0, got"
+                f" {self.std}"
+            )
+        if self.resolution < 1 or self.crop_padding < 0:
+            raise UserError(
+                f"preprocessing needs resolution >= 1 and crop_padding >= 0, got"
+                f" {self.resolution} and {self.crop_padding}"
+            )
+
+    @classmethod
+    def from_json(cls, fields: dict) -> "Preprocessing":
+        """Reads what `dataclasses.asdict` wrote."""
+        fields = dict(fields)
+        fields["mean"], fields["std"] = tuple(fields["mean"]), tuple(fields["std"])
+        return cls(**fields)
+
+    @property
+    def dtype(self) -> type[np.generic]:
+        """Of the images that `apply` makes.
+
+        The authors neither clip nor round an evaluation image, so that theirs is
+        float32; Pillow's resizes give uint8.
+        """
+        return np.float32 if self.interpolation == BICUBIC_TF1 else np.uint8
+
+    def apply(self, image: np.ndarray, *, bicubic: Bicubic | None = None) -> np.ndarray:
+        """Crops and resizes one image for evaluation.
+
+        Args:
+          image: uint8 ``[height, width, 3]``.
+          bicubic: of the same pixels as Pillow's, to be used in its place.
+
+        Returns:
+          `dtype` ``[resolution, resolution, 3]``.
+        """
+        height, width = image.shape[:2]
+        short = min(height, width)
+        fraction = self.resolution / (self.resolution + self.crop_padding)
+        crop = max(1, int(fraction * short))
+        top, left = (height - crop + 1) // 2, (width - crop + 1) // 2
+        return self.resized(
+            image[top : top + crop, left : left + crop], bicubic=bicubic
+        )
+
+    def apply_box(
+        self,
+        image: np.ndarray,
+        top: int,
+        left: int,
+        height: int,
+        width: int,
+        *,
+        bicubic: Bicubic | None = None,
+    ) -> np.ndarray:
+        """Crops a box of one image, and resizes it, for training.
+
+        Args:
+          image: uint8 ``[height, width, 3]``.
+          top: of the box.
+          left: of the box.
+          height: of the box.
+          width: of the box.
+          bicubic: see `apply`.
+
+        Returns:
+          uint8 ``[resolution, resolution, 3]``.
+        """
+        part = image[top : top + height, left : left + width]
+        return to_uint8(self.resized(part, bicubic=bicubic))
+
+    def apply_crop(
+        self,
+        image: np.ndarray,
+        box: tuple[int, int, int, int],
+        *,
+        bicubic: Bicubic | None = None,
+    ) -> np.ndarray:
+        """Resizes a box as `augment.crops.crop_boxes` draws it, for training.
+
+        Args:
+          image: uint8 ``[height, width, 3]``.
+          box: top, left, height and width; of height 0 for evaluation's crop.
+          bicubic: see `apply`.
+
+        Returns:
+          uint8 ``[resolution, resolution, 3]``.
+        """
+        if box[2]:
+            return self.apply_box(image, *box, bicubic=bicubic)
+        return to_uint8(self.apply(image, bicubic=bicubic))
+
+    def apply_all(self, images: Iterable[np.ndarray]) -> np.ndarray:
+        """Applies to many images; returns `dtype` ``[count, side, side, 3]``."""
+        done = [self.apply(image) for image in images]
+        shape = (0, self.resolution, self.resolution, 3)
+        return np.stack(done) if done else np.zeros(shape, self.dtype)
+
+    def apply_all_to_train_on(self, images: Iterable[np.ndarray]) -> np.ndarray:
+        """Applies to many images that noise is added to; as `apply_all`, but uint8."""
+        return to_uint8(self.apply_all(images))
+
+    def blank(self) -> np.ndarray:
+        """Returns what stands where there is no image: uint8, mid-grey."""
+        return np.full((self.resolution, self.resolution, 3), FILL, np.uint8)
+
+    def resized(
+        self,
+        part: np.ndarray,
+        *,
+        box: Box | None = None,
+        bicubic: Bicubic | None = None,
+    ) -> np.ndarray:
+        """Resizes one image.
+
+        Args:
+          part: uint8 ``[height, width, 3]``.
+          box: what of it; None for all of it. Not for ``bicubic_tf1``.
+          bicubic: see `apply`.
+
+        Returns:
+          `dtype` ``[resolution, resolution, 3]``.
+        """
+        side = self.resolution
+        if box is None and part.shape[:2] == (side, side):
+            return np.ascontiguousarray(part, self.dtype)
+        if self.interpolation == BICUBIC_TF1:
+            return resize_tf1.resize(np.ascontiguousarray(part), side, side)
+        if bicubic and self.interpolation == "bicubic":
+            return bicubic(part, side, box)
+        how = INTERPOLATIONS[self.interpolation]
+        image = Image.fromarray(np.ascontiguousarray(part))
+        return np.asarray(image.resize((side, side), how, box=box))
+
+
+def to_uint8(images: np.ndarray) -> np.ndarray:
+    """Clips to 0–255 and truncates, as the authors do to what they augment."""
+    if images.dtype == np.uint8:
+        return images
+    return np.clip(images, 0, 255).astype(np.uint8)

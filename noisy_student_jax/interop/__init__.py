@@ -1,0 +1,1 @@
+"""Weights in from other programs, and models out to them."""

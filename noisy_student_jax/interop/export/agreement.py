@@ -1,0 +1,105 @@
+"""What an exported model has to agree with: the bundle, computed in float32."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from noisy_student_jax import models, tasks
+from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.models.bundle import Bundle
+from noisy_student_jax.training.step import normalize
+
+TOLERANCE = 1e-4
+"""Largest difference of logits, relative to the largest of the bundle's."""
+
+
+def make_module(bundle: Bundle, **changes: Any) -> Any:
+    """Makes a bundle's module in float32, which other programs compute in.
+
+    Args:
+      bundle: whose model.
+      **changes: arguments of the model to set, where it takes them.
+    """
+    changes["dtype"] = "float32"
+    known = models.accepted_arguments(bundle.architecture, among=("outputs",))
+    taken = {name: value for name, value in changes.items() if name in known}
+    return models.create(bundle.architecture, **bundle.arguments | taken)
+
+
+class Reference:
+    """A bundle's logits, to compare others' with."""
+
+    def __init__(self, bundle: Bundle):
+        """Compiles nothing yet."""
+        self.preprocessing = bundle.preprocessing
+        self._variables = bundle.variables
+        module = make_module(bundle)
+        task = tasks.create(bundle.task, bundle.classes)
+
+        def predict(variables, images):
+            return task.predict(module.apply(variables, images, train=False))
+
+        self._predict = jax.jit(predict)
+
+    def of_normalized(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """Predicts from normalised float32 ``[batch, side, side, 3]``."""
+        with jax.default_matmul_precision("highest"):
+            predicted = self._predict(self._variables, images)
+        return jax.tree.map(np.asarray, jax.device_get(predicted))
+
+    def of_pixels(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """Predicts from uint8 ``[batch, height, width, 3]``, crops and resizes it."""
+        seen = self.preprocessing.apply_all(images)
+        mean, std = self.preprocessing.mean, self.preprocessing.std
+        return self.of_normalized(np.asarray(normalize(seen, mean, std)))
+
+
+def random_normalized(bundle: Bundle) -> np.ndarray:
+    """Returns normalised images to compare on, float32 ``[2, side, side, 3]``."""
+    side = bundle.preprocessing.resolution
+    return _generator().normal(size=(2, side, side, 3)).astype(np.float32)
+
+
+def random_pixels(bundle: Bundle) -> list[np.ndarray]:
+    """Returns batches to compare on, uint8 ``[2, height, width, 3]``.
+
+    One is larger than the model's resolution and lies, one is smaller and stands.
+    """
+    side = bundle.preprocessing.resolution
+    sizes = ((2 * side + 1, 3 * side + 2), (side + 1, side // 2 + 1))
+    return [_generator().integers(0, 256, (2, *size, 3), np.uint8) for size in sizes]
+
+
+def check(
+    what: str, got: dict[str, np.ndarray], wanted: dict[str, np.ndarray]
+) -> float:
+    """Compares predictions.
+
+    Args:
+      what: was written, for the error.
+      got: arrays by name.
+      wanted: the bundle's own.
+
+    Returns:
+      The largest difference, relative to the bundle's largest value of that name.
+
+    Raises:
+      UserError: it is above `TOLERANCE`, or not a number.
+    """
+    worst = 0.0
+    for name, values in wanted.items():
+        difference = np.abs(np.asarray(got[name], np.float64) - values).max(initial=0)
+        relative = float(difference / max(np.abs(values).max(initial=0), 1e-30))
+        if not relative <= TOLERANCE:
+            raise UserError(
+                f"{what} was read again and its {name} differ from the bundle's by"
+                f" {relative:.1e} of the largest, more than {TOLERANCE:g}: nothing is"
+                " kept of it; please report this with the versions of what is installed"
+            )
+        worst = max(worst, relative)
+    return worst
+
+
+def _generator() -> np.random.Generator:
+    return np.random.default_rng(0)

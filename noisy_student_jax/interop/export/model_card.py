@@ -1,0 +1,205 @@
+"""The model card: what is known of a model, and by name what is not.
+
+Names of classes and data sets are people's, so that nothing of them may be read as
+YAML, HTML or Markdown.
+"""
+
+import html
+import json
+import re
+from typing import Any
+
+from noisy_student_jax.core.console import printable
+from noisy_student_jax.images.resize import BICUBIC_TF1
+from noisy_student_jax.models.bundle import Bundle
+
+MOST_CLASSES = 100
+UNKNOWN = "unknown, to be filled in"
+ORIGIN = {
+    "generation": "Generation (0 is the first teacher)",
+    "dataset": "Data set",
+    "steps": "Steps",
+    "seed": "Seed",
+    "weights": "Weights",
+    "teacher": "Its teacher (SHA-256 of the weights)",
+}
+
+
+def text(
+    bundle: Bundle,
+    evaluation: dict[str, Any] | None,
+    *,
+    primary_metric: str,
+    timm: str | None,
+    own: str,
+) -> str:
+    """Writes the card.
+
+    Args:
+      bundle: the model.
+      evaluation: what a run found of it, if it is known.
+      primary_metric: of its task.
+      timm: timm's name of the model, if its weights are there for timm.
+      own: the bundle's folder in the repository.
+
+    Returns:
+      Markdown behind YAML.
+    """
+    parts = [
+        _front_matter(bundle, evaluation, timm),
+        f"# {inline(bundle.architecture)}, by Noisy Student Training\n",
+        _what(bundle),
+        _use(timm, own),
+        "## Where it comes from\n",
+        _table(_lineage(bundle)),
+        "## Metrics\n",
+        _metrics(evaluation, primary_metric),
+        "## Data and licence\n",
+        _table(
+            [
+                ("Licence of the weights", _licence(bundle) or UNKNOWN),
+                ("Labelled images: source and licence", UNKNOWN),
+                ("Unlabelled images: source and licence", UNKNOWN),
+                ("Intended use, and what it must not be used for", UNKNOWN),
+                ("Known limits and biases", UNKNOWN),
+            ]
+        ),
+        "## Classes\n",
+        _classes(bundle.classes),
+    ]
+    return "\n".join(parts)
+
+
+def inline(value: Any) -> str:
+    """Writes any text so that Markdown and HTML show it and do nothing else."""
+    line = html.escape(printable(" ".join(str(value).split())), quote=False)
+    return re.sub(r"([\\`*_{}\[\]()#+\-.!|~:@])", r"\\\1", line)
+
+
+def _front_matter(
+    bundle: Bundle, evaluation: dict[str, Any] | None, timm: str | None
+) -> str:
+    # JSON is YAML, and quotes whatever is in its strings.
+    measured = evaluation is not None and bundle.task == "classification"
+    kind = bundle.task.replace("classification", "image-classification")
+    fields = {
+        "license": _licence(bundle) or "unknown",
+        "library_name": "timm" if timm else "noisy-student-jax",
+        "pipeline_tag": kind if bundle.task == "classification" else None,
+        "tags": [*(["timm"] if timm else []), kind, "noisy-student", "jax"],
+        "datasets": [],
+        "metrics": ["accuracy"] if measured else [],
+    }
+    lines = [
+        f"{key}: {json.dumps(value)}"
+        for key, value in fields.items()
+        if value is not None
+    ]
+    return "\n".join(["---", *lines, "---", ""])
+
+
+def _licence(bundle: Bundle) -> str:
+    """What the origin says; nothing is made up."""
+    found = bundle.origin.get("license")
+    return found if isinstance(found, str) else ""
+
+
+def _what(bundle: Bundle) -> str:
+    seen = bundle.preprocessing
+    mean, std = (
+        ", ".join(f"{value:.4g}" for value in values)
+        for values in (seen.mean, seen.std)
+    )
+    how = f"Pillow ({seen.interpolation})"
+    if seen.interpolation == BICUBIC_TF1:
+        how = "TensorFlow 1's `resize_bicubic`"
+    return (
+        f"A model for {inline(bundle.task)} with {len(bundle.classes):,} classes. It"
+        f" reads RGB images of {seen.resolution} × {seen.resolution} pixels: the middle"
+        f" {seen.resolution}/{seen.resolution + seen.crop_padding} of the shorter side,"
+        f" resized with {how}, on the 0–1 scale less"
+        f" ({mean}), divided by ({std}).\n"
+    )
+
+
+def _use(timm: str | None, own: str) -> str:
+    lines = ["## How to use it\n", "```", "hf download USER/NAME --local-dir=model"]
+    where = "model" if own == "." else f"model/{own}"
+    lines += [f"noisy-student predict --model={where} IMAGE", "```", ""]
+    if timm:
+        lines += [
+            f"or in PyTorch, where it is `{timm}`:\n",
+            "```python",
+            "import timm",
+            'model = timm.create_model("hf-hub:USER/NAME", pretrained=True).eval()',
+            "```",
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def _lineage(bundle: Bundle) -> list[tuple[str, Any]]:
+    origin = bundle.origin
+    rows = [("Architecture", bundle.architecture)]
+    for key, what in ORIGIN.items():
+        if key in origin:
+            value = origin[key]
+            rows.append((what, "none" if value is None else value))
+        else:
+            rows.append((what, "not recorded"))
+    rows += [
+        (inline(key), value if isinstance(value, str) else json.dumps(value))
+        for key, value in origin.items()
+        if key not in (*ORIGIN, "license")
+    ]
+    rows.append(("SHA-256 of the bundle's weights", bundle.sha256))
+    seen = len(bundle.trained_on)
+    rows.append(
+        (
+            "Images that it or its teachers learnt from",
+            f"{seen:,} (hashes in trained_on.npy)" if seen else "not recorded",
+        )
+    )
+    return rows
+
+
+def _metrics(evaluation: dict[str, Any] | None, primary_metric: str) -> str:
+    if evaluation is None:
+        return (
+            "Unknown: no evaluation of these weights stood beside them when this card"
+            " was written.\n"
+        )
+    rows = ["| split | images | metric | value |", "|---|---:|---|---:|"]
+    for split, found in evaluation["splits"].items():
+        for name, value in found["ema"].items():
+            if not isinstance(value, int | float):
+                continue  # a table of numbers, say; it is in evaluation.json
+            shown = f"{value:.4f}"
+            interval = found.get("interval")
+            if name == primary_metric and interval:
+                low, high = interval
+                shown += f" ({low:.4f} to {high:.4f})"
+            rows.append(
+                f"| {inline(split)} | {found['images']:,} | {inline(name)} | {shown} |"
+            )
+    return "\n".join(rows) + "\n\nOf EMA weights; fractions, where they are shares.\n"
+
+
+def _table(rows: list[tuple[str, Any]]) -> str:
+    """Writes what things are called, in Markdown, beside what they are."""
+    lines = ["| | |", "|---|---|"]
+    lines += [f"| {key} | {inline(value)} |" for key, value in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _classes(classes: tuple[str, ...]) -> str:
+    lines = [
+        f"{number}. {inline(name)}"
+        for number, name in enumerate(classes[:MOST_CLASSES])
+    ]
+    if len(classes) > MOST_CLASSES:
+        lines.append(
+            f"\nand {len(classes) - MOST_CLASSES:,} more, in the order of"
+            " `label_names` in `config.json`"
+        )
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,151 @@
+"""EfficientNet as an ONNX graph: `models.efficientnet` in evaluation, node by node.
+
+Feature maps are ``[batch, channels, height, width]``, as ONNX wants them throughout.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from noisy_student_jax.core.types import PyTree
+from noisy_student_jax.interop.export.onnx_graph import Graph
+from noisy_student_jax.models.architectures import Stage
+from noisy_student_jax.models.efficientnet import EfficientNet
+from noisy_student_jax.models.padding import same_pads
+
+ACTIVATIONS = {jax.nn.swish: "swish", jax.nn.relu6: "relu6"}
+
+
+class Network:
+    """Adds a network to a graph; `side` follows the feature map."""
+
+    def __init__(
+        self, graph: Graph, module: EfficientNet, variables: PyTree, side: int
+    ):
+        """Adds nothing yet.
+
+        Args:
+          graph: to add to.
+          module: the network.
+          variables: ``{"params", "batch_stats"}``.
+          side: height and width of its images.
+        """
+        self.graph = graph
+        self.module = module
+        self.params = variables["params"]
+        self.statistics = variables["batch_stats"]
+        self.side = side
+        self.activation = ACTIVATIONS[module.architecture.activation]
+
+    def logits(self, images: str) -> str:
+        """Adds everything from normalised images ``[batch, 3, side, side]``."""
+        architecture = self.module.architecture
+        hidden = self._conv(images, "stem_conv", stride=architecture.stem_stride)
+        hidden = self._activate(self._norm(hidden, "stem_bn"))
+        index = 0
+        for stage in architecture.stages:
+            # Stride and change of width belong to the first block alone.
+            of_first, of_others = (stage.inputs, stage.stride), (stage.outputs, 1)
+            for shape in (of_first, *[of_others] * (stage.repeats - 1)):
+                hidden = self._block(hidden, f"blocks_{index}", stage, *shape)
+                index += 1
+        hidden = self._activate(self._norm(self._conv(hidden, "head_conv"), "head_bn"))
+        hidden = self.graph.node("GlobalAveragePool", hidden)
+        hidden = self.graph.node("Flatten", hidden)
+        dense = self.params["classifier"]
+        return self.graph.node(
+            "Gemm",
+            hidden,
+            self._constant(dense["kernel"], "classifier/kernel"),
+            self._constant(dense["bias"], "classifier/bias"),
+            name="logits",
+        )
+
+    def _block(
+        self, images: str, name: str, stage: Stage, inputs: int, stride: int
+    ) -> str:
+        def norm(hidden: str, part: str) -> str:
+            return self._norm(hidden, f"{name}/{part}")
+
+        hidden, params = images, self.params[name]
+        if "expand_conv" in params:
+            wide = self._conv(
+                hidden, f"{name}/expand_conv", stride=stride if stage.fused else 1
+            )
+            hidden = self._activate(norm(wide, "expand_bn"))
+        if "depthwise_conv" in params:
+            deep = self._conv(
+                hidden, f"{name}/depthwise_conv", stride=stride, depthwise=True
+            )
+            hidden = self._activate(norm(deep, "depthwise_bn"))
+        if stage.se_ratio:
+            gate = self.graph.node("GlobalAveragePool", hidden)
+            gate = self._activate(self._one_pixel(gate, f"{name}/se_reduce"))
+            gate = self._one_pixel(gate, f"{name}/se_expand")
+            gate = self.graph.node("Sigmoid", gate)
+            hidden = self.graph.node("Mul", hidden, gate)
+        hidden = norm(self._conv(hidden, f"{name}/project_conv"), "project_bn")
+        if stride == 1 and inputs == stage.outputs:
+            hidden = self.graph.node("Add", hidden, images)
+        return hidden
+
+    def _constant(self, values: Any, name: str) -> str:
+        return self.graph.constant(values, np.float32, name=name)
+
+    def _conv(
+        self, images: str, name: str, *, stride: int = 1, depthwise: bool = False
+    ) -> str:
+        """Adds a convolution, padded as TensorFlow's SAME at this size."""
+        kernel = np.asarray(_at(self.params, name)["kernel"])
+        size = kernel.shape[:2]
+        sides = (self.side, self.side)
+        (top, bottom), (left, right) = same_pads(sides, size, stride)
+        self.side = -(-self.side // stride)
+        # [height, width, inputs of a group, outputs] → [outputs, inputs, h, w]
+        weights = self._constant(kernel.transpose(3, 2, 0, 1), f"{name}/kernel")
+        return self.graph.node(
+            "Conv",
+            images,
+            weights,
+            kernel_shape=size,
+            strides=(stride, stride),
+            pads=(top, left, bottom, right),
+            group=kernel.shape[3] if depthwise else 1,
+        )
+
+    def _one_pixel(self, pooled: str, name: str) -> str:
+        """Adds a 1×1 convolution with bias, of maps of one pixel."""
+        params = _at(self.params, name)
+        kernel = np.asarray(params["kernel"]).transpose(3, 2, 0, 1)
+        return self.graph.node(
+            "Conv",
+            pooled,
+            self._constant(kernel, f"{name}/kernel"),
+            self._constant(params["bias"], f"{name}/bias"),
+            kernel_shape=(1, 1),
+        )
+
+    def _norm(self, hidden: str, name: str) -> str:
+        params, moving = _at(self.params, name), _at(self.statistics, name)
+        values = {"scale": params["scale"], "bias": params["bias"]}
+        values |= {"mean": moving["mean"], "var": moving["var"]}
+        return self.graph.node(
+            "BatchNormalization",
+            hidden,
+            *(self._constant(value, f"{name}/{key}") for key, value in values.items()),
+            epsilon=self.module.batch_norm_epsilon,
+        )
+
+    def _activate(self, hidden: str) -> str:
+        if self.activation == "relu6":
+            low, high = (self.graph.constant(v, np.float32) for v in (0, 6))
+            return self.graph.node("Clip", hidden, low, high)
+        gate = self.graph.node("Sigmoid", hidden)
+        return self.graph.node("Mul", hidden, gate)
+
+
+def _at(tree: PyTree, name: str) -> PyTree:
+    for part in name.split("/"):
+        tree = tree[part]
+    return tree

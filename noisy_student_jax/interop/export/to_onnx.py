@@ -1,0 +1,100 @@
+"""ONNX: a network for any runtime, with its preprocessing inside or without."""
+
+import dataclasses
+import json
+import pathlib
+
+import numpy as np
+
+from noisy_student_jax.core import files
+from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.interop.export import agreement, onnx_preprocessing
+from noisy_student_jax.interop.export.onnx_graph import Graph, library
+from noisy_student_jax.interop.export.onnx_network import Network
+from noisy_student_jax.models.bundle import Bundle
+from noisy_student_jax.models.efficientnet import EfficientNet
+
+INPUT = "images"
+
+
+def export(bundle: Bundle, output: pathlib.Path, *, preprocess: bool = True) -> str:
+    """Writes a bundle as an ONNX file, once onnxruntime agrees with the bundle.
+
+    Args:
+      bundle: to be written.
+      output: the file to be.
+      preprocess: whether the model takes uint8 ``[batch, height, width, 3]`` of any
+        height and width, and crops, resizes and normalises them itself; otherwise
+        float32 ``[batch, 3, side, side]``, normalised.
+
+    Returns:
+      What was seen when it was read again.
+
+    Raises:
+      UserError: the model is none of this package's, or onnxruntime disagrees.
+    """
+    library("onnxruntime")
+    data = model_bytes(bundle, preprocess=preprocess)
+    with files.atomic_file(output) as file:
+        file.write(data)
+        file.flush()
+        worst = _verify(bundle, file.name, preprocess=preprocess)
+    return f"onnxruntime's predictions are the bundle's to {worst:.0e}"
+
+
+def model_bytes(bundle: Bundle, *, preprocess: bool) -> bytes:
+    """Makes the file's content.
+
+    Raises:
+      UserError: the model is none of this package's.
+    """
+    module = agreement.make_module(bundle)
+    if bundle.task != "classification" or not isinstance(module, EfficientNet):
+        raise UserError(
+            f"ONNX graphs are written for this package's classifiers, and not for"
+            f" '{bundle.architecture}' with task '{bundle.task}': use"
+            " --format=savedmodel"
+        )
+    graph, side = Graph(), bundle.preprocessing.resolution
+    images = INPUT
+    if preprocess:
+        images = onnx_preprocessing.add(graph, INPUT, bundle.preprocessing)
+        given = (np.uint8, ["batch", "height", "width", 3])
+    else:
+        given = (np.float32, ["batch", 3, side, side])
+    logits = Network(graph, module, bundle.variables, side).logits(images)
+    graph.node("Softmax", logits, axis=1, name="probabilities")
+    made = (np.float32, ["batch", len(bundle.classes)])
+    return graph.model(
+        {INPUT: given},
+        {"probabilities": made, "logits": made},
+        {
+            "classes": json.dumps(bundle.classes),
+            "preprocessing": json.dumps(dataclasses.asdict(bundle.preprocessing)),
+            "preprocessing_inside": json.dumps(preprocess),
+            "architecture": bundle.architecture,
+            "sha256": bundle.sha256,
+            "origin": json.dumps(bundle.origin),
+        },
+    )
+
+
+def _verify(bundle: Bundle, path: str, *, preprocess: bool) -> float:
+    runtime = library("onnxruntime")
+    session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    reference = agreement.Reference(bundle)
+
+    def run(images: np.ndarray) -> dict[str, np.ndarray]:
+        names = ["probabilities", "logits"]
+        return dict(zip(names, session.run(names, {INPUT: images}), strict=True))
+
+    if preprocess:
+        pairs = [
+            (run(images), reference.of_pixels(images))
+            for images in agreement.random_pixels(bundle)
+        ]
+    else:
+        images = agreement.random_normalized(bundle)
+        channels_first = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+        pairs = [(run(channels_first), reference.of_normalized(images))]
+    return max(agreement.check("the ONNX model", *pair) for pair in pairs)

@@ -1,0 +1,64 @@
+"""SavedModel: a program of TensorFlow, from an image file's bytes to probabilities."""
+
+import io
+import pathlib
+
+import numpy as np
+from PIL import Image
+
+from noisy_student_jax import tasks
+from noisy_student_jax.core import files
+from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.interop.export import agreement
+from noisy_student_jax.models import bundle as bundles
+from noisy_student_jax.models.bundle import Bundle
+
+EXTRA = "assets.extra"
+"""TensorFlow's directory for what is no part of the program."""
+
+
+def export(bundle: Bundle, output: pathlib.Path) -> str:
+    """Writes a bundle as a SavedModel, once it agrees with the bundle.
+
+    Args:
+      bundle: to be written.
+      output: the directory to be.
+
+    Returns:
+      What was seen when it was read again.
+
+    Raises:
+      UserError: TensorFlow is not installed, or disagrees.
+    """
+    from noisy_student_jax.interop.tensorflow import savedmodel
+
+    task = tasks.create(bundle.task, bundle.classes)
+    module = agreement.make_module(bundle)
+
+    def predict(variables, images):
+        return task.predict(module.apply(variables, images, train=False))
+
+    with files.atomic_directory(output) as folder:
+        savedmodel.write(
+            folder, predict, bundle.variables, bundle.preprocessing, bundle.classes
+        )
+        (folder / EXTRA).mkdir()
+        files.write_json(folder / EXTRA / bundles.CARD, bundles.card(bundle))
+        signatures, classes = savedmodel.read(folder)
+        if classes != bundle.classes:
+            raise UserError("the SavedModel did not keep the class names as written")
+        reference = agreement.Reference(bundle)
+        images = agreement.random_normalized(bundle)
+        got = signatures[savedmodel.NORMALIZED](images)
+        pairs = [(got, reference.of_normalized(images))]
+        for batch in agreement.random_pixels(bundle):
+            got = signatures[savedmodel.ENCODED]([_png(image) for image in batch])
+            pairs.append((got, reference.of_pixels(batch)))
+        worst = max(agreement.check("the SavedModel", *pair) for pair in pairs)
+    return f"TensorFlow's predictions are the bundle's to {worst:.0e}"
+
+
+def _png(image: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    return file.getvalue()

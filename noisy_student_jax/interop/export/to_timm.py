@@ -1,0 +1,112 @@
+"""timm: the weights under the names by which timm and geffnet load them."""
+
+import pathlib
+from typing import Any
+
+import numpy as np
+from flax import traverse_util
+from safetensors.numpy import load_file, save
+
+from noisy_student_jax.core import files
+from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.interop import naming, timm_names
+from noisy_student_jax.interop.export import agreement
+from noisy_student_jax.models.bundle import Bundle
+
+EPSILON = 1e-3
+"""Of batch norm, in all of timm's ``tf_efficientnet`` models."""
+
+
+def export(bundle: Bundle, output: pathlib.Path) -> str:
+    """Writes a bundle's weights as a state dict in a ``.safetensors`` file.
+
+    Args:
+      bundle: to be written.
+      output: the file to be.
+
+    Returns:
+      What was seen when it was read again.
+
+    Raises:
+      UserError: timm has no such model.
+    """
+    name = model_name(bundle)
+    rows = timm_names.rows(agreement.make_module(bundle).architecture)
+    tensors = naming.to_theirs(rows, bundle.variables)
+    # Without this mark some programs take a file for another framework's.
+    data = save(tensors, metadata={"format": "pt"})
+    with files.atomic_file(output) as file:
+        file.write(data)
+        file.flush()
+        _verify(bundle, rows, pathlib.Path(file.name))
+    return f"every number is the bundle's; load it into {name} with num_classes=" + str(
+        len(bundle.classes)
+    )
+
+
+def model_name(bundle: Bundle) -> str:
+    """Returns what timm calls a bundle's model.
+
+    Raises:
+      UserError: timm has no such model.
+    """
+    if bundle.task != "classification":
+        raise UserError(
+            f"timm classifies, and this bundle is for task '{bundle.task}': use"
+            " --format=savedmodel"
+        )
+    name = timm_names.model_name(bundle.architecture)
+    epsilon = agreement.make_module(bundle).batch_norm_epsilon
+    if epsilon != EPSILON:
+        raise UserError(
+            f"timm's {name} has a batch-norm epsilon of {EPSILON:g} and this bundle's"
+            f" model {epsilon:g}, which a file of weights cannot say: use --format=onnx"
+        )
+    return name
+
+
+def config(bundle: Bundle) -> dict[str, Any]:
+    """Returns what timm reads as ``config.json`` beside the weights.
+
+    timm's own crop shrinks first and cuts then, so that its pixels are near ours and
+    not the same.
+
+    Raises:
+      UserError: timm has no such model.
+    """
+    preprocessing = bundle.preprocessing
+    side = preprocessing.resolution
+    return {
+        "architecture": model_name(bundle),
+        "num_classes": len(bundle.classes),
+        "num_features": agreement.make_module(bundle).architecture.head,
+        "global_pool": "avg",
+        "label_names": list(bundle.classes),
+        "pretrained_cfg": {
+            "custom_load": False,
+            "input_size": [3, side, side],
+            "fixed_input_size": False,
+            # timm has no TensorFlow 1's; its own bicubic is what it evaluates with.
+            "interpolation": preprocessing.interpolation.removesuffix("_tf1"),
+            "crop_pct": side / (side + preprocessing.crop_padding),
+            "crop_mode": "center",
+            "mean": list(preprocessing.mean),
+            "std": list(preprocessing.std),
+            "num_classes": len(bundle.classes),
+            "pool_size": None,
+            "first_conv": "conv_stem",
+            "classifier": "classifier",
+        },
+    }
+
+
+def _verify(bundle: Bundle, rows: tuple[naming.Row, ...], path: pathlib.Path) -> None:
+    read = naming.to_ours(rows, load_file(path))
+    before = traverse_util.flatten_dict(bundle.variables, sep="/")
+    after = traverse_util.flatten_dict(read, sep="/")
+    for name, array in before.items():
+        if not np.array_equal(after[name], array, equal_nan=True):
+            raise UserError(
+                f"'{path.parent}' did not keep the weights {name} as written: nothing"
+                " is kept of it; look after that disk"
+            )

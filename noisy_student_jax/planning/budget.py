@@ -1,0 +1,216 @@
+"""Fitting a config to the time that there is, by giving up as little as possible.
+
+The time that a run takes here is told from measured speeds: training, labelling and
+evaluation of every generation and of the control. Nine tenths of the budget are handed
+out; the rest is for what the prediction does not count (reading, compiling, saving).
+
+What fits as it is stays as it is. Else:
+
+1. The steps of all are cut, by one common whole percentage, to no less than 40 %.
+2. Where that is not enough, images get smaller for all, in strides of 1.19 (two of
+   them halve the work): to multiples of 16 pixels, of 8 below 128, never below 32. At
+   the largest size that 40 % of the steps fit at, as many steps are kept as do fit. An
+   image is taken to cost as its area; the size that is chosen is measured as well, and
+   the next smaller one tried if it is slower than thought. Models from outside the
+   package keep their size, as nobody knows whether they take another.
+3. At the smallest size steps are cut below 40 %, with a warning.
+
+What is counted in other units follows. Warm-up and decay keep their share of the
+steps. Crops and noise in pixels keep their share of the side, rounded to whole pixels,
+and are never rounded off to none.
+
+So a larger budget never gives smaller images, nor, for the same images, fewer steps.
+"""
+
+import bisect
+import dataclasses
+import functools
+import itertools
+
+from noisy_student_jax import models
+from noisy_student_jax.config import decisions
+from noisy_student_jax.config.decisions import Decision
+from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.planning import throughput
+from noisy_student_jax.planning.throughput import Speed, Speeds
+from noisy_student_jax.runs.run import Run, Student
+
+MARGIN = 0.9
+LEAST_PERCENT = 40
+LEAST_SIDE = 32
+STRIDE = 1.19
+IN_PIXELS = (
+    "model.crop_padding",
+    "fixres.resolution",
+    *(
+        f"noise.{stream}.{name}"
+        for stream in ("labelled", "pseudo")
+        for name in (
+            "crop_padding",
+            "cutout_size",
+            "randaugment_cutout",
+            "randaugment_translate",
+        )
+    ),
+)
+
+
+def fit(
+    run: Run, *, hours: float, speeds: Speeds = throughput.measure
+) -> list[Decision]:
+    """Says what a run has to give up to be finished in time.
+
+    Args:
+      run: as it was asked for.
+      hours: the budget, above 0.
+      speeds: tells how fast this machine is with a student; asked once for students
+        that cost the same.
+
+    Returns:
+      What to change in the config, for `decisions.apply`; nothing if the run fits.
+
+    Raises:
+      UserError: not even the smallest run fits.
+    """
+    allowed, speeds = MARGIN * hours, throughput.remembered(speeds)
+    last, measured = _last_stride(run), {}
+    for strides in range(last + 1):
+        if (
+            0 < strides < last
+            and _hours(run, strides, measured, LEAST_PERCENT) > allowed
+        ):
+            continue
+        measured = _measured(_changed(run, strides, 100), speeds)
+        taken = functools.partial(_hours, run, strides, measured)
+        # As many percentages fit as the largest that does.
+        percent = bisect.bisect_right(range(1, 101), allowed, key=taken)
+        if percent >= LEAST_PERCENT or (percent and strides == last):
+            return _given_up(run, strides, percent, to_fit=f"fitted to {hours:g} h")
+    # Rounded up.
+    needed = 1.05 * taken(1) / MARGIN
+    raise UserError(
+        f"config.budget_hours is {hours:g}, but here a hundredth of the steps, on the"
+        f" smallest images, needs a budget of {needed:.2g}: give that, smaller models"
+        " or a smaller pool"
+    )
+
+
+def _hours(
+    run: Run, strides: int, measured: dict[str, tuple[int, Speed]], percent: int
+) -> float:
+    """Tells how long the whole run takes, with less of both.
+
+    Args:
+      run: as it was asked for.
+      strides: by how many the images are smaller.
+      measured: for each student the side that it was measured at, and its speed.
+      percent: of the steps.
+    """
+    total = 0.0
+    for student in _changed(run, strides, percent):
+        side, speed = measured[student.name]
+        speed = speed.scaled((side / student.resolution) ** 2)
+        total += throughput.hours(student, speed)["total"]
+    return total
+
+
+def _measured(students: list[Student], speeds: Speeds) -> dict[str, tuple[int, Speed]]:
+    return {one.name: (one.resolution, speeds(one)) for one in students}
+
+
+def _changed(run: Run, strides: int, percent: int) -> list[Student]:
+    """Returns the run's students with smaller images and fewer steps."""
+    config = decisions.apply(run.config, _given_up(run, strides, percent))
+    return [
+        dataclasses.replace(
+            one,
+            config=config[one.generation]
+            if one.labels_only
+            else config.generations[one.generation],
+        )
+        for one in run.students
+    ]
+
+
+def _given_up(
+    run: Run, strides: int, percent: int, *, to_fit: str = ""
+) -> list[Decision]:
+    return [
+        Decision(f"{_section(student)}.{field}", value, f"{to_fit}: {what}")
+        for student in run.students
+        # A given teacher is what it is.
+        if not student.adopted
+        for field, value, what in [
+            *_smaller_images(student, strides),
+            *_fewer_steps(student, percent),
+        ]
+    ]
+
+
+def _section(student: Student) -> str:
+    if student.labels_only:
+        return student.name
+    return f"generations[{student.generation}]"
+
+
+def _fewer_steps(student: Student, percent: int) -> list[tuple]:
+    """Returns fields, values and what to tell."""
+    train, steps = student.config.train, max(1, student.steps * percent // 100)
+    if percent == 100 or steps == student.steps:
+        return []
+    told = f"steps {student.steps:,} → {steps:,}"
+    if percent < LEAST_PERCENT:
+        told += ", too little to learn from: expect a poor result"
+    changed = [("train.steps", steps, told)]
+    if train.epochs:
+        changed.append(("train.epochs", 0.0, told))
+    if student.final is not student:
+        fewer = max(1, round(student.final.steps * steps / student.steps))
+        changed.append(("fixres.steps", fewer, told))
+    for name in ("warmup_epochs", "decay_epochs"):
+        value = train[name] * steps / student.steps
+        if value != train[name]:
+            told = "warm-up and decay of the learning rate shortened with the steps"
+            changed.append((f"train.{name}", value, told))
+    return changed
+
+
+def _smaller_images(student: Student, strides: int) -> list[tuple]:
+    """Returns fields, values and what to tell."""
+    side = _side(student, strides)
+    if side == student.resolution:
+        return []
+    changed = [("model.resolution", side, f"images {student.resolution} → {side} px")]
+    for field in IN_PIXELS:
+        value = functools.reduce(
+            lambda part, name: part[name], field.split("."), student.config
+        )
+        pixels = max(1, round(value * side / student.resolution))
+        if value > 0 and pixels != value:
+            told = "crops and noise in pixels scaled with the images"
+            changed.append((field, type(value)(pixels), told))
+    return changed
+
+
+def _side(student: Student, strides: int) -> int:
+    asked = student.resolution
+    fixed = student.adopted or not _takes_any_size(student)
+    if not strides or fixed or asked <= LEAST_SIDE:
+        return asked
+    exact = asked / STRIDE**strides
+    multiple = 16 if exact >= 128 else 8
+    return min(asked, max(LEAST_SIDE, round(exact / multiple) * multiple))
+
+
+def _takes_any_size(student: Student) -> bool:
+    return student.config.model.name in models.names()
+
+
+def _last_stride(run: Run) -> int:
+    """Returns after how many strides all images are as small as they may be."""
+
+    def sides(strides: int) -> list[int]:
+        return [_side(student, strides) for student in run.students]
+
+    least = sides(100)
+    return next(n for n in itertools.count() if sides(n) == least)

@@ -1,0 +1,452 @@
+"""Before spending anything: what a model or a run would cost; what a config says."""
+
+import dataclasses
+from typing import Any
+
+import jax
+
+from noisy_student_jax import models
+from noisy_student_jax.config import decisions, identity
+from noisy_student_jax.config.accelerators import CHIPS
+from noisy_student_jax.config.decisions import Decision
+from noisy_student_jax.core import console, devices
+from noisy_student_jax.data.expected import ASSUMED
+from noisy_student_jax.data.open import STREAMED
+from noisy_student_jax.generation import streams
+from noisy_student_jax.models import cost
+from noisy_student_jax.planning import budget, flops, memory, throughput
+from noisy_student_jax.planning.memory import FLOAT32, STATE_COPIES
+from noisy_student_jax.planning.throughput import Speed, Speeds
+from noisy_student_jax.runs.run import CONTROL, Run, Student
+from noisy_student_jax.self_training import noisy_student
+from noisy_student_jax.tasks.classification import DEFAULT_TOP_K, FEW_CLASSES
+from noisy_student_jax.training.optimizer import decayed
+
+HALF = 2
+KEY_BYTES = 64
+PICK = 16
+"""A draw: which record, and which row of the plan."""
+
+
+def model_facts(name: str, *, resolution: int = 0, outputs: int = 1000) -> dict:
+    """Returns parameters and FLOPs of a model of the table.
+
+    Args:
+      name: of the model.
+      resolution: 0 for the model's own.
+      outputs: classes.
+
+    Returns:
+      ``model``, ``resolution``, ``outputs``, ``parameters``, ``flops`` (2 ×
+      multiply–adds, forward, one image) and ``activation_bytes`` (kept for the
+      backward pass, one image).
+
+    Raises:
+      UserError: no model of this name.
+    """
+    module = models.create(name, outputs=outputs)
+    side = resolution or models.resolution(name)
+    return {
+        "model": name,
+        "resolution": side,
+        "outputs": outputs,
+        "parameters": cost.parameter_count(module, resolution=side),
+        "flops": cost.forward_flops(module, resolution=side),
+        "activation_bytes": cost.activation_bytes(module, resolution=side),
+    }
+
+
+def model_text(facts: dict[str, Any]) -> str:
+    """Writes `model_facts` for a person."""
+    return (
+        f"{facts['model']} at {facts['resolution']} px, {facts['outputs']} classes:"
+        f" {facts['parameters']:,} parameters, {facts['flops'] / 1e9:,.3f} GFLOPs"
+        f" forward an image, {_bytes(facts['activation_bytes'])} of activations an"
+        " image in training"
+    )
+
+
+def run_facts(run: Run, *, speeds: Speeds | None = None) -> dict[str, Any]:
+    """Returns what each generation, and the control, would cost.
+
+    Args:
+      run: in question.
+      speeds: tells how fast this machine is with a student; adds ``hours``.
+
+    Returns:
+      Facts of the data, of each generation and of the control. ``chip_hours`` are
+      there if ``config.plan.chip`` is given.
+    """
+    generations = [
+        {"generation": k, **_student_facts(run.student(k), speeds)}
+        for k in range(run.last + 1)
+    ]
+    rivals = {
+        name: _student_facts(run.student(name), speeds) for name in run.compared_with
+    }
+    return {
+        "dataset": run.dataset.name,
+        "splits": {name: len(part) for name, part in run.dataset.parts().items()},
+        "sizes": run.dataset.facts.get(ASSUMED, "counted"),
+        "devices": _devices(run),
+        "chip": _chip_facts(run),
+        "prepared_bytes": _prepared_bytes(run),
+        "stages": [stage.name for stage in noisy_student(run)],
+        "generations": generations,
+        "control": rivals.pop(CONTROL, None),
+        "baselines": [{"name": name, **facts} for name, facts in rivals.items()],
+    }
+
+
+def measured_facts(run: Run, *, speeds: Speeds = throughput.measure) -> dict[str, Any]:
+    """Returns `run_facts` with hours, of the run as fitted to its budget if it has one.
+
+    Args:
+      run: as it was asked for.
+      speeds: tells how fast this machine is with a student.
+
+    Returns:
+      `run_facts` of what would be run, and ``device``, ``hours`` of the whole run,
+      ``budget_hours`` (0 for none) and ``decisions``, what was given up for it.
+
+    Raises:
+      UserError: not even the smallest run fits the budget.
+    """
+    speeds = throughput.remembered(speeds)
+    given_up, limit = [], run.config.get("budget_hours", 0)
+    if limit:
+        given_up = budget.fit(run, hours=limit, speeds=speeds)
+        config = decisions.apply(run.config, given_up)
+        run = Run(
+            config,
+            run.workdir,
+            interruption=run.interruption,
+            look_only=run.look_only,
+            believe=run.believe,
+        )
+    facts = run_facts(run, speeds=speeds)
+    rivals = [*filter(None, [facts["control"]]), *facts["baselines"]]
+    every = [*facts["generations"], *rivals]
+    return {
+        **facts,
+        "device": devices.line().removeprefix("device: "),
+        "hours": {
+            part: sum(one["hours"][part] for one in every) for part in every[0]["hours"]
+        },
+        "budget_hours": limit,
+        "decisions": [dataclasses.asdict(decision) for decision in given_up],
+    }
+
+
+def run_text(facts: dict[str, Any]) -> str:
+    """Writes `run_facts` for a person."""
+    splits = ", ".join(f"{count:,} {name}" for name, count in facts["splits"].items())
+    lines = [f"{facts['dataset']}: {splits}"]
+    if facts["sizes"] != "counted":
+        lines.append(f"sizes: {facts['sizes']}")
+    if facts["prepared_bytes"]:
+        most = _bytes(facts["prepared_bytes"])
+        lines.append(f"prepared images: at most about {most} on disk")
+    entries = [(f"generation {g['generation']}", g) for g in facts["generations"]]
+    if facts["control"]:
+        entries.append(("control", facts["control"]))
+    entries += [(entry["name"], entry) for entry in facts["baselines"]]
+    entries = [
+        (f"{name}{told}", one)
+        for name, entry in entries
+        for told, one in (("", entry), (", FixRes", entry["fixres"]))
+        if one
+    ]
+    for name, entry in entries:
+        lines.append(f"{name}: {_entry_text(entry)}")
+        if facts["chip"] and entry["memory_per_device"] > facts["chip"]["memory"]:
+            lines.append(
+                f"  that is more than the {_bytes(facts['chip']['memory'])} of a"
+                f" {facts['chip']['name']}: spread the batch over more devices"
+                " (config.plan.devices), or use model.remat, train.microbatches or"
+                " train.shard_state"
+            )
+    if facts["chip"]:
+        lines.append(_chip_text(facts, [entry for _, entry in entries]))
+    if "hours" in facts:
+        parts = ", ".join(
+            f"{part} {_duration(facts['hours'][part])}"
+            for part in ("train", "label", "evaluate")
+        )
+        lines.append(
+            f"the whole run{_time(facts)} ({parts}), on {facts['device']}; not counted:"
+            " reading, compiling, saving"
+        )
+    if facts.get("budget_hours"):
+        lines += _fitted(facts)
+    return "\n".join(lines)
+
+
+def recipe(run: Run) -> str:
+    """Writes what a config resolves to, so that a change of recipe is a diff."""
+    lines = [f"data: {run.dataset.name}"]
+    lines += [f"  {name}: {len(part)}" for name, part in run.dataset.parts().items()]
+    for student in run.students:
+        lines += ["", *_student_recipe(student)]
+        if student.final is not student:
+            lines += _fixres_recipe(student.final)
+    return "\n".join(lines)
+
+
+def _entry_text(entry: dict[str, Any]) -> str:
+    passes, hours = entry["passes"], entry.get("chip_hours")
+    through = f"{_short(passes['labelled'])} passes over the labelled images"
+    if "pseudo" in passes:
+        through += f", {_short(passes['pseudo'])} over the others"
+    computed = ", ".join(
+        f"{entry[f'{part}_flops']:.2e} FLOPs to {part}"
+        for part in ("train", "label", "evaluate")
+        if entry[f"{part}_flops"]
+    )
+    return (
+        f"{entry['model']} at {entry['resolution']} px,"
+        f" {entry['parameters']:,} parameters, {entry['steps']:,} steps of"
+        f" {entry['batch']['labelled']} + {entry['batch']['pseudo']} images"
+        f" ({entry['images_drawn']:,} draws: {through}; {computed}),"
+        f" {_memory_text(entry)} and"
+        f" {_bytes(entry['disk'])} on disk{_time(entry)}"
+        + (f", {_short(hours)} chip-hours" if hours is not None else "")
+    )
+
+
+def _memory_text(entry: dict[str, Any]) -> str:
+    found = f"{_bytes(entry['memory_per_device'])} per device"
+    if entry["memory_from"] == "compiled":
+        return f"{found} (as compiled)"
+    return f"about {found}"
+
+
+def _chip_text(facts: dict[str, Any], entries: list[dict[str, Any]]) -> str:
+    """Says what chip-hours are of, and how long that is."""
+    chip, devices = facts["chip"], facts["devices"]
+    total = sum(entry["chip_hours"] for entry in entries)
+    return (
+        f"{_short(total)} chip-hours in all, of a {chip['name']} (peak"
+        f" {chip['peak_flops'] / 1e12:g} TFLOP/s in bfloat16) if"
+        f" {100 * chip['utilization']:g} % of its peak is used:"
+        f" {_duration(total / devices)} on {devices:,} of them"
+    )
+
+
+def _time(entry: dict[str, Any]) -> str:
+    if "hours" not in entry:
+        return ""
+    return f", about {_duration(entry['hours']['total'])} here"
+
+
+def _duration(hours: float) -> str:
+    return console.duration(3600 * hours)
+
+
+def _fitted(facts: dict[str, Any]) -> list[str]:
+    given_up = [Decision(**fields) for fields in facts["decisions"]]
+    return decisions.reasons(given_up) or [
+        f"fits {facts['budget_hours']:g} h: nothing is given up"
+    ]
+
+
+def _student_facts(student: Student, speeds: Speeds | None) -> dict[str, Any]:
+    layout, dtype = student.layout, student.config.model.dtype
+    final = student.final
+    floats = sum(leaf.size for leaf in jax.tree.leaves(student.shapes))
+    speed = speeds(student) if speeds else None
+    spent = flops.flops(student)
+    data, plan = student.run.dataset, student.run.config.plan
+    # The resident pipeline holds every image that a stream may draw.
+    second = data.pool if student.teacher else data.labelled
+    sources = [data.labelled, second] if layout.pseudo else [data.labelled]
+    resident = sum(len(source) for source in sources)
+    if not streams.is_resident(student, sources, resident):
+        resident = 0
+    return {
+        "model": student.config.model.name,
+        "resolution": student.resolution,
+        "parameters": student.parameters,
+        "flops": student.flops,
+        "dtype": dtype,
+        "steps": student.steps,
+        "batch": {"labelled": layout.labelled, "pseudo": layout.pseudo},
+        "images_drawn": student.steps * layout.total,
+        "passes": flops.passes(student),
+        **{f"{part}_flops": count for part, count in spent.items()},
+        **_chip_hours(sum(spent.values()), plan),
+        **_memory(student, speed, resident=resident),
+        "disk": _disk(student, floats=floats),
+        **({"hours": throughput.hours(student, speed)} if speed else {}),
+        # Its time is part of the student's.
+        "fixres": None if final is student else _student_facts(final, None),
+    }
+
+
+def _memory(student: Student, speed: Speed | None, *, resident: int) -> dict[str, Any]:
+    """Says what training takes per device, and whether a compiler has said so."""
+    devices = _devices(student.run)
+    compiled = speed.memory if speed else None
+    if compiled:
+        step = compiled.at(student, devices=devices)
+    else:
+        step = memory.estimated(student, devices=devices)
+    image = 3 * student.resolution**2
+    # Batches that are made ahead of their step, beside what stays for good.
+    ahead = student.run.config.data.prefetch * -(-student.layout.total // devices)
+    taught = _taught_bytes(student, resident=resident)
+    return {
+        "memory_per_device": step + (resident + ahead) * image + taught,
+        "memory_from": "compiled" if compiled else "estimated",
+    }
+
+
+def _taught_bytes(student: Student, *, resident: int) -> int:
+    """Returns what a teacher that labels in the step takes per device.
+
+    Its activations are not counted: nothing of them is kept for a backward pass.
+    """
+    if not student.taught_on_the_fly:
+        return 0
+    teacher = student.teacher.final
+    images = min(resident, len(student.run.dataset.pool))
+    images += -(-student.layout.pseudo // _devices(student.run))
+    floats = sum(leaf.size for leaf in jax.tree.leaves(teacher.shapes))
+    return floats * FLOAT32 + images * 3 * teacher.resolution**2
+
+
+def _prepared_bytes(run: Run) -> int:
+    """Returns what people's images take once prepared, at an aspect ratio of 4:3."""
+    data = run.config.data
+    if data.name != "own" or data.road != "prepared":
+        return 0
+    learnt = (data.sources.labeled, data.sources.unlabeled)
+    if any(place.startswith(STREAMED) for place in learnt):
+        return 0
+    images = sum(len(part) for part in run.dataset.parts().values())
+    return images * (data.side or run.largest_side) ** 2 * 4
+
+
+def _disk(student: Student, *, floats: int) -> int:
+    """Adds up checkpoints (one more while it is written), bundles and labels."""
+    run, state_copies = student.run, STATE_COPIES[student.config.train.optimizer]
+    checkpoints = (run.config.checkpoint.keep + 1) * state_copies * floats * FLOAT32
+    bundles = 2 * floats * FLOAT32
+    if student.trained:
+        return checkpoints + bundles
+    # As a sidecar keeps them: all classes, or the likeliest with their numbers.
+    classes = kept = len(run.dataset.classes)
+    top_k = student.config.labels.top_k
+    if top_k or classes > FEW_CLASSES:
+        kept = 3 * min(top_k or DEFAULT_TOP_K, classes)
+    record = KEY_BYTES + HALF * kept
+    labels = len(run.dataset.test) * record
+    if not student.labels_only and student.generation < run.last:
+        # Sidecar; plan and targets of those selected, and picks.
+        draws = flops.draws_an_epoch(run.student(student.generation + 1))
+        pool = len(run.dataset.pool)
+        labels += (pool + min(pool, draws)) * record + draws * PICK
+    return checkpoints + bundles + labels
+
+
+def _devices(run: Run) -> int:
+    """Returns over how many devices a batch would be spread."""
+    return run.config.plan.devices or jax.device_count()
+
+
+def _chip_facts(run: Run) -> dict[str, Any] | None:
+    plan = run.config.plan
+    if not plan.chip:
+        return None
+    return {**dataclasses.asdict(CHIPS[plan.chip]), "utilization": plan.utilization}
+
+
+def _chip_hours(operations: float, plan: Any) -> dict[str, float]:
+    if not plan.chip:
+        return {}
+    return {"chip_hours": flops.chip_hours(operations, plan)}
+
+
+def _student_recipe(student: Student) -> list[str]:
+    config, layout = student.config, student.layout
+    train, model = config.train, config.model
+    decays = decayed(student.shapes["params"])
+    flat = jax.tree_util.tree_leaves_with_path(decays)
+    off = [path for path, on in flat if not on]
+    peak = train.learning_rate * train.batch / 256
+    second = (
+        f", streams by '{train.loss_normalization}' at ratio {train.ratio:g}"
+        if layout.pseudo
+        else ""
+    )
+    if student.teacher:
+        made = "made in the step, " if student.taught_on_the_fly else ""
+        second += (
+            f", {made}{train.targets} pseudo-labels, temperature {train.temperature:g}"
+        )
+    warmup = train.warmup_epochs * student.steps_per_epoch
+    lines = [
+        f"{student.name}: {model.name} at {student.resolution} px",
+        f"  parameters: {student.parameters}",
+        f"  arguments: {_fields(student.arguments)}",
+        f"  preprocessing: {_fields(dataclasses.asdict(student.preprocessing))}",
+        f"  steps: {student.steps}, of {layout.labelled} labelled + {layout.pseudo}"
+        " others",
+        f"  optimizer: {train.optimizer}"
+        + ("" if train.optimizer == "adamw" else f", momentum {train.momentum:g}"),
+        f"  learning rate: peak {peak:g}, {train.schedule}, warm-up {warmup:g} steps",
+    ]
+    if train.schedule == "exponential":
+        stair = train.decay_epochs * student.steps_per_epoch
+        lines.append(f"  stairs: × {train.decay_factor:g} every {stair:g} steps")
+    lines += [
+        f"  loss: label smoothing {train.label_smoothing:g}{second}",
+        f"  weight decay: {train.weight_decay:g} on {len(flat) - len(off)} of"
+        f" {len(flat)} arrays; not on"
+        f" {', '.join(sorted({_kind(path) for path in off})) or 'none'}",
+        f"  EMA decay: {train.ema_decay:g}",
+    ]
+    for stream in ("labelled", "pseudo") if layout.pseudo else ("labelled",):
+        noise = identity(config.noise[stream].to_dict(), f"noise.{stream}")
+        lines.append(f"  noise on {stream}: {_fields(noise)}")
+    if student.teacher:
+        fields = config.selection.to_dict()
+        del fields["relabel"]
+        kept = f"that of {student.teacher.name}, labelled anew"
+        lines.append(
+            f"  selection: {kept if student.kept_selection else _fields(fields)}"
+        )
+    return lines
+
+
+def _fixres_recipe(student: Student) -> list[str]:
+    frozen = student.config.fixres.frozen_blocks
+    told = f"the stem and {frozen} blocks" if frozen >= 0 else "nothing"
+    return [
+        f"  FixRes: at {student.resolution} px, {student.steps} steps of"
+        f" {student.layout.labelled} labelled, the last of the schedule; frozen: {told}"
+    ]
+
+
+def _kind(path: tuple) -> str:
+    """Names a parameter without the number of its block."""
+    return ".".join(str(part.key) for part in path[-2:])
+
+
+def _fields(fields: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}"
+        for key, value in sorted(fields.items())
+    )
+
+
+def _short(number: float) -> str:
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:,.3g} TB"

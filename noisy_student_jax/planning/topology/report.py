@@ -1,0 +1,187 @@
+"""Writes what the compiler told of a run's programs: for machines, and for people."""
+
+import dataclasses
+from typing import Any
+
+from noisy_student_jax.core import console
+from noisy_student_jax.planning.topology.compiling import Outcome
+from noisy_student_jax.planning.topology.programs import FIXRES, LABEL, Program
+from noisy_student_jax.planning.topology.proposals import Proposal
+from noisy_student_jax.runs.run import Student
+
+WHAT = {"train": "training step", FIXRES: "FixRes step", LABEL: "labelling"}
+
+
+def title(program: Program) -> str:
+    """Names a program."""
+    student = program.student
+    return (
+        f"{student.name}'s {WHAT[program.what]}, {student.config.model.name} at"
+        f" {student.resolution} px"
+    )
+
+
+def program_facts(
+    program: Program, outcome: Outcome, *, as_in: Program | None = None
+) -> dict[str, Any]:
+    """Returns what `plan --json` prints of a program.
+
+    Args:
+      program: that was compiled.
+      outcome: what that told.
+      as_in: the program of the same cost that was compiled in its stead.
+    """
+    student = program.student
+    microbatches = 1 if program.what == LABEL else student.config.train.microbatches
+    return {
+        "student": student.name,
+        "program": program.what,
+        "model": student.config.model.name,
+        "resolution": student.resolution,
+        "images_per_device": program.images,
+        "microbatches": microbatches,
+        "remat": student.config.model.remat,
+        "shard_state": student.config.train.shard_state,
+        "same_as": as_in.student.name if as_in and as_in is not program else None,
+        "fits": outcome.fits,
+        "needed": outcome.needed,
+        "limit": outcome.limit,
+        "refused": outcome.refused,
+        "broken": outcome.broken,
+        "memory": outcome.memory,
+        "operations": outcome.operations,
+        "collectives": [dataclasses.asdict(one) for one in outcome.collectives],
+        "compile_seconds": outcome.seconds,
+        "analytic_flops": _analytic_flops(program),
+    }
+
+
+def proposal_facts(student: Student, proposal: Proposal) -> dict[str, Any]:
+    """Returns what `plan --json` prints of a proposal."""
+    return {
+        "student": student.name,
+        "fits": proposal.fits,
+        "overrides": list(proposal.overrides),
+        "compiled": proposal.tried,
+        "verified": [program_facts(*one) for one in proposal.verified],
+    }
+
+
+def text(facts: dict[str, Any]) -> str:
+    """Writes `command.facts` for a person."""
+    memory = _bytes(facts["memory"]) if facts["memory"] else "memory not known here"
+    lines = [
+        f"{facts['name']}: {facts['devices']:,} × {facts['device']}, {memory} each;"
+        " compiled ahead of time, of one device:"
+    ]
+    for program in facts["programs"]:
+        lines += _program_lines(program)
+    for proposal in facts["proposals"]:
+        lines += _proposal_lines(proposal)
+    return "\n".join(lines)
+
+
+def _program_lines(program: dict[str, Any]) -> list[str]:
+    name = f"{program['student']}, {WHAT[program['program']]}"
+    head = (
+        f"{name}: {program['model']} at {program['resolution']} px, {_share(program)}"
+    )
+    if program["same_as"]:
+        return [f"{head}: as of {program['same_as']}"]
+    lines = [f"{head}: {verdict(program)}"]
+    if told := program["memory"]:
+        lines.append(
+            f"  memory: {_bytes(program['needed'])} at the peak (arguments"
+            f" {_bytes(told['arguments'])}, outputs {_bytes(told['outputs'])} of which"
+            f" {_bytes(told['aliased'])} in their place, temporaries"
+            f" {_bytes(told['temporaries'])}, program {_bytes(told['program'])})"
+        )
+    if operations := program["operations"]:
+        lines.append(f"  {_operations(program, operations)}")
+    if program["memory"]:
+        lines.append(f"  collectives: {_collectives(program['collectives'])}")
+    if program["compile_seconds"]:
+        took = console.duration(program["compile_seconds"])
+        lines.append(f"  compiling took {took} here")
+    return lines
+
+
+def _proposal_lines(proposal: dict[str, Any]) -> list[str]:
+    if not proposal["fits"]:
+        return [
+            f"{proposal['student']}: no setting was found to fit"
+            f" ({proposal['compiled']} programs were compiled): use more chips, or a"
+            " lower config.train.ratio or resolution"
+        ]
+    lines = [
+        f"{proposal['student']} fits with {' '.join(proposal['overrides'])}, the"
+        " fastest setting by our reckoning; compiled:"
+    ]
+    for program in proposal["verified"]:
+        lines += [f"  {line}" for line in _program_lines(program)]
+    return lines
+
+
+def verdict(program: dict[str, Any]) -> str:
+    """Says in a phrase whether a program fits; see `program_facts`."""
+    if program["refused"]:
+        verdict = "cannot be compiled" if program["broken"] else "does not fit"
+        return f"{verdict}: {program['refused']}"
+    if not program["limit"]:
+        return "compiles; how much memory there is is not known"
+    verdict = "fits" if program["fits"] else "does not fit"
+    share = 100 * program["needed"] / program["limit"]
+    return f"{verdict}: {share:.0f} % of {_bytes(program['limit'])}"
+
+
+def _share(program: dict[str, Any]) -> str:
+    share = f"{program['images_per_device']} images a device"
+    if program["program"] == LABEL:
+        return share
+    more = []
+    if program["microbatches"] > 1:
+        share += f" in {program['microbatches']} microbatches"
+    if program["remat"]:
+        more.append("remat")
+    if program["shard_state"]:
+        more.append("sharded state")
+    return ", ".join([share, *more])
+
+
+def _operations(program: dict[str, Any], operations: dict[str, float]) -> str:
+    told = []
+    if "flops" in operations:
+        told.append(f"{operations['flops']:.3g} FLOPs")
+    if "bytes" in operations:
+        told.append(f"{_bytes(operations['bytes'])} through memory")
+    line = ", ".join(told)
+    if program["microbatches"] > 1:
+        line += (
+            f", with one of {program['microbatches']} microbatches: it counts a loop"
+            " once"
+        )
+    return f"{line} (analytic: {program['analytic_flops']:.3g} FLOPs in all)"
+
+
+def _collectives(told: list[dict[str, Any]]) -> str:
+    if not told:
+        return "none"
+    return ", ".join(
+        f"{one['count']} {one['kind']} of {_bytes(one['bytes'])}" for one in told
+    )
+
+
+def _analytic_flops(program: Program) -> float:
+    """Returns 2 × multiply–adds: forward, and backward where it trains."""
+    flops = float(program.student.flops * program.images)
+    if program.what == LABEL:
+        return flops
+    return flops * (4 if program.student.config.model.remat else 3)
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:,.3g} TB"

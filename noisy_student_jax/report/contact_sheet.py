@@ -1,0 +1,374 @@
+"""A contact sheet: some images as evaluation sees them, and noised as a student does.
+
+A mirrored 2 is no 2, and a cat in negative may be no cat: noise that destroys a class
+is seen at a glance here, before hours are spent on it.
+"""
+
+import dataclasses
+import functools
+import pathlib
+import unicodedata
+from collections.abc import Mapping, Sequence
+
+import jax
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from noisy_student_jax.augment.crops import crop_boxes
+from noisy_student_jax.augment.noise import (
+    InputNoise,
+    augment_batch,
+    example_keys,
+    split_positions,
+    stream_key,
+)
+from noisy_student_jax.core import files
+from noisy_student_jax.core.console import printable
+from noisy_student_jax.core.protocols import Source
+from noisy_student_jax.core.types import STREAMS
+from noisy_student_jax.data.sources import labels_of
+from noisy_student_jax.generation import streams
+from noisy_student_jax.images.preprocessing import to_uint8
+from noisy_student_jax.runs.run import Student
+
+CONTACT_SHEET = "contact_sheet.png"
+
+GROUPS_SHOWN = {"labelled": 10, "pseudo": 1}
+"""Groups of each stream that a sheet shows; it says how many more there are."""
+
+IMAGES_SHOWN = {"labelled": 2, "pseudo": 6}
+"""Images of a group that a sheet shows."""
+
+VERSIONS = 4
+"""Noised versions beside each image."""
+
+_ABREAST = 2  # images, each with its noised versions
+_TILE = 96  # pixels of a tile at most; smaller images are enlarged towards it
+_ENLARGED = 64  # images up to this side are
+_MARGIN, _GAP, _WIDE_GAP = 28, 6, 18
+_NAMES = 150  # pixels that names of groups have
+_NARROWEST = 760  # pixels, so that the lines of text have room
+
+_PAPER, _INK, _FAINT, _RULE = "#fbfbf9", "#1d1d1b", "#6f6f6a", "#dcdcd6"
+_TITLE, _TEXT, _SMALL = (ImageFont.load_default(size) for size in (22, 15, 13))
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Images that belong together: of one class, or of the pool.
+
+    Attributes:
+      name: of the class, or of what they are.
+      images: uint8 ``[side, side, 3]`` each, preprocessed as for evaluation.
+        There may be none.
+      stream: ``labelled`` or ``pseudo``, whose noise they get.
+      crops: of each image, `VERSIONS` random crops of it, to be noised in its stead;
+        None where there are no such crops.
+    """
+
+    name: str
+    images: Sequence[np.ndarray]
+    stream: str = "labelled"
+    crops: Sequence[Sequence[np.ndarray]] | None = None
+
+
+def contact_sheet(
+    groups: Sequence[Group],
+    *,
+    noise: Mapping[str, InputNoise],
+    title: str,
+    seed: int = 0,
+) -> Image.Image:
+    """Draws each image as evaluation sees it and, beside it, several times noised.
+
+    Of each stream the first `GROUPS_SHOWN` groups appear, and of each group the first
+    `IMAGES_SHOWN` images; the images of groups beyond that are not looked at. The
+    noise is `augment_batch`'s, drawn with the stream's own keys at generation 0.
+
+    Args:
+      groups: classes in their order, and some of the pool.
+      noise: a student's input noise by stream, for the streams that occur.
+      title: the sheet's first line.
+      seed: the run's; the same one gives the same sheet.
+
+    Returns:
+      An RGB picture, as high as it needs to be.
+
+    Raises:
+      UserError: the images are too small for the noise, or not uint8.
+    """
+    shown = {stream: _shown(groups, stream) for stream in STREAMS}
+    sections = {
+        stream: _Section(
+            [*zip(first, _noised(first, noise[stream], seed, stream), strict=True)],
+            left_out=left_out,
+            says=f"{stream}: {_says(noise[stream])}",
+        )
+        for stream, (first, left_out) in shown.items()
+        if first
+    }
+    return _Sheet(title, list(sections.values())).drawn()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Section:
+    """What is shown of a stream: groups with, for each image, the noised versions."""
+
+    groups: list[tuple[Group, list[np.ndarray]]]
+    left_out: int
+    says: str
+
+
+def _shown(groups: Sequence[Group], stream: str) -> tuple[list[Group], int]:
+    """Returns what there is room for, and how many groups there is none for."""
+    own = [group for group in groups if group.stream == stream]
+    most = IMAGES_SHOWN[stream]
+    first = [
+        dataclasses.replace(
+            group,
+            images=group.images[:most],
+            crops=None if group.crops is None else group.crops[:most],
+        )
+        for group in own[: GROUPS_SHOWN[stream]]
+    ]
+    return first, len(own) - len(first)
+
+
+def _noised(
+    groups: list[Group], noise: InputNoise, seed: int, stream: str
+) -> list[list[np.ndarray]]:
+    """Returns uint8 ``[versions, side, side, 3]`` for each image of each group."""
+    base = stream_key(seed, 0, STREAMS.index(stream))
+    positions = np.arange(sum(len(group.images) for group in groups) * VERSIONS)
+    keys = iter(split_positions(positions.reshape(-1, VERSIONS)))
+
+    def versions(crops: Sequence[np.ndarray]) -> np.ndarray:
+        return np.asarray(_augmented(base, next(keys), np.stack(crops), noise))
+
+    return [
+        [
+            versions(crops)
+            for crops in group.crops or [[image] * VERSIONS for image in group.images]
+        ]
+        for group in groups
+    ]
+
+
+@functools.partial(jax.jit, static_argnames="noise")
+def _augmented(
+    base_key: jax.Array, positions: jax.Array, crops: jax.Array, noise: InputNoise
+) -> jax.Array:
+    """One program for all images, and for both streams if they have the same noise."""
+    return augment_batch(example_keys(base_key, positions), crops, noise)
+
+
+def _says(noise: InputNoise) -> str:
+    """Names the noise as a config does; what is off is left out."""
+    told = {
+        field.name: getattr(noise, field.name)
+        for field in dataclasses.fields(noise)
+        if field.name not in ("constants", "randaugment_behavior", "form")
+        and getattr(noise, field.name)
+    }
+    if noise.randaugment_layers:
+        told["randaugment_translate"] = noise.constants.translate
+        told["randaugment_cutout"] = noise.constants.cutout
+        told["randaugment_behavior"] = noise.randaugment_behavior
+    told = {k: v if isinstance(v, bool | str) else f"{v:g}" for k, v in told.items()}
+    return ", ".join(f"{k}={v}" for k, v in told.items()) or "no input noise"
+
+
+class _Sheet:
+    """Draws from the top down; the first time only to find out how high it gets."""
+
+    def __init__(self, title: str, sections: list[_Section]):
+        self._title, self._sections = title, sections
+        sides = [
+            len(image)
+            for section in sections
+            for group, _ in section.groups
+            for image in group.images
+        ]
+        self._tile = max(map(_tile_side, sides), default=_ENLARGED)
+        right = self._left(_ABREAST - 1, VERSIONS) + self._tile + _MARGIN
+        self._width = max(_NARROWEST, right)
+
+    def drawn(self) -> Image.Image:
+        """Returns the picture."""
+        height = self._draw(Image.new("RGB", (self._width, 1)))
+        sheet = Image.new("RGB", (self._width, height), _PAPER)
+        self._draw(sheet)
+        return sheet
+
+    def _draw(self, sheet: Image.Image) -> int:
+        """Draws on a picture, even beyond its end; returns the height it takes."""
+        pen = ImageDraw.Draw(sheet)
+        y = self._head(pen, _MARGIN)
+        for section in self._sections:
+            for group, versions in section.groups:
+                pen.line((_MARGIN, y, self._width - _MARGIN, y), _RULE)
+                y = self._group(sheet, pen, group, versions, y + _WIDE_GAP // 2)
+                y += _WIDE_GAP // 2
+            if section.left_out:
+                pen.line((_MARGIN, y, self._width - _MARGIN, y), _RULE)
+                more = f"and {section.left_out:,} more that are not shown"
+                pen.text((_MARGIN, y + _GAP), more, _FAINT, _SMALL)
+                y += 2 * _GAP + _line(_SMALL)
+        return y + _MARGIN - _WIDE_GAP // 2
+
+    def _head(self, pen: ImageDraw.ImageDraw, y: int) -> int:
+        width = self._width - 2 * _MARGIN
+        for line in _wrapped(_in_font(self._title), _TITLE, width):
+            pen.text((_MARGIN, y), line, _INK, _TITLE)
+            y += _line(_TITLE)
+        y += _GAP
+        for section in self._sections:
+            for line in _wrapped(f"Noise on {section.says}", _SMALL, width):
+                pen.text((_MARGIN, y), line, _FAINT, _SMALL)
+                y += _line(_SMALL)
+        y += _WIDE_GAP
+        for block in range(_ABREAST):
+            pen.text((self._left(block, 0), y), "evaluated", _INK, _SMALL)
+            pen.text((self._left(block, 1), y), "noised, as trained on", _INK, _SMALL)
+        return y + _line(_SMALL) + _GAP // 2
+
+    def _group(
+        self,
+        sheet: Image.Image,
+        pen: ImageDraw.ImageDraw,
+        group: Group,
+        versions: list[np.ndarray],
+        y: int,
+    ) -> int:
+        """Draws a name and its rows; returns where they end."""
+        name = _shortened(_in_font(group.name), _TEXT, _NAMES - 2 * _GAP)
+        pen.text((_MARGIN, y), name, _INK, _TEXT)
+        below = y + _line(_TEXT)
+        about = group.stream if len(group.images) else "no images"
+        pen.text((_MARGIN, below), about, _FAINT, _SMALL)
+        below += _line(_SMALL)
+        pairs = zip(group.images, versions, strict=True)
+        for number, (image, noised) in enumerate(pairs):
+            row, block = divmod(number, _ABREAST)
+            top = y + row * (self._tile + _GAP)
+            for place, pixels in enumerate([image, *noised]):
+                left = self._left(block, place)
+                tile = _tile(pixels, self._tile)
+                sheet.paste(tile, (left, top))
+                frame = (left - 1, top - 1, left + tile.width, top + tile.height)
+                pen.rectangle(frame, outline=_RULE)
+        rows = -(-len(group.images) // _ABREAST)
+        return max(y + rows * (self._tile + _GAP), below)
+
+    def _left(self, block: int, place: int) -> int:
+        """Returns where a tile begins; place 0 is the image itself, apart."""
+        step = self._tile + _GAP
+        block_width = (1 + VERSIONS) * step + _GAP + _WIDE_GAP
+        start = _MARGIN + _NAMES + block * block_width
+        return start + place * step + (_GAP if place else 0)
+
+
+def _tile_side(side: int) -> int:
+    if side > _ENLARGED:
+        return min(side, _TILE)
+    return side * max(1, _TILE // side)
+
+
+def _tile(pixels: np.ndarray, side: int) -> Image.Image:
+    """Enlarges small images with their pixels visible, makes large ones smaller."""
+    picture = Image.fromarray(pixels)
+    if len(pixels) > side:
+        return picture.resize((side, side), Image.Resampling.LANCZOS)
+    wanted = len(pixels) * (side // len(pixels))
+    return picture.resize((wanted, wanted), Image.Resampling.NEAREST)
+
+
+def _line(font: ImageFont.FreeTypeFont) -> int:
+    return round(1.35 * font.size)
+
+
+def _in_font(text: str) -> str:
+    """Writes text in the font at hand, which knows ASCII: é as e, others by number."""
+    written = []
+    for letter in printable(str(text)):
+        bare = unicodedata.normalize("NFKD", letter).encode("ascii", "ignore").decode()
+        written.append(bare or f"\\u{ord(letter):04x}")
+    return "".join(written)
+
+
+def _shortened(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(f"{text}…") > width:
+        text = text[:-1]
+    return f"{text}…"
+
+
+def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
+    """Breaks text at spaces; a word that is too long for a line is cut."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and font.getlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return [_shortened(line, font, width) for line in lines]
+
+
+def show_some(student: Student, path: pathlib.Path) -> dict[str, int]:
+    """Draws some of the images that a student learns from, with its noise."""
+    data = student.run.dataset
+    groups = [
+        _group(student, name, data.labelled, records, "labelled")
+        for name, records in _by_class(data.labelled, data.classes)
+    ]
+    some = np.linspace(0, len(data.pool) - 1, IMAGES_SHOWN["pseudo"]).astype(int)
+    groups.append(_group(student, "pool", data.pool, np.unique(some), "pseudo"))
+    picture = contact_sheet(
+        groups,
+        noise={stream: streams.input_noise(student, stream) for stream in GROUPS_SHOWN},
+        title=f"{data.name}, as {student.name.replace('_', ' ')} sees it",
+        seed=student.run.config.seed,
+    )
+    with files.atomic_file(path) as file:
+        picture.save(file, "PNG", optimize=True)
+    return {"images": sum(len(group.images) for group in groups)}
+
+
+def _by_class(source: Source, classes: tuple[str, ...]) -> list[tuple[str, np.ndarray]]:
+    """Returns class names and some of their records; all as one without classes."""
+    labels, most = np.asarray(labels_of(source)), IMAGES_SHOWN["labelled"]
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        return [("labelled", np.arange(min(most, len(source))))]
+    return [
+        (name, np.flatnonzero(labels == number)[:most])
+        for number, name in enumerate(classes)
+    ]
+
+
+def _group(
+    student: Student, name: str, source: Source, records: np.ndarray, stream: str
+) -> Group:
+    read = source.read(records.tolist()).images
+    images = [image for image in read if image is not None]
+    crops = None
+    if area := streams.input_noise(student, stream).crop_area:
+        crops = [_crops(student, image, n, area) for n, image in enumerate(images)]
+    whole = to_uint8(student.preprocessing.apply_all(images))
+    return Group(name, list(whole), stream, crops)
+
+
+def _crops(
+    student: Student, image: np.ndarray, number: int, area: float
+) -> list[np.ndarray]:
+    """Crops an image at random, as often as it is shown."""
+    boxes = crop_boxes(
+        student.run.config.seed,
+        0,
+        0,
+        np.arange(number * VERSIONS, (number + 1) * VERSIONS),
+        np.array([image.shape[:2]] * VERSIONS),
+        area,
+    )
+    return [student.preprocessing.apply_crop(image, box) for box in boxes.tolist()]

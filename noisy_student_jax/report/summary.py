@@ -1,0 +1,247 @@
+"""Judging a run: against the control, on the same test images, in one sentence."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from noisy_student_jax import report
+from noisy_student_jax.core import console, files
+from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.evaluation import statistics
+from noisy_student_jax.models import bundle as bundles
+from noisy_student_jax.report import formatting
+from noisy_student_jax.runs.paths import EVALUATION, MODEL, PREDICTIONS
+from noisy_student_jax.runs.run import CONTROL, TITLES, Run, Student
+
+SUMMARY = "summary.json"
+
+
+def judge(run: Run) -> dict[str, Any]:
+    """Writes ``summary.json``, ``best/``, ``README.md`` and ``report.html``."""
+    summary = summarize(run)
+    files.write_json(run.workdir / SUMMARY, summary)
+    _keep_best(run, summary["best"])
+    files.write_atomically(run.workdir / "README.md", _readme(run, summary))
+    report.write(run, summary)
+    return {"best": summary["best"], "verdict": summary["verdict"]["says"]}
+
+
+def summarize(run: Run) -> dict[str, Any]:
+    """Collects what the stages found, chooses the best generation and judges."""
+    students = [run.student(number) for number in range(run.last + 1)]
+    generations = [_generation(student) for student in students]
+    metric = run.task.primary_metric
+    # On validation, never on test; of equals the earlier, which is the smaller.
+    best = max(
+        range(len(students)), key=lambda k: (generations[k]["validation"][metric], -k)
+    )
+    rivals = {name: run.student(name) for name in run.compared_with}
+    control = rivals.get(CONTROL)
+    return {
+        "schema": 1,
+        "task": run.config.task,
+        "dataset": run.dataset.name,
+        "classes": list(run.dataset.classes),
+        "primary_metric": metric,
+        "splits": {
+            "train": len(run.dataset.labelled),
+            # Without what could not be read.
+            **_judged(students[-1]),
+            "pool": len(run.dataset.pool),
+        },
+        "generations": generations,
+        "control": _trained(control) if control else None,
+        "baselines": [
+            {"name": name, **_trained(rival)}
+            for name, rival in rivals.items()
+            if name != CONTROL
+        ],
+        "best": best,
+        "verdict": _verdict(run, students, control),
+    }
+
+
+def table(run: Run, summary: dict[str, Any]) -> str:
+    """Draws the table that a run ends with."""
+    metric = summary["primary_metric"]
+    head = ("", "model", "parameters", "px", "labelled", "pseudo", f"{metric} raw")
+    interval = f"{run.config.evaluation.confidence:.0%} interval"
+    rows = [(*head, f"{metric} EMA", interval, "time")]
+    entries = [
+        (f"generation {entry['generation']}", entry) for entry in summary["generations"]
+    ]
+    if summary["control"]:
+        entries.append((CONTROL, summary["control"]))
+    entries += [(TITLES[entry["name"]], entry) for entry in summary["baselines"]]
+    for name, entry in entries:
+        low, high = (100 * end for end in entry["interval"])
+        rows.append(
+            (
+                name,
+                entry["model"],
+                f"{entry['parameters']:,}",
+                formatting.resolution(entry),
+                f"{entry['labelled']:,}",
+                f"{entry['pseudo_labelled']:,}",
+                f"{100 * entry['raw'][metric]:.1f}",
+                f"{100 * entry['metrics'][metric]:.1f}",
+                f"[{low:.1f}, {high:.1f}]",
+                console.duration(entry["seconds"]),
+            )
+        )
+    widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.ljust(width) if n < 2 else cell.rjust(width)
+            for n, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def _generation(student: Student) -> dict[str, Any]:
+    return {"generation": student.generation, **_trained(student)}
+
+
+def _trained(student: Student) -> dict[str, Any]:
+    """Returns what the summary says of a trained model."""
+    ledger = student.run.ledger
+    trained = ledger.manifest(f"{student.name}/train")
+    final = student.final
+    refined = ledger.manifest(f"{student.name}/{final.stage}")
+    evaluation = files.read_json(student.folder / EVALUATION)
+    test, validation = (evaluation["splits"][part] for part in ("test", "validation"))
+    seconds = sum(
+        manifest["seconds"]
+        for stage in dict.fromkeys(
+            ("train", final.stage, "evaluate", "label", "select")
+        )
+        if (manifest := ledger.manifest(f"{student.name}/{stage}"))
+    )
+    return {
+        "model": evaluation["model"],
+        "parameters": trained["counts"]["parameters"],
+        "resolution": final.resolution,
+        # Before FixRes, which draws more images.
+        "trained_at": student.resolution,
+        "labelled": trained["counts"]["labelled"],
+        "pseudo_labelled": trained["counts"]["pseudo_labelled"],
+        "images_drawn": trained["counts"]["images_drawn"]
+        + (refined["counts"]["images_drawn"] if final.trained else 0),
+        "metrics": test["ema"],
+        "raw": test["raw"],
+        "interval": test["interval"],
+        "validation": validation["ema"],
+        "seconds": round(seconds, 1),
+    }
+
+
+def _verdict(
+    run: Run, students: list[Student], control: Student | None
+) -> dict[str, Any]:
+    """Compares the last student with the control, or else with the first teacher."""
+    options = run.config.evaluation
+    last = students[-1]
+    against, rival = ("labels-only", control) if control else ("teacher", students[0])
+    if rival is last:
+        return {
+            "against": None,
+            "difference": None,
+            "interval": None,
+            "says": "there is one generation and no control: nothing to compare with",
+        }
+    ours, theirs = _paired(last, rival)
+    difference = statistics.paired_bootstrap(
+        ours,
+        theirs,
+        confidence=options.confidence,
+        samples=options.bootstrap,
+        seed=run.config.seed,
+    )
+    return {
+        "against": "control" if control else "teacher",
+        "difference": difference.value,
+        "interval": [difference.low, difference.high],
+        "method": f"paired bootstrap over test images, {options.bootstrap:,} samples",
+        "confidence": options.confidence,
+        "images": difference.images,
+        "only_student_right": difference.only_ours,
+        "only_rival_right": difference.only_theirs,
+        "outcome": statistics.judge(difference),
+        "says": statistics.sentence(
+            difference,
+            ours=float(ours.mean()),
+            theirs=float(theirs.mean()),
+            against=against,
+        ),
+    }
+
+
+def _paired(one: Student, other: Student) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the primary metric of both for each test image that both were judged on.
+
+    An image that could not be read when one of them was evaluated is in neither.
+
+    Raises:
+      UserError: they have been judged on no image in common.
+    """
+    found = [
+        dict(zip(*(rows[name].to_pylist() for name in rows.column_names), strict=True))
+        for rows in (
+            pq.read_table(student.folder / PREDICTIONS, columns=["key", "primary"])
+            for student in (one, other)
+        )
+    ]
+    both = sorted(found[0].keys() & found[1].keys())
+    if not both:
+        raise UserError(
+            f"{one.name} and {other.name} were judged on different test images:"
+            " evaluate both again"
+        )
+    ours, theirs = (np.array([rows[key] for key in both], float) for rows in found)
+    return ours, theirs
+
+
+def _judged(student: Student) -> dict[str, int]:
+    """Returns how many images a student was judged on, by part."""
+    splits = files.read_json(student.folder / EVALUATION)["splits"]
+    return {part: splits[part]["images"] for part in ("validation", "test")}
+
+
+def _keep_best(run: Run, best: int) -> None:
+    """Copies the bundle to use into ``best/``."""
+    source, target = run.student(best).folder / MODEL, run.workdir / "best"
+    target.mkdir(exist_ok=True)
+    for path in sorted(source.iterdir()):
+        with files.atomic_file(target / path.name) as file:
+            file.write(path.read_bytes())
+    bundles.read(target)
+
+
+def _readme(run: Run, summary: dict[str, Any]) -> str:
+    verdict = summary["verdict"]["says"]
+    return f"""# A run of Noisy Student Training
+
+{verdict}
+
+```
+{table(run, summary)}
+```
+
+Data: {summary["dataset"]}, {summary["splits"]["train"]:,} labelled images,
+{summary["splits"]["pool"]:,} unlabelled; judged on {summary["splits"]["test"]:,} test
+images that nothing else touched; the generation to use was chosen on
+{summary["splits"]["validation"]:,} validation images: generation {summary["best"]}.
+
+- `report.html`: the result, to look at
+- `best/`: the model to use: `noisy-student predict --model=best IMAGE…`
+- `config.json`: what was run; `ledger/`: from what, and with which versions
+
+Made by this command, which also resumes it, or says that it is finished:
+
+```
+{run.command}
+```
+"""

@@ -1,0 +1,135 @@
+"""Going through images batch by batch, and counting: memory stays flat."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from noisy_student_jax.core.console import printable
+from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.core.protocols import Source, Task
+from noisy_student_jax.core.types import PyTree
+from noisy_student_jax.evaluation.predictor import Predictor
+from noisy_student_jax.images.preprocessing import Preprocessing
+from noisy_student_jax.models.bundle import Bundle
+from noisy_student_jax.robustness.metrics import restricted_hits
+
+TOP = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """The model that is judged.
+
+    Attributes:
+      bundle: it.
+      task: its task.
+      predictor: of its architecture.
+      variables: its weights, on the devices.
+    """
+
+    bundle: Bundle
+    task: Task
+    predictor: Predictor
+    variables: PyTree
+
+    @classmethod
+    def of(cls, bundle: Bundle, task: Task, *, batch: int) -> "Subject":
+        """Builds the model and places its weights."""
+        predictor = Predictor.from_bundle(bundle, task, batch=batch)
+        return cls(bundle, task, predictor, predictor.place(bundle.variables))
+
+    @property
+    def all_classes(self) -> np.ndarray:
+        """Indices of all classes."""
+        return np.arange(len(self.bundle.classes))
+
+
+@dataclasses.dataclass
+class Batches:
+    """Preprocessed batches of the usable images of a source.
+
+    Attributes:
+      source: of labelled images.
+      preprocessing: what is done to each.
+      size: of a batch.
+      before: called with the number of records done.
+      unusable: why a record was not among them, by its key; complete at the end.
+    """
+
+    source: Source
+    preprocessing: Preprocessing
+    size: int
+    before: Callable[[int], None] = lambda done: None
+    unusable: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields uint8 ``[images, side, side, 3]`` and labels ``[images]``.
+
+        Raises:
+          UserError: none of the images can be used.
+        """
+        used = 0
+        for start in range(0, len(self.source), self.size):
+            self.before(start)
+            indices = range(start, min(start + self.size, len(self.source)))
+            examples = self.source.read(indices)
+            good = np.array([reason == "ok" for reason in examples.status])
+            for index, reason in zip(indices, examples.status, strict=True):
+                if reason != "ok":
+                    self.unusable[self.source.key(index)] = reason
+            if good.any():
+                used += int(good.sum())
+                images = self.preprocessing.apply_all(
+                    image
+                    for image, use in zip(examples.images, good, strict=True)
+                    if use
+                )
+                yield images, np.asarray(examples.labels)[good]
+        if not used:
+            key, reason = next(iter(self.unusable.items()))
+            raise UserError(
+                f"none of the {len(self.source)} images can be used, the first being"
+                f" '{printable(key)}' ({reason}): repair or replace them"
+            )
+
+
+def count(
+    subject: Subject,
+    source: Source,
+    *,
+    preprocessing: Preprocessing | None = None,
+    classes: np.ndarray | None = None,
+    before: Callable[[int], None] = lambda done: None,
+) -> dict[str, Any]:
+    """Counts on how many images a model is right.
+
+    Args:
+      subject: the model.
+      source: of labelled images.
+      preprocessing: what is done to each; None for the model's own.
+      classes: indices of the classes that may be predicted; None for all.
+      before: called with the number of records done.
+
+    Returns:
+      ``images``, ``top1``, ``top5`` (where more than five classes may be predicted)
+      and ``unusable``, the reason by key.
+    """
+    classes = subject.all_classes if classes is None else classes
+    batches = Batches(
+        source,
+        preprocessing or subject.bundle.preprocessing,
+        subject.predictor.batch,
+        before,
+    )
+    images, right = 0, {1: 0, TOP: 0}
+    for pixels, labels in batches:
+        logits = subject.predictor(subject.variables, pixels)["logits"]
+        images += len(labels)
+        for k in right:
+            right[k] += int(restricted_hits(logits, labels, classes, k=k).sum())
+    found = {"images": images, "top1": right[1] / images}
+    if len(classes) > TOP:
+        found["top5"] = right[TOP] / images
+    return {**found, "unusable": batches.unusable}

@@ -1,0 +1,227 @@
+"""Stages: what is done, in which order, and what must be done again.
+
+A stage knows which config fields it reads and which stages it builds on. From that
+and the ledger follows, before anything starts, what is finished, what can go on,
+and what would have to run again because something changed.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+from noisy_student_jax.core import console, files
+from noisy_student_jax.runs import ledger
+from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.runs.ledger import Identity
+from noisy_student_jax.runs.run import Run
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One stage of a run.
+
+    Attributes:
+      name: ``generation_0/train`` and the like, unique in the run.
+      config: the identity fields that it reads.
+      needs: names of the stages whose files it reads.
+      outputs: files and folders that it makes, relative to the run directory;
+        hashed when it finishes.
+      perform: does it; returns counts for the ledger.
+      inputs: digests of what it reads from outside the run.
+      working_files: what it makes besides, and may be lost once it has finished.
+      work: multiply–adds, roughly: what the time left is told from.
+      derived: whether it only tells what other stages found, so that doing it again
+        loses nothing and needs no leave.
+      elsewhere: where another config has an output, by the output: what is finished
+        gets its other name, and is not made again for it.
+    """
+
+    name: str
+    config: dict[str, Any]
+    needs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    perform: Callable[[], dict[str, Any]]
+    inputs: dict[str, str] = dataclasses.field(default_factory=dict)
+    working_files: tuple[str, ...] = ()
+    work: float = 0.0
+    derived: bool = False
+    elsewhere: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Standing:
+    """Where a stage stands.
+
+    Attributes:
+      state: ``finished``, ``started``, ``pending`` or ``stale``.
+      why: what makes it stale, a phrase each.
+    """
+
+    state: str
+    why: tuple[str, ...] = ()
+
+
+def standings(run: Run, stages: list[Stage]) -> dict[str, Standing]:
+    """Says where each stage stands, in order; a stage on a stale one is stale."""
+    found: dict[str, Standing] = {}
+    for stage in stages:
+        manifest = run.ledger.manifest(stage.name)
+        record = manifest or run.ledger.started(stage.name)
+        stale_needs = [n for n in stage.needs if found[n].state == "stale"]
+        if record is None:
+            found[stage.name] = Standing("pending")
+            continue
+        why = [f"builds on {name}" for name in stale_needs]
+        unfinished = [
+            n for n in stage.needs if found[n].state in ("pending", "started")
+        ]
+        if unfinished:
+            why += [f"{name} is missing" for name in unfinished]
+        elif not stale_needs:
+            why = _identity(run, stage).differences(record)
+        if manifest and not why:
+            moved = run.ledger.misplaced(stage.name, stage.elsewhere)
+            outputs = [moved.get(path, path) for path in stage.outputs]
+            changed = run.ledger.changed_outputs(stage.name, outputs)
+            why = [f"'{path}' changed" for path in changed]
+        if why and not manifest and not _made_anything(run, stage):
+            found[stage.name] = Standing("pending")
+        elif why:
+            found[stage.name] = Standing("stale", tuple(why))
+        else:
+            found[stage.name] = Standing("finished" if manifest else "started")
+    return found
+
+
+def perform(
+    run: Run, stages: list[Stage], *, only: set[str] | None = None, again: bool = False
+) -> None:
+    """Performs what is not finished.
+
+    Args:
+      run: the run.
+      stages: all of its stages.
+      only: names of the stages to perform; None for all.
+      again: whether stale stages may be performed again (their files move to
+        ``superseded``); else they are refused.
+
+    Raises:
+      UserError: something changed and `again` is not given, or a stage to perform
+        stands on one that has not finished.
+    """
+    found = standings(run, stages)
+    derived = {stage.name for stage in stages if stage.derived}
+    stale = {name: s for name, s in found.items() if s.state == "stale"}
+    if stale.keys() - derived and not again:
+        raise UserError(_refusal(run, stale))
+    chosen = [s for s in stages if only is None or s.name in only]
+    _check_needs(run, chosen, found)
+    run.write_config()
+    for stage in stages:
+        if stage.name in stale:
+            folder = run.ledger.supersede(
+                stage.name, [*stage.outputs, *stage.working_files]
+            )
+            console.say(f"{stage.name}: moved what there was to '{folder}'")
+        elif found[stage.name].state == "finished":
+            for new, old in run.ledger.misplaced(stage.name, stage.elsewhere).items():
+                run.ledger.relocate(stage.name, old, new)
+    run.progress.total_work = sum(
+        s.work for s in chosen if found[s.name].state != "finished"
+    )
+    for number, stage in enumerate(chosen, start=1):
+        label = f"[{number}/{len(chosen)}] {stage.name}"
+        if found[stage.name].state == "finished":
+            # A kill may have fallen between the manifest and this.
+            run.ledger.forget_start(stage.name)
+            console.say(f"{label}: finished already, skipped")
+            continue
+        run.interruption.check()
+        goes_on = found[stage.name].state == "started"
+        _perform_one(run, stage, label, goes_on=goes_on)
+    run.interruption.check()
+
+
+def _check_needs(run: Run, chosen: list[Stage], found: dict[str, Standing]) -> None:
+    """Refuses stages that stand on others which neither are finished nor chosen."""
+    names = {stage.name for stage in chosen}
+    for stage in chosen:
+        missing = [
+            need
+            for need in stage.needs
+            if need not in names and found[need].state != "finished"
+        ]
+        if missing and found[stage.name].state != "finished":
+            raise UserError(
+                f"{stage.name} needs {missing[0]}, which has not finished in"
+                f" '{run.workdir}': run that stage first, or the whole loop with"
+                " `noisy-student run`"
+            )
+
+
+def _perform_one(run: Run, stage: Stage, label: str, *, goes_on: bool) -> None:
+    identity = _identity(run, stage)
+    console.say(f"{label}{': goes on' if goes_on else ''}")
+    if goes_on:
+        started = run.ledger.started(stage.name)
+        for change in ledger.environment_changes(started["environment"]):
+            console.warn(
+                f"{stage.name} was started elsewhere ({change}): the result is the"
+                " same only to rounding"
+            )
+    else:
+        run.ledger.begin(stage.name, identity)
+    for made in (run.workdir / path for path in stage.outputs):
+        for folder in (made, made.parent):
+            files.remove_unfinished(folder)
+    run.progress.begin(label, work=stage.work)
+    started_at = time.monotonic()
+    try:
+        counts = stage.perform()
+    except BaseException:
+        # Going on later, it will have taken this long already.
+        run.ledger.spend(stage.name, time.monotonic() - started_at)
+        raise
+    run.progress.finish()
+    seconds = time.monotonic() - started_at
+    run.ledger.finish(
+        stage.name,
+        identity,
+        outputs=list(stage.outputs),
+        counts=counts,
+        seconds=seconds,
+    )
+    told = ", ".join(
+        f"{key.replace('_', ' ')} {_told(value)}"
+        for key, value in counts.items()
+        if isinstance(value, (int, float))
+    )
+    console.say(f"  {told or 'done'} ({console.duration(seconds)})")
+
+
+def _made_anything(run: Run, stage: Stage) -> bool:
+    made = [*stage.outputs, *stage.working_files]
+    return any((run.workdir / path).exists() for path in made)
+
+
+def _identity(run: Run, stage: Stage) -> Identity:
+    needed = {name: run.ledger.outputs_digest(name) for name in stage.needs}
+    return Identity(stage.config, {**stage.inputs, **needed})
+
+
+def _refusal(run: Run, stale: dict[str, Standing]) -> str:
+    causes = []
+    for name, standing in stale.items():
+        own = [why for why in standing.why if not why.startswith("builds on")]
+        if own:
+            causes.append(f"{name} ({'; '.join(own[:4])})")
+    return (
+        f"'{run.workdir}' was made with something else: {', '.join(causes)}; these"
+        f" would have to run again: {', '.join(stale)}; pass --again to do so (what is"
+        " there is moved to superseded/, not deleted), or give another --workdir"
+    )
+
+
+def _told(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else f"{value:,}"

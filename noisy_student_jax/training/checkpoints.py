@@ -1,0 +1,165 @@
+"""Checkpoints of a training run, written by Orbax, verified by hashes.
+
+Orbax does not notice a flipped bit, and takes any stray folder for its newest
+step. So every step has a manifest of SHA-256 sums, written last, and only steps
+whose files match their manifest exist for us.
+
+Writing and hashing go on in the background: a save returns as soon as the state has
+been copied off the devices, so that the next step may have its buffers.
+"""
+
+import concurrent.futures
+import logging
+import pathlib
+import re
+import shutil
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from noisy_student_jax.core import console, files
+from noisy_student_jax.core.errors import NotSavedError, UserError, one_line
+from noisy_student_jax.training.state import TrainState
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether a line of Orbax's log is not the traceback of what is raised anyway."""
+    return not (record.exc_info and "orbax" in record.pathname)
+
+
+logging.getLogger("absl").addFilter(_is_news)
+
+
+class Checkpoints:
+    """The checkpoints in one folder: ``step_N/`` with ``step_N.json`` beside it."""
+
+    def __init__(
+        self, folder: pathlib.Path, *, keep: int = 2, asynchronous: bool = False
+    ):
+        """Opens a folder.
+
+        Args:
+          folder: made when something is saved.
+          keep: how many of the newest steps to keep.
+          asynchronous: whether `save` leaves writing and hashing to the background.
+        """
+        self.folder = folder.absolute()
+        self.keep = keep
+        self.asynchronous = asynchronous
+        self._orbax = ocp.StandardCheckpointer()
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
+        self._writing: tuple[int, concurrent.futures.Future] | None = None
+
+    def steps(self) -> list[int]:
+        """Returns the steps that have a manifest, in order."""
+        names = (path.name for path in self.folder.glob("step_*.json"))
+        found = (re.fullmatch(r"step_(\d+)\.json", name) for name in names)
+        return sorted(int(match[1]) for match in found if match)
+
+    def save(self, state: TrainState) -> None:
+        """Saves a state under its step, then lets go of the oldest ones.
+
+        Where this is `asynchronous`, the step is not among `steps` before it is
+        whole; what goes wrong meanwhile is told by the next save, `wait` or `close`.
+
+        Raises:
+          NotSavedError: this state, or the one before it, could not be written.
+        """
+        self.wait()
+        step = int(state.step)
+        if step in self.steps():
+            if self._intact(step):
+                return
+            self._manifest(step).unlink()
+        target = self._path(step)
+        if target.exists():
+            # Damaged, or a save that was cut short.
+            shutil.rmtree(target)
+        try:
+            # Returns once the state has been copied. On CPU the copy may be the
+            # buffers themselves: as long as they are looked at, no step is given them.
+            self._orbax.save(target, state)
+        except Exception as error:
+            raise self._not_saved(step, error) from error
+        self._writing = step, self._thread.submit(self._finish, step)
+        if not self.asynchronous:
+            self.wait()
+
+    def wait(self) -> None:
+        """Waits until what is being written has been.
+
+        Raises:
+          NotSavedError: it could not be.
+        """
+        if self._writing is None:
+            return
+        (step, writing), self._writing = self._writing, None
+        try:
+            writing.result()
+        except Exception as error:
+            raise self._not_saved(step, error) from error
+
+    def restore_latest(self, like: TrainState) -> TrainState | None:
+        """Returns the newest state whose files are what was written, or None.
+
+        Args:
+          like: a state of the wanted shapes, dtypes and shardings.
+        """
+        self.wait()
+        for step in reversed(self.steps()):
+            if not self._intact(step):
+                console.warn(
+                    f"checkpoint '{self._path(step)}' is damaged (its files do not"
+                    " match their SHA-256 sums); going back to the one before"
+                )
+                continue
+            abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+            return self._orbax.restore(self._path(step), abstract)
+        return None
+
+    def close(self) -> None:
+        """Waits until all is written, and lets go of the threads.
+
+        Raises:
+          NotSavedError: see `wait`.
+        """
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+            self._orbax.close()
+
+    def _finish(self, step: int) -> None:
+        """Waits for Orbax, then writes the manifest and lets go of the oldest."""
+        self._orbax.wait_until_finished()
+        if jax.process_index() == 0:
+            files.write_json(self._manifest(step), self._record(step))
+            for old in self.steps()[: -self.keep]:
+                self._manifest(old).unlink()
+                shutil.rmtree(self._path(old), ignore_errors=True)
+
+    def _not_saved(self, step: int, error: Exception) -> NotSavedError:
+        return NotSavedError(
+            f"the checkpoint of step {step:,} could not be written to"
+            f" '{self._path(step)}' ({one_line(error)}): make room there, or make it"
+            " writable; the same command goes on from the last checkpoint"
+        )
+
+    def _intact(self, step: int) -> bool:
+        try:
+            manifest = files.read_json(self._manifest(step))
+        except UserError:
+            return False
+        path = self._path(step)
+        return path.is_dir() and manifest == self._record(step)
+
+    def _record(self, step: int) -> dict[str, Any]:
+        """Returns what the manifest of a step says."""
+        return {"step": step, "files": files.tree_hashes(self._path(step), ["."])}
+
+    def _path(self, step: int) -> pathlib.Path:
+        return self.folder / f"step_{step:08d}"
+
+    def _manifest(self, step: int) -> pathlib.Path:
+        return self.folder / f"step_{step:08d}.json"

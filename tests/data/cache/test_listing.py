@@ -1,0 +1,451 @@
+"""Listing people's folders: what is an image, of which class, and what is left out."""
+
+import os
+import pathlib
+import socket
+
+import numpy as np
+import pytest
+
+from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.data.cache.listing import (
+    MISSING,
+    NOT_REGULAR,
+    list_classes,
+    list_images,
+    safe_text,
+)
+
+
+def tree(root, *paths):
+    for path in paths:
+        whole = root / path
+        if path.endswith("/"):
+            whole.mkdir(parents=True)
+        else:
+            whole.parent.mkdir(parents=True, exist_ok=True)
+            whole.write_bytes(b"x" * len(path))
+    return root
+
+
+def csv_file(folder, text, encoding="utf-8"):
+    folder.mkdir(exist_ok=True)
+    path = folder / "labels.csv"
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+def labelled(listing):
+    return {
+        path: listing.classes[label]
+        for path, label in zip(listing.paths, listing.labels, strict=True)
+    }
+
+
+def test_each_sub_folder_is_a_class(tmp_path):
+    tree(tmp_path, "dog/b.JPG", "cat/deep/er/a.png", "cat/c.webp", "dog/a.Heic")
+
+    listing = list_classes(tmp_path)
+
+    assert listing.classes == ("cat", "dog")
+    assert listing.paths == (
+        "cat/c.webp",
+        "cat/deep/er/a.png",
+        "dog/a.Heic",
+        "dog/b.JPG",
+    )
+    assert listing.labels.tolist() == [0, 0, 1, 1]
+    assert listing.sizes.tolist() == [len(path) for path in listing.paths]
+    stamps = [(tmp_path / path).stat().st_mtime_ns for path in listing.paths]
+    assert listing.modified.tolist() == stamps
+    assert {
+        array.dtype for array in (listing.labels, listing.sizes, listing.modified)
+    } == {np.dtype(np.int64)}
+    assert listing.root == tmp_path
+    assert listing.left_out == {}
+
+
+def test_suffixes_of_images_are_known_in_any_case(tmp_path):
+    names = "JPG jpg jpeg jpe jfif png webp bmp dib tif TIFF gif heic heif avif ppm pgm"
+    tree(
+        tmp_path, *(f"a.{name}" for name in names.split()), "a.jpgx", "png", "a.png.gz"
+    )
+
+    assert list_images(tmp_path).paths == tuple(
+        sorted(f"a.{name}" for name in names.split())
+    )
+
+
+def test_a_tree_without_labels_is_listed_whole(tmp_path):
+    tree(tmp_path, "b.png", "x/a.png", "x/y/z/c.png", "a-b.png", "a/b.png")
+
+    listing = list_images(tmp_path)
+
+    assert listing.paths == ("a-b.png", "a/b.png", "b.png", "x/a.png", "x/y/z/c.png")
+    assert listing.labels is None
+    assert listing.classes == ()
+
+
+def test_what_is_left_out_is_counted_and_named(tmp_path):
+    tree(tmp_path, "a/1.png", "b/1.png", "loose.png", "a/t.txt", "b/s.txt", "b/README")
+    tree(tmp_path, "a/.DS_Store", ".git/1.png", "b/__MACOSX/1.png", "b/Thumbs.db")
+    os.mkfifo(tmp_path / "a" / "pipe.png")
+    (tmp_path / "b" / "nowhere.png").symlink_to("gone.png")
+    (tmp_path / "b" / "itself.png").symlink_to("itself.png")
+    (tmp_path / "b" / "null.png").symlink_to("/dev/null")
+
+    listing = list_classes(tmp_path)
+
+    assert listing.paths == ("a/1.png", "b/1.png")
+    assert listing.left_out == {
+        "hidden files and folders": 4,
+        "images in no class folder": 1,
+        "links that lead nowhere or back": 2,
+        "not regular files": 2,
+        "other kinds of file (.txt 2, no suffix 1)": 3,
+    }
+
+
+def test_of_many_other_kinds_the_most_are_named(tmp_path):
+    tree(tmp_path, "a.png", "x.g", "y.g", *(f"x.{kind}" for kind in "fedcba"))
+
+    (told,) = list_images(tmp_path).left_out.items()
+
+    assert told == ("other kinds of file (.g 2, .a 1, .b 1, .c 1, .d 1, …)", 8)
+
+
+def test_pipes_and_sockets_are_not_opened(tmp_path):
+    tree(tmp_path, "a.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "to_pipe.png").symlink_to("pipe.png")
+    with socket.socket(socket.AF_UNIX) as one:
+        one.bind(os.path.relpath(tmp_path / "s.png"))
+
+        assert list_images(tmp_path).left_out == {"not regular files": 3}
+
+
+def test_links_are_followed_once_for_each_real_folder(tmp_path):
+    tree(tmp_path / "elsewhere", "1.png", "deep/2.png")
+    root = tree(tmp_path / "root", "z/real.png")
+    (root / "one").symlink_to(tmp_path / "elsewhere")
+    (root / "two").symlink_to(tmp_path / "elsewhere" / "deep")
+    (root / "a_name_of_z").symlink_to(root / "z")
+    (root / "z" / "loop").symlink_to(root)
+    (root / "z" / "up").symlink_to(tmp_path)
+    (root / "file.png").symlink_to(root / "z" / "real.png")
+    (tmp_path / "elsewhere" / "around").symlink_to(tmp_path / "elsewhere")
+
+    listing = list_images(root)
+
+    assert listing.paths == (
+        "file.png",
+        "one/1.png",
+        "one/deep/2.png",
+        "z/real.png",
+    )
+    assert listing.left_out == {"links that lead nowhere or back": 5}
+    assert listing.sizes[0] == listing.sizes[3]
+
+
+def test_class_folders_may_be_links_and_keep_their_images(tmp_path):
+    tree(tmp_path / "store", "1/a.png", "2/b.png")
+    root = tree(tmp_path / "root", "bird/c.png", "loose.png")
+    (root / "cat").symlink_to(tmp_path / "store" / "1")
+    (root / "dog").symlink_to(tmp_path / "store" / "2")
+    (root / "bird" / "more").symlink_to(root / "dog")
+    (root / "bird" / "all").symlink_to(root)
+
+    listing = list_classes(root)
+
+    assert labelled(listing) == {
+        "bird/c.png": "bird",
+        "cat/a.png": "cat",
+        "dog/b.png": "dog",
+    }
+    assert listing.left_out["links that lead nowhere or back"] == 2
+
+
+NAMES = (
+    "ünï 🐈.png",
+    "new\nline.png",
+    "<script>alert(1)</script>.png",
+    "b\\n.png",
+    "%.png",
+)
+NOT_UTF8 = os.fsdecode(b"caf\xe9.png")
+
+
+def test_any_name_is_listed_and_has_a_safe_text_of_its_own(tmp_path):
+    names = sorted([*(name.replace("/", "_") for name in NAMES), NOT_UTF8])
+    tree(tmp_path, *names)
+
+    listing = list_images(tmp_path)
+
+    assert listing.paths == tuple(names)
+    safe = [safe_text(path) for path in listing.paths]
+    assert all("\n" not in text and text.encode() for text in safe)
+    assert "ünï 🐈.png" in safe
+
+
+def test_safe_texts_are_unique():
+    texts = [
+        "\n",
+        "\\n",
+        "\\\n",
+        "\\\\n",
+        "\udce9",
+        "\\udce9",
+        "\x85",
+        "\u2028",
+        "a/b",
+        "é",
+    ]
+
+    assert len({safe_text(text) for text in texts}) == len(texts)
+    assert safe_text("é/b c.png") == "é/b c.png"
+
+
+def test_a_class_of_any_name_can_be_stored(tmp_path):
+    tree(tmp_path, f"{NOT_UTF8}/1.png", "<script>/1.png", "a\\b/1.png")
+
+    listing = list_classes(tmp_path)
+
+    assert listing.classes == ("<script>", "a\\b", "caf\\udce9.png")
+    assert [path.encode(errors="surrogateescape") for path in listing.paths][-1] == (
+        b"caf\xe9.png/1.png"
+    )
+
+
+def test_a_test_set_is_read_with_the_classes_known(tmp_path):
+    tree(tmp_path, "dog/1.png", "ant/1.png", "cat/")
+
+    listing = list_classes(tmp_path, classes=["ant", "bee", "dog", "cat"])
+
+    assert listing.classes == ("ant", "bee", "dog", "cat")
+    assert listing.labels.tolist() == [0, 2]
+
+
+def test_a_csv_file_says_paths_and_labels(tmp_path):
+    tree(tmp_path / "in", "x/1.png", "2.dat")
+    tree(tmp_path, "out/3.png")
+    path = csv_file(
+        tmp_path / "in",
+        "who, Label ,path\r\n"
+        "me,dog,x/1.png\r\n"
+        "\r\n"
+        f'me," cat ",{tmp_path / "out" / "3.png"}\r\n'
+        f"you,dog,{tmp_path / 'in' / 'x' / '1.png'}\r\n"
+        "you,dog,./x//1.png\r\n"
+        'me,cat,"gone, ünï.png"\r\n'
+        "me,cat,x\r\n"
+        "me,cat,2.dat/deeper.png\r\n"
+        "me,cat,nu\0ll.png\r\n"
+        "me,dog,2.dat\r\n",
+    )
+
+    listing = list_classes(path)
+
+    outside = str(tmp_path / "out" / "3.png")
+    assert labelled(listing) == {
+        outside: "cat",
+        "2.dat": "dog",
+        "2.dat/deeper.png": "cat",
+        "gone, ünï.png": "cat",
+        "nu\0ll.png": "cat",
+        "x": "cat",
+        "x/1.png": "dog",
+    }
+    sizes = dict(zip(listing.paths, listing.sizes.tolist(), strict=True))
+    assert sizes == {
+        outside: len("out/3.png"),
+        "2.dat": len("2.dat"),
+        "2.dat/deeper.png": MISSING,
+        "gone, ünï.png": MISSING,
+        "nu\0ll.png": MISSING,
+        "x": NOT_REGULAR,
+        "x/1.png": len("x/1.png"),
+    }
+    assert listing.root == tmp_path / "in"
+
+
+def test_a_csv_file_may_begin_with_a_byte_order_mark(tmp_path):
+    path = csv_file(tmp_path, "\ufeffpath,label\na.png,cat\nb.png,dog\n")
+
+    assert list_classes(path).paths == ("a.png", "b.png")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a.png,cat\n", r"needs a first line .* has 'a\.png,cat'"),
+        ("path;label\na;b\n", "separated by commas, and has 'path;label'"),
+        ("", "needs a first line"),
+        ("path,label\n", "names no images"),
+        ("path,label\na.png,cat\nb.png\n", "line 3 of .* has no label"),
+        ("path,label\n,cat\n", "line 2 of .* has no path"),
+        (
+            "path,label\na.png,cat\n./a.png,dog\n",
+            "two labels, up to line 3, 'cat' and 'dog'",
+        ),
+        ("path,label\na.png,cat\nb.png,cat\n", "has one class, 'cat': at least two"),
+        ("path,label\na.png,cat\nb.png,Cat\n", "'Cat' and 'cat' .* differ only in"),
+        pytest.param(
+            "path,label\na.png," + "x" * 200_000, "line 2 of .* is not CSV", id="huge"
+        ),
+    ],
+)
+def test_a_csv_file_that_is_not_clear_is_refused(tmp_path, text, message):
+    with pytest.raises(UserError, match=message):
+        list_classes(csv_file(tmp_path, text))
+
+
+def test_a_csv_file_in_another_encoding_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"labels\.csv' is not UTF-8 text .*: save it"):
+        list_classes(csv_file(tmp_path, "path,label\nä.png,b\n", "latin-1"))
+
+
+def test_a_csv_file_has_to_keep_to_known_classes_too(tmp_path):
+    path = csv_file(tmp_path, "path,label\n1.png,dogg\n")
+
+    with pytest.raises(UserError) as caught:
+        list_classes(path, classes=["cat", "dog"])
+
+    assert str(caught.value) == (
+        f"'1.png' in '{path}' is of the class 'dogg', which is not among the 2 known"
+        " classes; did you mean 'dog'?"
+    )
+
+
+CASES = {
+    "gone": ([], "place' does not exist: give a folder"),
+    "nothing in it": (["place/"], "place' holds no class folders: put the images"),
+    "images and no folders": (
+        ["place/1.png", "place/2.png"],
+        "holds 2 images but no class folders: put the images of each class into a",
+    ),
+    "one class": (["place/cat/1.png"], "has one class, 'cat': at least two"),
+    "a class with no images": (
+        ["place/cat/1.png", "place/dog/notes.txt", "place/eel/"],
+        r"class folder 'dog' \(and 1 more\) of .* holds no images: put some in, or",
+    ),
+    "splits": (
+        [
+            f"place/{part}/{name}/1.png"
+            for part in ("t", "v")
+            for name in ("cat", "dog")
+        ],
+        r"looks like a folder of splits \('t', 'v', with no images but the same",
+    ),
+    "splits that differ a little": (
+        ["place/Train/cat/1.png", "place/Train/dog/1.png", "place/val/cat/1.png"],
+        "looks like a folder of splits",
+    ),
+    "names that differ in case": (
+        ["place/Cat/1.png", "place/cat/1.png"],
+        "classes '[Cc]at' and '[Cc]at' of .* differ only in upper and lower case",
+    ),
+    "names that differ in bytes": (
+        ["place/caf\u00e9/1.png", "place/cafe\u0301/1.png"],
+        "how an accent is stored",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_place_that_is_not_clear_is_refused(tmp_path, case):
+    paths, message = CASES[case]
+    tree(tmp_path, *paths)
+
+    with pytest.raises(UserError, match=message) as caught:
+        list_classes(tmp_path / "place")
+
+    assert "\n" not in str(caught.value)
+    assert "place" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [
+        ["cat/2023/1.png", "dog/2023/1.png"],
+        ["cat/a/1.png", "cat/b/1.png", "dog/a/1.png", "dog/c/1.png"],
+        ["cat/a/1.png", "cat/b/1.png", "dog/a/1.png", "dog/b/1.png", "dog/1.png"],
+        ["train/1.png", "test/1.png"],
+    ],
+)
+def test_images_of_a_class_may_lie_in_folders(tmp_path, paths):
+    assert len(list_classes(tree(tmp_path, *paths))) == len(paths)
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("cat", "'kitty' .* is the same folder as 'cat'"),
+        ("cat/sub", "'kitty' .* lies in 'cat'"),
+    ],
+)
+def test_class_folders_that_share_images_are_refused(tmp_path, target, message):
+    tree(tmp_path, "cat/sub/1.png", "cat2/1.png")
+    (tmp_path / "kitty").symlink_to(target)
+
+    with pytest.raises(UserError, match=message):
+        list_classes(tmp_path)
+
+
+def test_a_class_that_is_not_known_is_named(tmp_path):
+    tree(tmp_path, "dgo/1.png", "cat/1.png")
+
+    with pytest.raises(
+        UserError, match=r"class 'dgo', .* 2 known classes; did you mean 'dog'"
+    ):
+        list_classes(tmp_path, classes=["cat", "dog"])
+
+
+def test_a_test_set_without_images_is_refused(tmp_path):
+    with pytest.raises(UserError, match="holds no images"):
+        list_classes(tree(tmp_path, "cat/"), classes=["cat", "dog"])
+
+
+def test_a_tree_without_images_is_refused(tmp_path):
+    tree(tmp_path, "a/notes.txt", ".hidden.png")
+
+    with pytest.raises(UserError) as caught:
+        list_images(tmp_path)
+
+    assert str(caught.value) == (
+        f"'{tmp_path}' holds no images (left out: 1 hidden files and folders, 1 other"
+        " kinds of file (.txt 1)): give a folder with images in it"
+    )
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (
+            list_classes,
+            r"a\.txt' is a file: give a folder with one sub-folder per class",
+        ),
+        (list_images, r"a\.txt' is a file: give a folder of images"),
+    ],
+)
+def test_a_file_is_no_folder(tmp_path, function, message):
+    tree(tmp_path, "a.txt")
+
+    with pytest.raises(UserError, match=message):
+        function(tmp_path / "a.txt")
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    tree(tmp_path, "a/1.png", "b/locked/1.png")
+    scandir = os.scandir
+
+    def guarded(path):
+        if pathlib.Path(path).name == "locked":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+
+    with pytest.raises(
+        UserError, match=r"cannot read '.*/b/locked' \(Permission denied\)"
+    ):
+        list_images(tmp_path)

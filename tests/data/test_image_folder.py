@@ -1,0 +1,275 @@
+"""People's own images: what becomes of folders."""
+
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from noisy_student_jax import data as datasets
+from noisy_student_jax.config import ConfigDict, base_config
+from noisy_student_jax.core.console import Progress
+from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.core.preemption import Interruption
+from noisy_student_jax.images.decode import decode
+
+CLASSES = ("cat", "dog", "owl")
+
+
+def save(path, number):
+    """Writes an image of its own."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(number).integers(0, 256, (10, 12, 3), np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Labelled images of three classes, and others without labels. Do not change."""
+    root = tmp_path_factory.mktemp("folders")
+    for label, name in enumerate(CLASSES):
+        for number in range(20):
+            save(root / "labeled" / name / f"{number}.png", 100 * label + number)
+    for number in range(30):
+        save(root / "unlabeled" / f"{number % 3}" / f"{number}.png", 1000 + number)
+    return root
+
+
+@pytest.fixture
+def copied(folders, tmp_path):
+    """The same, to change."""
+    return pathlib.Path(shutil.copytree(folders, tmp_path / "copied"))
+
+
+def load(root, cache, *, look_only=False, **fields):
+    section = base_config().data
+    section.update(name="own", cache=str(cache), side=8, workers=1)
+    section.sources.update(
+        labeled=str(root / "labeled"), unlabeled=str(root / "unlabeled")
+    )
+    sources = fields.pop("sources", {})
+    section.sources.update(sources)
+    section.update(ConfigDict(fields))
+    return datasets.load(
+        section,
+        seed=0,
+        interruption=Interruption(),
+        progress=Progress(),
+        look_only=look_only,
+    )
+
+
+def keys(source):
+    return {source.key(index) for index in range(len(source))}
+
+
+@pytest.fixture(scope="module")
+def loaded(folders, tmp_path_factory):
+    return load(folders, tmp_path_factory.mktemp("cache"))
+
+
+def test_the_parts_are_split_by_class_and_none_is_lost(loaded, folders):
+    sizes = {name: len(part) for name, part in loaded.parts().items()}
+
+    assert loaded.classes == CLASSES
+    assert loaded.name == f"{folders.name}/labeled"
+    assert sizes["pool"] == 30
+    assert sizes["labelled"] + sizes["validation"] + sizes["test"] == 60
+    for part in (loaded.labelled, loaded.validation, loaded.test):
+        assert set(part.labels.tolist()) == {0, 1, 2}
+        for index, label in enumerate(part.labels):
+            assert f"labeled/{CLASSES[label]}/" in part.key(index)
+    assert loaded.pool.labels is None
+
+
+def test_images_are_those_of_the_files(loaded, folders):
+    for part in loaded.parts().values():
+        images = part.read(range(len(part))).images
+        for index, image in enumerate(images):
+            path = folders / part.key(index).split(":")[0]
+            np.testing.assert_array_equal(image, decode(path, shorter_side=8))
+
+
+def test_a_folder_that_grows_moves_nothing_between_parts(copied, tmp_path):
+    before = load(copied, tmp_path / "cache")
+    for label, name in enumerate(CLASSES):
+        for number in range(20, 50):
+            save(copied / "labeled" / name / f"a{number}.png", 100 * label + number)
+
+    after = load(copied, tmp_path / "cache")
+
+    for part in ("labelled", "validation", "test"):
+        assert keys(before.parts()[part]) <= keys(after.parts()[part])
+    assert sum(len(after.parts()[p]) for p in ("labelled", "validation", "test")) == 150
+
+
+def test_what_was_dealt_is_remembered_also_where_a_class_had_to_be_helped(
+    copied, tmp_path
+):
+    small = copied / "labeled" / "owl"
+    for path in sorted(small.iterdir())[3:]:
+        path.unlink()
+    before = load(copied, tmp_path / "cache")
+    owls = {
+        name: {key for key in keys(part) if "/owl/" in key}
+        for name, part in before.parts().items()
+    }
+    assert [len(owls[p]) for p in ("labelled", "validation", "test")] == [1, 1, 1]
+
+    for number in range(400, 440):
+        save(small / f"{number}.png", number)
+    after = load(copied, tmp_path / "cache")
+
+    for name, part in after.parts().items():
+        assert owls[name] <= keys(part)
+
+
+def test_copies_of_test_images_leave_the_pool_and_the_labelled(
+    copied, tmp_path, capsys
+):
+    test = copied / "test"
+    for label, name in enumerate(CLASSES):
+        save(test / name / "t.png", 9000 + label)
+    shutil.copy(test / "cat" / "t.png", copied / "unlabeled" / "leak.png")
+    shutil.copy(test / "dog" / "t.png", copied / "labeled" / "dog" / "leak.png")
+    shutil.copy(
+        copied / "unlabeled" / "0" / "0.png", copied / "unlabeled" / "again.png"
+    )
+    for number in range(20):
+        known = copied / f"labeled/cat/{number}.png"
+        shutil.copy(known, copied / f"unlabeled/known{number}.png")
+
+    found = load(copied, tmp_path / "cache", sources={"test": str(test)})
+
+    assert len(found.test) == 3
+    assert len(found.labelled) + len(found.validation) == 60
+    assert len(found.pool) == 30
+    assert not any(
+        "leak" in key for part in found.parts().values() for key in keys(part)
+    )
+    told = {name: count for name, count in found.facts.items() if "copies" in name}
+    cats = {
+        name: sum("/cat/" in key for key in keys(found.parts()[name]))
+        for name in ("labelled", "validation")
+    }
+    assert min(cats.values()) > 0
+    assert told == {
+        "left out of labeled: byte-identical copies of test images": 1,
+        "left out of unlabeled: byte-identical copies of test images": 1,
+        "left out of unlabeled: byte-identical copies of each other": 1,
+        "left out of unlabeled: byte-identical copies of labelled images": cats[
+            "labelled"
+        ],
+        "left out of unlabeled: byte-identical copies of validation images": cats[
+            "validation"
+        ],
+    }
+    assert "left out of unlabeled: byte-identical copies of test images: 1" in (
+        capsys.readouterr().out
+    )
+
+
+def test_an_image_in_two_classes_is_left_out_of_both(copied, tmp_path, capsys):
+    shutil.copy(copied / "labeled/cat/3.png", copied / "labeled/dog/x.png")
+
+    found = load(copied, tmp_path / "cache")
+
+    assert found.facts["left out of labeled: one image in two classes"] == 2
+    assert not any("cat/3.png" in k or "dog/x.png" in k for k in keys(found.labelled))
+    assert "byte-identical copies of them lie in other classes too" in (
+        capsys.readouterr().out
+    )
+
+
+def test_what_cannot_be_used_is_named(copied, tmp_path):
+    (copied / "unlabeled" / "torn.png").write_bytes(b"no image")
+    (copied / "unlabeled" / "notes.txt").write_text("no image")
+
+    found = load(copied, tmp_path / "cache")
+
+    assert len(found.pool) == 30
+    ((key, reason),) = found.quarantined
+    assert key == "unlabeled/torn.png"
+    assert reason
+    assert any("kinds of file" in name for name in found.facts)
+
+
+def test_without_a_pool_the_rest_of_the_labelled_images_is_the_pool(folders, tmp_path):
+    found = load(folders, tmp_path, sources={"unlabeled": ""}, labels_per_class=4)
+
+    assert np.bincount(found.labelled.labels).tolist() == [4, 4, 4]
+    assert found.pool.labels is None
+    assert sum(len(part) for part in found.parts().values()) == 60
+
+
+def test_labels_beyond_what_was_asked_are_counted(folders, tmp_path):
+    found = load(folders, tmp_path, labels_per_class=4)
+
+    beyond = found.facts["left out of labeled: beyond what was asked"]
+    sizes = {name: len(part) for name, part in found.parts().items()}
+    assert sizes["labelled"] == 12
+    assert sizes["pool"] == 30
+    assert beyond == 60 - 12 - sizes["validation"] - sizes["test"]
+
+
+def test_looking_spends_nothing_and_counts_about_right(folders, tmp_path, loaded):
+    found = load(folders, tmp_path / "cache", look_only=True)
+
+    assert not (tmp_path / "cache").exists()
+    assert len(found.pool) == len(loaded.pool)
+    assert abs(len(found.labelled) - len(loaded.labelled)) < 12
+    assert found.classes == CLASSES
+
+
+def test_other_fractions_deal_anew(copied, tmp_path):
+    load(copied, tmp_path / "cache")
+
+    found = load(copied, tmp_path / "cache", validation_fraction=0.3, test_fraction=0.4)
+
+    assert len(found.test) > 15
+
+
+def test_runs_with_other_fractions_share_a_cache(copied, tmp_path):
+    first = load(copied, tmp_path / "cache")
+    load(copied, tmp_path / "cache", test_fraction=0.4)
+    for number in range(20, 40):
+        save(copied / "labeled" / "cat" / f"a{number}.png", number)
+
+    again = load(copied, tmp_path / "cache")
+
+    for part in ("labelled", "validation", "test"):
+        assert keys(first.parts()[part]) <= keys(again.parts()[part])
+
+
+@pytest.mark.parametrize(
+    ("sources", "message"),
+    [
+        ({"labeled": ""}, "--config.labeled=DIR"),
+        ({"unlabeled": ""}, "--config.unlabeled=DIR"),
+        ({"unlabeled": "{root}/labeled"}, "are the same"),
+        ({"unlabeled": "{root}/labeled/cat"}, "lies in config.labeled"),
+        ({"test": "{root}/labeled/cat"}, "lies in config.labeled"),
+        ({"labeled": "{root}/nowhere"}, "nowhere"),
+        ({"labeled": "tfds:x", "unlabeled": "tfds:x"}, "are the same, 'tfds:x'"),
+    ],
+)
+def test_places_that_cannot_be_meant_are_refused(folders, tmp_path, sources, message):
+    sources = {k: v.format(root=folders) for k, v in sources.items()}
+
+    with pytest.raises(UserError, match=message):
+        load(folders, tmp_path / "cache", sources=sources)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_parts_that_leave_nothing_to_learn_from_are_refused(folders, tmp_path):
+    with pytest.raises(UserError, match="leaves nothing to learn from"):
+        load(folders, tmp_path, validation_fraction=0.5, test_fraction=0.5)
+
+
+def test_a_class_with_too_few_images_is_named(copied, tmp_path):
+    for path in sorted((copied / "labeled" / "owl").iterdir())[2:]:
+        path.unlink()
+
+    with pytest.raises(UserError, match="class 'owl' has 2 images, but needs"):
+        load(copied, tmp_path / "cache")

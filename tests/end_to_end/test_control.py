@@ -1,0 +1,47 @@
+"""The control is the last student, but for its labels."""
+
+import numpy as np
+import pytest
+
+from noisy_student_jax.config import plain
+from noisy_student_jax.generation import streams, train
+from noisy_student_jax.runs.run import CONTROL
+
+
+def test_it_makes_as_many_draws_in_as_many_steps_with_the_same_model(tiny_student):
+    control, student = tiny_student(CONTROL), tiny_student(1)
+
+    assert control.layout == student.layout
+    assert control.steps == student.steps
+    assert control.parameters == student.parameters
+    assert plain(control.config.noise) == plain(student.config.noise)
+
+
+def test_both_its_streams_draw_labelled_images_and_true_labels(tiny_student):
+    control = tiny_student(CONTROL)
+    learnt = streams.make(control)
+
+    assert learnt.second.source is learnt.labelled.source
+    np.testing.assert_array_equal(learnt.second.picks, learnt.labelled.picks)
+    targets = learnt.second.targets
+    assert sorted(np.unique(targets)) == [0, 1]
+    assert len(learnt.trained_on) == len(control.run.dataset.labelled)
+
+
+@pytest.mark.parametrize("targets", ["soft", "hard"])
+def test_all_its_labels_are_smoothed_as_labels_are(tiny_student, targets):
+    override = f"--config.train.targets={targets}"
+
+    # The loss smooths the second stream exactly where its targets are hard.
+    assert train.loss_options(tiny_student(CONTROL, override)).targets == "hard"
+    assert train.loss_options(tiny_student(1, override)).targets == targets
+
+
+def test_its_random_numbers_do_not_depend_on_how_many_generations_there_are(
+    tiny_student,
+):
+    control = tiny_student(CONTROL)
+    numbers = {tiny_student(k).number for k in range(control.run.last + 1)}
+
+    assert control.number not in numbers
+    assert control.number > 1000

@@ -1,0 +1,103 @@
+"""Find the bright square: a second task goes through the whole loop.
+
+Task, data and model are in ``tests/outside``; the package knows nothing of them.
+"""
+
+import json
+import re
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from outside.bright_square import CELLS, TOLERANCE
+from support import ROOT
+
+from noisy_student_jax.cli.main import main
+
+CONFIG = ROOT / "tests" / "configs" / "bright_square.py"
+CHANCE = (2 * TOLERANCE) ** 2
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("squares") / "run"
+    assert main(["run", f"--config={CONFIG}", f"--workdir={workdir}"]) == 0
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def summary(run):
+    return json.loads((run / "summary.json").read_text())
+
+
+def test_the_task_is_small_and_the_package_does_not_know_it():
+    lines = (ROOT / "tests/outside/bright_square.py").read_text().splitlines()
+    assert len(lines) < 100
+    for path in (ROOT / "noisy_student_jax").rglob("*.py"):
+        assert "bright_square" not in path.read_text()
+
+
+def test_it_learns(summary):
+    assert summary["primary_metric"] == "found"
+    assert summary["classes"][0] == "top left"
+    assert [g["generation"] for g in summary["generations"]] == [0, 1]
+    for entry in [*summary["generations"], summary["control"]]:
+        assert entry["metrics"]["found"] > 5 * CHANCE
+        assert entry["metrics"]["distance"] < TOLERANCE
+        assert entry["validation"]["found"] > 5 * CHANCE
+    assert summary["generations"][1]["pseudo_labelled"] > 50
+
+
+def test_its_verdict_is_told(run, summary, capsys):
+    says = summary["verdict"]["says"]
+    assert re.match(
+        r"student \d+\.\d %, labels-only \d+\.\d %, difference .* on 120 test images: ",
+        says,
+    )
+    assert says in (run / "README.md").read_text()
+    assert (run / "report.html").stat().st_size > 0
+    capsys.readouterr()
+    assert main(["report", f"--config={CONFIG}", f"--workdir={run}"]) == 0
+    out = capsys.readouterr().out
+    assert "finished already, skipped" in out
+    assert "found raw  found EMA" in out
+
+
+def test_its_sidecars_hold_its_own_columns(run):
+    paths = sorted((run / "generation_0/labels").glob("shard_*.parquet"))
+    assert len(paths) == 3
+    table = pa.concat_tables(pq.read_table(path) for path in paths)
+    assert table.column_names == ["key", "status", "label", "score", "centre"]
+    assert table.schema.field("centre").type == pa.list_(pa.float32())
+    centres = np.array(table["centre"].to_pylist())
+    assert centres.shape == (160, 2)
+    quadrant = 2 * (centres[:, 0] >= 0.5) + (centres[:, 1] >= 0.5)
+    np.testing.assert_array_equal(table["label"].to_numpy(), quadrant)
+    score = table["score"].to_numpy()
+    assert ((score > 0) & (score <= 1 + 1e-6)).all()
+    metadata = pq.read_schema(paths[0]).metadata
+    assert metadata[b"noisy_student.task"] == b"outside.bright_square:BrightSquare"
+    assert metadata[b"noisy_student.classes"] == b"4"
+
+
+def test_its_students_learn_from_the_stored_centres(run):
+    selection = run / "generation_0/selection"
+    plan, picks = pq.read_table(selection / "plan.parquet"), selection / "picks.npy"
+    stored = np.load(selection / "targets" / "centre.npy")
+    assert stored.shape == (len(plan), 2)
+    assert np.bincount(plan["label"].to_numpy(), weights=plan["copies"]).tolist() == [
+        30,
+        30,
+        30,
+        30,
+    ]
+    assert np.load(picks).shape == (120, 2)
+    entries = [json.loads(line) for line in metrics(run, "generation_1")]
+    losses = [entry["pseudo/loss"] for entry in entries if "pseudo/loss" in entry]
+    assert losses[-1] < np.log(len(CELLS))
+    assert any("validation/ema/found" in entry for entry in entries)
+
+
+def metrics(run, generation: str) -> list[str]:
+    return (run / generation / "train" / "metrics.jsonl").read_text().splitlines()

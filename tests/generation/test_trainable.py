@@ -1,0 +1,247 @@
+"""A head is trained on features of a frozen body, computed once."""
+
+import jax
+import numpy as np
+import pytest
+from support import TINY
+
+from noisy_student_jax import config
+from noisy_student_jax.cli.main import main
+from noisy_student_jax.core import files
+from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.core.preemption import Interruption
+from noisy_student_jax.evaluation.predictor import Predictor, predict_source
+from noisy_student_jax.generation import init_weights
+from noisy_student_jax.generation import trainable as parts
+from noisy_student_jax.models import bundle as bundles
+from noisy_student_jax.runs.run import Run
+
+
+def flags(tiny_run):
+    return [
+        f"--config.init={tiny_run / 'generation_1' / 'model'}",
+        "--config.train=head",
+        "--config.train.optimizer=adamw",
+    ]
+
+
+@pytest.fixture(scope="module")
+def head_run(tiny_run, tmp_path_factory):
+    """A run of heads on the tiny run's body, and what it can be compared with."""
+    workdir = tmp_path_factory.mktemp("head") / "run"
+    line = ["run", f"--config={TINY}", f"--workdir={workdir}", *flags(tiny_run)]
+    line += ["--config.probe.enabled=true", "--config.fine_tuning.enabled=true"]
+    assert main(line) == 0
+    return workdir
+
+
+def student(workdir, tiny_run, number, *overrides):
+    asked = config.load(TINY, [*flags(tiny_run), *overrides])
+    return Run(
+        init_weights.with_given(asked), workdir, interruption=Interruption()
+    ).student(number)
+
+
+@pytest.mark.parametrize("name", ["generation_0", "generation_1", "control", "probe"])
+def test_only_the_head_has_changed(tiny_run, head_run, name):
+    start = bundles.read(tiny_run / "generation_1" / "model").variables
+    end = bundles.read(head_run / name / "model").variables
+
+    changed = [
+        jax.tree_util.keystr(path)
+        for (path, before), after in zip(
+            jax.tree_util.tree_leaves_with_path(start),
+            jax.tree.leaves(end),
+            strict=True,
+        )
+        if not np.array_equal(before, after)
+    ]
+    assert changed == [
+        "['params']['classifier']['bias']",
+        "['params']['classifier']['kernel']",
+    ]
+
+
+def test_fine_tuning_changes_the_body_too(tiny_run, head_run):
+    start = bundles.read(tiny_run / "generation_1" / "model").variables
+    end = bundles.read(head_run / "fine_tuning" / "model").variables
+
+    kernel = ("params", "stem_conv", "kernel")
+    before, after = (jax.tree.map(np.asarray, one) for one in (start, end))
+    for name in kernel:
+        before, after = before[name], after[name]
+    assert not np.array_equal(before, after)
+
+
+def test_the_bundle_predicts_of_images_what_its_head_does_of_features(head_run):
+    bundle = bundles.read(head_run / "generation_1" / "model")
+    run = Run(
+        config.from_json(head_run / "config.json"),
+        head_run,
+        interruption=Interruption(),
+    )
+    whole = Predictor.from_bundle(bundle, run.task, batch=64)
+    found = predict_source(whole, {"ema": bundle.variables}, run.dataset.test)
+
+    evaluation = files.read_json(head_run / "generation_1" / "evaluation.json")
+    ours = run.task.metrics(found.predictions["ema"], found.labels)
+    theirs = evaluation["splits"]["test"]["ema"]
+    assert ours == pytest.approx(theirs, rel=1e-5)
+
+
+def test_what_a_head_is_trained_on_is_what_the_body_makes(tiny_run, head_run):
+    from noisy_student_jax.core import sharding
+    from noisy_student_jax.generation import streams
+
+    for resident in ("2.0", "0.0"):
+        one = student(
+            head_run, tiny_run, 1, f"--config.data.resident_gigabytes={resident}"
+        )
+        trained = parts.part(one)
+        learnt = streams.make(one).read_by(trained)
+        mesh = sharding.make_mesh()
+        pipeline = streams.open_pipeline(one, learnt, mesh, trained.preprocessing)
+        batch = pipeline(0)
+        seen = np.asarray(batch["image"])[np.asarray(batch["stream"]) == 0]
+        pipeline.close()
+
+        whole = learnt.labelled.source._features
+        assert seen.dtype == np.float32
+        assert 0 < abs(whole).max() < 255
+        for features in seen[:, 0, 0]:
+            assert (abs(whole - features).max(axis=1) == 0).any()
+
+
+@pytest.mark.parametrize("resident", ["2.0", "0.0"])
+def test_a_labelled_image_without_features_is_never_drawn(
+    tiny_run, head_run, monkeypatch, capsys, resident
+):
+    from noisy_student_jax.core import sharding
+    from noisy_student_jax.generation import streams
+
+    few = "--config.data.max_quarantined=0.2"
+    one = student(
+        head_run, tiny_run, 0, few, f"--config.data.resident_gigabytes={resident}"
+    )
+    trained = parts.part(one)
+    learnt = streams.make(one)
+    source = trained.source(learnt.labelled.source, "labelled")
+    source.status[:5] = ["torn"] * 5
+    monkeypatch.setattr(parts.HeadOnFeatures, "source", lambda *_: source)
+
+    read = learnt.read_by(trained)
+
+    assert len(read.labelled.picks) == len(source) - 5
+    assert "5 of 30 labelled images cannot be used, the" in capsys.readouterr().out
+    source.status[:7] = ["torn"] * 7
+    with pytest.raises(UserError, match="7 of 30 labelled images cannot be used"):
+        learnt.read_by(trained)
+    source.status[5:7] = ["ok"] * 2
+    mesh = sharding.make_mesh()
+    pipeline = streams.open_pipeline(one, read, mesh, trained.preprocessing)
+    drawn = {key for step in range(4) for key in pipeline.records(step)["labelled"]}
+    assert not drawn & {source.key(n) for n in range(5)}
+    assert np.isfinite(np.asarray(pipeline(0)["image"])).all()
+    pipeline.close()
+
+
+def test_features_are_computed_once_for_all_that_share_a_body(head_run):
+    computed = sorted(
+        path.name.split("-")[0] for path in (head_run / "features").glob("*/*")
+    )
+
+    # Two generations, the control and the probe read them.
+    assert computed == ["labelled", "pool", "test", "validation"]
+
+
+def test_features_of_another_body_are_others(tiny_run, head_run):
+    ours = parts.part(student(head_run, tiny_run, 1))
+    teacher = tiny_run / "generation_0" / "model"
+    theirs = parts.part(student(head_run, tiny_run, 1, f"--config.init={teacher}"))
+    source = ours.student.run.dataset.validation
+
+    one, other = (p.source(source, "validation").read([0]) for p in (ours, theirs))
+
+    assert not np.allclose(one.images[0], other.images[0])
+
+
+def test_features_that_were_cut_short_are_computed_on(tiny_run, head_run, monkeypatch):
+    monkeypatch.setattr(parts, "AT_ONCE", 20)
+    ours = parts.part(student(head_run, tiny_run, 1, "--config.model.crop_padding=1"))
+    source = ours.student.run.dataset.validation
+    whole = ours.source(source, "validation")
+    written = sorted((head_run / "features").glob("*/validation-*/000001.npz"))
+    assert len(written) == 1
+    left = sorted(written[0].parent.iterdir())
+    before = {path.name: path.stat().st_mtime_ns for path in left}
+    written[0].unlink()
+
+    again = ours.source(source, "validation")
+
+    assert np.array_equal(whole._features, again._features)
+    after = {path.name: path.stat().st_mtime_ns for path in left}
+    assert [name for name in before if before[name] != after[name]] == ["000001.npz"]
+
+
+def test_the_table_has_a_probe_and_fine_tuning(head_run):
+    summary = files.read_json(head_run / "summary.json")
+    assert [one["name"] for one in summary["baselines"]] == ["probe", "fine_tuning"]
+    for one in summary["baselines"]:
+        assert one["pseudo_labelled"] == 0
+        assert 0 <= one["metrics"]["top1"] <= 1
+
+    readme = (head_run / "README.md").read_text()
+    report = (head_run / "report.html").read_text()
+    for text in (readme, report):
+        assert "probe" in text
+        assert "fine-tuning" in text
+
+
+def test_fine_tuning_draws_labelled_images_once_and_the_control_as_a_student(tiny_run):
+    place = f"--config.init={tiny_run / 'generation_1' / 'model'}"
+    asked = config.load(TINY, [place, "--config.fine_tuning.enabled=true"])
+    run = Run(asked, tiny_run, interruption=Interruption())
+
+    assert run.compared_with == ["control", "fine_tuning"]
+    assert run.student("fine_tuning").layout.pseudo == 0
+    assert run.student("control").layout == run.student(1).layout
+
+
+def test_the_probe_and_fine_tuning_stay_what_they_are():
+    asked = config.load(
+        TINY, ["--config.train=head", "--config.fine_tuning.train.part=head"]
+    )
+    assert asked.fine_tuning.train.part == "all"
+
+    asked = config.load(TINY, ["--config.train=all", "--config.train.ratio=3"])
+    assert (asked.probe.train.part, asked.probe.train.ratio) == ("head", 0)
+    assert asked.generations[1].train.ratio == 3
+
+
+def test_a_head_without_a_body_is_refused(tmp_path, capsys):
+    line = ["run", f"--config={TINY}", f"--workdir={tmp_path / 'w'}"]
+
+    assert main([*line, "--config.train=head"]) == 2
+
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "generation 0" in told.replace("_", " ")
+    assert "config.model.init='' gives generation_0 no weights to start from" in told
+
+
+def test_a_head_without_a_teacher_to_start_from_is_refused(tmp_path, capsys):
+    line = ["run", f"--config={TINY}", f"--workdir={tmp_path / 'w'}"]
+
+    assert main([*line, "--config.train=head", "--config.init=teacher"]) == 2
+
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "init='teacher' gives generation_0 no weights to start from" in told
+
+
+def test_heads_are_planned_and_measured(tiny_run, capsys):
+    line = ["plan", f"--config={TINY}", "--measure", *flags(tiny_run)]
+
+    assert main(line) == 0
+
+    assert "the whole run, about" in capsys.readouterr().out

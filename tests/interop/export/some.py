@@ -1,0 +1,111 @@
+"""Bundles to export, photographs to look at, and processes without the package."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+from sklearn.datasets import load_sample_image
+
+from noisy_student_jax import models, tasks
+from noisy_student_jax.evaluation.predictor import Predictor
+from noisy_student_jax.images.preprocessing import Preprocessing
+from noisy_student_jax.models import bundle as bundles
+from noisy_student_jax.models.initialize import initialize
+
+CLASSES = ("cat", "class<script>", "a\nb: [c](d)", '| "x" |')
+ORIGIN = {"generation": 1, "dataset": "pets", "steps": 7, "seed": 3, "weights": "ema"}
+WITHOUT = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("noisy_student_jax", "jax", "jaxlib", "flax"):
+            raise ImportError(name)
+
+sys.meta_path.insert(0, Absent())
+"""
+"""Put before a program, it has neither this package nor what this package needs."""
+
+
+def bundle(name="test", side=8, padding=4, interpolation="bicubic", **changes):
+    """A bundle of a member of the family, with statistics, scales and biases drawn."""
+    name = f"efficientnet_{name}"
+    arguments = {"outputs": len(CLASSES), "stochastic_depth": 0.9}
+    module = models.create(name, **arguments)
+    variables = initialize(module, resolution=side, seed=0)
+    rng = np.random.default_rng(1)
+    mean, std = models.normalization(name)
+    fields = {
+        "architecture": name,
+        "arguments": arguments,
+        "preprocessing": Preprocessing(side, padding, interpolation, mean, std),
+        "task": "classification",
+        "classes": CLASSES,
+        "variables": jax.tree.map(
+            lambda x: (
+                x if x.ndim > 1 else (x + rng.uniform(0, 0.5, x.shape)).astype("f")
+            ),
+            variables,
+        ),
+        "origin": ORIGIN,
+        "trained_on": np.arange(5, dtype=np.uint64),
+    }
+    return bundles.Bundle(**(fields | changes))
+
+
+def written(folder, *arguments, **changes):
+    """The folder of a bundle."""
+    bundles.write(bundle(*arguments, **changes), folder)
+    return folder
+
+
+def predictions(one, images):
+    """What `noisy-student predict` computes, image by image of any size."""
+    task = tasks.create(one.task, one.classes)
+    predictor = Predictor.from_bundle(one, task, batch=4)
+    return predictor(one.variables, one.preprocessing.apply_all(images))
+
+
+def assert_agree(got, wanted):
+    for name, values in wanted.items():
+        assert np.abs(got[name] - values).max() <= 1e-4 * np.abs(values).max(), name
+
+
+def photographs():
+    """Photographs that lie, stand, are odd, small, square and a line."""
+    china, flower = load_sample_image("china.jpg"), load_sample_image("flower.jpg")
+    return [
+        china,
+        np.ascontiguousarray(flower.transpose(1, 0, 2)),
+        flower[101:298, 200:391],
+        china[200:207, 300:311],
+        flower[150:182, 300:332],
+        china[100:101, :77],
+    ]
+
+
+def run(program, *arguments, folder):
+    """Runs a program without this package; returns what it prints."""
+    path = folder / "program.py"
+    path.write_text(WITHOUT + program, encoding="utf-8")
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, path, *map(str, arguments)],
+        cwd=folder,
+        env=environment | {"PYTHONUTF8": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def documented(title):
+    """Returns the Python program below a heading of ``docs/export.md``."""
+    from support import ROOT
+
+    text = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
+    return text.split(f"## {title}\n")[1].split("```python\n")[1].split("```")[0]

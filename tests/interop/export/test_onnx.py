@@ -1,0 +1,205 @@
+"""ONNX: onnxruntime computes what the bundle does, from any photograph."""
+
+import collections
+import json
+import sys
+
+import numpy as np
+import pytest
+from interop.export import some
+from PIL import Image
+
+from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.images.preprocessing import Preprocessing
+from noisy_student_jax.interop.export import (
+    agreement,
+    onnx_graph,
+    onnx_preprocessing,
+    to_onnx,
+)
+from noisy_student_jax.interop.export.onnx_network import Network
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+
+def session(model):
+    return onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+
+
+def run(session, images):
+    names = ["probabilities", "logits"]
+    return dict(zip(names, session.run(names, {"images": images}), strict=True))
+
+
+@pytest.fixture(scope="module")
+def lite():
+    return some.bundle("lite0", side=33, padding=7)
+
+
+@pytest.fixture(scope="module")
+def lite_file(lite, tmp_path_factory):
+    path = tmp_path_factory.mktemp("lite") / "model.onnx"
+    to_onnx.export(lite, path)
+    return path
+
+
+def test_photographs_of_any_size_are_seen_as_predict_sees_them(lite, lite_file):
+    photographs, open_session = some.photographs(), session(lite_file)
+
+    wanted = some.predictions(lite, photographs)
+    got = [run(open_session, image[None]) for image in photographs]
+
+    together = {name: np.concatenate([one[name] for one in got]) for name in wanted}
+    some.assert_agree(together, wanted)
+
+
+def test_a_batch_has_any_number_of_images(lite, lite_file):
+    open_session = session(lite_file)
+    images = np.random.default_rng(0).integers(0, 256, (3, 50, 41, 3), np.uint8)
+
+    whole = run(open_session, images)["logits"]
+
+    some.assert_agree(
+        {"logits": whole}, {"logits": run(open_session, images)["logits"]}
+    )
+    for count in (1, 2):
+        part = run(open_session, images[:count])["logits"]
+        np.testing.assert_allclose(part, whole[:count], rtol=1e-4, atol=1e-6)
+
+
+def resized(preprocessing, image):
+    """Runs the preprocessing alone, without the normalisation."""
+    graph, side = onnx_graph.Graph(), preprocessing.resolution
+    pixels = onnx_preprocessing.add(graph, "images", preprocessing)
+    graph.node("Identity", pixels, name="pixels")
+    model = graph.model(
+        {"images": (np.uint8, ["batch", "height", "width", 3])},
+        {"pixels": (np.float32, ["batch", 3, side, side])},
+        {},
+    )
+    (found,) = session(model).run(["pixels"], {"images": image[None]})
+    return found[0].transpose(1, 2, 0)
+
+
+@pytest.mark.parametrize("kind", ["bicubic", "bilinear", "nearest"])
+@pytest.mark.parametrize(("side", "padding"), [(24, 5), (31, 0), (200, 32)])
+def test_the_pixels_are_pillows_to_the_last(kind, side, padding):
+    plain = {"mean": (0, 0, 0), "std": (1 / 255,) * 3}
+    preprocessing = Preprocessing(side, padding, kind, **plain)
+
+    for image in some.photographs():
+        np.testing.assert_allclose(
+            resized(preprocessing, image), preprocessing.apply(image), atol=1e-3
+        )
+
+
+@pytest.mark.parametrize("name", ["test", "tiny_s", "mini_s"])
+def test_the_network_alone_takes_normalised_images(name, tmp_path):
+    one = some.bundle(name, side=17)
+    path = tmp_path / "model.onnx"
+
+    to_onnx.export(one, path, preprocess=False)
+
+    images = agreement.random_normalized(one)
+    got = run(session(path), images.transpose(0, 3, 1, 2))
+    some.assert_agree(got, agreement.Reference(one).of_normalized(images))
+
+
+def test_depthwise_convolutions_are_grouped(lite_file):
+    model = onnx.load(lite_file)
+    groups = [
+        attribute.i
+        for node in model.graph.node
+        if node.op_type == "Conv"
+        for attribute in node.attribute
+        if attribute.name == "group"
+    ]
+    kinds = collections.Counter(node.op_type for node in model.graph.node)
+
+    assert sum(group > 1 for group in groups) == 16
+    # One of the stem, one of the head, three a block, and the first without expansion.
+    assert kinds["Conv"] == kinds["BatchNormalization"] == 2 + 3 * 16 - 1
+    assert model.opset_import[0].version == onnx_graph.OPSET
+
+
+def test_what_one_must_know_is_in_the_file(lite, lite_file):
+    found = session(lite_file).get_modelmeta().custom_metadata_map
+
+    assert tuple(json.loads(found["classes"])) == some.CLASSES
+    assert Preprocessing.from_json(json.loads(found["preprocessing"])) == (
+        lite.preprocessing
+    )
+    assert json.loads(found["preprocessing_inside"]) is True
+    assert json.loads(found["origin"]) == some.ORIGIN
+    assert found["architecture"] == "efficientnet_lite0"
+
+
+def test_the_documented_program_needs_nothing_of_ours(lite, lite_file, tmp_path):
+    photographs = some.photographs()[:3]
+    paths = [tmp_path / f"{number}.png" for number in range(len(photographs))]
+    for path, image in zip(paths, photographs, strict=True):
+        Image.fromarray(image).save(path)
+    program = some.documented("Using the ONNX file in an application")
+
+    out = some.run(program, lite_file, *paths, folder=tmp_path)
+
+    assert len(program.splitlines()) <= 15
+    found = some.predictions(lite, photographs)["probabilities"]
+    wanted = [
+        f"{path}: {some.CLASSES[row.argmax()]} ({row.max():.1%})"
+        for path, row in zip(paths, found, strict=True)
+    ]
+    assert out == "\n".join(wanted) + "\n"
+
+
+def test_a_graph_that_computes_something_else_is_not_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(Network, "_activate", lambda self, hidden: hidden)
+
+    with pytest.raises(UserError, match=r"read again and its \w+ differ"):
+        to_onnx.export(some.bundle(), tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_numbers_that_are_not_finite_are_not_kept(tmp_path):
+    one = some.bundle()
+    one.variables["params"]["classifier"]["bias"][0] = np.nan
+
+    with pytest.raises(UserError, match="differ from the bundle's by nan"):
+        to_onnx.export(one, tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_bundle_of_half_precision_is_written_in_float32(tmp_path):
+    one = some.bundle()
+    half = some.bundle(arguments=one.arguments | {"dtype": "bfloat16"})
+
+    to_onnx.export(half, tmp_path / "model.onnx", preprocess=False)
+
+    images = agreement.random_normalized(one)
+    got = run(session(tmp_path / "model.onnx"), images.transpose(0, 3, 1, 2))
+    some.assert_agree(got, agreement.Reference(one).of_normalized(images))
+
+
+def test_a_model_from_outside_is_sent_to_another_format(tmp_path):
+    foreign = some.bundle(
+        architecture="outside.grey:averages", arguments={"outputs": len(some.CLASSES)}
+    )
+
+    with pytest.raises(UserError, match=r"'outside\.grey:averages'.*savedmodel"):
+        to_onnx.export(foreign, tmp_path / "model.onnx")
+
+
+def test_a_model_too_large_for_the_format_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx.checker, "MAXIMUM_PROTOBUF", 1000)
+
+    with pytest.raises(UserError, match="more than the 2 GiB of an ONNX file"):
+        to_onnx.export(some.bundle(), tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_the_extra_it_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+
+    with pytest.raises(UserError, match=r"pip install 'noisy-student-jax\[onnx\]'"):
+        onnx_graph.library("onnx")

@@ -1,0 +1,157 @@
+"""SavedModel: TensorFlow alone computes what the bundle does, from files' bytes."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from interop.export import some
+from PIL import Image
+
+from noisy_student_jax.core import files
+from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.images.decode import decode
+from noisy_student_jax.images.preprocessing import Preprocessing
+from noisy_student_jax.interop.export import agreement, to_savedmodel
+
+pytest.importorskip("tensorflow")
+
+
+@pytest.fixture(scope="module")
+def one():
+    return some.bundle("test", side=33)
+
+
+@pytest.fixture(scope="module")
+def folder(one, tmp_path_factory):
+    path = tmp_path_factory.mktemp("saved") / "model"
+    to_savedmodel.export(one, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def signatures(folder):
+    from noisy_student_jax.interop.tensorflow import savedmodel
+
+    return savedmodel.read(folder)[0]
+
+
+def encoded(image, form, **options):
+    held = io.BytesIO()
+    Image.fromarray(image).save(held, form, **options)
+    return held.getvalue()
+
+
+def test_photographs_of_any_size_are_seen_as_predict_sees_them(one, signatures):
+    kinds = ("JPEG", "PNG", "JPEG", "BMP", "PNG", "JPEG")
+    data = [
+        encoded(image, kind)
+        for image, kind in zip(some.photographs(), kinds, strict=True)
+    ]
+
+    got = signatures["serving_default"](data)
+
+    some.assert_agree(got, some.predictions(one, [decode(file) for file in data]))
+
+
+def test_the_authors_resize_is_inside_too(tmp_path):
+    from noisy_student_jax.interop.tensorflow import savedmodel
+
+    one = some.bundle("test", side=33, interpolation="bicubic_tf1")
+    to_savedmodel.export(one, tmp_path / "model")
+    photographs = some.photographs()
+
+    call = savedmodel.read(tmp_path / "model")[0]["serving_default"]
+    got = call([encoded(image, "PNG") for image in photographs])
+
+    some.assert_agree(got, some.predictions(one, photographs))
+
+
+def test_the_other_signature_takes_normalised_images(one, signatures):
+    images = agreement.random_normalized(one)
+
+    for count in (1, 2):
+        got = signatures["normalized"](images[:count])
+        wanted = agreement.Reference(one).of_normalized(images[:count])
+        some.assert_agree(got, wanted)
+
+
+@pytest.mark.parametrize("kind", ["bicubic", "bilinear", "nearest"])
+@pytest.mark.parametrize(("side", "padding"), [(24, 5), (31, 0), (200, 32)])
+def test_the_pixels_are_pillows_to_the_last(kind, side, padding):
+    from noisy_student_jax.interop.tensorflow import savedmodel
+
+    preprocessing = Preprocessing(side, padding, kind)
+
+    for image in some.photographs():
+        np.testing.assert_array_equal(
+            savedmodel.crop_and_resize(image, preprocessing), preprocessing.apply(image)
+        )
+
+
+@pytest.mark.parametrize("options", [{}, {"subsampling": 0}, {"progressive": True}])
+def test_jpegs_are_decoded_as_by_pillow(options):
+    from noisy_student_jax.interop.tensorflow import savedmodel
+
+    data = encoded(some.photographs()[2], "JPEG", quality=70, **options)
+
+    np.testing.assert_array_equal(savedmodel.decode(data), decode(data))
+
+
+def test_tensorflow_alone_runs_the_documented_program(one, folder, tmp_path):
+    photographs = some.photographs()[:2]
+    paths = [tmp_path / f"{number}.jpg" for number in range(len(photographs))]
+    for path, image in zip(paths, photographs, strict=True):
+        path.write_bytes(encoded(image, "JPEG"))
+
+    program = some.documented("Using the SavedModel")
+    out = some.run(program, folder, *paths, folder=tmp_path)
+
+    found = some.predictions(one, map(decode, paths))["probabilities"]
+    wanted = [
+        f"{path}: {some.CLASSES[row.argmax()]} ({row.max():.1%})"
+        for path, row in zip(paths, found, strict=True)
+    ]
+    assert out == "\n".join(wanted) + "\n"
+
+
+def test_the_card_is_beside_it(one, folder):
+    card = json.loads((folder / "assets.extra" / "model.json").read_text())
+
+    assert card["classes"] == list(some.CLASSES)
+    assert card["origin"] == some.ORIGIN
+    assert Preprocessing.from_json(card["preprocessing"]) == one.preprocessing
+
+
+def test_a_program_that_computes_something_else_is_not_kept(tmp_path, monkeypatch):
+    from noisy_student_jax.interop.tensorflow import savedmodel
+
+    resize = savedmodel.crop_and_resize
+    monkeypatch.setattr(
+        savedmodel, "crop_and_resize", lambda *arguments: resize(*arguments) / 2
+    )
+
+    with pytest.raises(UserError, match="SavedModel was read again and its"):
+        to_savedmodel.export(some.bundle(), tmp_path / "model")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_and_a_task_from_outside_can_be_written(tmp_path):
+    foreign = some.bundle(
+        architecture="outside.grey:averages",
+        arguments={"outputs": 2},
+        classes=("dark", "bright"),
+        variables=averages(),
+    )
+
+    to_savedmodel.export(foreign, tmp_path / "model")
+
+    assert files.tree_hashes(tmp_path, ["model"])
+
+
+def averages():
+    from noisy_student_jax import models
+    from noisy_student_jax.models.initialize import initialize
+
+    module = models.create("outside.grey:averages", outputs=2)
+    return initialize(module, resolution=8, seed=0)

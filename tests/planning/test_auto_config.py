@@ -1,0 +1,212 @@
+"""What a config leaves open is decided from data and machine, and stays decided."""
+
+import dataclasses
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+from support import ROOT
+
+from noisy_student_jax import config as configs
+from noisy_student_jax import models
+from noisy_student_jax.cli.main import main
+from noisy_student_jax.config import decisions
+from noisy_student_jax.config.load import _execute, _override
+from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.core.preemption import Interruption
+from noisy_student_jax.planning import auto_config
+from noisy_student_jax.planning.auto_config import Facts
+
+FOLDER = ROOT / "configs" / "folder.py"
+PHOTOGRAPHS = Facts("cpu", shorter_side=480, labelled=600, pool=4000, classes=6)
+ICONS = dataclasses.replace(PHOTOGRAPHS, shorter_side=30)
+
+
+def decided(facts, *overrides):
+    """The config of folders, with what follows from facts; it is checked, too."""
+    return configs.load(
+        FOLDER,
+        overrides,
+        decide=lambda open_: decisions.apply(open_, auto_config.decide(open_, facts)),
+    )
+
+
+@pytest.fixture
+def places(tmp_path):
+    for name in ("cat", "dog"):
+        for number in range(8):
+            path = tmp_path / "labeled" / name / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((40, 64, 3), 10 * number, np.uint8)).save(path)
+    (tmp_path / "pool").mkdir()
+    for number in range(50):
+        image = Image.fromarray(np.full((40, 64, 3), number, np.uint8))
+        image.save(tmp_path / "pool" / f"{number}.png")
+    return tmp_path
+
+
+def overrides(places):
+    return [
+        f"--config.labeled={places / 'labeled'}",
+        f"--config.unlabeled={places / 'pool'}",
+    ]
+
+
+@pytest.mark.parametrize("machine", ["cpu", "accelerator"])
+@pytest.mark.parametrize("side", [16, 30, 48, 49, 130, 480, 4000])
+def test_whatever_the_images_the_config_is_whole(machine, side):
+    facts = dataclasses.replace(PHOTOGRAPHS, machine=machine, shorter_side=side)
+
+    config = decided(facts)
+
+    assert not auto_config.is_open(config)
+    for one in (*config.generations, config.control):
+        assert 16 <= one.model.resolution <= max(64, min(side, 224))
+        for noise in one.noise.values():
+            assert noise.crop_padding < one.model.resolution
+            # One way of cropping, not both, and not none.
+            assert (noise.crop_padding > 0) != (noise.crop_area > 0)
+
+
+def test_students_are_larger_than_their_teacher():
+    for machine, kind in auto_config.LADDERS:
+        side = 32 if kind == "small" else 224
+        facts = dataclasses.replace(ICONS, machine=machine, shorter_side=side)
+        config = decided(facts)
+        names = [one.model.name for one in config.generations]
+        assert tuple(names) == (
+            *auto_config.LADDERS[machine, kind],
+            auto_config.LADDERS[machine, kind][1],
+        )
+        assert config.control.model.name == names[-1]
+        assert set(names) <= set(models.names())
+
+
+def test_what_is_given_stays():
+    config = decided(
+        ICONS,
+        "--config.model.name=efficientnet_b0",
+        "--config.model.resolution=96",
+        "--config.train.steps=77",
+        "--config.selection.per_class=5",
+        "--config.noise.pseudo.crop_padding=3",
+    )
+
+    for one in (*config.generations, config.control):
+        assert one.model.name == "efficientnet_b0"
+        assert one.model.resolution == 96
+        assert one.train.steps == 77
+        assert one.selection.per_class == 5
+        assert one.noise.pseudo.crop_padding == 3
+
+
+def test_steps_follow_the_number_of_labels_within_limits():
+    steps = [
+        decided(dataclasses.replace(ICONS, labelled=labelled))
+        .generations[0]
+        .train.steps
+        for labelled in (10, 3000, 10**6)
+    ]
+
+    assert steps == [1000, 2344, 6000]
+
+
+def test_every_decision_is_told():
+    open_config = configs.complete(_execute(FOLDER))
+
+    told = decisions.reasons(auto_config.decide(open_config, PHOTOGRAPHS))
+
+    assert any("480 px" in one and "a CPU" in one for one in told)
+    assert any(re.match("steps: 1,875 of 32", one) for one in told)
+    assert any("fair share" in one for one in told)
+
+
+def test_a_config_that_leaves_nothing_open_is_left_alone(tmp_path):
+    config = configs.load(ROOT / "tests" / "configs" / "tiny.py")
+
+    assert not auto_config.is_open(config)
+    assert auto_config.decided(config, tmp_path, Interruption()) == []
+
+
+def test_facts_are_found_in_folders(places, tmp_path):
+    open_config = _override(
+        configs.complete(_execute(FOLDER)), overrides(places), labels_only={}
+    )
+
+    facts = auto_config.look(open_config, tmp_path / "run")
+
+    assert (facts.machine, facts.shorter_side, facts.classes) == ("cpu", 40, 2)
+    assert facts.pool == 50
+    assert facts.labelled == round(0.7 * 16)
+
+
+def test_what_was_decided_stays_when_folders_grow(places, tmp_path):
+    open_config = _override(
+        configs.complete(_execute(FOLDER)), overrides(places), labels_only={}
+    )
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    made = auto_config.decided(open_config, workdir, Interruption())
+    auto_config.files.write_json(
+        workdir / auto_config.DECISIONS, auto_config.record(open_config, made)
+    )
+    for number in range(50, 200):
+        image = Image.fromarray(np.full((40, 64, 3), number, np.uint8))
+        image.save(places / "pool" / f"{number}.png")
+
+    assert auto_config.decided(open_config, workdir, Interruption()) == made
+    open_config.generations[0].train.batch = 16
+    assert auto_config.decided(open_config, workdir, Interruption()) != made
+
+
+def test_a_folder_in_which_nothing_can_be_read_is_refused(places, tmp_path):
+    for path in (places / "labeled").rglob("*.png"):
+        path.write_bytes(b"<html>not found</html>")
+    open_config = _override(
+        configs.complete(_execute(FOLDER)), overrides(places), labels_only={}
+    )
+
+    with pytest.raises(UserError, match=r"none of 16 files .* is it the right folder"):
+        auto_config.look(open_config, tmp_path / "run")
+
+
+def test_that_nothing_had_to_be_given_up_is_kept_too(tmp_path, monkeypatch):
+    tiny = ROOT / "tests" / "configs" / "tiny.py"
+    monkeypatch.setattr(auto_config.budget, "fit", lambda run, hours: [])
+    line = ["run", f"--config={tiny}", f"--workdir={tmp_path / 'run'}"]
+    line += ["--config.budget_hours=1", "--config.control.enabled=false"]
+    assert main(line) == 0
+
+    def again(run, hours):
+        raise AssertionError("it was measured again")
+
+    monkeypatch.setattr(auto_config.budget, "fit", again)
+    assert main(line) == 0
+    # How the result is judged has nothing to do with it.
+    assert main([*line, "--config.evaluation.confidence=0.9", "--again"]) == 0
+
+
+def test_another_start_is_decided_anew(places, tmp_path):
+    asked = [
+        _override(
+            configs.complete(_execute(FOLDER)),
+            [*overrides(places), flag],
+            labels_only={},
+        )
+        for flag in ("--config.init=auto", "--config.init=", "--config.init=out")
+    ]
+
+    records = [auto_config.record(one, [])["asked"] for one in asked]
+
+    assert len(set(records)) == 3
+
+
+def test_damaged_decisions_are_named(places, tmp_path):
+    open_config = _override(
+        configs.complete(_execute(FOLDER)), overrides(places), labels_only={}
+    )
+    (tmp_path / auto_config.DECISIONS).write_text('{"decisions": [1]}')
+
+    with pytest.raises(UserError, match="damaged"):
+        auto_config.decided(open_config, tmp_path, Interruption())

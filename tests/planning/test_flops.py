@@ -1,0 +1,75 @@
+"""Steps, passes and FLOPs of the paper's runs, against figures worked out by hand."""
+
+import pytest
+from support import CONFIGS, TINY, planned
+
+from noisy_student_jax import config as configs
+from noisy_student_jax.core.preemption import Interruption
+from noisy_student_jax.planning import flops
+from noisy_student_jax.runs.run import Run
+
+PATHS = {path.stem: path for path in CONFIGS}
+
+
+def student(name, generation, *overrides):
+    config = configs.load(PATHS[name], overrides)
+    one = Run(config, "w", interruption=Interruption(), look_only=True, believe=True)
+    return one.student(generation)
+
+
+# The authors have 109,474 at 4096: they cut 109,474.7 where it is rounded here.
+@pytest.mark.parametrize(("batch", "steps"), [(2048, 218_949), (4096, 109_475)])
+def test_350_epochs_of_imagenet_are_the_papers_steps(batch, steps):
+    whole = "--config.data.expected.labelled=1281167"
+    one = student("imagenet_b7", 1, whole, f"--config.train.batch={batch}")
+    assert one.steps == steps
+    assert one.steps_per_epoch == 1_281_167 / batch
+
+
+def test_l2_passes_over_the_selected_images_as_often_as_in_the_paper():
+    found = [flops.passes(student("imagenet_l2", k)) for k in range(4)]
+    assert [round(one["labelled"]) for one in found] == [350] * 4
+    assert found[0].keys() == {"labelled"}
+    # 350 epochs of 1,271,167 × 14 (or 28) draws, of 1000 × 130,000.
+    assert [round(one["pseudo"]) for one in found[1:]] == [48, 48, 96]
+
+
+def test_small_students_are_trained_twice_as_long_on_a_schedule_half_as_steep():
+    small, large = student("imagenet_b4", 1), student("imagenet_b5", 1)
+    assert small.steps == pytest.approx(2 * large.steps, abs=1)
+    decays = [one.config.train.decay_epochs for one in (small, large)]
+    assert decays == [4.8, 2.4]
+    assert {one.config.train.warmup_epochs for one in (small, large)} == {5.0}
+
+
+def test_flops_are_three_passes_an_image_drawn_and_one_an_image_labelled():
+    one = planned(PATHS["svhn"]).student(0)
+    # 102 million multiply–adds, the authors’ B0 for small images.
+    assert one.flops == pytest.approx(2 * 102e6, rel=0.01)
+    assert flops.flops(one) == {
+        "train": 3.0 * one.flops * 109_474 * 128,
+        "label": 1.0 * one.flops * 531_131,
+        # Every 5,000 steps and at the end, raw and averaged; then the test set.
+        "evaluate": 2.0 * one.flops * (23 * 4000 + 26_032),
+    }
+
+
+@pytest.mark.parametrize(
+    ("overrides", "draws"),
+    [
+        ((), 10 * 20),
+        (("--config.selection.per_class=500",), 10 * 500),
+        (("--config.selection.per_class=500", "--config.selection.max_copies=2"), 3234),
+        (("--config.selection.method=all",), 1617),
+    ],
+)
+def test_an_epoch_of_pseudo_labels_is_what_can_be_selected(overrides, draws, tmp_path):
+    config = configs.load(TINY, overrides)
+    one = Run(config, tmp_path, interruption=Interruption()).student(1)
+    assert flops.draws_an_epoch(one) == draws
+
+
+def test_the_last_generation_and_the_control_label_nothing():
+    run = planned(PATHS["svhn"])
+    labelled = [flops.images(one)["label"] for one in run.students]
+    assert labelled == [531_131, 0, 0]
