@@ -4,7 +4,7 @@
     python benchmarks/cifar10.py CIFAR10 --config.init= --config.budget_hours=0.6
 
 CIFAR10 holds image files as ``train/CLASS/*`` and ``test/CLASS/*``. Of each class some
-training images, chosen by a hash of their names and the seed, become a labelled folder,
+training images, chosen by a hash of their names and the seed, become a labeled folder,
 and of the others some a pool without classes (links, nothing is copied); the folder
 road does the rest. Test images are the same for all seeds. Finished runs are not made
 again. Other flags (``--config.key=value``) go to each run.
@@ -66,7 +66,7 @@ def finished_run(
 
 
 def deal(options: argparse.Namespace, seed: int, images: pathlib.Path) -> None:
-    """Links each class's images into the labelled folder, the pool or the test."""
+    """Links each class's images into the labeled folder, the pool or the test."""
     pool = images / "unlabeled"
     pool.mkdir(parents=True)
     train = sorted(path for path in (options.cifar10 / "train").iterdir())

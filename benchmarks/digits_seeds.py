@@ -3,7 +3,7 @@
     python benchmarks/digits_seeds.py
     python benchmarks/digits_seeds.py --seeds=3 --split=validation   # to choose by
 
-Each seed draws its own fifty labelled images, and is a whole run of
+Each seed draws its own fifty labeled images, and is a whole run of
 ``configs/digits.py``: a teacher, its students, and the last student's architecture
 on labels only with as many image draws. Validation and test images are the same for
 all seeds. Runs are kept in ``--workdir`` and not made again. Other flags

@@ -1,4 +1,4 @@
-"""Training and labelling on one GPU, against timm on the same one: one command.
+"""Training and labeling on one GPU, against timm on the same one: one command.
 
     pip install 'noisy-student-jax[gpu,bench]'
     python benchmarks/gpu.py --json > gpu.json
@@ -11,11 +11,11 @@ For B0 at 224 px, B3 at 300, B7 at 600 and L2 at 475 with remat:
   that lies on the device, against timm's ``tf_efficientnet`` of the same size with
   channels-last, autocast to bfloat16 and `torch.compile`; both with drop path, dropout,
   label smoothing, L2, RMSProp and a moving average of the weights;
-- *labelling*: the program that labels, against timm's in inference mode, compiled;
-- *utilisation*: FLOPs of the model (analytic; a training step is three forward passes,
+- *labeling*: the program that labels, against timm's in inference mode, compiled;
+- *utilization*: FLOPs of the model (analytic; a training step is three forward passes,
   what remat computes again not counted) over the rate of one large bfloat16 matrix
   product, measured here by the same framework;
-- *parts*: ours by convolution, depthwise, normalisation, augmentation and the update,
+- *parts*: ours by convolution, depthwise, normalization, augmentation and the update,
   from a profiler's trace of the step with RandAugment in front of it;
 - *layouts*: every kind of the model's convolutions, forward and both gradients, with
   channels last and first;
@@ -56,7 +56,7 @@ FLAGS = {
     "cublaslt": "--xla_gpu_enable_cublaslt=true",
 }
 """Each is tried by itself. One that this XLA does not know ends its process alone."""
-SECTIONS = ("training", "labelling", "parts", "layouts", "flags")
+SECTIONS = ("training", "labeling", "parts", "layouts", "flags")
 _OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "out of memory", "OutOfMemory", "MemoryError")
 _HERE = pathlib.Path(__file__).resolve().parent
 
@@ -136,7 +136,7 @@ def everything(options: Any, skip: set[str]) -> dict[str, Any]:
             remat=model in REMAT,
         )
         told = functools.partial(attempt, result)
-        for what in ("training", "labelling"):
+        for what in ("training", "labeling"):
             if what not in skip:
                 case = told(f"{model} {what}", compared, what, task, sides, options)
                 result["cases"] += [case] if case else []
@@ -222,7 +222,7 @@ def compared(
     for who, own in sides.items():
         if turns[who] and "flops_per_second" in own:
             used = median(who) * flops / own["flops_per_second"]
-            more[f"{who}_utilisation"] = round(used, 4)
+            more[f"{who}_utilization"] = round(used, 4)
         if turns[who] and "compile_seconds" in turns[who][0]:
             more[f"{who}_first_s"] = round(turns[who][0]["compile_seconds"], 1)
     if broken:

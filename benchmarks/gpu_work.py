@@ -45,7 +45,7 @@ def our_device() -> dict[str, Any]:
 
 
 def our_matrix_rate(*, size: int, steps: int) -> dict[str, float]:
-    """The rate of one large matrix product: what 100 % utilisation is taken to be."""
+    """The rate of one large matrix product: what 100 % utilization is taken to be."""
     import jax
     import jax.numpy as jnp
 
@@ -105,10 +105,10 @@ def _trained(model: str, side: int, batch: int, remat: bool, dtype: str):
     )
 
 
-def our_labelling(
+def our_labeling(
     *, model: str, side: int, batch: int, steps: int, dtype: str
 ) -> dict[str, float]:
-    """Images per second of the labelling program."""
+    """Images per second of the labeling program."""
     import jax
 
     ours = our_model(model, side, False, dtype)
@@ -264,14 +264,14 @@ def peer_device() -> dict[str, Any]:
     return {"backend": device, "device": name, "versions": versions}
 
 
-def _synchronised(torch, device: str) -> Callable[[Any], None]:
+def _synchronized(torch, device: str) -> Callable[[Any], None]:
     return lambda _: torch.cuda.synchronize() if device == "cuda" else None
 
 
 def peer_matrix_rate(*, size: int, steps: int) -> dict[str, float]:
     torch, _, device = _torch()
     left = torch.ones((size, size), dtype=torch.bfloat16, device=device)
-    seconds = queued(lambda: left @ left, _synchronised(torch, device), steps)
+    seconds = queued(lambda: left @ left, _synchronized(torch, device), steps)
     return {"flops_per_second": 2 * size**3 / seconds}
 
 
@@ -304,7 +304,7 @@ def peer_training(
     dtype: str,
     compile_peer: bool,
 ) -> dict[str, float]:
-    """The same step: normalise, noise of the model, loss, RMSProp, average."""
+    """The same step: normalize, noise of the model, loss, RMSProp, average."""
     torch, timm, device = _torch()
     module = _peer_model(torch, timm, device, model, remat).train()
     weights = list(module.parameters())
@@ -319,13 +319,13 @@ def peer_training(
         momentum=0.9,
         foreach=True,
     )
-    pixels, normalised = _pixels(torch, device, batch, side)
+    pixels, normalized = _pixels(torch, device, batch, side)
     labels = torch.randint(0, 1000, (batch,), device=device)
     loss_of = torch.nn.CrossEntropyLoss(label_smoothing=0.1)
 
     def forward():
         with _cast(torch, device, dtype):
-            return loss_of(module(normalised(pixels)).float(), labels)
+            return loss_of(module(normalized(pixels)).float(), labels)
 
     forward = torch.compile(forward) if compile_peer else forward
 
@@ -338,9 +338,9 @@ def peer_training(
 
     started = time.perf_counter()
     call()
-    _synchronised(torch, device)(None)
+    _synchronized(torch, device)(None)
     first = time.perf_counter() - started
-    seconds = queued(call, _synchronised(torch, device), steps)
+    seconds = queued(call, _synchronized(torch, device), steps)
     return {
         "images_per_second": batch / seconds,
         "seconds_per_step": seconds,
@@ -348,20 +348,20 @@ def peer_training(
     }
 
 
-def peer_labelling(
+def peer_labeling(
     *, model: str, side: int, batch: int, steps: int, dtype: str, compile_peer: bool
 ) -> dict[str, float]:
     torch, timm, device = _torch()
     module = _peer_model(torch, timm, device, model, False).eval()
-    pixels, normalised = _pixels(torch, device, batch, side)
+    pixels, normalized = _pixels(torch, device, batch, side)
 
     def forward():
         with _cast(torch, device, dtype):
-            return module(normalised(pixels)).float().softmax(1)
+            return module(normalized(pixels)).float().softmax(1)
 
     forward = torch.compile(forward) if compile_peer else forward
     with torch.inference_mode():
-        seconds = queued(forward, _synchronised(torch, device), steps)
+        seconds = queued(forward, _synchronized(torch, device), steps)
     return {"images_per_second": batch / seconds}
 
 

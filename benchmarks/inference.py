@@ -1,4 +1,4 @@
-"""Labelling's forward pass on this machine against PyTorch and onnxruntime.
+"""Labeling's forward pass on this machine against PyTorch and onnxruntime.
 
     pip install 'noisy-student-jax[bench,onnx]'
     python benchmarks/inference.py
@@ -7,7 +7,7 @@ Bytes in, probabilities out, in batches, with as many threads as there are cores
 is the program that labels (`evaluation.predictor.Predictor`). The peers: geffnet's
 ``tf_efficientnet_b0`` channels-last and eager; the same shapes with batch norm folded
 into the convolutions (`torch_twin`); onnxruntime with our exported model, which it
-optimises and folds for itself. Each case is one peer's. ``--whole`` turns off what
+optimizes and folds for itself. Each case is one peer's. ``--whole`` turns off what
 gives the program a few images at a time (`evaluation.in_pieces`).
 """
 
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def predicting(made: Ours, batch: int, *, in_pieces: bool) -> Work:
-    """Returns a work that is some batches of what labels, as labelling goes on."""
+    """Returns a work that is some batches of what labels, as labeling goes on."""
     predictor, placed = made.predictor(batch, in_pieces=in_pieces)
     images = made.images(BATCHES * batch)
 

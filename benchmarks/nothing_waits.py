@@ -1,9 +1,9 @@
-"""What training and labelling wait for, with and without working ahead.
+"""What training and labeling wait for, with and without working ahead.
 
 Ours goes ahead; the peer is ours with that turned off by config. On a CPU, host and
 device are the same cores, and what one does while the other works it takes from it:
 so the reader of the made-up training waits (as for a disk) rather than works, and
-labelling is measured with a reader that waits and with one that works.
+labeling is measured with a reader that waits and with one that works.
 """
 
 import functools
@@ -147,7 +147,7 @@ class Pool:
         return Examples([self._image] * len(indices), ["ok"] * len(indices), None)
 
 
-def labelling(pool: Pool, ahead: int, *, model: str, batch: int) -> side_by_side.Work:
+def labeling(pool: Pool, ahead: int, *, model: str, batch: int) -> side_by_side.Work:
     """Reads and predicts ten batches."""
     task = Classification(CLASSES)
     module: nn.Module = models.create(model, outputs=len(CLASSES))
@@ -189,14 +189,14 @@ def main() -> None:
         name = f"steps, device and reader made up, {ahead} ahead"
         cases.append(compared(name, training, options, ahead))
     for name, side, seconds in (
-        ("labelled from a slow disk", 32, READ_SECONDS),
-        ("labelled, resized by the same cores", 128, 0.0),
+        ("labeled from a slow disk", 32, READ_SECONDS),
+        ("labeled, resized by the same cores", 128, 0.0),
     ):
         pool = Pool(side, seconds)
         cases.append(
             compared(
                 name,
-                lambda ahead, pool=pool: labelling(
+                lambda ahead, pool=pool: labeling(
                     pool, ahead, model="efficientnet_mini_s", batch=64
                 ),
                 options,

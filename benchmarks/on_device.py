@@ -47,7 +47,7 @@ from noisy_student_jax.images.preprocessing import Preprocessing
 from noisy_student_jax.training.compiled_step import StepProgram
 
 CLASSES = 10
-LABELLED, POOL = 4_000, 41_000
+LABELED, POOL = 4_000, 41_000
 """CIFAR-10's, as ``configs/cifar10.py`` splits it."""
 
 
@@ -55,7 +55,7 @@ def main() -> None:
     parser = side_by_side.parser(__doc__)
     parser.add_argument("--images", default="32:256,224:32", help="SIDE:BATCH, …")
     parser.add_argument("--model", default="efficientnet_tiny_s")
-    parser.add_argument("--batch", type=int, default=8, help="labelled images a step")
+    parser.add_argument("--batch", type=int, default=8, help="labeled images a step")
     parser.add_argument("--ratio", type=int, default=7, help="others for each of them")
     parser.add_argument("--steps", type=int, default=32, help="in one program")
     options = parser.parse_args()
@@ -172,7 +172,7 @@ def counting(call: Callable[[int], object]) -> Work:
 
 
 def draws(layout: BatchLayout, timing: dict) -> dict:
-    own = streams(1, InputNoise(), (LABELLED, POOL))
+    own = streams(1, InputNoise(), (LABELED, POOL))
     many = pipeline(own, layout, 1)
     with mock.patch.object(device_resident, "STEPS_AT_ONCE", 1):
         single = pipeline(own, layout, 1)
@@ -189,10 +189,10 @@ def draws(layout: BatchLayout, timing: dict) -> dict:
 def epochs(model: str, layout: BatchLayout, steps: int, timing: dict) -> dict:
     side = max(32, models.resolution(model))
     ours = Ours.make(model, side=side, classes=CLASSES)
-    own = streams(side, input_noise(side), (LABELLED, POOL))
+    own = streams(side, input_noise(side), (LABELED, POOL))
     batches = pipeline(own, layout, side)
     mesh = sharding.make_mesh()
-    step, state = ours.training(ratio=layout.pseudo / layout.labelled)
+    step, state = ours.training(ratio=layout.pseudo / layout.labeled)
     program = StepProgram(step, mesh, state=state, batch=batches(0), reuse=False)
     whole = sharding.replicated(mesh)
     states = {name: jax.device_put(state, whole) for name in ("loop", "program")}

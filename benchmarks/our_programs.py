@@ -1,4 +1,4 @@
-"""The real training step and labelling program of a model, made without a run."""
+"""The real training step and labeling program of a model, made without a run."""
 
 import dataclasses
 import functools

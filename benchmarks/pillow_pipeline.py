@@ -14,7 +14,7 @@ from noisy_student_jax.augment import affine
 from noisy_student_jax.augment import randaugment_table as table
 
 BICUBIC = Image.Resampling.BICUBIC
-_GREY = (table.FILL,) * 3
+_GRAY = (table.FILL,) * 3
 
 
 def image(
@@ -58,13 +58,13 @@ def _applied(name: str, image: Image.Image, value, where) -> Image.Image:
     if name in affine.COEFFICIENTS:
         six = affine.COEFFICIENTS[name](value, image.height, image.width)
         how = Image.Transform.AFFINE
-        return image.transform(image.size, how, tuple(map(float, six)), fillcolor=_GREY)
+        return image.transform(image.size, how, tuple(map(float, six)), fillcolor=_GRAY)
     if name in ENHANCED:
         return ENHANCED[name](image).enhance(value)
     if name == "Cutout":
         row, column = map(int, where)
         result = image.copy()
-        result.paste(_GREY, (column - value, row - value, column + value, row + value))
+        result.paste(_GRAY, (column - value, row - value, column + value, row + value))
         return result
     if name == "SolarizeAdd":
         levels = [min(v + value, 255) if v < 128 else v for v in range(256)]

@@ -9,7 +9,7 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from noisy_student_jax.augment import randaugment_table as table
 
-_GREY = (table.FILL,) * 3
+_GRAY = (table.FILL,) * 3
 
 
 def augment(
@@ -62,13 +62,13 @@ def _apply(
         case "Color" | "Contrast" | "Brightness" | "Sharpness":
             return getattr(ImageEnhance, name)(picture).enhance(argument)
         case "Rotate":
-            return picture.rotate(argument, fillcolor=_GREY)
+            return picture.rotate(argument, fillcolor=_GRAY)
         case "Cutout":
             row, column = rng.integers(picture.height), rng.integers(picture.width)
             corners = (column - argument, row - argument)
             corners += (column + argument, row + argument)
             picture = picture.copy()
-            picture.paste(_GREY, tuple(int(max(0, one)) for one in corners))
+            picture.paste(_GRAY, tuple(int(max(0, one)) for one in corners))
             return picture
     coefficients = {
         "ShearX": (1, argument, 0, 0, 1, 0),
@@ -77,5 +77,5 @@ def _apply(
         "TranslateY": (1, 0, 0, 0, 1, argument),
     }[name]
     return picture.transform(
-        picture.size, Image.Transform.AFFINE, coefficients, fillcolor=_GREY
+        picture.size, Image.Transform.AFFINE, coefficients, fillcolor=_GRAY
     )

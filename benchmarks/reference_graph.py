@@ -73,7 +73,7 @@ def _branch(image: tf.Tensor, op: table.Op, magnitude: float, side: int):
 
 
 def _projected(image: tf.Tensor, eight: tf.Tensor) -> tf.Tensor:
-    """Transforms with a channel of ones, and paints what that left empty grey."""
+    """Transforms with a channel of ones, and paints what that left empty gray."""
     masked = tf.concat([image, tf.ones_like(image[..., :1])], axis=-1)
     moved = tf.raw_ops.ImageProjectiveTransformV3(
         images=masked[None],
@@ -118,13 +118,13 @@ def _equalize(image: tf.Tensor) -> tf.Tensor:
 
 
 def _color(image: tf.Tensor, factor: float) -> tf.Tensor:
-    grey = tf.image.grayscale_to_rgb(tf.image.rgb_to_grayscale(image))
-    return _blended(grey, image, factor)
+    gray = tf.image.grayscale_to_rgb(tf.image.rgb_to_grayscale(image))
+    return _blended(gray, image, factor)
 
 
 def _contrast(image: tf.Tensor, factor: float) -> tf.Tensor:
-    grey = tf.cast(tf.image.rgb_to_grayscale(image), tf.int32)
-    counts = tf.histogram_fixed_width(grey, [0, 255], nbins=256)
+    gray = tf.cast(tf.image.rgb_to_grayscale(image), tf.int32)
+    counts = tf.histogram_fixed_width(gray, [0, 255], nbins=256)
     mean = tf.reduce_sum(tf.cast(counts, tf.float32)) / 256.0
     base = tf.clip_by_value(tf.ones_like(image, tf.float32) * mean, 0.0, 255.0)
     return _blended(tf.cast(base, tf.uint8), image, factor)

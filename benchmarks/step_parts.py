@@ -14,7 +14,7 @@ from typing import Any
 import jax
 from jax.profiler import ProfileData, ProfileOptions
 
-PARTS = ("convolution", "depthwise", "normalisation", "augmentation", "update", "rest")
+PARTS = ("convolution", "depthwise", "normalization", "augmentation", "update", "rest")
 """``convolution`` takes in matrix products, ``update`` is optimizer, L2 and average,
 ``rest`` is activations, gates, dropout, loss and what has no name."""
 
@@ -32,7 +32,7 @@ def part_of(name: str, opcode: str) -> str:
     if "depthwise_conv" in name:
         return "depthwise"
     if "_bn/" in name or "BatchNorm" in name:
-        return "normalisation"
+        return "normalization"
     if opcode in ("convolution", "dot") or re.search(
         r"conv_general_dilated|dot_general|_conv/", name
     ):

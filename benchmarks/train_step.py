@@ -5,7 +5,7 @@
     python benchmarks/train_step.py --only=b0 --plain          # what `plain` costs
     python benchmarks/train_step.py --let-go                   # memory given back
 
-One step of either side: un-normalised bytes in, forward pass with dropout and
+One step of either side: un-normalized bytes in, forward pass with dropout and
 stochastic depth, label-smoothed cross entropy with L2, backward pass, RMSProp, moving
 average of the weights. The peer of B0 is geffnet's ``tf_efficientnet_b0``, that of the
 others the same table of shapes in PyTorch (`torch_twin`); all channels-last, eager,

@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
     )
     config.data.sources.update(labeled="tfds:cifar10:train", test="tfds:cifar10:test")
     config.data.expected.update(
-        labelled=4_000, pool=41_000, validation=5_000, test=10_000, classes=10
+        labeled=4_000, pool=41_000, validation=5_000, test=10_000, classes=10
     )
     config.model.update(
         name="efficientnet_b1_small",
@@ -39,7 +39,7 @@ def get_config() -> ConfigDict:
         weight_decay=1e-4,
         ema_decay=0.999,
     )
-    for stream in ("labelled", "pseudo"):
+    for stream in ("labeled", "pseudo"):
         config.noise[stream].update(
             randaugment_magnitude=5.0,
             # Pixels of a 32-pixel image.

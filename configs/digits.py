@@ -35,7 +35,7 @@ def get_config() -> ConfigDict:
         weight_decay=0.01,
         ema_decay=0.99,
     )
-    for stream in ("labelled", "pseudo"):
+    for stream in ("labeled", "pseudo"):
         config.noise[stream].update(
             randaugment_magnitude=10.0,
             # Pixels of a 16-pixel image.
@@ -50,12 +50,12 @@ def get_config() -> ConfigDict:
         "model": {"name": "efficientnet_tiny_m"},
         "train": {"batch": 64, "steps": 1200, "learning_rate": 0.008},
         # The smaller the model, the less noise it bears (as in the paper's B0–B7).
-        "noise": {"labelled": {"randaugment_magnitude": 5.0}},
+        "noise": {"labeled": {"randaugment_magnitude": 5.0}},
     }
     config.generations = (teacher, {}, {})
     # Labels only, the same architecture likes more noise: tuned as the students are.
     noise = {"randaugment_magnitude": 15.0}
-    config.control.noise = ConfigDict({"labelled": noise, "pseudo": noise})
+    config.control.noise = ConfigDict({"labeled": noise, "pseudo": noise})
     config.checkpoint.every_steps = 200
     config.log.update(every_steps=50, validate_every_steps=200)
     return config

@@ -5,7 +5,7 @@ Command: ``noisy-student run --config=configs/folder.py --workdir=W --config.lab
 resolution, steps and the noise that is measured in pixels follow from the images and
 the machine, and are said; what you give yourself (``--config.model.name=…``) stays.
 Time: ``noisy-student plan --measure`` with the same flags tells. To expect: a verdict
-on your own test images, against the same model without the unlabelled ones; what
+on your own test images, against the same model without the unlabeled ones; what
 CIFAR-10 gave, from ImageNet weights and from nothing, is in docs/cifar10.md.
 """
 
@@ -36,7 +36,7 @@ def get_config() -> ConfigDict:
         weight_decay=0.01,
         ema_decay=0.999,
     )
-    for stream in ("labelled", "pseudo"):
+    for stream in ("labeled", "pseudo"):
         config.noise[stream].update(
             randaugment_magnitude=10.0,
             randaugment_translate=-1.0,
@@ -50,7 +50,7 @@ def get_config() -> ConfigDict:
         # As many images in a step as a student sees: with fewer, students fell far
         # behind the control (docs/cifar10.md; with as many they still do there).
         "train": {"batch": 128},
-        "noise": {"labelled": {"randaugment_magnitude": 5.0}},
+        "noise": {"labeled": {"randaugment_magnitude": 5.0}},
     }
     config.generations = (teacher, {}, {})
     config.probe.enabled = True

@@ -5,7 +5,7 @@ Command: ``noisy-student run --config=configs/imagenet_b0.py --workdir=W
 as the teacher). Hardware: planned for 512 TPU v3 cores. Time: 290 core-hours if a
 tenth of their peak is used (``noisy-student plan`` with the same flags). To expect: not
 run by us; the paper has 78.1 / 94.2 % top-1 / top-5 (labels only 77.3 / 93.4; taught
-by an L2 78.8 / 94.5), with 300 million unlabelled images that only its authors
+by an L2 78.8 / 94.5), with 300 million unlabeled images that only its authors
 have.
 """
 

@@ -5,7 +5,7 @@ Command: ``noisy-student run --config=configs/imagenet_b1.py --workdir=W
 as the teacher). Hardware: planned for 512 TPU v3 cores. Time: 850 core-hours if a
 tenth of their peak is used (``noisy-student plan`` with the same flags). To expect: not
 run by us; the paper has 80.2 / 95.2 % top-1 / top-5 (labels only 79.2 / 94.4; taught
-by an L2 81.5 / 95.8), with 300 million unlabelled images that only its authors
+by an L2 81.5 / 95.8), with 300 million unlabeled images that only its authors
 have.
 """
 

@@ -5,7 +5,7 @@ Command: ``noisy-student run --config=configs/imagenet_b2.py --workdir=W
 as the teacher). Hardware: planned for 512 TPU v3 cores. Time: 1,200 core-hours if a
 tenth of their peak is used (``noisy-student plan`` with the same flags). To expect: not
 run by us; the paper has 81.1 / 95.5 % top-1 / top-5 (labels only 80.0 / 94.9; taught
-by an L2 82.4 / 96.3), with 300 million unlabelled images that only its authors
+by an L2 82.4 / 96.3), with 300 million unlabeled images that only its authors
 have.
 """
 

@@ -5,7 +5,7 @@ Command: ``noisy-student run --config=configs/imagenet_b4.py --workdir=W
 as the teacher). Hardware: planned for 512 TPU v3 cores. Time: 5,400 core-hours if a
 tenth of their peak is used (``noisy-student plan`` with the same flags). To expect: not
 run by us; the paper has 84.4 / 97.0 % top-1 / top-5 (labels only 83.2 / 96.4; taught
-by an L2 85.3 / 97.5), with 300 million unlabelled images that only its authors
+by an L2 85.3 / 97.5), with 300 million unlabeled images that only its authors
 have.
 """
 

@@ -5,7 +5,7 @@ Command: ``noisy-student run --config=configs/imagenet_b6.py --workdir=W
 as the teacher). Hardware: planned for 512 TPU v3 cores. Time: 12,000 core-hours if a
 tenth of their peak is used (``noisy-student plan`` with the same flags). To expect: not
 run by us; the paper has 85.6 / 97.6 % top-1 / top-5 (labels only 84.5 / 97.0; taught
-by an L2 86.4 / 97.9), with 300 million unlabelled images that only its authors
+by an L2 86.4 / 97.9), with 300 million unlabeled images that only its authors
 have.
 """
 

@@ -5,7 +5,7 @@ Command: ``noisy-student run --config=configs/imagenet_b7.py --workdir=W
 as the teacher). Hardware: planned for 512 TPU v3 cores. Time: 24,000 core-hours if a
 tenth of their peak is used (``noisy-student plan`` with the same flags). To expect: not
 run by us; the paper has 85.9 / 97.6 % top-1 / top-5 (labels only 85.0 / 97.2; taught
-by an L2 86.9 / 98.1), with 300 million unlabelled images that only its authors
+by an L2 86.9 / 98.1), with 300 million unlabeled images that only its authors
 have.
 """
 

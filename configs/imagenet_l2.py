@@ -7,7 +7,7 @@ little more than they hold. Time: 1.25 million core-hours, 610 hours of that pod
 tenth of its peak is used (``noisy-student plan`` with the same flags). To expect: not
 run by us; the paper has 87.6, 88.1 and 88.4 % top-1 for the three students (98.7 %
 top-5 for the last; B7 85.0, L2 on labels alone 85.5), after FixRes at 800 px, with 300
-million unlabelled images that only its authors have. How many blocks FixRes froze is
+million unlabeled images that only its authors have. How many blocks FixRes froze is
 not published: here the first three stages.
 """
 

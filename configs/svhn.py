@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
         test="tfds:svhn_cropped:test",
     )
     config.data.expected.update(
-        labelled=TRAIN - DEV, pool=EXTRA, validation=DEV, test=TEST, classes=10
+        labeled=TRAIN - DEV, pool=EXTRA, validation=DEV, test=TEST, classes=10
     )
     config.model.update(
         name="efficientnet_b0_small",
@@ -42,7 +42,7 @@ def get_config() -> ConfigDict:
         decay_epochs=1.372,
         weight_decay=1e-4,
     )
-    for stream in ("labelled", "pseudo"):
+    for stream in ("labeled", "pseudo"):
         config.noise[stream].update(
             randaugment_magnitude=5.0,
             # Pixels of a 32-pixel image.

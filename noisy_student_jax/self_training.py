@@ -26,21 +26,21 @@ def noisy_student(run: Run) -> list[Stage]:
     """Returns the stages of the whole loop, in order."""
     stages = [data(run), contact_sheet(run)]
     for generation in range(run.last + 1):
-        # 1. Train the teacher on labelled images. 3. Later, train an equal or larger
-        # student, noised, on labelled and pseudo-labelled images together.
+        # 1. Train the teacher on labeled images. 3. Later, train an equal or larger
+        # student, noised, on labeled and pseudo-labeled images together.
         stages += [*training(run, generation), evaluation(run, generation)]
         if generation < run.last:
-            # 2. The teacher, not noised, labels the unlabelled images; the confident
+            # 2. The teacher, not noised, labels the unlabeled images; the confident
             # ones are kept, class by class. 4. The student becomes the next teacher.
-            stages += [labelling(run, generation), selection(run, generation)]
+            stages += [labeling(run, generation), selection(run, generation)]
     for name in run.compared_with:
-        # What the student's architecture reaches on labelled images alone.
+        # What the student's architecture reaches on labeled images alone.
         stages += [*training(run, name), evaluation(run, name)]
     return [*stages, judging(run, stages)]
 
 
 def data(run: Run) -> Stage:
-    """Notes which record is labelled, unlabelled, validation or test."""
+    """Notes which record is labeled, unlabeled, validation or test."""
     return Stage(
         name="data",
         config={
@@ -151,7 +151,7 @@ def evaluation(run: Run, generation: int | str) -> Stage:
     )
 
 
-def labelling(run: Run, generation: int) -> Stage:
+def labeling(run: Run, generation: int) -> Stage:
     """Has a generation label the pool."""
     teacher = run.student(generation).final
     # The mode is the student's.

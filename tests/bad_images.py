@@ -1,7 +1,7 @@
 """A table of the image files that people have: broken, odd and hostile.
 
 Each `Case` makes a file, and says what reading it must come to. Good ones show the
-same card wherever they can: red and green above, blue and grey below.
+same card wherever they can: red and green above, blue and gray below.
 """
 
 import dataclasses
@@ -18,9 +18,9 @@ import numpy as np
 from PIL import Image, features
 
 HEIGHT, WIDTH = 16, 24
-RED, GREEN, BLUE, GREY = (200, 30, 30), (30, 180, 40), (20, 40, 210), (128, 128, 128)
+RED, GREEN, BLUE, GRAY = (200, 30, 30), (30, 180, 40), (20, 40, 210), (128, 128, 128)
 WHITE = (255, 255, 255)
-CORNERS = (RED, GREEN, BLUE, GREY)
+CORNERS = (RED, GREEN, BLUE, GRAY)
 HAS_HEIC = importlib.util.find_spec("pillow_heif") is not None
 HAS_AVIF = features.check("avif")
 LINKS = "links that lead nowhere or back"
@@ -37,7 +37,7 @@ class Case:
       file: its name.
       size: height and width that its header says; None if it says none.
       reason: pattern of why it cannot be decoded; None if it can be.
-      corners: colours of a decoded image's four corners; None if they are not known.
+      corners: colors of a decoded image's four corners; None if they are not known.
       may_be_good: damage that the format cannot tell, so that either is right.
       left_out: why it is no candidate for an image folder; "" if it is none without
         being counted.
@@ -83,7 +83,7 @@ def card() -> np.ndarray:
     image = np.empty((HEIGHT, WIDTH, 3), np.uint8)
     half, middle = HEIGHT // 2, WIDTH // 2
     image[:half, :middle], image[:half, middle:] = RED, GREEN
-    image[half:, :middle], image[half:, middle:] = BLUE, GREY
+    image[half:, :middle], image[half:, middle:] = BLUE, GRAY
     return image
 
 
@@ -116,7 +116,7 @@ def animated(kind: str, **options) -> bytes:
 
 
 def with_alpha(mode: str = "RGBA") -> Image.Image:
-    """The card, with the lower half transparent and of a hidden colour."""
+    """The card, with the lower half transparent and of a hidden color."""
     image = Image.fromarray(card()).convert(mode)
     alpha = np.full((HEIGHT, WIDTH), 255, np.uint8)
     alpha[HEIGHT // 2 :] = 0
@@ -125,20 +125,20 @@ def with_alpha(mode: str = "RGBA") -> Image.Image:
 
 
 def palette(**options) -> bytes:
-    """The card with a palette in the order red, green, blue, grey."""
+    """The card with a palette in the order red, green, blue, gray."""
     numbers = np.zeros((HEIGHT, WIDTH), np.uint8)
     numbers[:, WIDTH // 2 :] += 1
     numbers[HEIGHT // 2 :] += 2
     image = Image.fromarray(numbers)
-    image.putpalette(bytes(value for colour in CORNERS for value in colour))
+    image.putpalette(bytes(value for color in CORNERS for value in color))
     return encoded(image, **options)
 
 
 def png(
-    width: int, height: int, bits: int, colour: int, rows: bytes, *chunks, interlace=0
+    width: int, height: int, bits: int, color: int, rows: bytes, *chunks, interlace=0
 ) -> bytes:
     """A PNG by hand."""
-    form = (width, height, bits, colour, 0, 0, interlace)
+    form = (width, height, bits, color, 0, 0, interlace)
     whole = [(b"IHDR", struct.pack(">IIBBBBB", *form)), *chunks]
     whole += [(b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
     file = b"\x89PNG\r\n\x1a\n"
@@ -168,7 +168,7 @@ def interlaced() -> bytes:
 
 
 def tiff(width: int, height: int, bits: int, data: bytes) -> bytes:
-    """A grey TIFF by hand."""
+    """A gray TIFF by hand."""
     short, long = 3, 4
     tags = [
         (256, long, width),
@@ -321,9 +321,9 @@ JPEGS = [
         "cmyk.jpg",
     ),
     good(
-        "grey",
+        "gray",
         lambda: jpeg(np.full((HEIGHT, WIDTH), 77, np.uint8)),
-        "grey.jpg",
+        "gray.jpg",
         corners=((77,) * 3,) * 4,
     ),
     good("junk behind", lambda: jpeg() + b"trailing" * 99, "trailing_junk.jpg"),
@@ -381,9 +381,9 @@ PNGS = [
     good("a PNG named JPEG", lambda: encoded(card()), "really_png.jpg"),
     good("no suffix that fits", lambda: encoded(card()), "really_png.TIFF"),
     good(
-        "16-bit grey",
+        "16-bit gray",
         lambda: encoded(np.full((4, 6), 257 * 99, np.uint16)),
-        "grey_16.png",
+        "gray_16.png",
         (4, 6),
         ((99,) * 3,) * 4,
     ),
@@ -396,7 +396,7 @@ PNGS = [
         FOUR_WHITE,
     ),
     good(
-        "2-bit grey",
+        "2-bit gray",
         lambda: png(4, 1, 2, 0, b"\0\x1b"),
         "two_bits.png",
         (1, 4),
@@ -407,7 +407,7 @@ PNGS = [
         "palette with transparency",
         lambda: palette(transparency=bytes([255, 255, 0, 255])),
         "palette_alpha.png",
-        corners=(*ABOVE, WHITE, GREY),
+        corners=(*ABOVE, WHITE, GRAY),
     ),
     good(
         "RGBA",
@@ -487,7 +487,7 @@ PNGS = [
         "^broken PNG file: Decompressed data too large",
     ),
     bad(
-        "bomb of a colour profile",
+        "bomb of a color profile",
         lambda: png(
             *(8, 8, 8, 0, bytes(72)),
             (b"iCCP", b"a\0\0" + zlib.compress(bytes(8 << 20))),
@@ -536,14 +536,14 @@ OTHERS = [
     good(
         "16-bit TIFF",
         lambda: encoded(np.full((4, 6), 257 * 99, np.uint16), "TIFF"),
-        "grey_16.tiff",
+        "gray_16.tiff",
         (4, 6),
         ((99,) * 3,) * 4,
     ),
     good(
         "12-bit TIFF",
         lambda: tiff(2, 1, 12, bytes([0x80, 0x0F, 0xFF])),
-        "grey_12.tiff",
+        "gray_12.tiff",
         (1, 2),
         ((128,) * 3, WHITE, (128,) * 3, WHITE),
     ),

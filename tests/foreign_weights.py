@@ -46,7 +46,7 @@ def _array(name, shape, seed):
 
 
 def seeded_images(count, side, seed=0):
-    """Random normalised images, float32 ``[count, side, side, 3]``.
+    """Random normalized images, float32 ``[count, side, side, 3]``.
 
     Each has a tint and coarse patches of its own, under noise: a network's mean over
     space would not tell images of noise alone apart. Of another side, they are the

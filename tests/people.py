@@ -16,11 +16,11 @@ QUICK = [
     "--config.train.batch=8",
     "--config.train.ratio=1",
     "--config.train.ema_decay=0.5",
-    "--config.noise.labelled.randaugment_layers=0",
+    "--config.noise.labeled.randaugment_layers=0",
     "--config.noise.pseudo.randaugment_layers=0",
-    "--config.noise.labelled.crop_padding=1",
+    "--config.noise.labeled.crop_padding=1",
     "--config.noise.pseudo.crop_padding=1",
-    "--config.noise.labelled.crop_area=0",
+    "--config.noise.labeled.crop_area=0",
     "--config.noise.pseudo.crop_area=0",
     "--config.selection.min_score=0.1",
     "--config.evaluation.batch=16",
@@ -32,7 +32,7 @@ HOSTILE = "dog<script>alert(1)<"
 
 
 def draw(path, label, number):
-    """An image of its class's colour, and of its own."""
+    """An image of its class's color, and of its own."""
     pixels = np.random.default_rng([label, number]).integers(0, 90, (11, 13, 3))
     pixels[..., label % 3] += 160
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,7 +40,7 @@ def draw(path, label, number):
 
 
 def make_folders(root: pathlib.Path) -> pathlib.Path:
-    """Three classes, a pool with a torn file and a copy of a labelled image."""
+    """Three classes, a pool with a torn file and a copy of a labeled image."""
     for label, name in enumerate(("cat", HOSTILE, "Eule im Wald ü")):
         for number in range(16):
             draw(root / "labeled" / name / f"{number}.png", label, number)

@@ -32,7 +32,7 @@ def write_model(folder, *, crop_padding=0, origin=None, classes=CLASSES):
     return folder
 
 
-def grey(band, *, side=SIDE, of=6):
+def gray(band, *, side=SIDE, of=6):
     """Returns an image whose brightness is in the middle of a band."""
     value = round(255 * (band + 0.5) / of)
     return np.full((side, side, 3), value, np.uint8)

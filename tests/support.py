@@ -55,16 +55,16 @@ def on_eight_devices(work: str, *arguments: Any, beside: str | None = None) -> A
     Args:
       work: a program, in which ``jax.device_count()`` is 8.
       arguments: its ``sys.argv[1:]``.
-      beside: a test's ``__file__``, if the program imports from it or its neighbours.
+      beside: a test's ``__file__``, if the program imports from it or its neighbors.
     """
-    neighbours = [pathlib.Path(beside).parent] if beside else []
+    neighbors = [pathlib.Path(beside).parent] if beside else []
     done = subprocess.run(
         [sys.executable, "-c", work, *map(str, arguments)],
         env={
             **os.environ,
             **EIGHT_DEVICES,
             "JAX_PLATFORMS": "cpu",
-            "PYTHONPATH": search_path(*neighbours),
+            "PYTHONPATH": search_path(*neighbors),
         },
         capture_output=True,
         text=True,

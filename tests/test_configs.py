@@ -82,7 +82,7 @@ def test_a_config_can_be_trained(path, monkeypatch):
     for student in students.values():
         before, after, metrics = trace(student, monkeypatch)
         assert jax.tree.map(jnp.shape, before) == jax.tree.map(jnp.shape, after)
-        assert {"loss", "labelled/loss", "pseudo/loss"} <= metrics.keys()
+        assert {"loss", "labeled/loss", "pseudo/loss"} <= metrics.keys()
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=STEMS)

@@ -1,10 +1,10 @@
 """RandAugment's five geometric operations as matrices, without any framework.
 
-**Pixel centres lie at integers.** The output pixel ``(x, y)`` takes the input pixel
+**Pixel centers lie at integers.** The output pixel ``(x, y)`` takes the input pixel
 nearest to ``(a·x + b·y + c, d·x + e·y + f)``, halves rounding away from zero, as in
-the kernel behind ``contrib_image.transform`` that the authors call. The centre of
+the kernel behind ``contrib_image.transform`` that the authors call. The center of
 rotation is therefore ``((width − 1)/2, (height − 1)/2)``, and a shear leaves the first
-row or column where it is. Pillow puts centres at halves and rounds down: it gives the
+row or column where it is. Pillow puts centers at halves and rounds down: it gives the
 same pixels once its offset is moved by half a pixel to match.
 """
 

@@ -5,9 +5,9 @@ Pillow differs from it by one here and there, since it rounds what Sharpness and
 start from and stretches AutoContrast in float64.
 
 Two float32 sums are exact integers here: the smoothing of Sharpness, in which
-TensorFlow's own kernels disagree among themselves, and the grey value. TensorFlow falls
+TensorFlow's own kernels disagree among themselves, and the gray value. TensorFlow falls
 one short of the exact smoothed value for one pixel in several hundred (for one flat
-grey in five), and one above the grey for one colour in a hundred thousand; where it
+gray in five), and one above the gray for one color in a hundred thousand; where it
 does, Sharpness and Color may differ by up to 4 at magnitude 27.
 """
 
@@ -186,11 +186,11 @@ def solarize_add(image: jax.Array, addition: int | jax.Array) -> jax.Array:
 
 
 def color(image: jax.Array, factor: float | jax.Array) -> jax.Array:
-    """Blends away from the grey image.
+    """Blends away from the gray image.
 
     Args:
         image: uint8 `[height, width, channels]`, of one or three channels.
-        factor: 0 gives the grey image, 1 the image itself.
+        factor: 0 gives the gray image, 1 the image itself.
 
     Returns:
         uint8 `[height, width, channels]`.
@@ -198,18 +198,18 @@ def color(image: jax.Array, factor: float | jax.Array) -> jax.Array:
     Raises:
         UserError: the image has neither one channel nor three.
     """
-    return _blend(_grey(image), image, factor)
+    return _blend(_gray(image), image, factor)
 
 
 def contrast(image: jax.Array, factor: float | jax.Array) -> jax.Array:
-    """Blends away from one grey level, which is not the image's mean.
+    """Blends away from one gray level, which is not the image's mean.
 
     The authors sum the histogram and divide by its 256 bins, which gives the number of
     pixels over 256, clipped to 255: 4 at 32 × 32, 255 from 256 × 256 up.
 
     Args:
         image: uint8 `[height, width, channels]`.
-        factor: 0 gives the grey level, 1 the image itself.
+        factor: 0 gives the gray level, 1 the image itself.
 
     Returns:
         uint8 `[height, width, channels]`.
@@ -220,9 +220,9 @@ def contrast(image: jax.Array, factor: float | jax.Array) -> jax.Array:
 
 
 def contrast_from_mean(image: jax.Array, factor: float | jax.Array) -> jax.Array:
-    """Blends away from the mean of the grey image, rounded to a whole level.
+    """Blends away from the mean of the gray image, rounded to a whole level.
 
-    What the authors' code means to do, and Pillow does, whose grey differs by one here
+    What the authors' code means to do, and Pillow does, whose gray differs by one here
     and there.
 
     Args:
@@ -238,7 +238,7 @@ def contrast_from_mean(image: jax.Array, factor: float | jax.Array) -> jax.Array
     height, width, _ = image.shape
     pixels = jnp.uint32(height * width)
     # Below 2³² up to 16 million pixels.
-    total = _grey(image).astype(jnp.uint32).sum(dtype=jnp.uint32)
+    total = _gray(image).astype(jnp.uint32).sum(dtype=jnp.uint32)
     whole = lax.div(total, pixels)
     level = whole + (2 * (total - whole * pixels) >= pixels)
     return _blend(jnp.full_like(image, level.astype(jnp.uint8)), image, factor)
@@ -260,7 +260,7 @@ def brightness(image: jax.Array, factor: float | jax.Array) -> jax.Array:
 def sharpness(image: jax.Array, factor: float | jax.Array) -> jax.Array:
     """Blends away from the smoothed image; the outermost pixels stay as they are.
 
-    The smoothing weighs a pixel 5 and each of its eight neighbours 1, over 13.
+    The smoothing weighs a pixel 5 and each of its eight neighbors 1, over 13.
 
     Args:
         image: uint8 `[height, width, channels]`.
@@ -281,7 +281,7 @@ def sharpness(image: jax.Array, factor: float | jax.Array) -> jax.Array:
     return image.at[1:-1, 1:-1].set(_blend(smooth, inner, factor))
 
 
-def _grey(image: jax.Array) -> jax.Array:
+def _gray(image: jax.Array) -> jax.Array:
     """What ``tf.image.rgb_to_grayscale`` gives, uint8 `[height, width, 1]`.
 
     It weighs by 0.2989, 0.5870 and 0.1140 and rescales by 255.5/255 before it
@@ -296,8 +296,8 @@ def _grey(image: jax.Array) -> jax.Array:
         )
     red, green, blue = jnp.moveaxis(image.astype(jnp.uint32), -1, 0)
     weighted = 2989 * red + 5870 * green + 1140 * blue
-    grey = lax.div(weighted * 511, jnp.uint32(510 * 10_000))
-    return grey.astype(jnp.uint8)[..., None]
+    gray = lax.div(weighted * 511, jnp.uint32(510 * 10_000))
+    return gray.astype(jnp.uint8)[..., None]
 
 
 def _blend(

@@ -35,14 +35,14 @@ def crop_boxes(
     Args:
         seed: the run's seed.
         generation: 0 for the first teacher.
-        stream: `LABELLED` or `PSEUDO`, of ``noisy_student_jax.types``.
+        stream: `LABELED` or `PSEUDO`, of ``noisy_student_jax.types``.
         positions: int64 `[batch]`, of the stream's order.
         sizes: integers `[batch, 2]`, the height and width of each image.
         least_area: `InputNoise.crop_area`.
 
     Returns:
         int32 `[batch, 4]`: top, left, height and width in pixels. **All four are 0**
-        where evaluation's centre crop is to be taken: nothing fitted, as in a very
+        where evaluation's center crop is to be taken: nothing fitted, as in a very
         long image, or the crop was the whole image, or `least_area` is 0.
     """
     sizes = np.asarray(sizes, np.int64)

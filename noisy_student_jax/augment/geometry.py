@@ -1,4 +1,4 @@
-"""RandAugment's five geometric operations: nearest neighbour, mid-grey outside.
+"""RandAugment's five geometric operations: nearest neighbor, mid-gray outside.
 
 Which pixel comes from where is told in ``affine.py``.
 
@@ -19,7 +19,7 @@ Negative = bool | jax.Array
 
 
 def rotate(image: jax.Array, degrees: float, negative: Negative = False) -> jax.Array:
-    """Rotates about the centre, counter-clockwise as seen for positive degrees.
+    """Rotates about the center, counter-clockwise as seen for positive degrees.
 
     Args:
         image: uint8 `[height, width, channels]`.

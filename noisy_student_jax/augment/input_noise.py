@@ -33,11 +33,11 @@ class InputNoise:
         flip: whether half of the images are mirrored left to right.
         crop_padding: pixels of reflection around the image before a crop of its own
             size; 0 is off.
-        cutout_size: side of one grey square, its centre anywhere in the image; 0 is
+        cutout_size: side of one gray square, its center anywhere in the image; 0 is
             off. The authors use 16 on SVHN.
         crop_area: the least share of the original image's area that a random resized
             crop is drawn with, 0.08 in the authors' ImageNet pipeline; 0 is off, and
-            the centre crop of evaluation is taken. It happens where the original
+            the center crop of evaluation is taken. It happens where the original
             image is decoded (``crops.py``), before all else: `augment_image` and
             `augment_batch` get its result and do not look at this field.
         form: how `augment_batch` computes RandAugment, one of `FORMS`; the pixels

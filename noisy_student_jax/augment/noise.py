@@ -91,7 +91,7 @@ def stream_key(seed: int, generation: int, stream: int) -> jax.Array:
     Args:
         seed: the run's seed.
         generation: 0 for the first teacher.
-        stream: `LABELLED` or `PSEUDO`, of ``noisy_student_jax.types``.
+        stream: `LABELED` or `PSEUDO`, of ``noisy_student_jax.types``.
     """
     key = jax.random.fold_in(jax.random.key(seed), generation)
     return jax.random.fold_in(key, stream)
@@ -105,7 +105,7 @@ def example_key(
     Args:
         seed: the run's seed.
         generation: 0 for the first teacher.
-        stream: `LABELLED` or `PSEUDO`, of ``noisy_student_jax.types``.
+        stream: `LABELED` or `PSEUDO`, of ``noisy_student_jax.types``.
         position: uint32 `[2]`, the high word first, as `split_positions` gives it.
     """
     return _fold_position(stream_key(seed, generation, stream), jnp.asarray(position))
@@ -144,7 +144,7 @@ def _check(dtype: Any, shape: tuple[int, ...], noise: InputNoise) -> None:
     if dtype != jnp.uint8:
         raise UserError(
             f"Input noise works on uint8 images, values 0–255, not on {dtype}: "
-            "augment before normalising."
+            "augment before normalizing."
         )
     height, width, _ = shape
     noise.check(height=height, width=width)

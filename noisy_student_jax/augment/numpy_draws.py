@@ -32,7 +32,7 @@ def draw(
     Args:
         seed: the run's seed.
         generation: 0 for the first teacher.
-        stream: `LABELLED` or `PSEUDO`, of ``noisy_student_jax.types``.
+        stream: `LABELED` or `PSEUDO`, of ``noisy_student_jax.types``.
         positions: int64 `[batch]`, of the stream's order.
         noise: what is to be added.
         height: of the images that are augmented.
@@ -44,8 +44,8 @@ def draw(
         - ``flip``: bool `[batch]`, whether to mirror.
         - ``randaugment_op``: int32 `[batch, layers]`, the row of the table;
           ``randaugment_negative``: bool, whether a signed argument is negated;
-          ``randaugment_row`` and ``randaugment_column``: int32, the centre of Cutout.
-        - ``cutout``: int32 `[batch, 2]`, the row and column of the square's centre.
+          ``randaugment_row`` and ``randaugment_column``: int32, the center of Cutout.
+        - ``cutout``: int32 `[batch, 2]`, the row and column of the square's center.
         - ``crop``: int32 `[batch, 2]`, where the crop starts in the padded image.
     """
     keys = example_keys(seed, generation, stream, positions)
@@ -84,7 +84,7 @@ def example_keys(
     Args:
         seed: the run's seed.
         generation: 0 for the first teacher.
-        stream: `LABELLED` or `PSEUDO`, of ``noisy_student_jax.types``.
+        stream: `LABELED` or `PSEUDO`, of ``noisy_student_jax.types``.
         positions: int64 `[batch]`, of the stream's order.
 
     Returns:

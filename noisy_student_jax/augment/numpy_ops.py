@@ -1,7 +1,7 @@
 """Input noise on the host, in NumPy: the same pixels as the device's backend.
 
 Nothing is random in here: the random numbers come with the example, from
-``host_draws.py``. The arithmetic is that of ``colour.py``, exact integers where those
+``host_draws.py``. The arithmetic is that of ``color.py``, exact integers where those
 are and float32 elsewhere, bit for bit. Ten of the sixteen operations look at one value
 of one channel at a time: those are computed for the 256 values there are, and looked
 up. What depends only on an argument and an image's size is computed once and kept. The
@@ -53,7 +53,7 @@ def augment(
     if image.dtype != np.uint8:
         raise UserError(
             f"Input noise works on uint8 images, values 0–255, not on {image.dtype}: "
-            "augment before normalising."
+            "augment before normalizing."
         )
     height, width, _ = image.shape
     noise.check(height=height, width=width)
@@ -100,8 +100,8 @@ def apply(
         image: uint8 `[height, width, channels]`.
         argument: as `randaugment.argument` gives it.
         negative: whether a signed argument is negated.
-        row: of Cutout's centre.
-        column: of Cutout's centre.
+        row: of Cutout's center.
+        column: of Cutout's center.
         behavior: one of the table's `BEHAVIORS`.
 
     Returns:
@@ -111,7 +111,7 @@ def apply(
         return cutout(image, 2 * argument, row=row, column=column)
     if op.name in affine.COEFFICIENTS:
         return _transform(op.name, image, -argument if negative else argument)
-    function = COLOURS[op.function(behavior)]
+    function = COLORS[op.function(behavior)]
     return function(image) if argument is None else function(image, argument)
 
 
@@ -165,13 +165,13 @@ def solarize_add(image: np.ndarray, addition: int) -> np.ndarray:
 
 
 def color(image: np.ndarray, factor: float) -> np.ndarray:
-    """Blends away from the grey image."""
+    """Blends away from the gray image."""
     channels = image.shape[-1]
     result = np.empty_like(image)
     for rows in _slabs(image):
         part = image[rows]
-        grey = np.repeat(_grey(part), channels, axis=1).reshape(part.shape)
-        result[rows] = _blend(grey, part, factor)
+        gray = np.repeat(_gray(part), channels, axis=1).reshape(part.shape)
+        result[rows] = _blend(gray, part, factor)
     return result
 
 
@@ -182,10 +182,10 @@ def contrast(image: np.ndarray, factor: float) -> np.ndarray:
 
 
 def contrast_from_mean(image: np.ndarray, factor: float) -> np.ndarray:
-    """Blends away from the mean of the grey image, rounded to a whole level."""
+    """Blends away from the mean of the gray image, rounded to a whole level."""
     height, width, _ = image.shape
     pixels = height * width
-    total = sum(int(_grey(image[rows]).sum(dtype=np.int64)) for rows in _slabs(image))
+    total = sum(int(_gray(image[rows]).sum(dtype=np.int64)) for rows in _slabs(image))
     return _blend_from((2 * total + pixels) // (2 * pixels), image, factor)
 
 
@@ -199,7 +199,7 @@ def sharpness(image: np.ndarray, factor: float) -> np.ndarray:
     height, width, channels = image.shape
     if height < 3 or width < 3:
         return image
-    # Rows side by side, so that neighbours are `channels` values away.
+    # Rows side by side, so that neighbors are `channels` values away.
     flat = image.reshape(height, width * channels)
     result = flat.copy()
     for rows in _slabs(image[1:-1]):
@@ -213,7 +213,7 @@ def sharpness(image: np.ndarray, factor: float) -> np.ndarray:
     return result.reshape(image.shape)
 
 
-COLOURS: dict[str, Callable[..., np.ndarray]] = {
+COLORS: dict[str, Callable[..., np.ndarray]] = {
     "AutoContrast": autocontrast,
     "Equalize": equalize,
     "Invert": invert,
@@ -231,12 +231,12 @@ the row's argument → an image."""
 
 
 def cutout(image: np.ndarray, side: int, *, row: int, column: int) -> np.ndarray:
-    """Paints a square mid-grey, clipped at the border.
+    """Paints a square mid-gray, clipped at the border.
 
     Args:
         image: uint8 `[height, width, channels]`.
         side: of the square; 0 paints nothing.
-        row: where its centre is; an even side reaches one pixel less beyond it than
+        row: where its center is; an even side reaches one pixel less beyond it than
             before it.
         column: likewise.
 
@@ -250,7 +250,7 @@ def cutout(image: np.ndarray, side: int, *, row: int, column: int) -> np.ndarray
 
 
 def _transform(name: str, image: np.ndarray, argument: float) -> np.ndarray:
-    """Samples the image where ``affine.py`` says, mid-grey where that is outside."""
+    """Samples the image where ``affine.py`` says, mid-gray where that is outside."""
     height, width, channels = image.shape
     # One pixel more: the one that lies outside.
     pixels = np.full((height * width + 1, channels), FILL, np.uint8)
@@ -287,7 +287,7 @@ def _per_channel(function: np.ufunc, image: np.ndarray) -> np.ndarray:
     return function.reduce(row.reshape(width, channels), axis=0)
 
 
-def _grey(image: np.ndarray) -> np.ndarray:
+def _gray(image: np.ndarray) -> np.ndarray:
     """What ``tf.image.rgb_to_grayscale`` means, in integers: int32 `[…, …]`."""
     channels = image.shape[-1]
     if channels == 1:

@@ -27,8 +27,8 @@ class Draws(NamedTuple):
     Attributes:
         op: int32, the row of the table.
         negative: bool, whether a signed argument is negated.
-        row: int32, the centre of Cutout.
-        column: int32, the centre of Cutout.
+        row: int32, the center of Cutout.
+        column: int32, the center of Cutout.
     """
 
     op: jax.Array
@@ -82,7 +82,7 @@ def randaugment(
 
     Raises:
         UserError: the image is not uint8, the magnitude is negative, or there is no
-            such behaviour.
+            such behavior.
     """
     height, width, _ = image.shape
     draws = draw(key, layers=layers, height=height, width=width)
@@ -142,12 +142,12 @@ def apply(
 
     Raises:
         UserError: the image is not uint8, the magnitude is negative, or there is no
-            such behaviour.
+            such behavior.
     """
     if image.dtype != jnp.uint8:
         raise UserError(
             f"RandAugment works on uint8 images, values 0–255, not on {image.dtype}: "
-            "augment before normalising."
+            "augment before normalizing."
         )
     branches = [_branch(op, magnitude, constants, behavior) for op in table.OPS]
     (layers,) = draws.op.shape
@@ -181,12 +181,12 @@ def cutout(
     row: int | jax.Array,
     column: int | jax.Array,
 ) -> jax.Array:
-    """Paints a square mid-grey, clipped at the border.
+    """Paints a square mid-gray, clipped at the border.
 
     Args:
         image: uint8 `[height, width, channels]`.
         side: of the square; 0 paints nothing.
-        row: where its centre is. An even side reaches one pixel less beyond it than
+        row: where its center is. An even side reaches one pixel less beyond it than
             before it, as the authors' does.
         column: likewise.
 
@@ -195,8 +195,8 @@ def cutout(
     """
     height, width, _ = image.shape
 
-    def covered(size: int, centre: int | jax.Array) -> jax.Array:
-        start = centre - side // 2
+    def covered(size: int, center: int | jax.Array) -> jax.Array:
+        start = center - side // 2
         index = jnp.arange(size)
         return (index >= start) & (index < start + side)
 

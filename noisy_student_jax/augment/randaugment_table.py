@@ -11,7 +11,7 @@ no probability: every drawn operation is applied.
 The rows behave in one of two ways. ``reference`` is the authors' code as it runs, its
 mistakes included. ``clean`` mends four rows and leaves the other twelve alone:
 
-- *Contrast* blends away from the mean of the grey image, not from its number of pixels
+- *Contrast* blends away from the mean of the gray image, not from its number of pixels
   over 256.
 - *Solarize* holds its threshold at 256, where it inverts nothing, instead of letting it
   wrap to 0, where it inverts everything.
@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from noisy_student_jax.core.errors import UserError, nearest
 
 FILL = 128
-"""What is put where an image has no pixels: mid-grey, in every channel."""
+"""What is put where an image has no pixels: mid-gray, in every channel."""
 
 SOLARIZE_ADD_BELOW = 128
 """SolarizeAdd adds to pixels below this value."""
@@ -85,7 +85,7 @@ class Op:
     signed: bool = False
 
     def function(self, behavior: str) -> str:
-        """Returns the name by which backends find the function of a behaviour."""
+        """Returns the name by which backends find the function of a behavior."""
         if behavior == "clean" and self.clean_function:
             return self.clean_function
         return self.name
@@ -207,7 +207,7 @@ def argument(
 
     Raises:
         UserError: the magnitude is negative or not finite, or there is no such
-            behaviour.
+            behavior.
     """
     check_behavior(behavior)
     if not 0 <= magnitude < float("inf"):
@@ -223,7 +223,7 @@ def check_behavior(behavior: str) -> None:
     """Refuses what is none of `BEHAVIORS`.
 
     Raises:
-        UserError: there is no such behaviour.
+        UserError: there is no such behavior.
     """
     if behavior not in BEHAVIORS:
         raise UserError(

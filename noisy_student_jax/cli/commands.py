@@ -21,7 +21,7 @@ from noisy_student_jax.planning import plan as planning
 from noisy_student_jax.planning.topology import command as topology
 from noisy_student_jax.pseudo_labels import selection
 from noisy_student_jax.pseudo_labels.plan import SelectionOptions
-from noisy_student_jax.report import summary as judgement
+from noisy_student_jax.report import summary as judgment
 from noisy_student_jax.report.contact_sheet import CONTACT_SHEET
 from noisy_student_jax.robustness import command as robustness
 from noisy_student_jax.runs import fixres, scheduler
@@ -360,9 +360,9 @@ def _stage_name(one: Run, options: Options, kind: str) -> str:
 
 
 def _conclude(one: Run) -> None:
-    summary = files.read_json(one.workdir / judgement.SUMMARY)
+    summary = files.read_json(one.workdir / judgment.SUMMARY)
     console.say()
-    console.say(judgement.table(one, summary))
+    console.say(judgment.table(one, summary))
     console.say()
     console.say(summary["verdict"]["says"])
     console.say(

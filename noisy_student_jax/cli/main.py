@@ -234,7 +234,7 @@ def _export_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--without-preprocessing",
         action="store_true",
-        help="of onnx: the network alone, which takes normalised images",
+        help="of onnx: the network alone, which takes normalized images",
     )
     parser.add_argument(
         "--trust", action="store_true", help="use code that the bundle names"

@@ -19,7 +19,7 @@ class Chip:
 
 
 CHIPS = {
-    # https://cloud.google.com/tpu/docs/v3 and its neighbours; two cores a v3 chip.
+    # https://cloud.google.com/tpu/docs/v3 and its neighbors; two cores a v3 chip.
     "tpu_v3_core": Chip("TPU v3 core", 61.5e12, 16 * 2**30),
     "tpu_v4": Chip("TPU v4", 275e12, 32 * 2**30),
     "tpu_v5e": Chip("TPU v5e", 197e12, 16e9),

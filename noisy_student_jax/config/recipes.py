@@ -15,7 +15,7 @@ IMAGENET = 1_281_167
 HELD_OUT = 10_000
 """Of them that choose among generations, so that the test set does not."""
 JFT = 300_000_000
-"""Unlabelled images of the paper; nobody outside has them."""
+"""Unlabeled images of the paper; nobody outside has them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,9 +23,9 @@ class Recipe:
     """How a size of student is trained.
 
     Attributes:
-      ratio: pseudo-labelled images to a labelled one (authors' script).
+      ratio: pseudo-labeled images to a labeled one (authors' script).
       magnitude: of RandAugment, two layers (authors' script); 0 for none.
-      epochs: over the labelled images (paper §3.1: longer up to B4).
+      epochs: over the labeled images (paper §3.1: longer up to B4).
     """
 
     ratio: float
@@ -59,7 +59,7 @@ def imagenet() -> ConfigDict:
         test="tfds:imagenet2012:validation",
     )
     config.data.expected.update(
-        labelled=IMAGENET - HELD_OUT,
+        labeled=IMAGENET - HELD_OUT,
         validation=HELD_OUT,
         test=50_000,
         pool=JFT,
@@ -68,7 +68,7 @@ def imagenet() -> ConfigDict:
     # For folders, from which a validation set has to be split off.
     config.data.validation_fraction = HELD_OUT / IMAGENET
     config.model.update(dtype="bfloat16", interpolation="bicubic_tf1")
-    for stream in ("labelled", "pseudo"):
+    for stream in ("labeled", "pseudo"):
         config.noise[stream].crop_area = 0.08
     # The paper compares with its teachers; a control costs as much as a student.
     config.control.enabled = False
@@ -99,7 +99,7 @@ def student(size: str, **train: Any) -> dict[str, Any]:
     return {
         "model": {"name": f"efficientnet_{size}", "remat": size in REMAT},
         "train": {**schedule, **train},
-        "noise": {"labelled": noise, "pseudo": noise},
+        "noise": {"labeled": noise, "pseudo": noise},
     }
 
 

@@ -16,7 +16,7 @@ takes from the last generation what it does not say itself."""
 DEFINED = {
     "probe": {
         "train": {"part": "head", "ratio": 0.0},
-        "noise": {"labelled": {"dropout": False}},
+        "noise": {"labeled": {"dropout": False}},
         "fixres": {"resolution": 0},
     },
     "fine_tuning": {"train": {"part": "all", "ratio": 0.0}},
@@ -41,7 +41,7 @@ OPERATIONAL = (
     "data.resident_gigabytes",
     "data.prefetch",
     # How it is computed; the pixels are the same.
-    "noise.labelled.randaugment_form",
+    "noise.labeled.randaugment_form",
     "noise.pseudo.randaugment_form",
     # The same pixels either way.
     "data.augment",
@@ -84,7 +84,7 @@ _DATA = {
     "test_fraction": 0.2,
     "pool_shards": 4,
     "expected": {
-        "labelled": 0,
+        "labeled": 0,
         "pool": 0,
         "validation": 0,
         "test": 0,
@@ -175,7 +175,7 @@ def base_config() -> ConfigDict:
             "data": _DATA,
             "model": _MODEL,
             "train": _TRAIN,
-            "noise": {"labelled": dict(_NOISE), "pseudo": dict(_NOISE)},
+            "noise": {"labeled": dict(_NOISE), "pseudo": dict(_NOISE)},
             "labels": {"batch": 256, "top_k": 0, "mode": "stored"},
             "selection": _SELECTION,
             "fixres": _FIXRES,
@@ -202,9 +202,7 @@ def base_config() -> ConfigDict:
 
 SHORT_NAMES = {
     "labeled": "data.sources.labeled",
-    "labelled": "data.sources.labeled",
     "unlabeled": "data.sources.unlabeled",
-    "unlabelled": "data.sources.unlabeled",
     "validation": "data.sources.validation",
     "test": "data.sources.test",
     "init": "model.init",
@@ -254,7 +252,7 @@ RANGES = {
     "data.validation": _AT_LEAST_ONE,
     "data.test": _AT_LEAST_ONE,
     "data.pool_shards": _AT_LEAST_ONE,
-    "data.expected.labelled": _AT_LEAST_ZERO,
+    "data.expected.labeled": _AT_LEAST_ZERO,
     "data.expected.pool": _AT_LEAST_ZERO,
     "data.expected.validation": _AT_LEAST_ZERO,
     "data.expected.test": _AT_LEAST_ZERO,

@@ -1,7 +1,7 @@
 """How a batch of two streams is laid out.
 
-The batch is a sequence of equal *groups*, each holding labelled and
-pseudo-labelled examples in the configured ratio. Devices and microbatches take
+The batch is a sequence of equal *groups*, each holding labeled and
+pseudo-labeled examples in the configured ratio. Devices and microbatches take
 whole groups, so each of them sees the ratio that the method asks for (one forward
 pass and one set of batch statistics over both streams), and the order of examples
 does not depend on how many devices there are.
@@ -21,31 +21,31 @@ class BatchLayout:
     """Sizes of a batch of both streams.
 
     Attributes:
-      labelled: labelled examples in the global batch (the paper's B_l).
-      pseudo: pseudo-labelled examples in the global batch.
+      labeled: labeled examples in the global batch (the paper's B_l).
+      pseudo: pseudo-labeled examples in the global batch.
     """
 
-    labelled: int
+    labeled: int
     pseudo: int
 
     @classmethod
-    def from_ratio(cls, labelled: int, ratio: float) -> "BatchLayout":
+    def from_ratio(cls, labeled: int, ratio: float) -> "BatchLayout":
         """B_u = ceil(ratio · B_l) (authors' ``data_input.py``)."""
-        return cls(labelled, math.ceil(ratio * labelled))
+        return cls(labeled, math.ceil(ratio * labeled))
 
     @property
     def total(self) -> int:
         """Examples in the global batch."""
-        return self.labelled + self.pseudo
+        return self.labeled + self.pseudo
 
     @property
     def groups(self) -> int:
         """The largest number of equal parts that each hold the configured ratio."""
-        return math.gcd(self.labelled, self.pseudo) if self.pseudo else self.labelled
+        return math.gcd(self.labeled, self.pseudo) if self.pseudo else self.labeled
 
     def stream(self) -> np.ndarray:
         """Which stream each example of the batch belongs to, int32 ``[batch]``."""
-        group = [types.LABELLED] * (self.labelled // self.groups)
+        group = [types.LABELED] * (self.labeled // self.groups)
         group += [types.PSEUDO] * (self.pseudo // self.groups)
         return np.tile(np.array(group, np.int32), self.groups)
 
@@ -58,19 +58,19 @@ class BatchLayout:
         parts = devices * microbatches
         if self.groups % parts:
             raise UserError(
-                f"a batch of {self.labelled} labelled + {self.pseudo} pseudo-labelled"
+                f"a batch of {self.labeled} labeled + {self.pseudo} pseudo-labeled"
                 f" images cannot give each of {devices} devices × {microbatches}"
                 f" microbatches the same mix: make config.train.batch (and batch ×"
                 f" ratio) a multiple of {parts}"
             )
 
-    def interleave(self, labelled, pseudo):
-        """Lays two arrays ``[labelled, …]`` and ``[pseudo, …]`` out as one batch."""
+    def interleave(self, labeled, pseudo):
+        """Lays two arrays ``[labeled, …]`` and ``[pseudo, …]`` out as one batch."""
         if not self.pseudo:
-            return labelled
-        xp = _array_module(labelled)
-        shape = labelled.shape[1:]
-        parts = [part.reshape(self.groups, -1, *shape) for part in (labelled, pseudo)]
+            return labeled
+        xp = _array_module(labeled)
+        shape = labeled.shape[1:]
+        parts = [part.reshape(self.groups, -1, *shape) for part in (labeled, pseudo)]
         return xp.concatenate(parts, axis=1).reshape(self.total, *shape)
 
 

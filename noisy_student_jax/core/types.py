@@ -6,11 +6,11 @@ A *batch* is a dictionary, the same for every task:
 - ``target``: the task's pytree, leading axis ``[batch]``. A pseudo-label has the
   same type as a true label;
 - ``weight``: float32 ``[batch]``, 0 for padding;
-- ``stream``: int32 ``[batch]``, `LABELLED` or `PSEUDO`;
+- ``stream``: int32 ``[batch]``, `LABELED` or `PSEUDO`;
 - ``noise``: ``{"dropout", "stochastic_depth"}``, each float32 ``[batch]``, 1 where
   that noise of the model applies to the example, 0 where it does not;
 - ``teacher_image``, where the teacher labels in the step: uint8 ``[pseudo, side, side,
-  channels]``, one for each pseudo-labelled example in their order: the same image as
+  channels]``, one for each pseudo-labeled example in their order: the same image as
   the teacher is to see it, not noised. Devices and microbatches take their share of it
   as they do of the rest.
 """
@@ -21,9 +21,9 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-LABELLED = 0
+LABELED = 0
 PSEUDO = 1
-STREAMS = ("labelled", "pseudo")
+STREAMS = ("labeled", "pseudo")
 
 Batch = dict[str, Any]
 PyTree = Any

@@ -12,16 +12,16 @@ from noisy_student_jax.data.splits import content_hashes, stratified
 def digits(data: Any, *, seed: int) -> Dataset:
     """Loads the digits, split by content.
 
-    Images are uint8 ``[8, 8, 3]`` (grey repeated), bright strokes on black.
+    Images are uint8 ``[8, 8, 3]`` (gray repeated), bright strokes on black.
 
     Args:
       data: the config's ``data`` section (``test``, ``validation`` and
         ``labels_per_class`` are used).
-      seed: of the labelled draw.
+      seed: of the labeled draw.
     """
     raw = load_digits()
-    grey = np.round(raw.images * (255 / 16)).astype(np.uint8)
-    images = np.repeat(grey[..., None], 3, axis=-1)
+    gray = np.round(raw.images * (255 / 16)).astype(np.uint8)
+    images = np.repeat(gray[..., None], 3, axis=-1)
     labels = raw.target.astype(np.int64)
     hashes = content_hashes(images)
     split = stratified(
@@ -37,8 +37,8 @@ def digits(data: Any, *, seed: int) -> Dataset:
     return Dataset(
         name="digits",
         classes=tuple(str(name) for name in raw.target_names),
-        labelled=everything.subset(split["labelled"]),
-        pool=everything.subset(split["pool"], labelled=False),
+        labeled=everything.subset(split["labeled"]),
+        pool=everything.subset(split["pool"], labeled=False),
         validation=everything.subset(split["validation"]),
         test=everything.subset(split["test"]),
         facts={

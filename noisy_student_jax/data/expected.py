@@ -40,7 +40,7 @@ def absent(data: Any) -> list[str]:
       data: the config's ``data`` section. Nothing is said of one that expects no
         sizes: what is wrong with its places is told when they are opened.
     """
-    if not data.expected.labelled:
+    if not data.expected.labeled:
         return []
     places = dict(data.sources)
     missing = [
@@ -69,11 +69,11 @@ def counted(data: Any, *, name: str, absent: Sequence[str]) -> Dataset:
     )
     kind = CountedRecords if streamed else Counted
     # One label stands for all, and takes no room.
-    labels = np.broadcast_to(np.int64(0), (expected.labelled,))
+    labels = np.broadcast_to(np.int64(0), (expected.labeled,))
     return Dataset(
         name=name,
         classes=tuple(str(number) for number in range(expected.classes)),
-        labelled=kind(expected.labelled, labels),
+        labeled=kind(expected.labeled, labels),
         pool=kind(expected.pool, None),
         validation=kind(expected.validation, None),
         test=kind(expected.test, None),

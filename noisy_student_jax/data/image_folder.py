@@ -1,9 +1,9 @@
 """People's own images: folders, lists and record files, split so that nothing leaks.
 
 `labeled` and `unlabeled` are folders (or what else `opening.Opener` knows);
-`test` and `validation` may be. What is not given is split off the labelled images by
+`test` and `validation` may be. What is not given is split off the labeled images by
 their content, class by class. No image is in two parts: what is to be judged on comes
-first, then the labelled images, then the pool.
+first, then the labeled images, then the pool.
 """
 
 import collections
@@ -23,7 +23,7 @@ from noisy_student_jax.data import expected
 from noisy_student_jax.data.open import Opened, Opener
 from noisy_student_jax.data.sources import Dataset
 from noisy_student_jax.data.splits import (
-    LABELLED,
+    LABELED,
     TEST,
     VALIDATION,
     by_content,
@@ -61,21 +61,21 @@ def own(
         return expected.counted(data, name=_name(data.sources.labeled), absent=absent)
     check_places(data)
     opener = Opener(data, interruption, progress, look_only=look_only)
-    labelled = opener.open("labeled")
+    labeled = opener.open("labeled")
     held_out = {
-        name: opener.open(name, classes=labelled.classes)
+        name: opener.open(name, classes=labeled.classes)
         for name in (VALIDATION, TEST)
         if data.sources[name]
     }
     pool = opener.open("unlabeled") if data.sources.unlabeled else None
     facts: dict[str, Any] = {}
-    if hasattr(labelled.whole, "read_encoded") and not look_only:
+    if hasattr(labeled.whole, "read_encoded") and not look_only:
         console.say(
             "images are streamed, not read beforehand: one record in two places is"
             " found, a copy of an image under another name is not"
         )
     quarantined = []
-    for opened in filter(None, (labelled, *held_out.values(), pool)):
+    for opened in filter(None, (labeled, *held_out.values(), pool)):
         quarantined += opened.quarantined
         for why, count in opened.left_out.items():
             facts[f"left out of {opened.name}: {why}"] = count
@@ -85,31 +85,31 @@ def own(
         for name in (TEST, VALIDATION)
         if name in held_out
     }
-    one_class = np.setdiff1d(np.arange(len(labelled)), _contradictory(labelled, facts))
-    labelled = labelled.subset(np.intersect1d(one_class, claims.new(labelled)))
-    dealt = _deal(labelled, data, held_out, facts, look_only=look_only)
+    one_class = np.setdiff1d(np.arange(len(labeled)), _contradictory(labeled, facts))
+    labeled = labeled.subset(np.intersect1d(one_class, claims.new(labeled)))
+    dealt = _deal(labeled, data, held_out, facts, look_only=look_only)
     for name in (VALIDATION, TEST):
         if name not in held_out:
-            parts[name] = labelled.subset(np.flatnonzero(dealt == name))
-    claims.deal(labelled.content, dealt)
-    labelled = labelled.subset(np.flatnonzero(dealt == LABELLED))
+            parts[name] = labeled.subset(np.flatnonzero(dealt == name))
+    claims.deal(labeled.content, dealt)
+    labeled = labeled.subset(np.flatnonzero(dealt == LABELED))
     rest = None
     if data.labels_per_class:
-        labelled, rest = _few_labels(labelled, data.labels_per_class, seed, facts)
+        labeled, rest = _few_labels(labeled, data.labels_per_class, seed, facts)
     if pool is None:
         pool = rest
     else:
         pool = pool.subset(claims.new(pool, "pool"))
         if rest:
-            facts[f"left out of {labelled.name}: beyond what was asked"] = len(rest)
+            facts[f"left out of {labeled.name}: beyond what was asked"] = len(rest)
     for name, count in facts.items():
         if name.startswith("left out") and not look_only:
             console.say(f"  {name}: {count:,}")
     return Dataset(
         name=_name(data.sources.labeled),
-        classes=labelled.classes,
-        labelled=labelled.source(),
-        pool=pool.source(labelled=False),
+        classes=labeled.classes,
+        labeled=labeled.source(),
+        pool=pool.source(labeled=False),
         validation=parts[VALIDATION].source(),
         test=parts[TEST].source(),
         facts=facts,
@@ -118,13 +118,13 @@ def own(
 
 
 def _few_labels(
-    labelled: Opened, count: int, seed: int, facts: dict[str, Any]
+    labeled: Opened, count: int, seed: int, facts: dict[str, Any]
 ) -> tuple[Opened, Opened]:
-    """Returns `count` labelled images of each class, and the rest."""
-    chosen = some_of_each_class(labelled.dealt_by, labelled.labels, count, seed=seed)
+    """Returns `count` labeled images of each class, and the rest."""
+    chosen = some_of_each_class(labeled.dealt_by, labeled.labels, count, seed=seed)
     facts["labels"] = f"{count} a class, by seed {seed}"
-    rest = np.setdiff1d(np.arange(len(labelled)), chosen)
-    return labelled.subset(chosen), labelled.subset(rest)
+    rest = np.setdiff1d(np.arange(len(labeled)), chosen)
+    return labeled.subset(chosen), labeled.subset(rest)
 
 
 class _Claims:
@@ -134,7 +134,7 @@ class _Claims:
         self._taken: dict[str, str] = {}
         self._facts = facts
 
-    def new(self, opened: Opened, part: str = LABELLED) -> np.ndarray:
+    def new(self, opened: Opened, part: str = LABELED) -> np.ndarray:
         """Returns indices of records whose content is in no part yet; takes them."""
         kept, copies = [], collections.Counter()
         for index, content in enumerate(opened.content):
@@ -155,17 +155,17 @@ class _Claims:
         self._taken.update(zip(contents, parts.tolist(), strict=True))
 
 
-def _contradictory(labelled: Opened, facts: dict[str, Any]) -> np.ndarray:
-    """Returns indices of labelled images whose copies have another label."""
+def _contradictory(labeled: Opened, facts: dict[str, Any]) -> np.ndarray:
+    """Returns indices of labeled images whose copies have another label."""
     seen = collections.defaultdict(set)
-    for content, label in zip(labelled.content, labelled.labels.tolist(), strict=True):
+    for content, label in zip(labeled.content, labeled.labels.tolist(), strict=True):
         seen[content].add(label)
-    found = [i for i, c in enumerate(labelled.content) if len(seen[c]) > 1]
+    found = [i for i, c in enumerate(labeled.content) if len(seen[c]) > 1]
     if found:
-        facts[f"left out of {labelled.name}: one image in two classes"] = len(found)
-        named = ", ".join(f"'{printable(labelled.key(i))}'" for i in found[:NAMED])
+        facts[f"left out of {labeled.name}: one image in two classes"] = len(found)
+        named = ", ".join(f"'{printable(labeled.key(i))}'" for i in found[:NAMED])
         console.warn(
-            f"{len(found)} labelled images are left out, because byte-identical copies"
+            f"{len(found)} labeled images are left out, because byte-identical copies"
             f" of them lie in other classes too: {named}"
             + (" and more" if len(found) > NAMED else "")
         )
@@ -173,14 +173,14 @@ def _contradictory(labelled: Opened, facts: dict[str, Any]) -> np.ndarray:
 
 
 def _deal(
-    labelled: Opened,
+    labeled: Opened,
     data: Any,
     held_out: dict[str, Opened],
     facts: dict[str, Any],
     *,
     look_only: bool,
 ) -> np.ndarray:
-    """Deals the labelled images, and keeps who was dealt to which part."""
+    """Deals the labeled images, and keeps who was dealt to which part."""
     fractions = {
         name: 0.0 if name in held_out else data[f"{name}_fraction"]
         for name in (VALIDATION, TEST)
@@ -190,25 +190,25 @@ def _deal(
     path = pathlib.Path(data.cache) / f"splits_{asked}.parquet"
     known = _known(path)
     parts = by_content(
-        labelled.dealt_by,
-        labelled.labels,
+        labeled.dealt_by,
+        labeled.labels,
         **fractions,
         known=known,
-        classes=labelled.classes,
+        classes=labeled.classes,
     )
     if split_off := [name for name, fraction in fractions.items() if fraction]:
         told = ", ".join(
-            f"{np.sum(parts == name):,} {name}" for name in (LABELLED, *split_off)
+            f"{np.sum(parts == name):,} {name}" for name in (LABELED, *split_off)
         )
-        by = "name" if hasattr(labelled.whole, "read_encoded") else "content"
+        by = "name" if hasattr(labeled.whole, "read_encoded") else "content"
         facts["split"] = f"by a hash of their {by}, some of each class: {told}"
         if not look_only:
             flags = " and ".join(f"--config.{name}=DIR" for name in split_off)
             console.say(
-                f"without {flags}, the {labelled.name} images are split by a hash of"
+                f"without {flags}, the {labeled.name} images are split by a hash of"
                 f" their {by}, some of each class: {told}"
             )
-    dealt = dict(zip(labelled.dealt_by, parts.tolist(), strict=True))
+    dealt = dict(zip(labeled.dealt_by, parts.tolist(), strict=True))
     if not look_only and dealt.items() - known.items():
         everything = known | dealt
         table = pa.table(
@@ -242,12 +242,12 @@ def check_places(data: Any) -> None:
     places = data.sources
     if not places.labeled:
         raise UserError(
-            "no labelled images are given: say where they are with"
+            "no labeled images are given: say where they are with"
             " --config.labeled=DIR, a folder with one sub-folder per class"
         )
     if not places.unlabeled and not data.labels_per_class:
         raise UserError(
-            "no unlabelled images are given: say where they are with"
+            "no unlabeled images are given: say where they are with"
             " --config.unlabeled=DIR, a folder of images (or how many labels a class"
             " keep with --config.data.labels_per_class=N, and the rest is the pool)"
         )

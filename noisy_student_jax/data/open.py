@@ -73,10 +73,10 @@ class Opened:
             rows=indices if self.rows is None else self.rows[indices],
         )
 
-    def source(self, *, labelled: bool = True) -> Source:
+    def source(self, *, labeled: bool = True) -> Source:
         """Returns the records as a source; without labels if they may not be seen."""
         rows = np.arange(len(self)) if self.rows is None else self.rows
-        return self.whole.subset(rows, labelled=labelled)
+        return self.whole.subset(rows, labeled=labeled)
 
 
 class Counted:
@@ -91,9 +91,9 @@ class Counted:
     def __len__(self) -> int:
         return self._count
 
-    def subset(self, indices: np.ndarray, *, labelled: bool = True) -> "Counted":
+    def subset(self, indices: np.ndarray, *, labeled: bool = True) -> "Counted":
         """Returns fewer of them."""
-        known = labelled and self.labels is not None
+        known = labeled and self.labels is not None
         return Counted(len(indices), self.labels[indices] if known else None)
 
 
@@ -112,10 +112,10 @@ class Opener:
         self._data = data
         self._interruption, self._progress = interruption, progress
         self._look_only = look_only
-        learnt = (data.sources.labeled, data.sources.unlabeled)
+        learned = (data.sources.labeled, data.sources.unlabeled)
         # A batch comes by one road.
         self._streams = data.road == "streamed" or any(
-            place.startswith(STREAMED) for place in learnt
+            place.startswith(STREAMED) for place in learned
         )
 
     def open(self, name: str, *, classes: Sequence[str] | None = None) -> Opened:
@@ -126,11 +126,11 @@ class Opener:
           classes: that its labels have to be of; None to find them there.
         """
         place = self._data.sources[name]
-        labelled = name != "unlabeled"
+        labeled = name != "unlabeled"
         if place.startswith(STREAMED):
-            return self._streamed(name, place, classes, labelled=labelled)
+            return self._streamed(name, place, classes, labeled=labeled)
         path = pathlib.Path(place).expanduser()
-        listing = list_classes(path, classes=classes) if labelled else list_images(path)
+        listing = list_classes(path, classes=classes) if labeled else list_images(path)
         if self._streams:
             source = FolderSource(listing, name)
             return Opened(
@@ -186,16 +186,16 @@ class Opener:
         place: str,
         classes: Sequence[str] | None,
         *,
-        labelled: bool,
+        labeled: bool,
     ) -> Opened:
         kind, _, rest = place.partition(":")
         index_folder = pathlib.Path(self._data.cache) / "index" / name
         if not index_folder.exists():
-            what = "where they lie, and their labels" if labelled else "where they lie"
+            what = "where they lie, and their labels" if labeled else "where they lie"
             console.say(f"looking up the records of {name}, once: {what}")
         options = {
             "name": name,
-            "labelled": labelled,
+            "labeled": labeled,
             "classes": classes,
             "index_folder": index_folder,
         }
@@ -226,11 +226,11 @@ class Opener:
             labels=source.labels,
             classes=tuple(source.classes),
         )
-        return _without_unreadable(opened) if labelled else opened
+        return _without_unreadable(opened) if labeled else opened
 
 
 def _without_unreadable(opened: Opened) -> Opened:
-    """Leaves out, by name, labelled records of which no label could be read."""
+    """Leaves out, by name, labeled records of which no label could be read."""
     bad = np.flatnonzero(opened.labels < 0)
     if not len(bad):
         return opened

@@ -42,13 +42,13 @@ class ArraySource:
         images = [self.images[index] for index in indices]
         return Examples(images, ["ok"] * len(images), labels)
 
-    def subset(self, indices: np.ndarray, *, labelled: bool = True) -> "ArraySource":
+    def subset(self, indices: np.ndarray, *, labeled: bool = True) -> "ArraySource":
         """Returns some of the records; without their labels if they may not be seen."""
         indices = np.asarray(indices, int)
         return ArraySource(
             [self.keys[index] for index in indices],
             [self.images[index] for index in indices],
-            self.labels[indices] if labelled and self.labels is not None else None,
+            self.labels[indices] if labeled and self.labels is not None else None,
         )
 
 
@@ -59,7 +59,7 @@ class Dataset:
     Attributes:
       name: as configs say it.
       classes: class names in index order.
-      labelled: with labels.
+      labeled: with labels.
       pool: without.
       validation: with labels; chooses among generations.
       test: with labels; judges, and nothing else touches it.
@@ -69,7 +69,7 @@ class Dataset:
 
     name: str
     classes: tuple[str, ...]
-    labelled: Source
+    labeled: Source
     pool: Source
     validation: Source
     test: Source
@@ -79,7 +79,7 @@ class Dataset:
     def parts(self) -> dict[str, Source]:
         """Returns the four sources by name."""
         return {
-            "labelled": self.labelled,
+            "labeled": self.labeled,
             "pool": self.pool,
             "validation": self.validation,
             "test": self.test,

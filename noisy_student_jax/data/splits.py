@@ -30,10 +30,10 @@ def stratified(
     labels_per_class: int,
     seed: int,
 ) -> dict[str, np.ndarray]:
-    """Deals records into test, validation, labelled and pool, class by class.
+    """Deals records into test, validation, labeled and pool, class by class.
 
     Test and validation depend on the content alone, the same for every seed; which
-    of the rest are labelled depends on content and seed. Records with equal content
+    of the rest are labeled depends on content and seed. Records with equal content
     are dealt as one (to the same part, but never twice to it).
 
     Args:
@@ -41,8 +41,8 @@ def stratified(
       labels: int class of each record.
       test: number of test records.
       validation: number of validation records.
-      labels_per_class: labelled records of each class.
-      seed: of the labelled draw.
+      labels_per_class: labeled records of each class.
+      seed: of the labeled draw.
 
     Returns:
       Sorted indices by part; records left out as copies under ``"copies"``.
@@ -55,7 +55,7 @@ def stratified(
     for index, content in enumerate(hashes):
         first.setdefault(content, index)
     kept = np.array(sorted(first.values()))
-    parts: dict[str, list[int]] = {"test": [], "validation": [], "labelled": []}
+    parts: dict[str, list[int]] = {"test": [], "validation": [], "labeled": []}
     parts["pool"] = []
     dealt = 0
     for label in range(classes):
@@ -72,14 +72,14 @@ def stratified(
             raise UserError(
                 f"class {label} has {len(members)} images, too few for"
                 f" {heads['test']} test + {heads['validation']} validation +"
-                f" {labels_per_class} labelled and at least one in the pool: lower"
+                f" {labels_per_class} labeled and at least one in the pool: lower"
                 " config.data.test, .validation or .labels_per_class"
             )
         for name, count in heads.items():
             parts[name] += members[:count]
             members = members[count:]
         members.sort(key=lambda i: _salted(hashes[i], seed))
-        parts["labelled"] += members[:labels_per_class]
+        parts["labeled"] += members[:labels_per_class]
         parts["pool"] += members[labels_per_class:]
     split = {name: np.sort(np.array(indices)) for name, indices in parts.items()}
     split["copies"] = np.setdiff1d(np.arange(len(hashes)), kept)
@@ -90,7 +90,7 @@ def _salted(content: str, seed: int) -> str:
     return hashlib.sha256(f"{seed}:{content}".encode()).hexdigest()
 
 
-LABELLED, VALIDATION, TEST = "labelled", "validation", "test"
+LABELED, VALIDATION, TEST = "labeled", "validation", "test"
 
 
 def by_content(
@@ -102,7 +102,7 @@ def by_content(
     known: Mapping[str, str],
     classes: Sequence[str],
 ) -> np.ndarray:
-    """Deals records of a set that may grow into labelled, validation and test.
+    """Deals records of a set that may grow into labeled, validation and test.
 
     A record's part follows from its content and, once it is known, never changes: a
     folder to which images are added moves no training image into the test set. Parts
@@ -124,13 +124,13 @@ def by_content(
       UserError: a class has fewer images than there are parts.
     """
     share = np.array([int(text[:16], 16) / 2**64 for text in content])
-    drawn = np.where(share < test + validation, VALIDATION, LABELLED).astype(object)
+    drawn = np.where(share < test + validation, VALIDATION, LABELED).astype(object)
     drawn[share < test] = TEST
     parts = np.array(
         [known.get(c, p) for c, p in zip(content, drawn, strict=True)], object
     )
     new = np.array([c not in known for c in content])
-    wanted = [LABELLED] + [VALIDATION] * (validation > 0) + [TEST] * (test > 0)
+    wanted = [LABELED] + [VALIDATION] * (validation > 0) + [TEST] * (test > 0)
     for label, name in enumerate(classes):
         members = np.flatnonzero(labels == label)
         if len(members) < len(wanted):

@@ -326,14 +326,14 @@ def predict_source(
     *,
     before_batch: Callable[[int], None] = lambda done: None,
 ) -> Predicted:
-    """Has models of one architecture predict a labelled source, reading it once.
+    """Has models of one architecture predict a labeled source, reading it once.
 
     A few batches of images are held at a time, so that the source may be of any size.
 
     Args:
       predictor: of the architecture and its preprocessing.
       models: weights and statistics by name.
-      source: of labelled records.
+      source: of labeled records.
       before_batch: called with the number of records done.
 
     Raises:

@@ -43,13 +43,13 @@ def wilson(successes: float, images: int, confidence: float) -> tuple[float, flo
     """
     z = statistics.NormalDist().inv_cdf((1 + confidence) / 2)
     share = successes / images
-    centre = (share + z * z / (2 * images)) / (1 + z * z / images)
+    center = (share + z * z / (2 * images)) / (1 + z * z / images)
     half = (
         z
         / (1 + z * z / images)
         * math.sqrt(share * (1 - share) / images + z * z / (4 * images**2))
     )
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return max(0.0, center - half), min(1.0, center + half)
 
 
 def paired_bootstrap(

@@ -29,7 +29,7 @@ def of_batch(trained: Part) -> Batch:
     """Returns the shapes of a batch of both streams, as the pipelines make it."""
     student = trained.student
     layout, run = student.layout, student.run
-    source = run.dataset.labelled
+    source = run.dataset.labeled
     labels = getattr(source, "labels", None)
     if labels is None:
         labels = source.read([0]).labels

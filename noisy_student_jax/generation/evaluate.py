@@ -23,7 +23,7 @@ def evaluate(student: Student) -> dict[str, Any]:
     """Evaluates a student's weights, EMA and raw, on validation and test images.
 
     Raises:
-      UserError: a test image is among those that it or its teachers learnt from.
+      UserError: a test image is among those that it or its teachers learned from.
     """
     run, batch = student.run, student.run.config.evaluation.batch
     ema = bundles.read(student.folder / MODEL)
@@ -69,12 +69,12 @@ def evaluate(student: Student) -> dict[str, Any]:
 
 
 def refuse_overlap(bundle: Bundle, test: Source) -> None:
-    """Raises UserError if a test image is among those that a model learnt from."""
+    """Raises UserError if a test image is among those that a model learned from."""
     shared = int(np.isin(key_hashes(test), bundle.trained_on).sum())
     if shared:
         raise UserError(
             f"{shared} of {len(test)} test images are among those that this model or"
-            " its teachers learnt from, so the result would mean nothing: give a test"
+            " its teachers learned from, so the result would mean nothing: give a test"
             " set of other images"
         )
 

@@ -2,7 +2,7 @@
 
 The body's weights and batch statistics are taken as they are; the head too, where it
 is of the same classes. A new head starts at zero: random weights would stay in every
-direction that a few labelled images say nothing of.
+direction that a few labeled images say nothing of.
 """
 
 import dataclasses
@@ -206,8 +206,8 @@ def adopt(student: Student) -> dict[str, int]:
     return {
         "steps": 0,
         "images_drawn": 0,
-        "labelled": 0,
-        "pseudo_labelled": 0,
+        "labeled": 0,
+        "pseudo_labeled": 0,
         "quarantined": 0,
         "parameters": student.parameters,
     }
@@ -240,7 +240,7 @@ def check(student: Student) -> None:
     """Looks for what a student could not start from.
 
     Raises:
-      UserError: given weights do not fit, or have learnt from images to be judged on;
+      UserError: given weights do not fit, or have learned from images to be judged on;
         a given teacher is of other classes.
     """
     if student.adopted:
@@ -261,7 +261,7 @@ def check(student: Student) -> None:
 
 
 def refuse_judged(student: Student, bundle: Bundle) -> None:
-    """Refuses weights that have learnt from images that a run is judged on.
+    """Refuses weights that have learned from images that a run is judged on.
 
     Raises:
       UserError: how many they are.
@@ -275,7 +275,7 @@ def refuse_judged(student: Student, bundle: Bundle) -> None:
         if shared:
             raise UserError(
                 f"{shared} of {len(source)} {name} images are among those that the"
-                f" weights given to {student.name} learnt from, so the result would"
+                f" weights given to {student.name} learned from, so the result would"
                 f" mean nothing: give {name} images that they have not seen"
             )
 

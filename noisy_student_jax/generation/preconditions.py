@@ -38,7 +38,7 @@ def _check_config(student: Student, devices: int) -> None:
     student.layout.check(devices=devices, microbatches=config.train.microbatches)
     _check_batch_norm_group(student, devices)
     if lanes := streams.make_lanes(student.run.config.data):
-        for size in filter(None, (student.layout.labelled, student.layout.pseudo)):
+        for size in filter(None, (student.layout.labeled, student.layout.pseudo)):
             lanes.check(size=lanes.count, batch=size)
     for stream in types.STREAMS:
         noise = streams.input_noise(student, stream)

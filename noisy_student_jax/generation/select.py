@@ -42,7 +42,7 @@ def select_pseudo_labels(teacher: Student, student: Student) -> dict[str, Any]:
 
 
 def _expected(teacher: Student) -> Expected:
-    """Says what a teacher's labels would be like on a pool like the labelled images."""
+    """Says what a teacher's labels would be like on a pool like the labeled images."""
     run = teacher.run
     if not (teacher.folder / EVALUATION).is_file():
         raise UserError(
@@ -52,7 +52,7 @@ def _expected(teacher: Student) -> Expected:
         )
     evaluation = files.read_json(teacher.folder / EVALUATION)
     return Expected.from_run(
-        getattr(run.dataset.labelled, "labels", None),
+        getattr(run.dataset.labeled, "labels", None),
         classes=len(run.dataset.classes),
         scores=evaluation["splits"]["validation"].get("scores"),
     )

@@ -1,4 +1,4 @@
-"""What a student learns from: its labelled stream, its second one, and their road."""
+"""What a student learns from: its labeled stream, its second one, and their road."""
 
 import dataclasses
 from typing import Any
@@ -33,15 +33,15 @@ class Streams:
     """Both streams of a student.
 
     Attributes:
-      labelled: the labelled images.
-      second: the pseudo-labelled images; for the control the labelled ones again,
+      labeled: the labeled images.
+      second: the pseudo-labeled images; for the control the labeled ones again,
         so that it makes as many image draws as the student; None for a teacher
         that learns from labels only.
       trained_on: hashes of the keys of all records that the student, or a teacher
         before it, learns from.
     """
 
-    labelled: Stream
+    labeled: Stream
     second: Stream | None
     trained_on: np.ndarray
 
@@ -57,16 +57,16 @@ class Streams:
             picks = _usable(source, stream.picks, name, part.student.run.config.data)
             return dataclasses.replace(stream, source=source, picks=picks, noise=noise)
 
-        labelled, second = read(self.labelled, "labelled"), self.second
+        labeled, second = read(self.labeled, "labeled"), self.second
         if second:
-            name = "labelled" if second.source is self.labelled.source else "pool"
+            name = "labeled" if second.source is self.labeled.source else "pool"
             second = read(second, name)
-        return dataclasses.replace(self, labelled=labelled, second=second)
+        return dataclasses.replace(self, labeled=labeled, second=second)
 
     @property
     def both(self) -> list[Stream]:
         """Those that there are."""
-        return [self.labelled] + ([self.second] if self.second else [])
+        return [self.labeled] + ([self.second] if self.second else [])
 
 
 def make(student: Student) -> Streams:
@@ -75,24 +75,24 @@ def make(student: Student) -> Streams:
     Raises:
       UserError: there is no selection yet, or it is of another pool.
     """
-    labelled = _labelled(student)
-    own = key_hashes(student.run.dataset.labelled)
+    labeled = _labeled(student)
+    own = key_hashes(student.run.dataset.labeled)
     if start := init_weights.given(student):
         own = np.union1d(own, start.trained_on)
     if student.trained:
         before = bundles.read(student.trained.bundle)
-        return Streams(labelled, None, before.trained_on)
+        return Streams(labeled, None, before.trained_on)
     if not student.layout.pseudo:
-        return Streams(labelled, None, own)
+        return Streams(labeled, None, own)
     if student.labels_only:
         noise = make_noise(student.config.noise.pseudo)
-        return Streams(labelled, dataclasses.replace(labelled, noise=noise), own)
-    pseudo, drawn = _pseudo_labelled(student)
+        return Streams(labeled, dataclasses.replace(labeled, noise=noise), own)
+    pseudo, drawn = _pseudo_labeled(student)
     teacher = bundles.read(student.teacher.folder / "model")
     if student.taught_on_the_fly:
         pseudo = dataclasses.replace(pseudo, teacher=teacher.preprocessing)
-    learnt = np.concatenate([own, drawn, teacher.trained_on])
-    return Streams(labelled, pseudo, np.unique(learnt))
+    learned = np.concatenate([own, drawn, teacher.trained_on])
+    return Streams(labeled, pseudo, np.unique(learned))
 
 
 def make_noise(section: Any) -> Noise:
@@ -160,7 +160,7 @@ def make_lanes(section: Any) -> Lanes | None:
 
 
 def open_pipeline(
-    student: Student, learnt: Streams, mesh: Mesh, preprocessing: Any
+    student: Student, learned: Streams, mesh: Mesh, preprocessing: Any
 ) -> ResidentPipeline | HostedPipeline:
     """Chooses how the images come, and makes ready for the first batch.
 
@@ -169,15 +169,15 @@ def open_pipeline(
 
     Args:
       student: to be trained.
-      learnt: what it learns from.
+      learned: what it learns from.
       mesh: devices.
-      preprocessing: of what `learnt` has.
+      preprocessing: of what `learned` has.
     """
     data = student.run.config.data
     numbers = {"seed": student.run.config.seed, "generation": student.number}
-    road = (learnt.both, student.layout, mesh, preprocessing)
-    sources = [stream.source for stream in learnt.both]
-    images = sum(_distinct(stream) for stream in learnt.both)
+    road = (learned.both, student.layout, mesh, preprocessing)
+    sources = [stream.source for stream in learned.both]
+    images = sum(_distinct(stream) for stream in learned.both)
     if is_resident(student, sources, images):
         return ResidentPipeline(*road, **numbers)
     if any(hasattr(source, "read_encoded") for source in sources):
@@ -194,7 +194,7 @@ def open_pipeline(
         most=data.max_quarantined,
     )
     return HostedPipeline(
-        learnt.both, student.layout, mesh, feed, quarantine, **numbers
+        learned.both, student.layout, mesh, feed, quarantine, **numbers
     )
 
 
@@ -223,15 +223,15 @@ def _distinct(stream: Stream) -> int:
     return len(np.unique(stream.picks[:, 0]))
 
 
-def _labelled(student: Student) -> Stream:
-    source = student.run.dataset.labelled
+def _labeled(student: Student) -> Stream:
+    source = student.run.dataset.labeled
     rows = np.arange(len(source))
     return Stream(
         source=source,
         picks=np.stack([rows, rows], axis=1),
         targets=student.run.task.targets(labels_of(source)),
         to_target=lambda stored: stored,
-        noise=make_noise(student.config.noise.labelled),
+        noise=make_noise(student.config.noise.labeled),
         lanes=make_lanes(student.run.config.data),
     )
 
@@ -242,7 +242,7 @@ def _check_keys(student: Student, picks: np.ndarray, pool: Source) -> None:
     Args:
       student: to be trained on them.
       picks: int64 ``[records, 2]``: record of the pool, row of the plan.
-      pool: the unlabelled images.
+      pool: the unlabeled images.
 
     Raises:
       UserError: the plan was made from labels of another pool.
@@ -261,7 +261,7 @@ def _check_keys(student: Student, picks: np.ndarray, pool: Source) -> None:
             )
 
 
-def _pseudo_labelled(student: Student) -> tuple[Stream, np.ndarray]:
+def _pseudo_labeled(student: Student) -> tuple[Stream, np.ndarray]:
     """Returns the stream, and the hashes of the keys in it."""
     pool = student.run.dataset.pool
     picks, targets = selection.load_picks(student.teacher.folder / "selection")

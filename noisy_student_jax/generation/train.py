@@ -40,7 +40,7 @@ def train(student: Student) -> dict[str, Any]:
     layout = student.layout
     layout.check(devices=mesh.size, microbatches=student.config.train.microbatches)
     trained = part(student)
-    learnt = streams.make(student).read_by(trained)
+    learned = streams.make(student).read_by(trained)
     validate = _validation(trained)
     teacher, taught_by = teacher_of(student)
     step, optimizer = step_and_optimizer(trained, teacher=teacher)
@@ -54,7 +54,7 @@ def train(student: Student) -> dict[str, Any]:
         reuse=student.config.train.reuse_program,
     )
     state = jax.device_put(fresh_state(trained, optimizer), program.held)
-    pipeline = streams.open_pipeline(student, learnt, mesh, trained.preprocessing)
+    pipeline = streams.open_pipeline(student, learned, mesh, trained.preprocessing)
     run.progress.start(1, "")
     try:
         state = loop.train(
@@ -71,13 +71,13 @@ def train(student: Student) -> dict[str, Any]:
         )
     finally:
         pipeline.close()
-    sha256 = _write_bundles(trained, state, learnt.trained_on)
-    pseudo = learnt.second if student.teacher else None
+    sha256 = _write_bundles(trained, state, learned.trained_on)
+    pseudo = learned.second if student.teacher else None
     return {
         "steps": student.steps,
         "images_drawn": student.steps * layout.total,
-        "labelled": len(learnt.labelled.source),
-        "pseudo_labelled": len(np.unique(pseudo.picks[:, 0])) if pseudo else 0,
+        "labeled": len(learned.labeled.source),
+        "pseudo_labeled": len(np.unique(pseudo.picks[:, 0])) if pseudo else 0,
         "quarantined": pipeline.quarantined,
         "parameters": student.parameters,
         "sha256": sha256,

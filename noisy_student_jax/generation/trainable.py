@@ -2,7 +2,7 @@
 
 The whole model reads images. A head alone (``train.part=head``) reads what the frozen
 body makes of them, computed once: its features are images of one pixel to everything
-that follows, so that training, validation, labelling and evaluation are the same.
+that follows, so that training, validation, labeling and evaluation are the same.
 """
 
 import dataclasses
@@ -150,7 +150,7 @@ class OnePixel:
     channels: int
     resolution: int = 1
     mean: tuple[float, ...] = (0.0,)
-    # Of 255, so that normalising leaves features as they are.
+    # Of 255, so that normalizing leaves features as they are.
     std: tuple[float, ...] = (1 / 255,)
 
     def apply_all(self, images: Iterable[np.ndarray]) -> np.ndarray:

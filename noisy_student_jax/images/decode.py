@@ -75,7 +75,7 @@ def decode(
     JPEG, PNG, WebP, GIF, BMP, TIFF, PPM, AVIF, and, where `pillow_heif` is installed,
     HEIC. Of animations and of files with several pages, the first image. Transparent
     parts become white, as they look on most pages. Values of more than 8 bits are
-    scaled. Colour profiles are not applied. Damage inside a JPEG that keeps its
+    scaled. Color profiles are not applied. Damage inside a JPEG that keeps its
     structure cannot be told: the format has no checksums.
 
     Args:
@@ -117,7 +117,7 @@ class Header:
     Attributes:
       height: of what `decode` would return, if the pixels are good.
       width: likewise.
-      plain: it is a JPEG of one or three colours, stored upright.
+      plain: it is a JPEG of one or three colors, stored upright.
     """
 
     height: int
@@ -345,7 +345,7 @@ def _shrink(image: Image.Image, width: float, height: float, side: int) -> Image
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         image = _to_eight_bits(image)
-    if image.mode == "La":  # premultiplied, and converted to its neighbour alone
+    if image.mode == "La":  # premultiplied, and converted to its neighbor alone
         image = image.convert("LA")
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -356,17 +356,17 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:
-    """Scales deep greys, which Pillow would clip at 255."""
+    """Scales deep grays, which Pillow would clip at 255."""
     values = np.asarray(image)
     transparent = image.info.get("transparency")
     if image.mode.startswith("I;16") or image.format in ("PNG", "PPM"):
         bits = 12 if _is_twelve_bits(image) else 16
-        grey = (values >> (bits - 8)).astype(np.uint8)
+        gray = (values >> (bits - 8)).astype(np.uint8)
     else:
-        grey = _on_a_known_scale(values)
+        gray = _on_a_known_scale(values)
     if transparent is not None:
-        grey[values == transparent] = 255
-    return Image.fromarray(grey)
+        gray[values == transparent] = 255
+    return Image.fromarray(gray)
 
 
 def _is_twelve_bits(image: Image.Image) -> bool:

@@ -51,7 +51,7 @@ class Preprocessing:
 
     Attributes:
       resolution: side of the square that the model reads, in pixels.
-      crop_padding: the centre crop is ``resolution / (resolution + crop_padding)``
+      crop_padding: the center crop is ``resolution / (resolution + crop_padding)``
         of the shorter side (32 in the authors' ``preprocessing.py``; 0 takes the
         whole shorter side).
       interpolation: ``bicubic``, ``bilinear`` or ``nearest``, as Pillow's; or
@@ -176,7 +176,7 @@ class Preprocessing:
         return to_uint8(self.apply_all(images))
 
     def blank(self) -> np.ndarray:
-        """Returns what stands where there is no image: uint8, mid-grey."""
+        """Returns what stands where there is no image: uint8, mid-gray."""
         return np.full((self.resolution, self.resolution, 3), FILL, np.uint8)
 
     def resized(

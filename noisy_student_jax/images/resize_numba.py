@@ -91,12 +91,12 @@ def _taps(
     weights = np.zeros((wanted, int(np.ceil(support)) * 2 + 1), np.int32)
     row = np.zeros(weights.shape[1])
     for i in range(wanted):
-        centre = span[0] + (i + 0.5) * scale
-        first = max(int(centre - support + 0.5), 0)
-        count = min(int(centre + support + 0.5), size) - first
+        center = span[0] + (i + 0.5) * scale
+        first = max(int(center - support + 0.5), 0)
+        count = min(int(center + support + 0.5), size) - first
         total = 0.0
         for j in range(count):
-            row[j] = _cubic((j + first - centre + 0.5) * (1.0 / shrunk))
+            row[j] = _cubic((j + first - center + 0.5) * (1.0 / shrunk))
             total += row[j]
         for j in range(count):
             weight = row[j] / total * (1 << _BITS)

@@ -4,7 +4,7 @@ Today's bicubic resizes differ from it in four ways: its cubic has a = −0.75 a
 −0.5; output pixel i looks at input i·scale, so that the picture moves by up to half a
 pixel; it reads four pixels however much it shrinks, without any smoothing; and its
 weights come from a table of 1,024 steps. The arithmetic is that of TensorFlow's kernel
-(``resize_bicubic_op.cc``, neither aligned corners nor half-pixel centres), float32 and
+(``resize_bicubic_op.cc``, neither aligned corners nor half-pixel centers), float32 and
 in its order: the same bits. NumPy only.
 """
 

@@ -59,7 +59,7 @@ TENSORFLOW = Naming(
 )
 
 AVERAGED = "/ExponentialMovingAverage"
-# What optimisers keep beside a variable, under its name.
+# What optimizers keep beside a variable, under its name.
 _SLOTS = ("/RMSProp", "/RMSProp_1", "/Momentum", "/Adam", "/Adam_1")
 
 

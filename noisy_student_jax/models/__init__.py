@@ -2,7 +2,7 @@
 
 A model is a function that takes `outputs` and keyword arguments and returns a Linen
 module, which is called as ``module.apply(variables, images, train=False, noise=None)``
-on normalised images ``[batch, height, width, channels]`` and returns ``{"logits":
+on normalized images ``[batch, height, width, channels]`` and returns ``{"logits":
 float32 [batch, outputs], "features": {stride: [batch, h, w, c]}}``. To add one, write
 the function in a file of this package and name it in the table below; or name it in a
 configuration as ``package.module:function``, without touching this package.

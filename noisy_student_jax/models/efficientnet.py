@@ -1,7 +1,7 @@
 """EfficientNet, with the model's noise of Noisy Student: dropout, stochastic depth.
 
 Tan and Le, "EfficientNet" (2019), as in `efficientnet_model.py` of the authors' code.
-A module takes images that are already normalised and returns its logits and, for a
+A module takes images that are already normalized and returns its logits and, for a
 detector to stand on, the last feature map of each stride.
 """
 
@@ -154,7 +154,7 @@ class EfficientNet(nn.Module):
         streams "dropout" and "stochastic_depth".
 
         Args:
-          images: normalised, floating point ``[batch, height, width, channels]``.
+          images: normalized, floating point ``[batch, height, width, channels]``.
           train: batch statistics, dropout and stochastic depth on.
           noise: ``{"dropout", "stochastic_depth"}``, each float32 ``[batch]``, 1
             where that noise applies to the example; None applies both to all.

@@ -6,7 +6,7 @@ abstract run of ``init`` carries that rule to the host, next to the parameter's 
 and NumPy draws it there. Every parameter has a generator of its own, keyed by the
 seed, the generation and its path, hence no value depends on the order of layers.
 
-A module from outside the package, whose initialisers are ordinary functions, works
+A module from outside the package, whose initializers are ordinary functions, works
 as well: its ``init`` is then compiled and run.
 """
 
@@ -50,7 +50,7 @@ class Initializer:
     scale: Callable[[Shape], float]
 
     def __call__(self, key: jax.Array, shape: Shape, dtype: Any = jnp.float32) -> Any:
-        """Draws with JAX, as Flax's own initialisers do."""
+        """Draws with JAX, as Flax's own initializers do."""
         shape = tuple(shape)
         scale = self.scale(shape)
         if _marking.get():
@@ -172,7 +172,7 @@ def initialize(
 
     Args:
       module: any Linen module whose call takes images ``[batch, height, width,
-        channels]``. If some parameter's initialiser is not an `Initializer`,
+        channels]``. If some parameter's initializer is not an `Initializer`,
         ``module.init`` is compiled and run instead (slow for a large model).
       resolution: height and width of the images.
       channels: of the images.

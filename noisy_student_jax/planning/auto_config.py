@@ -55,7 +55,7 @@ STEPS = {"cpu": (1000, 6000), "accelerator": (3000, 30_000)}
 FINE_TUNING_STEPS_ON_CPU = 300
 """Few, and still longer than all heads on frozen bodies together (docs/cifar10.md)."""
 RATES = {"scratch": (0.008, 0.016), "head": (5e-4, 2e-3), "fine-tuning": (2e-3, 4e-3)}
-"""Learning rates of a teacher and of its students, per 256 labelled images."""
+"""Learning rates of a teacher and of its students, per 256 labeled images."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,15 +65,15 @@ class Facts:
     Attributes:
       machine: ``cpu`` or ``accelerator``.
       shorter_side: median over images, in pixels.
-      labelled: number of images to learn from.
-      pool: number of unlabelled images.
+      labeled: number of images to learn from.
+      pool: number of unlabeled images.
       classes: number of classes.
       pretrained: models that published weights are installed of.
     """
 
     machine: str
     shorter_side: int
-    labelled: int
+    labeled: int
     pool: int
     classes: int
     pretrained: tuple[str, ...] = ()
@@ -123,16 +123,16 @@ def decide(config: ConfigDict, facts: Facts) -> list[Decision]:
             made.append(Decision(f"{owner}model.crop_padding", padding, why))
         if not section.selection.per_class:
             each = max(1, facts.pool // facts.classes)
-            why = f"pseudo-labelled draws per class: {each:,}, a fair share of the pool"
+            why = f"pseudo-labeled draws per class: {each:,}, a fair share of the pool"
             made.append(Decision(f"{owner}selection.per_class", each, why))
         if not section.train.steps and not section.train.epochs:
             steps = _steps(owner, section, facts)
-            why = f"steps: {steps:,} of {section.train.batch} labelled images each"
+            why = f"steps: {steps:,} of {section.train.batch} labeled images each"
             made.append(Decision(f"{owner}train.steps", steps, why))
         if not section.train.learning_rate:
             how = "head" if part == "head" else "fine-tuning" if init else "scratch"
             rate = RATES[how][min(number, 1)]
-            why = f"learning rate: {rate:g} per 256 labelled images, for {how}"
+            why = f"learning rate: {rate:g} per 256 labeled images, for {how}"
             made.append(Decision(f"{owner}train.learning_rate", rate, why))
     if not any(one.value == init_weights.PRETRAINED for one in made):
         made += [
@@ -155,12 +155,12 @@ def look(config: ConfigDict, workdir: pathlib.Path) -> Facts:
     """
     data = with_places(config.data, workdir, side=1)
     check_places(data)
-    labelled = _source(data, "labeled")
-    count, classes = len(labelled), len(np.unique(labelled.labels))
+    labeled = _source(data, "labeled")
+    count, classes = len(labeled), len(np.unique(labeled.labels))
     sides = []
     # Spread over the classes, which stand one after the other.
-    some = np.linspace(0, len(labelled) - 1, min(HEADERS_READ, len(labelled)))
-    encoded = labelled.read_encoded(np.unique(some.astype(int)).tolist())
+    some = np.linspace(0, len(labeled) - 1, min(HEADERS_READ, len(labeled)))
+    encoded = labeled.read_encoded(np.unique(some.astype(int)).tolist())
     for one in encoded.data:
         with contextlib.suppress(UndecodableImageError):  # counted and named later
             sides += [] if one is None else [min(header(one))]
@@ -173,15 +173,15 @@ def look(config: ConfigDict, workdir: pathlib.Path) -> Facts:
         name: 0.0 if data.sources[name] else data[f"{name}_fraction"]
         for name in ("validation", "test")
     }
-    learnt = round(count * (1 - sum(fractions.values())))
+    learned = round(count * (1 - sum(fractions.values())))
     if data.labels_per_class:
-        pool, learnt = learnt, min(learnt, data.labels_per_class * classes)
+        pool, learned = learned, min(learned, data.labels_per_class * classes)
     if data.sources.unlabeled:
         pool = len(_source(data, "unlabeled"))
     return Facts(
         machine="cpu" if jax.default_backend() == "cpu" else "accelerator",
         shorter_side=int(np.median(sides)),
-        labelled=learnt,
+        labeled=learned,
         pool=pool,
         classes=classes,
         pretrained=published.available(),
@@ -347,7 +347,7 @@ def _steps(owner: str, section: ConfigDict, facts: Facts) -> int:
     low, high = STEPS[facts.machine]
     if owner == "fine_tuning." and facts.machine == "cpu":
         return FINE_TUNING_STEPS_ON_CPU
-    wanted = round(EPOCHS * facts.labelled / section.train.batch)
+    wanted = round(EPOCHS * facts.labeled / section.train.batch)
     return min(max(wanted, low), high)
 
 

@@ -1,6 +1,6 @@
 """Fitting a config to the time that there is, by giving up as little as possible.
 
-The time that a run takes here is told from measured speeds: training, labelling and
+The time that a run takes here is told from measured speeds: training, labeling and
 evaluation of every generation and of the control. Nine tenths of the budget are handed
 out; the rest is for what the prediction does not count (reading, compiling, saving).
 
@@ -44,7 +44,7 @@ IN_PIXELS = (
     "fixres.resolution",
     *(
         f"noise.{stream}.{name}"
-        for stream in ("labelled", "pseudo")
+        for stream in ("labeled", "pseudo")
         for name in (
             "crop_padding",
             "cutout_size",

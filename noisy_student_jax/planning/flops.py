@@ -45,7 +45,7 @@ def passed_once(student: Student) -> dict[str, int]:
         return {"train": 0, "label": 0, "evaluate": 0}
     pool = len(data.pool)
     return {
-        "train": len(data.labelled) + bool(student.teacher) * pool,
+        "train": len(data.labeled) + bool(student.teacher) * pool,
         "label": pool if labels and not student.teacher else 0,
         "evaluate": len(data.validation) + len(data.test),
     }
@@ -77,7 +77,7 @@ def draws_an_epoch(student: Student) -> int:
     """
     data, selection = student.run.dataset, student.config.selection
     if not student.teacher:
-        return len(data.labelled)
+        return len(data.labeled)
     if selection.method == "all":
         return len(data.pool)
     full = selection.per_class * len(data.classes)
@@ -88,7 +88,7 @@ def draws_an_epoch(student: Student) -> int:
 def passes(student: Student) -> dict[str, float]:
     """Returns how often each stream goes through its records."""
     layout, steps = student.layout, student.steps
-    found = {"labelled": steps * layout.labelled / len(student.run.dataset.labelled)}
+    found = {"labeled": steps * layout.labeled / len(student.run.dataset.labeled)}
     if layout.pseudo:
         found["pseudo"] = steps * layout.pseudo / draws_an_epoch(student)
     return found

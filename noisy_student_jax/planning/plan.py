@@ -195,7 +195,7 @@ def recipe(run: Run) -> str:
 
 def _entry_text(entry: dict[str, Any]) -> str:
     passes, hours = entry["passes"], entry.get("chip_hours")
-    through = f"{_short(passes['labelled'])} passes over the labelled images"
+    through = f"{_short(passes['labeled'])} passes over the labeled images"
     if "pseudo" in passes:
         through += f", {_short(passes['pseudo'])} over the others"
     computed = ", ".join(
@@ -206,7 +206,7 @@ def _entry_text(entry: dict[str, Any]) -> str:
     return (
         f"{entry['model']} at {entry['resolution']} px,"
         f" {entry['parameters']:,} parameters, {entry['steps']:,} steps of"
-        f" {entry['batch']['labelled']} + {entry['batch']['pseudo']} images"
+        f" {entry['batch']['labeled']} + {entry['batch']['pseudo']} images"
         f" ({entry['images_drawn']:,} draws: {through}; {computed}),"
         f" {_memory_text(entry)} and"
         f" {_bytes(entry['disk'])} on disk{_time(entry)}"
@@ -258,8 +258,8 @@ def _student_facts(student: Student, speeds: Speeds | None) -> dict[str, Any]:
     spent = flops.flops(student)
     data, plan = student.run.dataset, student.run.config.plan
     # The resident pipeline holds every image that a stream may draw.
-    second = data.pool if student.teacher else data.labelled
-    sources = [data.labelled, second] if layout.pseudo else [data.labelled]
+    second = data.pool if student.teacher else data.labeled
+    sources = [data.labeled, second] if layout.pseudo else [data.labeled]
     resident = sum(len(source) for source in sources)
     if not streams.is_resident(student, sources, resident):
         resident = 0
@@ -270,7 +270,7 @@ def _student_facts(student: Student, speeds: Speeds | None) -> dict[str, Any]:
         "flops": student.flops,
         "dtype": dtype,
         "steps": student.steps,
-        "batch": {"labelled": layout.labelled, "pseudo": layout.pseudo},
+        "batch": {"labeled": layout.labeled, "pseudo": layout.pseudo},
         "images_drawn": student.steps * layout.total,
         "passes": flops.passes(student),
         **{f"{part}_flops": count for part, count in spent.items()},
@@ -320,8 +320,8 @@ def _prepared_bytes(run: Run) -> int:
     data = run.config.data
     if data.name != "own" or data.road != "prepared":
         return 0
-    learnt = (data.sources.labeled, data.sources.unlabeled)
-    if any(place.startswith(STREAMED) for place in learnt):
+    learned = (data.sources.labeled, data.sources.unlabeled)
+    if any(place.startswith(STREAMED) for place in learned):
         return 0
     images = sum(len(part) for part in run.dataset.parts().values())
     return images * (data.side or run.largest_side) ** 2 * 4
@@ -390,7 +390,7 @@ def _student_recipe(student: Student) -> list[str]:
         f"  parameters: {student.parameters}",
         f"  arguments: {_fields(student.arguments)}",
         f"  preprocessing: {_fields(dataclasses.asdict(student.preprocessing))}",
-        f"  steps: {student.steps}, of {layout.labelled} labelled + {layout.pseudo}"
+        f"  steps: {student.steps}, of {layout.labeled} labeled + {layout.pseudo}"
         " others",
         f"  optimizer: {train.optimizer}"
         + ("" if train.optimizer == "adamw" else f", momentum {train.momentum:g}"),
@@ -406,13 +406,13 @@ def _student_recipe(student: Student) -> list[str]:
         f" {', '.join(sorted({_kind(path) for path in off})) or 'none'}",
         f"  EMA decay: {train.ema_decay:g}",
     ]
-    for stream in ("labelled", "pseudo") if layout.pseudo else ("labelled",):
+    for stream in ("labeled", "pseudo") if layout.pseudo else ("labeled",):
         noise = identity(config.noise[stream].to_dict(), f"noise.{stream}")
         lines.append(f"  noise on {stream}: {_fields(noise)}")
     if student.teacher:
         fields = config.selection.to_dict()
         del fields["relabel"]
-        kept = f"that of {student.teacher.name}, labelled anew"
+        kept = f"that of {student.teacher.name}, labeled anew"
         lines.append(
             f"  selection: {kept if student.kept_selection else _fields(fields)}"
         )
@@ -424,7 +424,7 @@ def _fixres_recipe(student: Student) -> list[str]:
     told = f"the stem and {frozen} blocks" if frozen >= 0 else "nothing"
     return [
         f"  FixRes: at {student.resolution} px, {student.steps} steps of"
-        f" {student.layout.labelled} labelled, the last of the schedule; frozen: {told}"
+        f" {student.layout.labeled} labeled, the last of the schedule; frozen: {told}"
     ]
 
 

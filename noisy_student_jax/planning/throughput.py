@@ -29,7 +29,7 @@ IMAGES_PER_DEVICE = {"cpu": 32}
 """Of the smaller batch that is measured instead of a large one."""
 IMAGES_PER_ACCELERATOR = 256
 BATCHES = 4
-"""That are labelled at a time, so that they overlap as in a run."""
+"""That are labeled at a time, so that they overlap as in a run."""
 ACTIVATION_BYTES = 4e9
 """What the activations of that smaller batch may take, per device."""
 
@@ -40,7 +40,7 @@ class Speed:
 
     Attributes:
       train_images_per_second: noised and trained on, by all devices together.
-      label_images_per_second: labelled, or evaluated.
+      label_images_per_second: labeled, or evaluated.
       memory: that the training step takes, of the compiler; None if it was not asked.
     """
 
@@ -64,7 +64,7 @@ def measure(student: Student, *, seconds: float = 1.5) -> Speed:
     """Trains and labels with a student's model for a moment, on made-up images.
 
     What runs is the real training step, with the student's noise in front of it, and
-    the real labelling program, at its resolution. (The step is one program here, whose
+    the real labeling program, at its resolution. (The step is one program here, whose
     memory the compiler tells; on a CPU a run makes it of two, which are as fast.) A
     batch of more than `SMALL_BATCH` images is stood in for by a smaller one of the same
     mix, in one microbatch: the time an image takes is taken to be independent of the
@@ -72,7 +72,7 @@ def measure(student: Student, *, seconds: float = 1.5) -> Speed:
 
     Args:
       student: to be measured.
-      seconds: how long the timing goes on, for training and for labelling each; at
+      seconds: how long the timing goes on, for training and for labeling each; at
         least one whole step is timed.
     """
     small = _with_small_batch(_startable(student))
@@ -101,14 +101,14 @@ def measure(student: Student, *, seconds: float = 1.5) -> Speed:
         batch=min(small.config.labels.batch, jax.local_device_count() * _fit(small)),
         in_pieces=small.run.config.evaluation.in_pieces,
     )
-    learnt = trained.whole(jax.device_get(state.ema_variables))
-    variables = predictor.place(learnt)
+    learned = trained.whole(jax.device_get(state.ema_variables))
+    variables = predictor.place(learned)
     images = made_up_images(BATCHES * predictor.batch, small.resolution)
-    labelling = _steps_per_second(
+    labeling = _steps_per_second(
         lambda number: predictor(variables, images), student, seconds
     )
     held = memory.of_step(compiled, small, devices=mesh.size)
-    return Speed(training, labelling * len(images), held)
+    return Speed(training, labeling * len(images), held)
 
 
 def remembered(speeds: Speeds = measure) -> Speeds:
@@ -159,7 +159,7 @@ class _Batches:
         """Puts images, and what does not change, on the devices."""
         student = trained.student
         self._mesh, self._layout = mesh, student.layout
-        self._sizes = [self._layout.labelled, self._layout.pseudo]
+        self._sizes = [self._layout.labeled, self._layout.pseudo]
         if not self._layout.pseudo:
             self._sizes.pop()
         self._images = sharding.put_batch(
@@ -194,9 +194,9 @@ class _Batches:
 
 
 def all_but_images(student: Student) -> Batch:
-    """Returns the rest of a batch; every target is the first labelled record's."""
+    """Returns the rest of a batch; every target is the first labeled record's."""
     layout, run = student.layout, student.run
-    source = run.dataset.labelled
+    source = run.dataset.labeled
     labels = getattr(source, "labels", None)
     if labels is None:
         labels = source.read([0]).labels
@@ -240,7 +240,7 @@ def _with_small_batch(student: Student) -> Student:
     group = layout.total // layout.groups
     groups = devices * max(1, min(layout.groups // devices, _most(student) // group))
     config = student.config.copy_and_resolve_references()
-    config.train.batch = groups * (layout.labelled // layout.groups)
+    config.train.batch = groups * (layout.labeled // layout.groups)
     config.train.microbatches = 1
     # The smaller batch may not divide into groups, which cost next to nothing.
     config.model.batch_norm_group = 0

@@ -1,4 +1,4 @@
-"""Labelling: the un-noised teacher predicts the pool, shard by shard.
+"""Labeling: the un-noised teacher predicts the pool, shard by shard.
 
 One sidecar a shard, written whole; a shard whose sidecar exists is done. Paper §2,
 step 2: no noise, EMA weights, the teacher's own resolution.
@@ -70,7 +70,7 @@ def label_pool(
       progress: told at every batch.
 
     Returns:
-      ``{"read", "labelled", "quarantined"}``, where read is the sum of the others.
+      ``{"read", "labeled", "quarantined"}``, where read is the sum of the others.
 
     Raises:
       Interrupted: a signal arrived; finished shards are kept.
@@ -94,7 +94,7 @@ def label_pool(
         sidecar.write_shard(folder / shard.file_name, **rows, metadata=metadata)
     if jax.process_count() > 1:
         # Every host's sidecars have to be there before they are counted.
-        multihost_utils.sync_global_devices("labelled")
+        multihost_utils.sync_global_devices("labeled")
     return sidecar.write_quarantine(folder)
 
 

@@ -1,6 +1,6 @@
 """A plan that is kept while a later teacher labels its records anew.
 
-In the paper the unlabelled images are filtered once; later teachers relabel what was
+In the paper the unlabeled images are filtered once; later teachers relabel what was
 selected (the authors' ``reassign``). Which records are drawn, and how often, stays;
 what a student learns of them is its own teacher's. A record that its teacher could not
 label is no longer drawn: it is counted, and said.
@@ -119,7 +119,7 @@ class KeptPlan:
         return rows[good], label[good], copies[good]
 
     def left_out(self, survey: Survey) -> dict[str, int]:
-        """Counts the labelled records that are not selected, by why."""
+        """Counts the labeled records that are not selected, by why."""
         return {"not_in_plan": int(survey.ok.sum() - self.capacity.sum())}
 
     def warning(self) -> str | None:
@@ -127,7 +127,7 @@ class KeptPlan:
         if not self.lost:
             return None
         return (
-            f"{self.lost:,} records of the plan that is kept could not be labelled"
+            f"{self.lost:,} records of the plan that is kept could not be labeled"
             f" again, the first being '{printable(self._first_lost)}': they are no"
             " longer drawn; see their status in the labels"
         )

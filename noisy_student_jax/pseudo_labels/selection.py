@@ -1,6 +1,6 @@
-"""Selection: which pseudo-labelled records a student sees, and how often.
+"""Selection: which pseudo-labeled records a student sees, and how often.
 
-The paper (Xie et al., CVPR 2020, on the unlabelled data set) keeps what the teacher
+The paper (Xie et al., CVPR 2020, on the unlabeled data set) keeps what the teacher
 scores above 0.3, takes per class at most the K most confident, and repeats records of
 classes with fewer until they have K. Here the K are exactly the K highest, where the
 authors' code (``filter_unlabel.py``) sub-samples above the edge of a 1 % bin, and every
@@ -411,7 +411,7 @@ def _nothing(directory: Path, survey: Survey, options: SelectionOptions) -> str:
             "status, mend the pool and label it again"
         )
     return (
-        f"none of {survey.read - survey.quarantined} labelled records in {directory} "
+        f"none of {survey.read - survey.quarantined} labeled records in {directory} "
         f"scores {options.bar}, the best has {survey.best:.4g}; lower min_score or "
         "train a better teacher"
     )

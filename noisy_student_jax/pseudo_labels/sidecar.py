@@ -201,7 +201,7 @@ def read_metadata(path: str | Path) -> dict[str, str]:
 
 
 def common_metadata(paths: Sequence[Path]) -> dict[str, str]:
-    """Reads the metadata that all sidecars of one labelling share.
+    """Reads the metadata that all sidecars of one labeling share.
 
     Args:
       paths: sidecars, at least one.
@@ -322,14 +322,14 @@ def write_quarantine(directory: str | Path) -> dict[str, int]:
       directory: a ``labels/`` directory.
 
     Returns:
-      ``{"read", "labelled", "quarantined"}``; read = labelled + quarantined.
+      ``{"read", "labeled", "quarantined"}``; read = labeled + quarantined.
 
     Raises:
       UserError: as `shards`, or a row has no key or no status, or the file cannot be
         written.
     """
     directory = Path(directory)
-    read = labelled = quarantined = 0
+    read = labeled = quarantined = 0
     paths = shards(directory)
     with (
         files.atomic_file(directory / QUARANTINE) as file,
@@ -343,11 +343,11 @@ def write_quarantine(directory: str | Path) -> dict[str, int]:
                 bad = batch.filter(pc.invert(ok))
                 view.append([bad["key"], bad["status"]])
                 read += batch.num_rows
-                labelled += pc.sum(ok, min_count=0).as_py()
+                labeled += pc.sum(ok, min_count=0).as_py()
                 quarantined += bad.num_rows
-        if read != labelled + quarantined:
-            raise AssertionError(f"{read} read ≠ {labelled} + {quarantined}")
-    return {"read": read, "labelled": labelled, "quarantined": quarantined}
+        if read != labeled + quarantined:
+            raise AssertionError(f"{read} read ≠ {labeled} + {quarantined}")
+    return {"read": read, "labeled": labeled, "quarantined": quarantined}
 
 
 def faulty(path: Path, fault: str) -> UserError:

@@ -18,14 +18,14 @@ NAMED = 10
 """Classes that a warning names before it says how many more there are."""
 
 UNEVEN = 0.6
-"""The pool's effective number of classes may be this much of the labelled images',
+"""The pool's effective number of classes may be this much of the labeled images',
 both less one (the least there can be). A pool that lacks half of the classes comes out
 a little above a half, for the teacher mistakes some images for the others; one whose
 commonest class has ten times the images of its rarest at about eight tenths."""
 
 DOMINANT_SHARE, DOMINANT_TIMES = 0.25, 4
 """No class may have this share of the pool and this many times its share of the
-labelled images. The effective number hardly sees one class of forty per cent among
+labeled images. The effective number hardly sees one class of forty per cent among
 nine of equal size; with a thousand classes it sees more than this."""
 
 RECORDS_PER_CLASS = 5
@@ -33,7 +33,7 @@ RECORDS_PER_CLASS = 5
 
 FAR_BELOW = 0.8
 """The teacher's mean score on the pool may be this much of that on validation images.
-On images like the labelled ones, even of one class only, it is 0.95 and more; on
+On images like the labeled ones, even of one class only, it is 0.95 and more; on
 mirrored, shifted or shuffled digits 0.6 to 0.75, on noise 0.5 to 0.7."""
 
 STANDARD_ERRORS = 3
@@ -78,7 +78,7 @@ class Expected:
     """What is known of images like those that a pool should hold.
 
     Attributes:
-      class_counts: int64 `[classes]`, of the labelled images; None if unknown.
+      class_counts: int64 `[classes]`, of the labeled images; None if unknown.
       scores: the teacher's on validation images; None if unknown.
     """
 
@@ -89,10 +89,10 @@ class Expected:
     def from_run(
         cls, labels: Any, *, classes: int, scores: dict[str, Any] | None
     ) -> Self:
-        """Takes what it can use of a labelled set and of an evaluation.
+        """Takes what it can use of a labeled set and of an evaluation.
 
         Args:
-          labels: of the labelled images; counted if they are integers `[images]`
+          labels: of the labeled images; counted if they are integers `[images]`
             from 0 to below `classes`, for other tasks have labels of other kinds.
           classes: how many there are.
           scores: ``mean`` and ``histogram`` of the validation images, or None.
@@ -131,7 +131,7 @@ def empty_classes(
     return (
         f"{len(empty)} of {len(selected)} classes get no pseudo-labels: "
         f"{_listed(_names(empty, names))} ({why}; {never} of them "
-        "the teacher never predicts); lower min_score, add unlabelled images of these "
+        "the teacher never predicts); lower min_score, add unlabeled images of these "
         "classes, or check the teacher"
     )
 
@@ -163,36 +163,36 @@ def capped_classes(
         f"{len(short)} of {len(eligible)} classes have fewer draws than per_class "
         f"{options.per_class:,}, because max_copies {options.max_copies:,} caps the "
         f"repeats of their few records: {_listed(told)} ({missing:,} draws fewer in "
-        "all); add unlabelled images of these classes, raise max_copies or lower "
+        "all); add unlabeled images of these classes, raise max_copies or lower "
         "per_class"
     )
 
 
 def uneven_classes(
-    predicted: np.ndarray, labelled: np.ndarray, *, names: Sequence[str]
+    predicted: np.ndarray, labeled: np.ndarray, *, names: Sequence[str]
 ) -> str | None:
-    """Warns of predictions that are far more uneven than the labelled images.
+    """Warns of predictions that are far more uneven than the labeled images.
 
     Args:
       predicted: int64 `[classes]`, records of the pool that the teacher gives to each.
-      labelled: int64 `[classes]`, labelled images of each.
+      labeled: int64 `[classes]`, labeled images of each.
       names: of the classes; may be empty.
     """
     records = int(predicted.sum())
-    if records < RECORDS_PER_CLASS * np.count_nonzero(labelled):
+    if records < RECORDS_PER_CLASS * np.count_nonzero(labeled):
         return None
-    pool, known = _effective(predicted), _effective(labelled)
+    pool, known = _effective(predicted), _effective(labeled)
     most = int(predicted.argmax())
-    share, known_share = predicted[most] / records, labelled[most] / labelled.sum()
+    share, known_share = predicted[most] / records, labeled[most] / labeled.sum()
     dominant = share >= max(DOMINANT_SHARE, DOMINANT_TIMES * known_share)
     if pool - 1 >= UNEVEN * (known - 1) and not dominant:
         return None
     (name,) = _names([most], names)
     return (
         f"the teacher spreads the pool over {pool:.1f} classes in effect, the "
-        f"labelled images have {known:.1f} (e to the entropy of the shares), and "
+        f"labeled images have {known:.1f} (e to the entropy of the shares), and "
         f"gives {name} {share:.0%} of the pool, which is {known_share:.0%} of the "
-        "labelled images: either the pool really is like that or the teacher has "
+        "labeled images: either the pool really is like that or the teacher has "
         "collapsed onto few classes; look at some of it, add images of the other "
         "classes, or train the teacher better"
     )
@@ -216,11 +216,11 @@ def out_of_domain(
         return None
     shares = [s.share_from(options.min_score) for s in (pool, validation)]
     return (
-        f"the pool may be of other images than the labelled ones: the teacher's mean "
+        f"the pool may be of other images than the labeled ones: the teacher's mean "
         f"score is {pool.mean:.2f} on it and {validation.mean:.2f} on validation "
         f"images, and {shares[0]:.0%} of it pass min_score {options.min_score:g} where "
         f"{shares[1]:.0%} of those would; look at some of it and how it was prepared "
-        "(colours, orientation, crops), leave out what does not belong, or raise "
+        "(colors, orientation, crops), leave out what does not belong, or raise "
         "min_score"
     )
 

@@ -24,7 +24,7 @@ from noisy_student_jax.report import (
     results,
     robustness,
 )
-from noisy_student_jax.report.students import colours, students_of
+from noisy_student_jax.report.students import colors, students_of
 from noisy_student_jax.runs.run import Run
 
 REPORT = "report.html"
@@ -53,7 +53,7 @@ def render(run: Run, summary: dict[str, Any]) -> str:
             task=summary["task"],
             splits=summary["splits"],
             style=Markup((_HERE / "style.css").read_text(encoding="utf-8")),
-            colours=Markup(colours(students)),
+            colors=Markup(colors(students)),
             verdict=results.verdict(run.workdir, summary),
             table=results.table(run, summary, students),
             robustness=robustness.table(students),

@@ -33,10 +33,10 @@ from noisy_student_jax.runs.run import Student
 
 CONTACT_SHEET = "contact_sheet.png"
 
-GROUPS_SHOWN = {"labelled": 10, "pseudo": 1}
+GROUPS_SHOWN = {"labeled": 10, "pseudo": 1}
 """Groups of each stream that a sheet shows; it says how many more there are."""
 
-IMAGES_SHOWN = {"labelled": 2, "pseudo": 6}
+IMAGES_SHOWN = {"labeled": 2, "pseudo": 6}
 """Images of a group that a sheet shows."""
 
 VERSIONS = 4
@@ -61,14 +61,14 @@ class Group:
       name: of the class, or of what they are.
       images: uint8 ``[side, side, 3]`` each, preprocessed as for evaluation.
         There may be none.
-      stream: ``labelled`` or ``pseudo``, whose noise they get.
+      stream: ``labeled`` or ``pseudo``, whose noise they get.
       crops: of each image, `VERSIONS` random crops of it, to be noised in its stead;
         None where there are no such crops.
     """
 
     name: str
     images: Sequence[np.ndarray]
-    stream: str = "labelled"
+    stream: str = "labeled"
     crops: Sequence[Sequence[np.ndarray]] | None = None
 
 
@@ -320,8 +320,8 @@ def show_some(student: Student, path: pathlib.Path) -> dict[str, int]:
     """Draws some of the images that a student learns from, with its noise."""
     data = student.run.dataset
     groups = [
-        _group(student, name, data.labelled, records, "labelled")
-        for name, records in _by_class(data.labelled, data.classes)
+        _group(student, name, data.labeled, records, "labeled")
+        for name, records in _by_class(data.labeled, data.classes)
     ]
     some = np.linspace(0, len(data.pool) - 1, IMAGES_SHOWN["pseudo"]).astype(int)
     groups.append(_group(student, "pool", data.pool, np.unique(some), "pseudo"))
@@ -338,9 +338,9 @@ def show_some(student: Student, path: pathlib.Path) -> dict[str, int]:
 
 def _by_class(source: Source, classes: tuple[str, ...]) -> list[tuple[str, np.ndarray]]:
     """Returns class names and some of their records; all as one without classes."""
-    labels, most = np.asarray(labels_of(source)), IMAGES_SHOWN["labelled"]
+    labels, most = np.asarray(labels_of(source)), IMAGES_SHOWN["labeled"]
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        return [("labelled", np.arange(min(most, len(source))))]
+        return [("labeled", np.arange(min(most, len(source))))]
     return [
         (name, np.flatnonzero(labels == number)[:most])
         for number, name in enumerate(classes)

@@ -1,4 +1,4 @@
-"""What was learnt from: the parts of the data, what is not in them, some images."""
+"""What was learned from: the parts of the data, what is not in them, some images."""
 
 import base64
 import pathlib

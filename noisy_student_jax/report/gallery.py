@@ -1,4 +1,4 @@
-"""The most and the least confident of the pseudo-labelled images, class by class."""
+"""The most and the least confident of the pseudo-labeled images, class by class."""
 
 import base64
 import dataclasses
@@ -107,7 +107,7 @@ def _with_images(
             int(picks[np.searchsorted(picks[:, 1], row), 0]) for row in ends.rows
         ]
         if [pool.key(record) for record in records] != ends.keys.tolist():
-            raise ValueError("the pool is not the one that was labelled")
+            raise ValueError("the pool is not the one that was labeled")
         examples = pool.read(records)
         tiles = []
         for key, score, image, status in zip(

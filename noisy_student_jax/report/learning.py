@@ -68,8 +68,8 @@ def _read(one: Shown, primary: str) -> tuple[Curves, Curves]:
         label: curve(f"validation/{weights}/{primary}", 100.0)
         for weights, label in (("raw", "raw"), ("ema", "EMA"))
     }
-    losses = {"labelled": curve("labelled/loss"), "pseudo": curve("pseudo/loss")}
-    if not one.entry.get("pseudo_labelled"):
+    losses = {"labeled": curve("labeled/loss"), "pseudo": curve("pseudo/loss")}
+    if not one.entry.get("pseudo_labeled"):
         del losses["pseudo"]  # logged as zero where there is no such stream
     if not any(losses.values()):
         losses = {"loss": curve("loss")}

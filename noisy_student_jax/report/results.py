@@ -71,8 +71,8 @@ def table(run: Run, summary: dict[str, Any], students: list[Shown]) -> dict[str,
                 "model": entry.get("model", NOTHING),
                 "parameters": count(entry.get("parameters")),
                 "resolution": resolution(entry),
-                "labelled": count(entry.get("labelled")),
-                "pseudo_labelled": count(entry.get("pseudo_labelled")),
+                "labeled": count(entry.get("labeled")),
+                "pseudo_labeled": count(entry.get("pseudo_labeled")),
                 "images_drawn": count(entry.get("images_drawn")),
                 "raw": percent(raw),
                 "ema": percent(ema),
@@ -144,7 +144,7 @@ def _row(one: Shown, value: float, scale: svg.Scale, top: float) -> list[Markup]
         low, high = (scale(100 * end) for end in one.entry["interval"])
         marks.append(svg.line(low, middle, high, middle, f"whisker {one.css}"))
     if one.is_control:
-        # A mark of its own, for those who do not see the colour.
+        # A mark of its own, for those who do not see the color.
         return [*marks, _diamond(at, middle, one.css)]
     return [*marks, svg.circle(at, middle, 6, f"dot {one.css}")]
 
@@ -163,7 +163,7 @@ def _difference(found: dict[str, Any], rival: str | None) -> Markup | None:
     scale = svg.Scale(-reach, reach, ticks=6, tight=True)
     low, high = (scale(100 * end) for end in ends)
     at, zero = scale(100 * value), scale(0)
-    # Only what is sure has a colour.
+    # Only what is sure has a color.
     side = "ahead" if ends[0] > 0 else "behind" if ends[1] < 0 else "level"
     marks = [svg.line(scale(t), 46, scale(t), 86, "grid") for t in scale.ticks]
     marks += [
@@ -235,8 +235,8 @@ def _comparison(summary: dict[str, Any], rival: str | None) -> list[tuple[str, s
 
 def _trained(entry: dict[str, Any]) -> str:
     return (
-        f"{entry.get('model', NOTHING)} trained on {count(entry.get('labelled'))}"
-        f" labelled and {count(entry.get('pseudo_labelled'))} pseudo-labelled images,"
+        f"{entry.get('model', NOTHING)} trained on {count(entry.get('labeled'))}"
+        f" labeled and {count(entry.get('pseudo_labeled'))} pseudo-labeled images,"
         f" {count(entry.get('images_drawn'))} image draws"
     )
 

@@ -1,4 +1,4 @@
-"""The models that a report tells of, each with its place, name and colour."""
+"""The models that a report tells of, each with its place, name and color."""
 
 import dataclasses
 import pathlib
@@ -7,7 +7,7 @@ from typing import Any
 from noisy_student_jax.runs.run import CONTROL, TITLES
 
 # One hue for the generations, pale to strong: they are a sequence. The control is
-# what they are compared with: another hue, told apart by the colour-blind as well.
+# what they are compared with: another hue, told apart by the color-blind as well.
 _LIGHT = ((0x74, 0xA5, 0xD6), (0x12, 0x3F, 0x78))
 _DARK = ((0x4C, 0x7A, 0xAD), (0xB5, 0xD8, 0xFF))
 
@@ -18,7 +18,7 @@ class Shown:
 
     Attributes:
       title: ``generation 2``, ``control`` or what else it is compared with.
-      css: class that gives its colour.
+      css: class that gives its color.
       folder: its folder in the run directory.
       entry: what the summary says of it.
       generation: its number; None for what generations are compared with.
@@ -62,8 +62,8 @@ def control(students: list[Shown]) -> Shown | None:
     return next((one for one in students if one.is_control), None)
 
 
-def colours(students: list[Shown]) -> str:
-    """Returns the style rules that give each generation its colour."""
+def colors(students: list[Shown]) -> str:
+    """Returns the style rules that give each generation its color."""
     own = generations(students)
 
     def rules(ramp: tuple) -> str:

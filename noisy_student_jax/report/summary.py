@@ -45,7 +45,7 @@ def summarize(run: Run) -> dict[str, Any]:
         "classes": list(run.dataset.classes),
         "primary_metric": metric,
         "splits": {
-            "train": len(run.dataset.labelled),
+            "train": len(run.dataset.labeled),
             # Without what could not be read.
             **_judged(students[-1]),
             "pool": len(run.dataset.pool),
@@ -65,7 +65,7 @@ def summarize(run: Run) -> dict[str, Any]:
 def table(run: Run, summary: dict[str, Any]) -> str:
     """Draws the table that a run ends with."""
     metric = summary["primary_metric"]
-    head = ("", "model", "parameters", "px", "labelled", "pseudo", f"{metric} raw")
+    head = ("", "model", "parameters", "px", "labeled", "pseudo", f"{metric} raw")
     interval = f"{run.config.evaluation.confidence:.0%} interval"
     rows = [(*head, f"{metric} EMA", interval, "time")]
     entries = [
@@ -82,8 +82,8 @@ def table(run: Run, summary: dict[str, Any]) -> str:
                 entry["model"],
                 f"{entry['parameters']:,}",
                 formatting.resolution(entry),
-                f"{entry['labelled']:,}",
-                f"{entry['pseudo_labelled']:,}",
+                f"{entry['labeled']:,}",
+                f"{entry['pseudo_labeled']:,}",
                 f"{100 * entry['raw'][metric]:.1f}",
                 f"{100 * entry['metrics'][metric]:.1f}",
                 f"[{low:.1f}, {high:.1f}]",
@@ -126,8 +126,8 @@ def _trained(student: Student) -> dict[str, Any]:
         "resolution": final.resolution,
         # Before FixRes, which draws more images.
         "trained_at": student.resolution,
-        "labelled": trained["counts"]["labelled"],
-        "pseudo_labelled": trained["counts"]["pseudo_labelled"],
+        "labeled": trained["counts"]["labeled"],
+        "pseudo_labeled": trained["counts"]["pseudo_labeled"],
         "images_drawn": trained["counts"]["images_drawn"]
         + (refined["counts"]["images_drawn"] if final.trained else 0),
         "metrics": test["ema"],
@@ -230,8 +230,8 @@ def _readme(run: Run, summary: dict[str, Any]) -> str:
 {table(run, summary)}
 ```
 
-Data: {summary["dataset"]}, {summary["splits"]["train"]:,} labelled images,
-{summary["splits"]["pool"]:,} unlabelled; judged on {summary["splits"]["test"]:,} test
+Data: {summary["dataset"]}, {summary["splits"]["train"]:,} labeled images,
+{summary["splits"]["pool"]:,} unlabeled; judged on {summary["splits"]["test"]:,} test
 images that nothing else touched; the generation to use was chosen on
 {summary["splits"]["validation"]:,} validation images: generation {summary["best"]}.
 

@@ -51,7 +51,7 @@ class Batches:
     """Preprocessed batches of the usable images of a source.
 
     Attributes:
-      source: of labelled images.
+      source: of labeled images.
       preprocessing: what is done to each.
       size: of a batch.
       before: called with the number of records done.
@@ -107,7 +107,7 @@ def count(
 
     Args:
       subject: the model.
-      source: of labelled images.
+      source: of labeled images.
       preprocessing: what is done to each; None for the model's own.
       classes: indices of the classes that may be predicted; None for all.
       before: called with the number of records done.

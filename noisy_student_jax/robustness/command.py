@@ -70,8 +70,9 @@ def of_bundle(options: argparse.Namespace, interruption: Interruption) -> int:
         bundles.refuse_foreign_code(bundle, options.model)
     if len(bundle.trained_on):
         console.warn(
-            "whether this model has learnt from these images is not looked at: it knows"
-            " what it learnt from by its run's keys, which a folder's files do not have"
+            "whether this model has learned from these images is not looked at: it"
+            " knows what it learned from by its run's keys, which a folder's files do"
+            " not have"
         )
     place = pathlib.Path(options.images)
     identity = {"images": str(place.resolve())}
@@ -136,7 +137,7 @@ def _evaluate(
     Args:
       options: of the command.
       bundle: the model.
-      images: a folder, or a source of labelled images.
+      images: a folder, or a source of labeled images.
       identity: what the images are known by.
       output: where the result goes; None only prints it.
       interruption: asked before each batch.

@@ -115,7 +115,7 @@ def open_classes(
       name: that the keys begin with.
 
     Returns:
-      The images of the model's classes, labelled with them; how folders and classes
+      The images of the model's classes, labeled with them; how folders and classes
       match; and how many files were left out, by why.
 
     Raises:

@@ -22,7 +22,7 @@ def gradient_sign(predictor: Predictor) -> GradientSign:
     """Makes a function that tells which way each pixel hurts most.
 
     The model is in evaluation mode, so that an image's gradient knows nothing of the
-    images beside it, and the gradient goes through the normalisation of pixels.
+    images beside it, and the gradient goes through the normalization of pixels.
 
     Args:
       predictor: of a classifier.

@@ -54,24 +54,24 @@ NOISES = ("gaussian_noise", "shot_noise")
 
 def corruption_errors(
     errors: Mapping[str, Sequence[float]],
-    normalisers: Mapping[str, float] = ALEXNET_ERRORS,
+    normalizers: Mapping[str, float] = ALEXNET_ERRORS,
 ) -> dict[str, float]:
     """Returns CE of each corruption: ``Σ_s err(c, s) / Σ_s err_AlexNet(c, s)``.
 
     Args:
       errors: of each corruption, the error at each of the five severities.
-      normalisers: of each corruption, AlexNet's mean over the severities.
+      normalizers: of each corruption, AlexNet's mean over the severities.
 
     Raises:
-      ValueError: a corruption has not five severities, or no normaliser.
+      ValueError: a corruption has not five severities, or no normalizer.
     """
     found = {}
     for name, values in errors.items():
         if len(values) != len(SEVERITIES):
             raise ValueError(f"{name} has {len(values)} severities, not 5")
-        if name not in normalisers:
-            raise ValueError(f"{name} is none of the {len(normalisers)} corruptions")
-        found[name] = float(np.sum(values) / (len(SEVERITIES) * normalisers[name]))
+        if name not in normalizers:
+            raise ValueError(f"{name} is none of the {len(normalizers)} corruptions")
+        found[name] = float(np.sum(values) / (len(SEVERITIES) * normalizers[name]))
     return found
 
 
@@ -107,21 +107,21 @@ def flip_fraction(predictions: np.ndarray, *, noise: bool) -> float:
 
 
 def mean_flip_rate(
-    flips: Mapping[str, float], normalisers: Mapping[str, float]
+    flips: Mapping[str, float], normalizers: Mapping[str, float]
 ) -> float:
     """Returns mFR in percent: 100 times the mean of FP over AlexNet's FP.
 
     Args:
       flips: flip probability of each of the 10 perturbations: a mean over clips.
-      normalisers: AlexNet's.
+      normalizers: AlexNet's.
 
     Raises:
       ValueError: either is not of the 10 perturbations.
     """
-    for name, found in (("flips", flips), ("normalisers", normalisers)):
+    for name, found in (("flips", flips), ("normalizers", normalizers)):
         if set(found) != set(PERTURBATIONS):
             raise ValueError(f"{name} are not of the {len(PERTURBATIONS)}: {found}")
-    return 100 * float(np.mean([flips[p] / normalisers[p] for p in PERTURBATIONS]))
+    return 100 * float(np.mean([flips[p] / normalizers[p] for p in PERTURBATIONS]))
 
 
 def restricted_hits(

@@ -158,7 +158,7 @@ def imagenet_p(
     *,
     alexnet: dict[str, float] | None = None,
 ) -> dict[str, Any]:
-    """ImageNet-P: flip probabilities, top-1 over all frames, and mFR if normalised.
+    """ImageNet-P: flip probabilities, top-1 over all frames, and mFR if normalized.
 
     Args:
       subject: the model.
@@ -193,7 +193,7 @@ def imagenet_p(
         )
     if alexnet is None:
         warnings.append(
-            "flip probabilities are not normalised: AlexNet's could not be verified, so"
+            "flip probabilities are not normalized: AlexNet's could not be verified, so"
             " that there is no mFR; --alexnet-flips=FILE takes them"
         )
     whole = not missing
@@ -303,7 +303,7 @@ def attacked(
 
 
 def corrupted(subject: Subject, source: Source, parts: Parts) -> dict[str, Any]:
-    """The 15 corruptions at 5 severities, made of any images; no normaliser."""
+    """The 15 corruptions at 5 severities, made of any images; no normalizer."""
     corruptions.load()
     names = [
         f"{corruption}/{severity}"
@@ -346,7 +346,7 @@ def corrupted(subject: Subject, source: Source, parts: Parts) -> dict[str, Any]:
 def whole_image(bundle: Bundle) -> Preprocessing:
     """Returns the model's preprocessing for images that are cropped already.
 
-    The images of ImageNet-C and -P are the centre crops of 224 pixels: they are
+    The images of ImageNet-C and -P are the center crops of 224 pixels: they are
     resized to the model's size, and not cropped once more.
     """
     return dataclasses.replace(bundle.preprocessing, crop_padding=0)

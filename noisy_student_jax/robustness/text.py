@@ -56,7 +56,7 @@ def _imagenet_p(found: dict[str, Any]) -> list[str]:
     mfr = "" if found["mfr"] is None else f"mFR {found['mfr']:.1f} %, "
     return [
         *lines,
-        f"{mfr}mean flip probability (not normalised)"
+        f"{mfr}mean flip probability (not normalized)"
         f" {_percent(found['mean_flip_probability'], 2)}, top-1"
         f" {_percent(found['top1'])} on {found['frames']:,} frames of"
         f" {found['clips']:,} clips",

@@ -1,7 +1,7 @@
 """FixRes: a trained model is fine-tuned at the resolution that it will be used at.
 
 Touvron et al., "Fixing the train-test resolution discrepancy" (2019), as the paper uses
-it for its largest models: a short training on labelled images that are not augmented,
+it for its largest models: a short training on labeled images that are not augmented,
 at the larger resolution, with the shallow layers frozen. How many is not published.
 
 What the paper leaves open is as the hooks of the authors' code leave it (``main.py``,
@@ -9,7 +9,7 @@ What the paper leaves open is as the hooks of the authors' code leave it (``main
 
 - ``remove_aug``: images are cropped as in evaluation and not flipped. It touches images
   only: dropout and stochastic depth stay on in the layers that are trained, as they are
-  for labelled images in training.
+  for labeled images in training.
 - ``fix_layer_num``: the stem and so many blocks work as in inference, without
   stochastic depth and on their moving statistics, and do not decay.
 - ``init_model_path``: raw weights start from the moving averages, and so do the new
@@ -54,7 +54,7 @@ def fine_tuned(student: "Student") -> "Student | None":
         steps=options.steps,
         epochs=options.epochs,
     )
-    config.noise.labelled.update(_NO_NOISE)
+    config.noise.labeled.update(_NO_NOISE)
     return dataclasses.replace(student, config=config, trained=student)
 
 

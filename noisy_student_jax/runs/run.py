@@ -131,7 +131,7 @@ class Run:
             if not len(source):
                 raise UserError(
                     f"the {name} part of data set '{dataset.name}' is empty: a run"
-                    " needs labelled, pool, validation and test images"
+                    " needs labeled, pool, validation and test images"
                 )
         return dataset
 
@@ -287,7 +287,7 @@ class Student:
 
     @property
     def kept_selection(self) -> pathlib.Path | None:
-        """The selection of its teacher that it keeps, to be labelled anew.
+        """The selection of its teacher that it keeps, to be labeled anew.
 
         The paper filters once. Who has no such teacher is selected for afresh.
         """
@@ -367,8 +367,8 @@ class Student:
 
     @property
     def steps_per_epoch(self) -> float:
-        """Steps that draw as many labelled images as there are."""
-        return len(self.run.dataset.labelled) / self.config.train.batch
+        """Steps that draw as many labeled images as there are."""
+        return len(self.run.dataset.labeled) / self.config.train.batch
 
     @property
     def steps(self) -> int:

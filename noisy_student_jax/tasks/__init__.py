@@ -1,4 +1,4 @@
-"""Tasks: what a label is, how it is learnt, predicted, stored and judged.
+"""Tasks: what a label is, how it is learned, predicted, stored and judged.
 
 A task is found by name in `TASKS`, or by ``package.module:function``. The function
 takes the class names and returns a `Task`.

@@ -92,7 +92,7 @@ class Classification:
         return {name: _matrix(rows.column(name)) for name in wanted}
 
     def pseudo_targets(self, stored: dict[str, jax.Array]) -> jax.Array:
-        """Probabilities, renormalised after half precision.
+        """Probabilities, renormalized after half precision.
 
         What the top k leave over is spread evenly over the other classes.
         """

@@ -26,7 +26,7 @@ Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 @dataclasses.dataclass(frozen=True)
 class LoopOptions:
-    """How a training goes on; none of it changes what is learnt.
+    """How a training goes on; none of it changes what is learned.
 
     Attributes:
       steps: to train for.

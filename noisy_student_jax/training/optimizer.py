@@ -16,11 +16,11 @@ Schedule = Callable[[jax.Array], jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerOptions:
-    """How the weights move; times in labelled epochs, as in the paper.
+    """How the weights move; times in labeled epochs, as in the paper.
 
     Attributes:
       optimizer: ``rmsprop`` (TensorFlow's), ``sgd`` or ``adamw``.
-      learning_rate: per 256 labelled images (0.016 in the paper).
+      learning_rate: per 256 labeled images (0.016 in the paper).
       schedule: ``exponential`` staircase, ``cosine`` or ``constant``.
       decay_epochs: length of one stair.
       decay_factor: what each stair multiplies by.
@@ -64,9 +64,9 @@ def make_schedule(
 
     Args:
       options: see `OptimizerOptions`.
-      batch: labelled images per step: all schedules use the labelled batch only.
+      batch: labeled images per step: all schedules use the labeled batch only.
       steps: length of the training, where the cosine ends.
-      steps_per_epoch: labelled images / batch.
+      steps_per_epoch: labeled images / batch.
       start: step of the schedule that the first step is (the authors'
         ``start_from_step``, with which FixRes enters a schedule at its tail).
     """

@@ -26,7 +26,7 @@ class StepOptions:
     """What the step needs to know beyond model, task and optimizer.
 
     Attributes:
-      ratio: r, pseudo-labelled images per labelled one.
+      ratio: r, pseudo-labeled images per labeled one.
       loss_normalization: how the streams' mean losses add up. ``code``:
         ``L_l + r·L_u`` (the authors' code); ``sum``: ``L_l + L_u`` (the paper's
         Algorithm 1); ``average``: ``(L_l + r·L_u) / (1 + r)`` (the paper's text).
@@ -49,7 +49,7 @@ class StepOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Teacher:
-    """What labels the pseudo-labelled examples of a batch in the step, un-noised.
+    """What labels the pseudo-labeled examples of a batch in the step, un-noised.
 
     Its variables are given to the step beside the state, which does not hold them: they
     are neither trained nor averaged, donated nor saved.
@@ -67,7 +67,7 @@ class Teacher:
     std: tuple[float, ...]
 
     def label(self, variables: PyTree, batch: Batch) -> Batch:
-        """Puts its targets in place of those of the pseudo-labelled examples."""
+        """Puts its targets in place of those of the pseudo-labeled examples."""
         batch = dict(batch)
         images = normalize(batch.pop("teacher_image"), self.mean, self.std)
         outputs = self.module.apply(variables, images, train=False)
@@ -78,7 +78,7 @@ class Teacher:
         def replaced(target: jax.Array, taught: jax.Array) -> jax.Array:
             rest = target.shape[1:]
             groups = target.reshape(layout.groups, -1, *rest)
-            true = groups[:, : layout.labelled // layout.groups].reshape(-1, *rest)
+            true = groups[:, : layout.labeled // layout.groups].reshape(-1, *rest)
             return layout.interleave(true, taught.astype(target.dtype))
 
         batch["target"] = jax.tree.map(replaced, batch["target"], taught)
@@ -89,7 +89,7 @@ class Loss(Protocol):
     """A task's loss, with its options bound."""
 
     def __call__(self, outputs: PyTree, batch: Batch) -> dict[str, "types.PerStream"]:
-        """Returns at least ``{"loss": …}``, sums and normalisers per stream."""
+        """Returns at least ``{"loss": …}``, sums and normalizers per stream."""
 
 
 def normalize(images: jax.Array, mean: Any, std: Any) -> jax.Array:
@@ -108,13 +108,13 @@ def normalize(images: jax.Array, mean: Any, std: Any) -> jax.Array:
     return (images.astype(jnp.float32) - mean) / std
 
 
-def total_loss(labelled: jax.Array, pseudo: jax.Array, options: StepOptions):
-    """Adds the two streams' mean losses by the chosen normalisation."""
+def total_loss(labeled: jax.Array, pseudo: jax.Array, options: StepOptions):
+    """Adds the two streams' mean losses by the chosen normalization."""
     if options.loss_normalization == "code":
-        return labelled + options.ratio * pseudo
+        return labeled + options.ratio * pseudo
     if options.loss_normalization == "sum":
-        return labelled + pseudo
-    return (labelled + options.ratio * pseudo) / (1 + options.ratio)
+        return labeled + pseudo
+    return (labeled + options.ratio * pseudo) / (1 + options.ratio)
 
 
 def joined_norm(gradient: PyTree) -> jax.Array:
@@ -130,7 +130,7 @@ class TrainStep:
     batch holds ``teacher_image``. Its two halves can be compiled by themselves.
 
     Metrics are float32 scalars: ``loss`` (what is descended, with the L2 term),
-    ``labelled/…`` and ``pseudo/…`` means of what the task measures, ``l2``,
+    ``labeled/…`` and ``pseudo/…`` means of what the task measures, ``l2``,
     ``learning_rate``, ``gradient_norm``.
 
     Attributes:
@@ -247,7 +247,7 @@ class TrainStep:
         count = self.options.microbatches
 
         def deal(x):
-            # Of what only pseudo-labelled examples have, a group has fewer.
+            # Of what only pseudo-labeled examples have, a group has fewer.
             group = self.options.group * len(x) // len(batch["image"])
             x = x.reshape(-1, count, group, *x.shape[1:]).swapaxes(0, 1)
             return x.reshape(count, -1, *x.shape[3:])

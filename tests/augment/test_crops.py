@@ -112,11 +112,11 @@ def test_crops_are_spread_as_tensorflows(size):
     "size", [(1, 1), (1, 2), (2, 1), (2, 2), (3, 3), (1, 60000), (60000, 1), (1, 5)]
 )
 @pytest.mark.parametrize("least_area", [1e-6, 0.08, 0.9, 1.0])
-def test_any_size_gives_a_crop_that_is_inside_or_the_centre(size, least_area):
+def test_any_size_gives_a_crop_that_is_inside_or_the_center(size, least_area):
     found = boxes(*size, least_area)
     assert found.dtype == np.int32
-    centre = (found == 0).all(axis=1)
-    top, left, height, width = found[~centre].T
+    center = (found == 0).all(axis=1)
+    top, left, height, width = found[~center].T
     assert (height >= 1).all() and (width >= 1).all()
     assert (top >= 0).all() and (top + height <= size[0]).all()
     assert (left >= 0).all() and (left + width <= size[1]).all()
@@ -124,7 +124,7 @@ def test_any_size_gives_a_crop_that_is_inside_or_the_centre(size, least_area):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 60000), (60000, 1)])
-def test_what_nothing_fits_takes_the_centre(size):
+def test_what_nothing_fits_takes_the_center(size):
     assert not boxes(*size).any()
 
 
@@ -140,11 +140,11 @@ def test_a_crop_that_would_be_the_whole_image_becomes_evaluations():
 
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     cut = Preprocessing(32, 32)
-    centre = cut.apply_crop(image, tuple(boxes(64, 64, 1.0)[0]))
-    np.testing.assert_array_equal(centre, image[16:48, 16:48])
+    center = cut.apply_crop(image, tuple(boxes(64, 64, 1.0)[0]))
+    np.testing.assert_array_equal(center, image[16:48, 16:48])
 
 
-def test_off_is_the_centre():
+def test_off_is_the_center():
     assert not boxes(300, 400, 0.0).any()
 
 

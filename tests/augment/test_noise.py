@@ -217,11 +217,11 @@ def test_operations_signs_and_places_are_drawn_evenly():
 
 def test_cutout_paints_one_square_of_its_side_clipped_at_the_border():
     light = np.full((BATCH, HEIGHT, WIDTH, 3), 255, np.uint8)
-    grey = augmented(only("cutout"), light) == 128
-    rows, columns = grey.any(axis=(2, 3)).sum(1), grey.any(axis=(1, 3)).sum(1)
+    gray = augmented(only("cutout"), light) == 128
+    rows, columns = gray.any(axis=(2, 3)).sum(1), gray.any(axis=(1, 3)).sum(1)
     assert set(rows.tolist()) == {2, 3}
     assert set(columns.tolist()) == {2, 3}
-    np.testing.assert_array_equal(grey.all(axis=3).sum(axis=(1, 2)), rows * columns)
+    np.testing.assert_array_equal(gray.all(axis=3).sum(axis=(1, 2)), rows * columns)
 
 
 def test_crops_are_crops_of_the_reflection():

@@ -34,7 +34,7 @@ SIGNS = (False, True)
 
 
 def pictures(height, width):
-    """Noise, dim noise, one grey, a gradient: uint8 `[4, height, width, 3]`."""
+    """Noise, dim noise, one gray, a gradient: uint8 `[4, height, width, 3]`."""
     rng = np.random.default_rng(0)
     column = np.arange(width)[None, :, None] * 255 // max(width - 1, 1)
     row = np.arange(height)[:, None, None] * np.array([3, 5, 1])
@@ -174,7 +174,7 @@ def test_a_batch_is_the_one_that_the_device_makes(setting):
     np.testing.assert_array_equal(ours, on_its_device)
 
 
-def test_grey_images_have_one_channel():
+def test_gray_images_have_one_channel():
     images = np.random.default_rng(1).integers(0, 256, (48, 9, 7, 1)).astype(np.uint8)
     ours, on_its_device = whole_batches(FULL, images, (3, 0, 0, np.arange(48)))
     np.testing.assert_array_equal(ours, on_its_device)

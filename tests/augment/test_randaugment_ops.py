@@ -2,7 +2,7 @@
 
 Pillow where its arithmetic is the same, NumPy taken literally from the authors' code
 elsewhere; and Pillow again, loosely, for the operations where it computes otherwise.
-Both backends, the device's and the host's, and both behaviours go through the same.
+Both backends, the device's and the host's, and both behaviors go through the same.
 """
 
 import functools
@@ -34,7 +34,7 @@ BLENDS = ("Color", "Contrast", "Brightness", "Sharpness")
 
 
 def pictures(height, width):
-    """Noise, dim noise, one grey, a gradient: uint8 `[4, height, width, 3]`."""
+    """Noise, dim noise, one gray, a gradient: uint8 `[4, height, width, 3]`."""
     rng = np.random.default_rng(0)
     column = np.arange(width)[None, :, None] * 255 // (width - 1)
     row = np.arange(height)[:, None, None] * np.array([3, 5, 1])
@@ -186,7 +186,7 @@ def blend(degenerate, image, factor):
     return np.clip(base + scaled, 0, 255).astype(np.uint8)
 
 
-def grey(image):
+def gray(image):
     """``tf.image.rgb_to_grayscale``, as it computes it."""
     unit = image.astype(np.float32) * np.float32(1 / 255)
     weights = np.float32([0.2989, 0.5870, 0.1140])
@@ -209,12 +209,12 @@ def level(image):
 
 
 def mean_level(image):
-    """The mean of the grey image, rounded, as Pillow rounds its own."""
-    return np.full_like(image, int(grey(image).mean(dtype=np.float64) + 0.5))
+    """The mean of the gray image, rounded, as Pillow rounds its own."""
+    return np.full_like(image, int(gray(image).mean(dtype=np.float64) + 0.5))
 
 
 DEGENERATE = {
-    "Color": grey,
+    "Color": gray,
     "Contrast": level,
     "ContrastFromMean": mean_level,
     "Brightness": np.zeros_like,
@@ -243,11 +243,11 @@ def test_magnitude_five_changes_nothing(cases, name):
     [
         ("Color", "reference"),
         ("Sharpness", "reference"),
-        # The reference's is no grey of the image.
+        # The reference's is no gray of the image.
         ("Contrast", "clean"),
     ],
 )
-def test_pillows_own_greys_differ_by_one_before_the_blend(cases, name):
+def test_pillows_own_grays_differ_by_one_before_the_blend(cases, name):
     for factor, _, image, result in cases(name):
         pillow = getattr(ImageEnhance, name)(Image.fromarray(image)).enhance(factor)
         difference = np.abs(result.astype(int) - np.asarray(pillow))
@@ -270,7 +270,7 @@ def test_contrast_is_measured_from_the_number_of_pixels():
     assert int(color.contrast(huge, 0.0)[0, 0, 0]) == 255
 
 
-def test_clean_contrast_is_measured_from_the_mean_of_the_grey_image():
+def test_clean_contrast_is_measured_from_the_mean_of_the_gray_image():
     # Half of the pixels 10, half 201: the mean is 105.5, and halves go up.
     for shape in ((32, 32, 3), (300, 256, 3), (2, 2, 1)):
         image = np.full(shape, 10, np.uint8)
@@ -331,8 +331,8 @@ def test_geometry_is_the_authors_pixel_for_pixel(cases, name):
 
 
 @pytest.mark.parametrize("name", GEOMETRY)
-def test_geometry_is_pillows_with_centres_at_halves(cases, name):
-    grey_fill = (128, 128, 128)
+def test_geometry_is_pillows_with_centers_at_halves(cases, name):
+    gray_fill = (128, 128, 128)
     for value, sign, image, result in cases(name):
         height, width, _ = image.shape
         a, b, c, d, e, f = (
@@ -340,11 +340,11 @@ def test_geometry_is_pillows_with_centres_at_halves(cases, name):
         )
         picture = Image.fromarray(image)
         if name == "Rotate":
-            pillow = picture.rotate(sign * value, fillcolor=grey_fill)
+            pillow = picture.rotate(sign * value, fillcolor=gray_fill)
         else:
             moved = (a, b, c + (1 - a - b) / 2, d, e, f + (1 - d - e) / 2)
             pillow = picture.transform(
-                picture.size, Image.Transform.AFFINE, moved, fillcolor=grey_fill
+                picture.size, Image.Transform.AFFINE, moved, fillcolor=gray_fill
             )
         # Halfway between two pixels, Pillow's fixed point decides either way.
         distance = [
@@ -356,7 +356,7 @@ def test_geometry_is_pillows_with_centres_at_halves(cases, name):
         assert_same(result[clear], np.asarray(pillow)[clear])
 
 
-def test_a_shear_keeps_the_first_row_and_a_rotation_the_centre():
+def test_a_shear_keeps_the_first_row_and_a_rotation_the_center():
     image = jnp.asarray(pictures(19, 27)[0])
     sheared = backend.FUNCTIONS["ShearX"](image, 0.81)
     assert_same(sheared[0], image[0])

@@ -60,15 +60,15 @@ def test_plan_of_a_config_for_machines(capsys):
     out, _ = run_main(capsys, "plan", f"--config={TINY}", "--json")
     facts = json.loads(out)
     assert facts["splits"] == {
-        "labelled": 30,
+        "labeled": 30,
         "pool": 1617,
         "validation": 50,
         "test": 100,
     }
     assert facts["stages"][0] == "data" and facts["stages"][-1] == "report"
     teacher, student = facts["generations"]
-    assert teacher["batch"] == {"labelled": 16, "pseudo": 0}
-    assert student["batch"] == {"labelled": 16, "pseudo": 16}
+    assert teacher["batch"] == {"labeled": 16, "pseudo": 0}
+    assert student["batch"] == {"labeled": 16, "pseudo": 16}
     assert (teacher["images_drawn"], student["images_drawn"]) == (12 * 16, 12 * 32)
     assert student["train_flops"] == 3 * student["flops"] * 12 * 32
     assert facts["control"]["images_drawn"] == student["images_drawn"]
@@ -81,7 +81,7 @@ def test_plan_of_a_config_for_people_writes_nothing(capsys, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     out, _ = run_main(capsys, "plan", f"--config={TINY}", "--config.train.steps=40")
     lines = out.splitlines()
-    assert lines[1] == "digits: 30 labelled, 1,617 pool, 50 validation, 100 test"
+    assert lines[1] == "digits: 30 labeled, 1,617 pool, 50 validation, 100 test"
     assert [line.split(":")[0] for line in lines[2:]] == [
         "generation 0",
         "generation 1",
@@ -213,8 +213,8 @@ def test_select_warns_of_a_class_that_gets_nothing(labels, tmp_path, capsys):
 @pytest.fixture(scope="module")
 def digits_by_key() -> dict[str, np.ndarray]:
     raw = load_digits()
-    grey = np.round(raw.images * (255 / 16)).astype(np.uint8)
-    return {f"digits/{number:04d}": image for number, image in enumerate(grey)}
+    gray = np.round(raw.images * (255 / 16)).astype(np.uint8)
+    return {f"digits/{number:04d}": image for number, image in enumerate(gray)}
 
 
 def predict(capsys, tiny_run, *arguments, status: int = 0):
@@ -338,7 +338,7 @@ def test_summary_json_keeps_its_contract(tiny_run):
     assert list(summary["splits"]) == ["train", "validation", "test", "pool"]
     assert [one["generation"] for one in summary["generations"]] == [0, 1]
     for one in [*summary["generations"], summary["control"]]:
-        assert {"model", "parameters", "resolution", "labelled", "pseudo_labelled"} < (
+        assert {"model", "parameters", "resolution", "labeled", "pseudo_labeled"} < (
             one.keys()
         )
         assert one["model"] == "efficientnet_test"
@@ -346,9 +346,9 @@ def test_summary_json_keeps_its_contract(tiny_run):
         assert one["metrics"].keys() == one["validation"].keys() == one["raw"].keys()
         assert 0 <= one["interval"][0] <= one["metrics"]["top1"] <= one["interval"][1]
         assert one["seconds"] > 0
-    assert summary["generations"][0]["pseudo_labelled"] == 0
-    assert summary["generations"][1]["pseudo_labelled"] > 0
-    assert summary["control"]["pseudo_labelled"] == 0
+    assert summary["generations"][0]["pseudo_labeled"] == 0
+    assert summary["generations"][1]["pseudo_labeled"] > 0
+    assert summary["control"]["pseudo_labeled"] == 0
     student = summary["generations"][1]
     assert summary["control"]["images_drawn"] == student["images_drawn"]
     verdict = summary["verdict"]
@@ -420,7 +420,7 @@ def test_model_json_keeps_its_contract(tiny_run):
         "part_trained": "all",
     }
     hashes = np.load(tiny_run / "generation_1/model/trained_on.npy")
-    pseudo = read(tiny_run / "summary.json")["generations"][1]["pseudo_labelled"]
+    pseudo = read(tiny_run / "summary.json")["generations"][1]["pseudo_labeled"]
     assert len(hashes) == 30 + pseudo
 
 

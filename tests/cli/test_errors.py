@@ -190,10 +190,10 @@ WRONG_OVERRIDES = {
     "model.name=math:no_such": "module math has no function 'no_such'",
     "model.dropout_rate=1.5": "model.dropout_rate is 1.5, but must be from -1 to 0.999",
     "model.batch_norm_momentum=1.0": "batch_norm_momentum must be at least 0 and below",
-    "noise.labelled.crop_padding=8": "generation_0: crop_padding=8 is too large for",
+    "noise.labeled.crop_padding=8": "generation_0: crop_padding=8 is too large for",
     "noise.pseudo.randaugment_cutout=-1": "randaugment_cutout is -1.0, but must be at",
     "train.microbatches=3": "cannot give each of 1 devices × 3 microbatches the same",
-    "control.train.batch=9": "control: a batch of 9 labelled + 9",
+    "control.train.batch=9": "control: a batch of 9 labeled + 9",
     "evaluation.confidence=95": "evaluation.confidence is 95.0, but must be from 0.5",
     "seed=-1": "config.seed is -1, but must be from 0",
 }
@@ -231,7 +231,7 @@ def test_a_module_from_outside_that_cannot_be_imported(tmp_path, monkeypatch, ca
 
 def test_a_mistake_in_a_config_is_told_by_plan_too(capsys):
     found = mistake(capsys, "plan", f"--config={TINY}", "--config.train.microbatches=3")
-    assert found.startswith("generation_0: a batch of 16 labelled + 0")
+    assert found.startswith("generation_0: a batch of 16 labeled + 0")
 
 
 # {tmp} is a directory with `file`, a file; `foreign/`, with a file in it; and `none`,

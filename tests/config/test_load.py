@@ -55,9 +55,9 @@ def test_a_generation_says_only_what_is_its_own(file):
     )
     assert (first.train.ratio, second.train.ratio) == (14.0, 28.0)
     assert (first.train.batch, second.train.batch) == (64, 64)
-    # A part of a part leaves its neighbours alone.
+    # A part of a part leaves its neighbors alone.
     assert not second.noise.pseudo.flip
-    assert second.noise.labelled.flip
+    assert second.noise.labeled.flip
     assert second.noise.pseudo.randaugment_magnitude == 27.0
 
 
@@ -218,10 +218,10 @@ def test_operational_fields_identify_nothing():
         "data.prefetch",
         "evaluation.in_pieces",
         "data.resident_gigabytes",
-        "noise.labelled.randaugment_form",
+        "noise.labeled.randaugment_form",
         "noise.pseudo.randaugment_form",
         "data.augment",
-        "data.expected.labelled",
+        "data.expected.labeled",
         "data.expected.pool",
         "data.expected.validation",
         "data.expected.test",

@@ -12,7 +12,7 @@ def get_config() -> ConfigDict:
     config.model.update(name="outside.squares:heat_map", crop_padding=0)
     config.train.update(batch=20, ratio=2.0, epochs=0.0, steps=80, warmup_epochs=1.0)
     config.train.update(optimizer="adamw", learning_rate=0.15, ema_decay=0.9)
-    for stream in ("labelled", "pseudo"):
+    for stream in ("labeled", "pseudo"):
         config.noise[stream].update(randaugment_layers=0, flip=False)
     config.selection.update(per_class=30, min_score=0.2)
     config.generations = ({}, {})

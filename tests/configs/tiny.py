@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
         learning_rate=0.05,
         ema_decay=0.9,
     )
-    for stream in ("labelled", "pseudo"):
+    for stream in ("labeled", "pseudo"):
         config.noise[stream].update(
             randaugment_layers=1,
             randaugment_magnitude=5.0,

@@ -17,14 +17,14 @@ from noisy_student_jax.training.step import StepOptions, TrainStep
 
 
 @pytest.mark.parametrize(
-    ("labelled", "ratio", "pseudo"),
+    ("labeled", "ratio", "pseudo"),
     [(4, 0.0, 0), (4, 1.0, 4), (128, 5.0, 640), (2048, 14.0, 28672), (10, 0.25, 3)],
 )
-def test_the_second_stream_is_the_ratio_rounded_up(labelled, ratio, pseudo):
-    layout = BatchLayout.from_ratio(labelled, ratio)
+def test_the_second_stream_is_the_ratio_rounded_up(labeled, ratio, pseudo):
+    layout = BatchLayout.from_ratio(labeled, ratio)
 
-    assert (layout.labelled, layout.pseudo) == (labelled, pseudo)
-    assert layout.total == labelled + pseudo == len(layout.stream())
+    assert (layout.labeled, layout.pseudo) == (labeled, pseudo)
+    assert layout.total == labeled + pseudo == len(layout.stream())
 
 
 def microbatches_seen(batch, layout, microbatches):
@@ -82,7 +82,7 @@ def test_every_device_and_microbatch_holds_the_ratio(devices, microbatches, rati
             mine = slice(device * share, (device + 1) * share)
             streams = part["stream"][mine]
             pseudo = (streams == types.PSEUDO).sum()
-            assert pseudo * layout.labelled == (share - pseudo) * layout.pseudo
+            assert pseudo * layout.labeled == (share - pseudo) * layout.pseudo
             # What a device works on is what it was given: nothing has to move.
             given = part["image"][mine].ravel() // (layout.total // devices)
             assert (given == device).all()
@@ -99,21 +99,21 @@ def test_examples_come_in_one_order_whatever_takes_them():
 @pytest.mark.parametrize("array", [np.asarray, jnp.asarray], ids=["numpy", "jax"])
 def test_interleaving_puts_every_example_where_its_stream_says(array):
     layout = BatchLayout(4, 6)
-    labelled, pseudo = np.arange(8).reshape(4, 2), 100 + np.arange(12).reshape(6, 2)
+    labeled, pseudo = np.arange(8).reshape(4, 2), 100 + np.arange(12).reshape(6, 2)
 
-    batch = layout.interleave(array(labelled), array(pseudo))
+    batch = layout.interleave(array(labeled), array(pseudo))
 
     assert isinstance(batch, np.ndarray) == (array is np.asarray)
-    assert np.array_equal(np.asarray(batch)[layout.stream() == 0], labelled)
+    assert np.array_equal(np.asarray(batch)[layout.stream() == 0], labeled)
     assert np.array_equal(np.asarray(batch)[layout.stream() == 1], pseudo)
 
 
 def test_one_stream_alone_is_left_as_it_is():
     layout = BatchLayout(5, 0)
-    labelled = np.arange(5)
+    labeled = np.arange(5)
 
-    assert layout.interleave(labelled, np.zeros(0)) is labelled
-    assert layout.stream().tolist() == [types.LABELLED] * 5
+    assert layout.interleave(labeled, np.zeros(0)) is labeled
+    assert layout.stream().tolist() == [types.LABELED] * 5
     layout.check(devices=5)
 
 
@@ -124,7 +124,7 @@ def test_a_batch_that_cannot_be_dealt_evenly_is_refused_in_a_sentence():
     with pytest.raises(UserError) as caught:
         layout.check(devices=4, microbatches=2)
     assert str(caught.value) == (
-        "a batch of 12 labelled + 18 pseudo-labelled images cannot give each of 4"
+        "a batch of 12 labeled + 18 pseudo-labeled images cannot give each of 4"
         " devices × 2 microbatches the same mix: make config.train.batch (and batch ×"
         " ratio) a multiple of 8"
     )

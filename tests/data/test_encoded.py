@@ -105,7 +105,7 @@ def test_a_subset_keeps_keys_and_labels_together(source):
 
 
 def test_a_subset_may_hide_the_labels(source):
-    some = source.subset(np.array([5, 1]), labelled=False)
+    some = source.subset(np.array([5, 1]), labeled=False)
 
     assert some.labels is None
     assert some.read([0]).labels is None
@@ -115,13 +115,13 @@ def test_the_fingerprint_tells_files_and_labels_apart(source, folder, tmp_path):
     same = FolderSource(list_classes(folder), "labeled")
     assert fingerprint(source) == source.fingerprint == same.fingerprint
 
-    shutil.copytree(folder, tmp_path / "relabelled")
-    shutil.move(tmp_path / "relabelled" / "a", tmp_path / "relabelled" / "c")
+    shutil.copytree(folder, tmp_path / "relabeled")
+    shutil.move(tmp_path / "relabeled" / "a", tmp_path / "relabeled" / "c")
     others = [
         source.subset(np.arange(5)),
-        source.subset(np.arange(6), labelled=False),
+        source.subset(np.arange(6), labeled=False),
         source.subset(np.arange(6)[::-1]),
-        FolderSource(list_classes(tmp_path / "relabelled"), "labeled"),
+        FolderSource(list_classes(tmp_path / "relabeled"), "labeled"),
     ]
     changed = folder / "a" / "0.png"
     os.utime(changed, ns=(0, 1))

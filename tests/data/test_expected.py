@@ -11,7 +11,7 @@ from noisy_student_jax.core.console import Progress
 from noisy_student_jax.core.preemption import Interruption
 from noisy_student_jax.data import expected, load
 
-SIZES = {"labelled": 30, "pool": 300_000_000, "validation": 5, "test": 7, "classes": 3}
+SIZES = {"labeled": 30, "pool": 300_000_000, "validation": 5, "test": 7, "classes": 3}
 
 
 def section(tmp_path, **sources):
@@ -47,7 +47,7 @@ def test_a_tfds_data_set_is_where_tfds_keeps_it(tmp_path, monkeypatch):
 
 def test_where_no_sizes_are_expected_the_places_are_opened(tmp_path):
     data = section(tmp_path)
-    data.expected.labelled = 0
+    data.expected.labeled = 0
     assert expected.absent(data) == []
 
 
@@ -56,7 +56,7 @@ def test_hundreds_of_millions_are_counted_not_listed(tmp_path):
     found = load(section(tmp_path), seed=0, believe=True, **helpers)
     sizes = {name: len(part) for name, part in found.parts().items()}
     assert {**sizes, "classes": len(found.classes)} == SIZES
-    assert found.labelled.labels.strides == (0,)
+    assert found.labeled.labels.strides == (0,)
     assert found.facts["sizes"].startswith("as config.data.expected says; not here: ")
 
 
@@ -79,16 +79,16 @@ def test_a_plan_says_on_whose_word_its_sizes_are(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     assert main(PLAN) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "69,257 labelled, 531,131 pool, 4,000 validation, 26,032 test" in lines[1]
+    assert "69,257 labeled, 531,131 pool, 4,000 validation, 26,032 test" in lines[1]
     assert lines[2].startswith("sizes: as config.data.expected says; not here: ")
-    assert "202 passes over the labelled images, 132 over the others" in lines[4]
+    assert "202 passes over the labeled images, 132 over the others" in lines[4]
     assert lines[-1].endswith("on 8 of them")
     assert "of a TPU v3 core (peak 61.5 TFLOP/s in bfloat16) if 10 %" in lines[-1]
     assert main([*PLAN, "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["devices"] == 8
     student = facts["generations"][1]
-    assert student["passes"]["labelled"] == pytest.approx(109_474 * 128 / 69_257)
+    assert student["passes"]["labeled"] == pytest.approx(109_474 * 128 / 69_257)
     assert student["passes"]["pseudo"] == pytest.approx(109_474 * 640 / 531_130)
     spent = sum(student[f"{part}_flops"] for part in ("train", "label", "evaluate"))
     assert student["chip_hours"] == pytest.approx(spent / 61.5e12 / 0.1 / 3600)

@@ -26,7 +26,7 @@ def save(path, number):
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """Labelled images of three classes, and others without labels. Do not change."""
+    """Labeled images of three classes, and others without labels. Do not change."""
     root = tmp_path_factory.mktemp("folders")
     for label, name in enumerate(CLASSES):
         for number in range(20):
@@ -75,8 +75,8 @@ def test_the_parts_are_split_by_class_and_none_is_lost(loaded, folders):
     assert loaded.classes == CLASSES
     assert loaded.name == f"{folders.name}/labeled"
     assert sizes["pool"] == 30
-    assert sizes["labelled"] + sizes["validation"] + sizes["test"] == 60
-    for part in (loaded.labelled, loaded.validation, loaded.test):
+    assert sizes["labeled"] + sizes["validation"] + sizes["test"] == 60
+    for part in (loaded.labeled, loaded.validation, loaded.test):
         assert set(part.labels.tolist()) == {0, 1, 2}
         for index, label in enumerate(part.labels):
             assert f"labeled/{CLASSES[label]}/" in part.key(index)
@@ -99,9 +99,9 @@ def test_a_folder_that_grows_moves_nothing_between_parts(copied, tmp_path):
 
     after = load(copied, tmp_path / "cache")
 
-    for part in ("labelled", "validation", "test"):
+    for part in ("labeled", "validation", "test"):
         assert keys(before.parts()[part]) <= keys(after.parts()[part])
-    assert sum(len(after.parts()[p]) for p in ("labelled", "validation", "test")) == 150
+    assert sum(len(after.parts()[p]) for p in ("labeled", "validation", "test")) == 150
 
 
 def test_what_was_dealt_is_remembered_also_where_a_class_had_to_be_helped(
@@ -115,7 +115,7 @@ def test_what_was_dealt_is_remembered_also_where_a_class_had_to_be_helped(
         name: {key for key in keys(part) if "/owl/" in key}
         for name, part in before.parts().items()
     }
-    assert [len(owls[p]) for p in ("labelled", "validation", "test")] == [1, 1, 1]
+    assert [len(owls[p]) for p in ("labeled", "validation", "test")] == [1, 1, 1]
 
     for number in range(400, 440):
         save(small / f"{number}.png", number)
@@ -125,9 +125,7 @@ def test_what_was_dealt_is_remembered_also_where_a_class_had_to_be_helped(
         assert owls[name] <= keys(part)
 
 
-def test_copies_of_test_images_leave_the_pool_and_the_labelled(
-    copied, tmp_path, capsys
-):
+def test_copies_of_test_images_leave_the_pool_and_the_labeled(copied, tmp_path, capsys):
     test = copied / "test"
     for label, name in enumerate(CLASSES):
         save(test / name / "t.png", 9000 + label)
@@ -143,7 +141,7 @@ def test_copies_of_test_images_leave_the_pool_and_the_labelled(
     found = load(copied, tmp_path / "cache", sources={"test": str(test)})
 
     assert len(found.test) == 3
-    assert len(found.labelled) + len(found.validation) == 60
+    assert len(found.labeled) + len(found.validation) == 60
     assert len(found.pool) == 30
     assert not any(
         "leak" in key for part in found.parts().values() for key in keys(part)
@@ -151,15 +149,15 @@ def test_copies_of_test_images_leave_the_pool_and_the_labelled(
     told = {name: count for name, count in found.facts.items() if "copies" in name}
     cats = {
         name: sum("/cat/" in key for key in keys(found.parts()[name]))
-        for name in ("labelled", "validation")
+        for name in ("labeled", "validation")
     }
     assert min(cats.values()) > 0
     assert told == {
         "left out of labeled: byte-identical copies of test images": 1,
         "left out of unlabeled: byte-identical copies of test images": 1,
         "left out of unlabeled: byte-identical copies of each other": 1,
-        "left out of unlabeled: byte-identical copies of labelled images": cats[
-            "labelled"
+        "left out of unlabeled: byte-identical copies of labeled images": cats[
+            "labeled"
         ],
         "left out of unlabeled: byte-identical copies of validation images": cats[
             "validation"
@@ -176,7 +174,7 @@ def test_an_image_in_two_classes_is_left_out_of_both(copied, tmp_path, capsys):
     found = load(copied, tmp_path / "cache")
 
     assert found.facts["left out of labeled: one image in two classes"] == 2
-    assert not any("cat/3.png" in k or "dog/x.png" in k for k in keys(found.labelled))
+    assert not any("cat/3.png" in k or "dog/x.png" in k for k in keys(found.labeled))
     assert "byte-identical copies of them lie in other classes too" in (
         capsys.readouterr().out
     )
@@ -195,10 +193,10 @@ def test_what_cannot_be_used_is_named(copied, tmp_path):
     assert any("kinds of file" in name for name in found.facts)
 
 
-def test_without_a_pool_the_rest_of_the_labelled_images_is_the_pool(folders, tmp_path):
+def test_without_a_pool_the_rest_of_the_labeled_images_is_the_pool(folders, tmp_path):
     found = load(folders, tmp_path, sources={"unlabeled": ""}, labels_per_class=4)
 
-    assert np.bincount(found.labelled.labels).tolist() == [4, 4, 4]
+    assert np.bincount(found.labeled.labels).tolist() == [4, 4, 4]
     assert found.pool.labels is None
     assert sum(len(part) for part in found.parts().values()) == 60
 
@@ -208,7 +206,7 @@ def test_labels_beyond_what_was_asked_are_counted(folders, tmp_path):
 
     beyond = found.facts["left out of labeled: beyond what was asked"]
     sizes = {name: len(part) for name, part in found.parts().items()}
-    assert sizes["labelled"] == 12
+    assert sizes["labeled"] == 12
     assert sizes["pool"] == 30
     assert beyond == 60 - 12 - sizes["validation"] - sizes["test"]
 
@@ -218,7 +216,7 @@ def test_looking_spends_nothing_and_counts_about_right(folders, tmp_path, loaded
 
     assert not (tmp_path / "cache").exists()
     assert len(found.pool) == len(loaded.pool)
-    assert abs(len(found.labelled) - len(loaded.labelled)) < 12
+    assert abs(len(found.labeled) - len(loaded.labeled)) < 12
     assert found.classes == CLASSES
 
 
@@ -238,7 +236,7 @@ def test_runs_with_other_fractions_share_a_cache(copied, tmp_path):
 
     again = load(copied, tmp_path / "cache")
 
-    for part in ("labelled", "validation", "test"):
+    for part in ("labeled", "validation", "test"):
         assert keys(first.parts()[part]) <= keys(again.parts()[part])
 
 

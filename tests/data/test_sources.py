@@ -43,7 +43,7 @@ def test_a_subset_is_a_source_of_its_own():
 
 
 def test_a_subset_may_leave_the_labels_behind():
-    part = source().subset(np.array([4, 1]), labelled=False)
+    part = source().subset(np.array([4, 1]), labeled=False)
 
     assert part.read([0]).labels is None
     assert part.key(1) == "ä/1"

@@ -16,7 +16,7 @@ from noisy_student_jax.data.splits import (
     stratified,
 )
 
-PARTS = ("test", "validation", "labelled", "pool")
+PARTS = ("test", "validation", "labeled", "pool")
 CLASSES = 4
 
 
@@ -59,7 +59,7 @@ def test_sizes_are_what_was_asked_for_of_every_class():
     hashes, labels = records()
     found = split(hashes, labels)
 
-    for part, of_each in (("test", 20), ("validation", 10), ("labelled", 5)):
+    for part, of_each in (("test", 20), ("validation", 10), ("labeled", 5)):
         assert np.bincount(labels[found[part]]).tolist() == [of_each] * CLASSES
 
 
@@ -78,14 +78,14 @@ def test_test_and_validation_are_the_same_for_every_seed():
 
     for part in ("test", "validation"):
         assert np.array_equal(first[part], second[part])
-    assert not np.array_equal(first["labelled"], second["labelled"])
+    assert not np.array_equal(first["labeled"], second["labeled"])
     assert np.array_equal(
-        np.union1d(first["labelled"], first["pool"]),
-        np.union1d(second["labelled"], second["pool"]),
+        np.union1d(first["labeled"], first["pool"]),
+        np.union1d(second["labeled"], second["pool"]),
     )
 
 
-def test_the_labelled_draw_is_the_same_for_the_same_seed():
+def test_the_labeled_draw_is_the_same_for_the_same_seed():
     hashes, labels = records()
 
     for one, other in zip(
@@ -143,7 +143,7 @@ def test_a_class_with_too_few_images_is_refused_in_a_sentence():
         split(hashes, labels)
 
     assert str(caught.value) == (
-        "class 3 has 6 images, too few for 1 test + 1 validation + 5 labelled and at"
+        "class 3 has 6 images, too few for 1 test + 1 validation + 5 labeled and at"
         " least one in the pool: lower config.data.test, .validation or"
         " .labels_per_class"
     )
@@ -161,15 +161,15 @@ def test_digits_are_split_without_overlap_by_keys_that_stay(digits):
     for name in ("test", "validation"):
         source = second.parts()[name]
         assert [source.key(n) for n in range(len(source))] == keys[name]
-    labelled = [second.labelled.key(n) for n in range(len(second.labelled))]
-    assert set(labelled) != set(keys["labelled"])
+    labeled = [second.labeled.key(n) for n in range(len(second.labeled))]
+    assert set(labeled) != set(keys["labeled"])
 
 
 def test_digits_of_the_pool_keep_their_labels_to_themselves(digits):
     found = digits()
 
     assert found.pool.read([0, 1]).labels is None
-    assert np.bincount(found.labelled.read(range(30)).labels).tolist() == [3] * 10
+    assert np.bincount(found.labeled.read(range(30)).labels).tolist() == [3] * 10
 
 
 def content(count, start=0):
@@ -204,7 +204,7 @@ def test_a_part_follows_from_the_content_alone():
 
 
 def test_what_is_known_never_moves():
-    known = dict(zip(content(400), ["test", "labelled"] * 200, strict=True))
+    known = dict(zip(content(400), ["test", "labeled"] * 200, strict=True))
 
     parts = dealt(800, known=known)
 
@@ -216,12 +216,12 @@ def test_each_class_gets_one_image_into_each_part():
         parts = dealt(count)
         for label in range(4):
             own = parts[np.arange(count) % 4 == label]
-            assert {"labelled", "validation", "test"} == set(own.tolist())
+            assert {"labeled", "validation", "test"} == set(own.tolist())
 
 
 def test_a_part_that_is_given_elsewhere_is_not_dealt():
-    assert set(dealt(400, test=0.0).tolist()) == {"labelled", "validation"}
-    assert set(dealt(400, test=0.0, validation=0.0).tolist()) == {"labelled"}
+    assert set(dealt(400, test=0.0).tolist()) == {"labeled", "validation"}
+    assert set(dealt(400, test=0.0, validation=0.0).tolist()) == {"labeled"}
 
 
 def test_some_of_each_class_are_drawn_by_content_and_seed():

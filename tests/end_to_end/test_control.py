@@ -17,15 +17,15 @@ def test_it_makes_as_many_draws_in_as_many_steps_with_the_same_model(tiny_studen
     assert plain(control.config.noise) == plain(student.config.noise)
 
 
-def test_both_its_streams_draw_labelled_images_and_true_labels(tiny_student):
+def test_both_its_streams_draw_labeled_images_and_true_labels(tiny_student):
     control = tiny_student(CONTROL)
-    learnt = streams.make(control)
+    learned = streams.make(control)
 
-    assert learnt.second.source is learnt.labelled.source
-    np.testing.assert_array_equal(learnt.second.picks, learnt.labelled.picks)
-    targets = learnt.second.targets
+    assert learned.second.source is learned.labeled.source
+    np.testing.assert_array_equal(learned.second.picks, learned.labeled.picks)
+    targets = learned.second.targets
     assert sorted(np.unique(targets)) == [0, 1]
-    assert len(learnt.trained_on) == len(control.run.dataset.labelled)
+    assert len(learned.trained_on) == len(control.run.dataset.labeled)
 
 
 @pytest.mark.parametrize("targets", ["soft", "hard"])

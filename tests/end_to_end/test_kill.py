@@ -138,12 +138,12 @@ def assert_every_record_is_there_once(workdir) -> None:
     splits = pq.read_table(workdir / "data/splits.parquet").to_pylist()
     pool = [row["key"] for row in splits if row["part"] == "pool"]
     shards = sorted((workdir / "generation_0/labels").glob("shard_*.parquet"))
-    labelled = pa.concat_tables(pq.read_table(path) for path in shards)
-    assert labelled["key"].to_pylist() == pool
+    labeled = pa.concat_tables(pq.read_table(path) for path in shards)
+    assert labeled["key"].to_pylist() == pool
     counts = json.loads((workdir / "ledger/generation_0.label.json").read_text())
     assert counts["counts"] == {
         "read": len(pool),
-        "labelled": len(pool),
+        "labeled": len(pool),
         "quarantined": 0,
     }
 

@@ -75,21 +75,21 @@ def test_stored_labels_and_those_of_the_step_agree(tiny_student):
     student = tiny_student(1, ON)
     batch, keys = batch_of(student)
     teacher, taught_by = generation.teacher_of(student)
-    labelled = jax.jit(teacher.label)(taught_by, batch)
+    labeled = jax.jit(teacher.label)(taught_by, batch)
 
     # To the rounding of the sidecar's half precision.
     pseudo = np.asarray(batch["stream"]) == PSEUDO
     np.testing.assert_allclose(
-        labelled["target"][pseudo], batch["target"][pseudo], rtol=2e-3, atol=1e-6
+        labeled["target"][pseudo], batch["target"][pseudo], rtol=2e-3, atol=1e-6
     )
-    assert not np.array_equal(labelled["target"][pseudo], batch["target"][pseudo])
-    np.testing.assert_array_equal(labelled["target"][~pseudo], batch["target"][~pseudo])
+    assert not np.array_equal(labeled["target"][pseudo], batch["target"][pseudo])
+    np.testing.assert_array_equal(labeled["target"][~pseudo], batch["target"][~pseudo])
     # And they are what the teacher's bundle predicts when it labels a pool.
     bundle = bundles.read(student.teacher.folder / "model")
     predictor = Predictor.from_bundle(bundle, student.run.task, batch=len(keys))
     predicted = predictor(bundle.variables, expected_images(student, keys))
     np.testing.assert_allclose(
-        labelled["target"][pseudo], predicted["probabilities"], rtol=1e-5, atol=1e-7
+        labeled["target"][pseudo], predicted["probabilities"], rtol=1e-5, atol=1e-7
     )
 
 
@@ -105,7 +105,7 @@ class Linear(nn.Module):
         return {"logits": logits}
 
 
-LAYOUT = BatchLayout(labelled=4, pseudo=8)
+LAYOUT = BatchLayout(labeled=4, pseudo=8)
 
 
 @functools.cache

@@ -5,26 +5,26 @@ import json
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from outside.grey import CLASSES, Images
+from outside.gray import CLASSES, Images
 from PIL import Image
 from support import ROOT, command
 
 from noisy_student_jax.cli.main import main
 
-CONFIG = ROOT / "tests" / "configs" / "grey.py"
+CONFIG = ROOT / "tests" / "configs" / "gray.py"
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("grey") / "run"
+    workdir = tmp_path_factory.mktemp("gray") / "run"
     assert main(["run", f"--config={CONFIG}", f"--workdir={workdir}"]) == 0
     return workdir
 
 
 def test_the_whole_loop_with_all_three(run):
     summary = json.loads((run / "summary.json").read_text())
-    assert summary["task"] == "outside.grey:Errors"
-    assert summary["dataset"] == "grey"
+    assert summary["task"] == "outside.gray:Errors"
+    assert summary["dataset"] == "gray"
     assert summary["splits"] == {
         "train": 12,
         "validation": 20,
@@ -33,16 +33,16 @@ def test_the_whole_loop_with_all_three(run):
     }
     assert summary["primary_metric"] == "right"
     for entry in [*summary["generations"], summary["control"]]:
-        assert entry["model"] == "outside.grey:averages"
+        assert entry["model"] == "outside.gray:averages"
         assert entry["parameters"] == 3 * 4 + 4 + 4 * 2 + 2
         assert entry["metrics"] == {"right": pytest.approx(1, abs=0.2)}
 
 
 def test_the_bundle_names_them(run):
     card = json.loads((run / "best" / "model.json").read_text())
-    assert card["architecture"] == "outside.grey:averages"
+    assert card["architecture"] == "outside.gray:averages"
     assert card["arguments"] == {"outputs": 2}
-    assert card["task"] == "outside.grey:Errors"
+    assert card["task"] == "outside.gray:Errors"
     assert card["classes"] == list(CLASSES)
     assert card["preprocessing"]["resolution"] == 8
 
@@ -67,7 +67,7 @@ def test_predict_from_its_bundle_is_what_evaluation_saw(run, tmp_path, capsys):
 
 @pytest.mark.parametrize("name", ["averages", "efficientnet_test"])
 def test_one_of_ours_and_theirs_mix(name, tmp_path, capsys):
-    model = "outside.grey:averages" if name == "averages" else name
+    model = "outside.gray:averages" if name == "averages" else name
     line = [f"--config={CONFIG}", f"--config.model.name={model}"]
     assert main(["plan", "--json", *line, "--config.task=classification"]) == 0
     facts = json.loads(capsys.readouterr().out)
@@ -80,7 +80,7 @@ def test_in_a_process_with_a_python_path(run, tmp_path):
     process = command(*line)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 2
-    assert "needs code from outside this package, 'outside.grey:averages'" in err
+    assert "needs code from outside this package, 'outside.gray:averages'" in err
     line.append("--trust")
     out, err = command(*line).communicate(timeout=120)
     assert json.loads(out)["class"] == "bright", err
@@ -94,5 +94,5 @@ def test_in_a_process_with_a_python_path(run, tmp_path):
 def test_a_part_without_images_is_told_before_anything_runs(tmp_path, capsys):
     line = [f"--config={CONFIG}", f"--workdir={tmp_path / 'run'}"]
     assert main(["run", *line, "--config.data.options.pool=0"]) == 2
-    assert "the pool part of data set 'grey' is empty" in capsys.readouterr().err
+    assert "the pool part of data set 'gray' is empty" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

@@ -19,7 +19,7 @@ CONFIG = """
 import importlib.util
 
 def get_config():
-    spec = importlib.util.spec_from_file_location("grey", {grey!r})
+    spec = importlib.util.spec_from_file_location("gray", {gray!r})
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     config = module.get_config()
@@ -33,7 +33,7 @@ def get_config():
 def three(tmp_path_factory):
     """A config with two students."""
     path = tmp_path_factory.mktemp("config") / "three.py"
-    path.write_text(CONFIG.format(grey=str(ROOT / "tests/configs/grey.py")))
+    path.write_text(CONFIG.format(gray=str(ROOT / "tests/configs/gray.py")))
     return path
 
 
@@ -103,7 +103,7 @@ def test_selecting_afresh_instead_redoes_the_second_selection_and_what_follows(
     assert picks(workdir, 1) == picks(kept, 1)
 
 
-def test_another_filter_redoes_the_labelling_of_what_it_selects(
+def test_another_filter_redoes_the_labeling_of_what_it_selects(
     kept, three, tmp_path, capsys
 ):
     workdir = shutil.copytree(kept, tmp_path / "run")

@@ -46,7 +46,7 @@ def test_it_learns(summary):
         assert entry["metrics"]["found"] > 5 * CHANCE
         assert entry["metrics"]["distance"] < TOLERANCE
         assert entry["validation"]["found"] > 5 * CHANCE
-    assert summary["generations"][1]["pseudo_labelled"] > 50
+    assert summary["generations"][1]["pseudo_labeled"] > 50
 
 
 def test_its_verdict_is_told(run, summary, capsys):
@@ -68,11 +68,11 @@ def test_its_sidecars_hold_its_own_columns(run):
     paths = sorted((run / "generation_0/labels").glob("shard_*.parquet"))
     assert len(paths) == 3
     table = pa.concat_tables(pq.read_table(path) for path in paths)
-    assert table.column_names == ["key", "status", "label", "score", "centre"]
-    assert table.schema.field("centre").type == pa.list_(pa.float32())
-    centres = np.array(table["centre"].to_pylist())
-    assert centres.shape == (160, 2)
-    quadrant = 2 * (centres[:, 0] >= 0.5) + (centres[:, 1] >= 0.5)
+    assert table.column_names == ["key", "status", "label", "score", "center"]
+    assert table.schema.field("center").type == pa.list_(pa.float32())
+    centers = np.array(table["center"].to_pylist())
+    assert centers.shape == (160, 2)
+    quadrant = 2 * (centers[:, 0] >= 0.5) + (centers[:, 1] >= 0.5)
     np.testing.assert_array_equal(table["label"].to_numpy(), quadrant)
     score = table["score"].to_numpy()
     assert ((score > 0) & (score <= 1 + 1e-6)).all()
@@ -81,10 +81,10 @@ def test_its_sidecars_hold_its_own_columns(run):
     assert metadata[b"noisy_student.classes"] == b"4"
 
 
-def test_its_students_learn_from_the_stored_centres(run):
+def test_its_students_learn_from_the_stored_centers(run):
     selection = run / "generation_0/selection"
     plan, picks = pq.read_table(selection / "plan.parquet"), selection / "picks.npy"
-    stored = np.load(selection / "targets" / "centre.npy")
+    stored = np.load(selection / "targets" / "center.npy")
     assert stored.shape == (len(plan), 2)
     assert np.bincount(plan["label"].to_numpy(), weights=plan["copies"]).tolist() == [
         30,

@@ -165,7 +165,7 @@ def test_records_that_are_judged_on_leave_the_pool_they_lie_in(records, tmp_path
     sizes = {name: len(part) for name, part in found.parts().items()}
     # All records but those that are in another part.
     assert sum(sizes.values()) == 48 + 38
-    judged = [found.test, found.validation, found.labelled]
+    judged = [found.test, found.validation, found.labeled]
     elsewhere = {p.key(n).partition("/")[2] for p in judged for n in range(len(p))}
     pool = {found.pool.key(n).partition("/")[2] for n in range(len(found.pool))}
     assert not elsewhere & pool

@@ -83,7 +83,7 @@ def test_there_is_one_row_an_image_in_order(predictions):
 
 
 @pytest.mark.parametrize("count", [1, 3, 4, 5, 8])
-def test_neither_padding_nor_neighbours_leak(
+def test_neither_padding_nor_neighbors_leak(
     predictor, predictions, variables, images, count
 ):
     part = predictor(variables, images[:count])
@@ -204,7 +204,7 @@ def test_progress_counts_images_and_not_padding(predictor, variables, images):
     assert told == [4, 8, 11]
 
 
-def test_the_bundles_normalisation_is_used(predictions, variables, images):
+def test_the_bundles_normalization_is_used(predictions, variables, images):
     plain = Preprocessing(8, 0, mean=(0, 0, 0), std=(1, 1, 1))
     module = models.create("efficientnet_test", **ARGUMENTS)
 

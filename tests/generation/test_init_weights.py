@@ -265,14 +265,14 @@ def test_a_given_teacher_keeps_its_size_where_a_budget_is_short(tiny_run):
     assert not any(one.field.startswith("generations[0]") for one in given_up)
 
 
-def test_what_given_weights_learnt_from_is_remembered(tiny_run):
+def test_what_given_weights_learned_from_is_remembered(tiny_run):
     from noisy_student_jax.generation import streams
 
     place = tiny_run / "generation_1" / "model"
     one = student(tiny_run, 0, f"--config.init={place}")
 
-    learnt = streams.make(one)
+    learned = streams.make(one)
 
     known = bundles.read(place).trained_on
-    assert np.isin(known, learnt.trained_on).all()
-    assert len(known) > len(one.run.dataset.labelled)
+    assert np.isin(known, learned.trained_on).all()
+    assert len(known) > len(one.run.dataset.labeled)

@@ -98,14 +98,14 @@ def test_what_a_head_is_trained_on_is_what_the_body_makes(tiny_run, head_run):
             head_run, tiny_run, 1, f"--config.data.resident_gigabytes={resident}"
         )
         trained = parts.part(one)
-        learnt = streams.make(one).read_by(trained)
+        learned = streams.make(one).read_by(trained)
         mesh = sharding.make_mesh()
-        pipeline = streams.open_pipeline(one, learnt, mesh, trained.preprocessing)
+        pipeline = streams.open_pipeline(one, learned, mesh, trained.preprocessing)
         batch = pipeline(0)
         seen = np.asarray(batch["image"])[np.asarray(batch["stream"]) == 0]
         pipeline.close()
 
-        whole = learnt.labelled.source._features
+        whole = learned.labeled.source._features
         assert seen.dtype == np.float32
         assert 0 < abs(whole).max() < 255
         for features in seen[:, 0, 0]:
@@ -113,7 +113,7 @@ def test_what_a_head_is_trained_on_is_what_the_body_makes(tiny_run, head_run):
 
 
 @pytest.mark.parametrize("resident", ["2.0", "0.0"])
-def test_a_labelled_image_without_features_is_never_drawn(
+def test_a_labeled_image_without_features_is_never_drawn(
     tiny_run, head_run, monkeypatch, capsys, resident
 ):
     from noisy_student_jax.core import sharding
@@ -124,22 +124,22 @@ def test_a_labelled_image_without_features_is_never_drawn(
         head_run, tiny_run, 0, few, f"--config.data.resident_gigabytes={resident}"
     )
     trained = parts.part(one)
-    learnt = streams.make(one)
-    source = trained.source(learnt.labelled.source, "labelled")
+    learned = streams.make(one)
+    source = trained.source(learned.labeled.source, "labeled")
     source.status[:5] = ["torn"] * 5
     monkeypatch.setattr(parts.HeadOnFeatures, "source", lambda *_: source)
 
-    read = learnt.read_by(trained)
+    read = learned.read_by(trained)
 
-    assert len(read.labelled.picks) == len(source) - 5
-    assert "5 of 30 labelled images cannot be used, the" in capsys.readouterr().out
+    assert len(read.labeled.picks) == len(source) - 5
+    assert "5 of 30 labeled images cannot be used, the" in capsys.readouterr().out
     source.status[:7] = ["torn"] * 7
-    with pytest.raises(UserError, match="7 of 30 labelled images cannot be used"):
-        learnt.read_by(trained)
+    with pytest.raises(UserError, match="7 of 30 labeled images cannot be used"):
+        learned.read_by(trained)
     source.status[5:7] = ["ok"] * 2
     mesh = sharding.make_mesh()
     pipeline = streams.open_pipeline(one, read, mesh, trained.preprocessing)
-    drawn = {key for step in range(4) for key in pipeline.records(step)["labelled"]}
+    drawn = {key for step in range(4) for key in pipeline.records(step)["labeled"]}
     assert not drawn & {source.key(n) for n in range(5)}
     assert np.isfinite(np.asarray(pipeline(0)["image"])).all()
     pipeline.close()
@@ -151,7 +151,7 @@ def test_features_are_computed_once_for_all_that_share_a_body(head_run):
     )
 
     # Two generations, the control and the probe read them.
-    assert computed == ["labelled", "pool", "test", "validation"]
+    assert computed == ["labeled", "pool", "test", "validation"]
 
 
 def test_features_of_another_body_are_others(tiny_run, head_run):
@@ -187,7 +187,7 @@ def test_the_table_has_a_probe_and_fine_tuning(head_run):
     summary = files.read_json(head_run / "summary.json")
     assert [one["name"] for one in summary["baselines"]] == ["probe", "fine_tuning"]
     for one in summary["baselines"]:
-        assert one["pseudo_labelled"] == 0
+        assert one["pseudo_labeled"] == 0
         assert 0 <= one["metrics"]["top1"] <= 1
 
     readme = (head_run / "README.md").read_text()
@@ -197,7 +197,7 @@ def test_the_table_has_a_probe_and_fine_tuning(head_run):
         assert "fine-tuning" in text
 
 
-def test_fine_tuning_draws_labelled_images_once_and_the_control_as_a_student(tiny_run):
+def test_fine_tuning_draws_labeled_images_once_and_the_control_as_a_student(tiny_run):
     place = f"--config.init={tiny_run / 'generation_1' / 'model'}"
     asked = config.load(TINY, [place, "--config.fine_tuning.enabled=true"])
     run = Run(asked, tiny_run, interruption=Interruption())

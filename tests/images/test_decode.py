@@ -83,10 +83,10 @@ def test_an_orientation_that_there_is_not_is_none():
     assert np.array_equal(decode(encoded(pixels(), exif=exif(9))), pixels())
 
 
-def test_grey_becomes_three_equal_channels():
-    grey = pixels()[..., 0]
+def test_gray_becomes_three_equal_channels():
+    gray = pixels()[..., 0]
 
-    assert np.array_equal(decode(encoded(grey)), np.repeat(grey[..., None], 3, -1))
+    assert np.array_equal(decode(encoded(gray)), np.repeat(gray[..., None], 3, -1))
 
 
 @pytest.mark.parametrize("mode", ["LA", "RGBA", "La", "RGBa", "PA"])
@@ -112,9 +112,9 @@ def test_what_is_half_transparent_is_half_white():
         (np.full((2, 2), 7, np.uint8), 7),
         (np.full((2, 2), 700, np.uint16), 700),
     ],
-    ids=["RGB", "grey", "16 bits"],
+    ids=["RGB", "gray", "16 bits"],
 )
-def test_a_transparent_colour_becomes_white(image, transparent):
+def test_a_transparent_color_becomes_white(image, transparent):
     image[0, 0] = 0
 
     result = decode(encoded(image, transparency=transparent))
@@ -122,7 +122,7 @@ def test_a_transparent_colour_becomes_white(image, transparent):
     assert result[..., 0].tolist() == [[0, 255], [255, 255]]
 
 
-def test_the_transparency_of_a_palette_is_a_number_or_one_for_each_colour():
+def test_the_transparency_of_a_palette_is_a_number_or_one_for_each_color():
     for transparency in (2, bytes([255, 255, 0])):
         result = decode(palette(transparency=transparency))
 
@@ -175,7 +175,7 @@ def test_numbers_beyond_any_scale_are_refused(values):
 
 
 def test_an_animation_gives_its_first_frame():
-    frames = [Image.fromarray(np.full((4, 4), grey, np.uint8)) for grey in (9, 200)]
+    frames = [Image.fromarray(np.full((4, 4), gray, np.uint8)) for gray in (9, 200)]
     for kind, options in (("GIF", {}), ("PNG", {}), ("WEBP", {"lossless": True})):
         file = encoded(
             frames[0], kind, save_all=True, append_images=frames[1:], **options

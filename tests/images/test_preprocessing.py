@@ -102,9 +102,9 @@ def test_a_training_crop_is_clipped_and_truncated_as_the_authors_do():
 
     assert found.dtype == np.uint8
     assert np.array_equal(found, np.floor(authors))
-    centre = cut.apply_crop(image, (0, 0, 0, 0))
-    assert np.array_equal(centre, np.floor(np.clip(cut.apply(image), 0, 255)))
-    assert centre.dtype == np.uint8
+    center = cut.apply_crop(image, (0, 0, 0, 0))
+    assert np.array_equal(center, np.floor(np.clip(cut.apply(image), 0, 255)))
+    assert center.dtype == np.uint8
 
 
 @pytest.mark.parametrize("interpolation", [*preprocessing.INTERPOLATIONS])

@@ -29,7 +29,7 @@ def test_shrinking_reads_single_pixels_without_smoothing():
 
     quarter = resize_tf1.resize(image, 8, 6)
 
-    # Output i looks at input 4·i exactly: no half pixel, no neighbours.
+    # Output i looks at input 4·i exactly: no half pixel, no neighbors.
     np.testing.assert_array_equal(quarter, image[::4, ::4])
 
 

@@ -98,7 +98,7 @@ def test_each_group_is_normed_as_a_batch_of_its_own(variables, shape, group):
     assert_close(to_values, np.concatenate(inputs), relative=1e-4)
 
 
-def test_groups_are_runs_of_neighbours(variables):
+def test_groups_are_runs_of_neighbors(variables):
     values = values_of((6, 2, 2, CHANNELS))
     out, _, _ = train(grouped_norm(3), variables, values)
 

@@ -145,7 +145,7 @@ class Outside(nn.Module):
         return {"logits": nn.Dense(2)(hidden.mean((1, 2)))}
 
 
-def test_a_module_with_ordinary_initialisers_works():
+def test_a_module_with_ordinary_initializers_works():
     variables = initialize(Outside(), resolution=6, channels=1, seed=0)
     assert variables["params"]["Conv_0"]["kernel"].shape == (3, 3, 1, 4)
     assert all(type(leaf) is np.ndarray for leaf in jax.tree.leaves(variables))

@@ -63,7 +63,7 @@ def test_default_resolution_and_dropout_are_the_papers(name, size, dropout):
     assert models.create(name, outputs=1).dropout_rate == dropout
 
 
-def test_lite_has_a_normalisation_of_its_own():
+def test_lite_has_a_normalization_of_its_own():
     for name in models.names():
         mean, std = models.normalization(name)
         if "lite" in name:

@@ -1,6 +1,6 @@
 """A second task, from outside the package: find the bright square.
 
-A label is where its centre is, (y, x) as fractions of the side. The model draws a heat
+A label is where its center is, (y, x) as fractions of the side. The model draws a heat
 map over a grid; what selection balances is the quadrant.
 """
 
@@ -26,10 +26,10 @@ class BrightSquare:
         self.classes = tuple(classes)
 
     def targets(self, labels):
-        return {"centre": labels.astype(np.float32)}
+        return {"center": labels.astype(np.float32)}
 
     def loss(self, outputs, batch, options):
-        row, column = jnp.floor(batch["target"]["centre"] * GRID).astype(jnp.int32).T
+        row, column = jnp.floor(batch["target"]["center"] * GRID).astype(jnp.int32).T
         heat = jax.nn.log_softmax(outputs["logits"])
         chosen = jnp.take_along_axis(heat, (row * GRID + column)[:, None], axis=1)[:, 0]
         by_stream = {"stream": batch["stream"], "weight": batch["weight"]}
@@ -37,33 +37,33 @@ class BrightSquare:
 
     def predict(self, outputs):
         heat = jax.nn.softmax(outputs["logits"])
-        return {"heat": heat, "centre": heat @ CELLS}
+        return {"heat": heat, "center": heat @ CELLS}
 
     def bucket(self, predictions):
-        below, right = (predictions["centre"] >= 0.5).T
+        below, right = (predictions["center"] >= 0.5).T
         return (2 * below + right).astype(np.int32)
 
     def score(self, predictions):
         """How much of the heat is within the tolerance of the answer."""
-        apart = np.abs(CELLS[None] - predictions["centre"][:, None]).max(axis=2)
+        apart = np.abs(CELLS[None] - predictions["center"][:, None]).max(axis=2)
         heat = np.where(apart <= TOLERANCE, predictions["heat"], 0)
         return heat.sum(axis=1).astype(np.float32)
 
     def columns(self, predictions, *, top_k):
-        return {"centre": pa.array(list(predictions["centre"]), pa.list_(pa.float32()))}
+        return {"center": pa.array(list(predictions["center"]), pa.list_(pa.float32()))}
 
     def stored_targets(self, rows):
-        centre = rows.column("centre").flatten().to_numpy(zero_copy_only=False)
-        return {"centre": centre.reshape(rows.num_rows, 2)}
+        center = rows.column("center").flatten().to_numpy(zero_copy_only=False)
+        return {"center": center.reshape(rows.num_rows, 2)}
 
     def pseudo_targets(self, stored):
         return stored
 
     def primary(self, predictions, labels):
-        apart = np.abs(predictions["centre"] - labels).max(axis=1)
+        apart = np.abs(predictions["center"] - labels).max(axis=1)
         return (apart <= TOLERANCE).astype(np.float64)
 
     def metrics(self, predictions, labels):
-        apart = np.linalg.norm(predictions["centre"] - labels, axis=1)
+        apart = np.linalg.norm(predictions["center"] - labels, axis=1)
         found = self.primary(predictions, labels).mean()
         return {"found": float(found), "distance": float(apart.mean())}

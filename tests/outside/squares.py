@@ -12,9 +12,9 @@ POOL = 160
 
 def squares(data, *, seed):
     """Noise with a square of 3 × 3 brighter pixels in it, each image its own."""
-    labelled = 4 * data.labels_per_class
+    labeled = 4 * data.labels_per_class
     counts = {"test": data.test, "validation": data.validation}
-    counts |= {"labelled": labelled, "pool": POOL}
+    counts |= {"labeled": labeled, "pool": POOL}
     rng = np.random.default_rng(seed)
     parts = {}
     for name, count in counts.items():

@@ -19,7 +19,7 @@ from noisy_student_jax.planning import auto_config
 from noisy_student_jax.planning.auto_config import Facts
 
 FOLDER = ROOT / "configs" / "folder.py"
-PHOTOGRAPHS = Facts("cpu", shorter_side=480, labelled=600, pool=4000, classes=6)
+PHOTOGRAPHS = Facts("cpu", shorter_side=480, labeled=600, pool=4000, classes=6)
 ICONS = dataclasses.replace(PHOTOGRAPHS, shorter_side=30)
 
 
@@ -103,10 +103,8 @@ def test_what_is_given_stays():
 
 def test_steps_follow_the_number_of_labels_within_limits():
     steps = [
-        decided(dataclasses.replace(ICONS, labelled=labelled))
-        .generations[0]
-        .train.steps
-        for labelled in (10, 3000, 10**6)
+        decided(dataclasses.replace(ICONS, labeled=labeled)).generations[0].train.steps
+        for labeled in (10, 3000, 10**6)
     ]
 
     assert steps == [1000, 2344, 6000]
@@ -138,7 +136,7 @@ def test_facts_are_found_in_folders(places, tmp_path):
 
     assert (facts.machine, facts.shorter_side, facts.classes) == ("cpu", 40, 2)
     assert facts.pool == 50
-    assert facts.labelled == round(0.7 * 16)
+    assert facts.labeled == round(0.7 * 16)
 
 
 def test_what_was_decided_stays_when_folders_grow(places, tmp_path):

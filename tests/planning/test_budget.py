@@ -193,22 +193,22 @@ def test_pixels_follow_the_images(a_run):
     run = a_run(
         *LARGE,
         "model.crop_padding=32",
-        "noise.labelled.randaugment_translate=100.0",
-        "noise.labelled.randaugment_cutout=40.0",
-        "noise.labelled.cutout_size=0",
-        "noise.labelled.crop_padding=1",
+        "noise.labeled.randaugment_translate=100.0",
+        "noise.labeled.randaugment_cutout=40.0",
+        "noise.labeled.cutout_size=0",
+        "noise.labeled.crop_padding=1",
         "noise.pseudo.cutout_size=16",
     )
     after = fitted(run, 0.11 * hours_of(run) / 0.9)
     assert scale(after)[0] == 112
     for section in (*after.config.generations, after.config.control):
         assert section.model.crop_padding == 16
-        labelled, pseudo = section.noise.labelled, section.noise.pseudo
-        assert labelled.randaugment_translate == 50.0
-        assert labelled.randaugment_cutout == 20.0
-        assert type(labelled.randaugment_cutout) is float
-        assert labelled.cutout_size == 0, "off stays off"
-        assert labelled.crop_padding == 1, "never rounded off to none"
+        labeled, pseudo = section.noise.labeled, section.noise.pseudo
+        assert labeled.randaugment_translate == 50.0
+        assert labeled.randaugment_cutout == 20.0
+        assert type(labeled.randaugment_cutout) is float
+        assert labeled.cutout_size == 0, "off stays off"
+        assert labeled.crop_padding == 1, "never rounded off to none"
         assert (pseudo.cutout_size, pseudo.crop_padding) == (8, 1)
 
 

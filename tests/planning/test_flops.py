@@ -20,7 +20,7 @@ def student(name, generation, *overrides):
 # The authors have 109,474 at 4096: they cut 109,474.7 where it is rounded here.
 @pytest.mark.parametrize(("batch", "steps"), [(2048, 218_949), (4096, 109_475)])
 def test_350_epochs_of_imagenet_are_the_papers_steps(batch, steps):
-    whole = "--config.data.expected.labelled=1281167"
+    whole = "--config.data.expected.labeled=1281167"
     one = student("imagenet_b7", 1, whole, f"--config.train.batch={batch}")
     assert one.steps == steps
     assert one.steps_per_epoch == 1_281_167 / batch
@@ -28,8 +28,8 @@ def test_350_epochs_of_imagenet_are_the_papers_steps(batch, steps):
 
 def test_l2_passes_over_the_selected_images_as_often_as_in_the_paper():
     found = [flops.passes(student("imagenet_l2", k)) for k in range(4)]
-    assert [round(one["labelled"]) for one in found] == [350] * 4
-    assert found[0].keys() == {"labelled"}
+    assert [round(one["labeled"]) for one in found] == [350] * 4
+    assert found[0].keys() == {"labeled"}
     # 350 epochs of 1,271,167 × 14 (or 28) draws, of 1000 × 130,000.
     assert [round(one["pseudo"]) for one in found[1:]] == [48, 48, 96]
 
@@ -42,7 +42,7 @@ def test_small_students_are_trained_twice_as_long_on_a_schedule_half_as_steep():
     assert {one.config.train.warmup_epochs for one in (small, large)} == {5.0}
 
 
-def test_flops_are_three_passes_an_image_drawn_and_one_an_image_labelled():
+def test_flops_are_three_passes_an_image_drawn_and_one_an_image_labeled():
     one = planned(PATHS["svhn"]).student(0)
     # 102 million multiply–adds, the authors’ B0 for small images.
     assert one.flops == pytest.approx(2 * 102e6, rel=0.01)
@@ -71,5 +71,5 @@ def test_an_epoch_of_pseudo_labels_is_what_can_be_selected(overrides, draws, tmp
 
 def test_the_last_generation_and_the_control_label_nothing():
     run = planned(PATHS["svhn"])
-    labelled = [flops.images(one)["label"] for one in run.students]
-    assert labelled == [531_131, 0, 0]
+    labeled = [flops.images(one)["label"] for one in run.students]
+    assert labeled == [531_131, 0, 0]

@@ -50,24 +50,24 @@ def is_a_speed(speed):
     return all(math.isfinite(value) and value > 0 for value in found)
 
 
-def test_the_model_is_compiled_once_for_training_and_once_for_labelling(
+def test_the_model_is_compiled_once_for_training_and_once_for_labeling(
     tiny, tmp_path, monkeypatch
 ):
-    plain = [f"noise.{name}.randaugment_layers=0" for name in ("labelled", "pseudo")]
+    plain = [f"noise.{name}.randaugment_layers=0" for name in ("labeled", "pseudo")]
     student = tiny(*plain, "noise.pseudo.crop_padding=2").student(1)
     predictor._shared_program.cache_clear()
     trained = counted(monkeypatch, student.run.task, "loss")
-    labelled = counted(monkeypatch, student.run.task, "predict")
+    labeled = counted(monkeypatch, student.run.task, "predict")
     noised = counted(monkeypatch, throughput, "augment_spread")
 
     speed = throughput.measure(student, seconds=0.2)
 
     assert is_a_speed(speed)
-    # Traced once more to know what labelling an image costs; see `Predictor`.
-    assert (len(trained), len(labelled)) == (1, 2)
+    # Traced once more to know what labeling an image costs; see `Predictor`.
+    assert (len(trained), len(labeled)) == (1, 2)
     assert [(images.shape, noise) for *_, images, noise in noised] == [
         ((16, 8, 8, 3), throughput.streams.make_noise(section).input)
-        for section in (student.config.noise.labelled, student.config.noise.pseudo)
+        for section in (student.config.noise.labeled, student.config.noise.pseudo)
     ]
     assert list(tmp_path.iterdir()) == []
 
@@ -76,7 +76,7 @@ def test_images_and_not_steps_are_counted(tiny, monkeypatch):
     student = tiny("train.batch=4", "train.ratio=3", "labels.batch=8").student(1)
     monkeypatch.setattr(throughput, "_steps_per_second", lambda *_: 10.0)
 
-    # Four batches are labelled at a time.
+    # Four batches are labeled at a time.
     assert throughput.measure(student) == Speed(160.0, 320.0)
 
 
@@ -121,7 +121,7 @@ def test_a_large_batch_is_stood_in_for_by_few_groups_of_the_same_mix(
 
     assert stand_in.layout == small
     whole = student.layout
-    assert small.labelled * whole.pseudo == small.pseudo * whole.labelled
+    assert small.labeled * whole.pseudo == small.pseudo * whole.labeled
     small.check(devices=1, microbatches=stand_in.config.train.microbatches)
     assert student.layout == whole, "the student itself is left alone"
 
@@ -156,7 +156,7 @@ def test_images_with_many_activations_are_few(tiny, monkeypatch):
     assert throughput._with_small_batch(student).layout == BatchLayout(2, 6)
 
 
-@pytest.mark.parametrize("name", ["bright_square", "grey"])
+@pytest.mark.parametrize("name", ["bright_square", "gray"])
 def test_another_task_and_other_sources_are_measured_too(name, tiny):
     run = tiny(path=ROOT / "tests" / "configs" / f"{name}.py")
     assert is_a_speed(throughput.measure(run.student(1), seconds=0.05))
@@ -189,7 +189,7 @@ def test_students_that_cost_the_same_are_measured_once(tiny):
         "train.optimizer=adamw",
         "train.batch=8",
         "noise.pseudo.randaugment_layers=2",
-        "noise.labelled.cutout_size=2",
+        "noise.labeled.cutout_size=2",
     ],
 )
 def test_students_that_differ_are_measured_each(override, tiny):

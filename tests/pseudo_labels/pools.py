@@ -1,20 +1,20 @@
-"""Data sets like `outside.grey`, whose pool may not be as it should be."""
+"""Data sets like `outside.gray`, whose pool may not be as it should be."""
 
 import dataclasses
 
 import numpy as np
-from outside.grey import grey
+from outside.gray import gray
 
 from noisy_student_jax.data.sources import ArraySource
 
 
 def alike(data, *, seed):
-    """A pool like the labelled images."""
-    whole = grey(data, seed=seed)
-    examples = whole.labelled.read(range(len(whole.labelled)))
-    keys = [whole.labelled.key(index) for index in range(len(whole.labelled))]
-    labelled = ArraySource(keys, examples.images, examples.labels)
-    return dataclasses.replace(whole, labelled=labelled)
+    """A pool like the labeled images."""
+    whole = gray(data, seed=seed)
+    examples = whole.labeled.read(range(len(whole.labeled)))
+    keys = [whole.labeled.key(index) for index in range(len(whole.labeled))]
+    labeled = ArraySource(keys, examples.images, examples.labels)
+    return dataclasses.replace(whole, labeled=labeled)
 
 
 def one_class(data, *, seed):

@@ -1,4 +1,4 @@
-"""Labelling: one row a record, in order, whatever the pool is like."""
+"""Labeling: one row a record, in order, whatever the pool is like."""
 
 import contextlib
 import hashlib
@@ -25,7 +25,7 @@ METADATA = {"task": "classification", "model": "m", "model_sha256": "ab" * 32}
 
 
 class Pool:
-    """Grey images that say their number; some cannot be decoded."""
+    """Gray images that say their number; some cannot be decoded."""
 
     def __init__(self, bad=None, count=COUNT):
         self.bad, self.count, self.asked = bad or {}, count, []
@@ -112,7 +112,7 @@ def digests(folder):
 def test_there_is_one_row_a_record_in_order(tmp_path, batch, shards):
     counts = label(tmp_path, teacher=Teacher(batch), shards=shards)
 
-    assert counts == {"read": COUNT, "labelled": COUNT, "quarantined": 0}
+    assert counts == {"read": COUNT, "labeled": COUNT, "quarantined": 0}
     assert len(sidecar.shards(tmp_path)) == shards
     found = rows(tmp_path)
     assert [row["key"] for row in found] == [f"pool/{n:03d}" for n in range(COUNT)]
@@ -131,7 +131,7 @@ BAD = {0: "truncated", 5: "not an image", 6: "not an image", 22: "truncated"}
 def test_records_that_cannot_be_used_are_quarantined_by_reason(tmp_path, batch):
     counts = label(tmp_path, Pool(BAD), teacher=Teacher(batch))
 
-    assert counts == {"read": 23, "labelled": 19, "quarantined": 4}
+    assert counts == {"read": 23, "labeled": 19, "quarantined": 4}
     quarantine = pq.read_table(tmp_path / sidecar.QUARANTINE).to_pylist()
     assert quarantine == [
         {"key": f"pool/{n:03d}", "reason": reason} for n, reason in BAD.items()
@@ -151,16 +151,16 @@ def test_a_shard_of_nothing_but_bad_records_is_a_shard_too(tmp_path):
     bad = dict.fromkeys(range(8), "missing")
     counts = label(tmp_path, Pool(bad), shards=3)
 
-    assert counts == {"read": 23, "labelled": 15, "quarantined": 8}
+    assert counts == {"read": 23, "labeled": 15, "quarantined": 8}
     assert len(sidecar.shards(tmp_path)) == 3
     # The second one has records of both kinds, the first has but bad ones.
     assert {row["status"] for row in rows(tmp_path)[:7]} == {"missing"}
 
 
-def test_a_pool_of_nothing_but_bad_records_is_labelled_nevertheless(tmp_path):
+def test_a_pool_of_nothing_but_bad_records_is_labeled_nevertheless(tmp_path):
     counts = label(tmp_path, Pool(dict.fromkeys(range(COUNT), "missing")))
 
-    assert counts == {"read": 23, "labelled": 0, "quarantined": 23}
+    assert counts == {"read": 23, "labeled": 0, "quarantined": 23}
 
 
 def test_finished_shards_are_left_as_they_are(tmp_path):
@@ -175,7 +175,7 @@ def test_finished_shards_are_left_as_they_are(tmp_path):
     counts = label(tmp_path / "parts", pool)
 
     assert pool.asked == list(range(*shard_bounds(COUNT, 3)[1]))
-    assert counts == {"read": 23, "labelled": 19, "quarantined": 4}
+    assert counts == {"read": 23, "labeled": 19, "quarantined": 4}
     assert digests(tmp_path / "parts") == digests(tmp_path / "whole")
     for path, time in times.items():
         assert (path.stat().st_mtime_ns == time) == (path != second)
@@ -189,7 +189,7 @@ def test_how_far_it_goes_ahead_changes_no_byte(tmp_path, shards):
         assert digests(folder) == digests(tmp_path / "0")
 
 
-def test_labelling_twice_doubles_nothing(tmp_path):
+def test_labeling_twice_doubles_nothing(tmp_path):
     first = label(tmp_path)
     pool = Pool()
 
@@ -273,7 +273,7 @@ def test_the_teacher_of_a_run_is_its_averaged_model_without_noise(
     assert not np.allclose(stored, other, rtol=1e-3, atol=1e-6)
 
 
-def test_a_teacher_sees_the_centre_crop_that_it_was_trained_for(
+def test_a_teacher_sees_the_center_crop_that_it_was_trained_for(
     tiny_student, monkeypatch
 ):
     from noisy_student_jax.generation import label
@@ -298,7 +298,7 @@ def test_a_teacher_sees_the_centre_crop_that_it_was_trained_for(
     assert teacher.run.student(1).preprocessing.resolution == 8
 
 
-def test_images_are_centre_crops_and_nothing_is_added(tmp_path):
+def test_images_are_center_crops_and_nothing_is_added(tmp_path):
     class Photographs(Pool):
         def read(self, indices):
             good = super().read(indices)

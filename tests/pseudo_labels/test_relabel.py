@@ -1,4 +1,4 @@
-"""A kept plan: who is drawn, and how often, stays; what is learnt of them is new."""
+"""A kept plan: who is drawn, and how often, stays; what is learned of them is new."""
 
 import json
 
@@ -23,8 +23,8 @@ def targets(rows):
     return {"double": rows["double"].to_numpy()}
 
 
-def relabelled(records, seed=9, *, lost=()):
-    """The same keys with other labels and scores; some cannot be labelled any more."""
+def relabeled(records, seed=9, *, lost=()):
+    """The same keys with other labels and scores; some cannot be labeled any more."""
     rng = np.random.default_rng(seed)
     scores = rng.random(len(records), dtype=np.float32).tolist()
     return [
@@ -60,7 +60,7 @@ def test_records_and_copies_stay_and_labels_are_new(tmp_path, first, monkeypatch
     monkeypatch.setattr(
         sidecar, "batches", lambda *given: batches(*given, batch_rows=rows)
     )
-    records = relabelled(first)
+    records = relabeled(first)
     summary = keep(tmp_path, records)
 
     old, new = selected(tmp_path / "first"), selected(tmp_path / "kept")
@@ -95,7 +95,7 @@ def test_records_and_copies_stay_and_labels_are_new(tmp_path, first, monkeypatch
 
 
 def test_it_does_not_depend_on_how_the_pool_is_cut(tmp_path, first):
-    records = relabelled(first)
+    records = relabeled(first)
     one, other = (keep(tmp_path, records, shards=n, name=f"of{n}") for n in (1, 11))
 
     assert one | {"labels": 0} == other | {"labels": 0}
@@ -105,10 +105,10 @@ def test_it_does_not_depend_on_how_the_pool_is_cut(tmp_path, first):
     assert tables[0].equals(tables[1])
 
 
-def test_what_cannot_be_labelled_again_is_no_longer_drawn_and_said(tmp_path, first):
+def test_what_cannot_be_labeled_again_is_no_longer_drawn_and_said(tmp_path, first):
     planned = load_picks(tmp_path / "first")[0][:, 0]
     gone = [int(planned[0]), int(planned[-1])]
-    summary = keep(tmp_path, relabelled(first, lost=gone))
+    summary = keep(tmp_path, relabeled(first, lost=gone))
 
     picks, double = load_picks(tmp_path / "kept")
     assert picks[:, 0].tolist() == [r for r in planned.tolist() if r not in gone]
@@ -123,8 +123,8 @@ def test_what_cannot_be_labelled_again_is_no_longer_drawn_and_said(tmp_path, fir
 
 
 def test_a_plan_that_is_kept_again_still_says_who_filtered(tmp_path, first):
-    keep(tmp_path, relabelled(first), name="second")
-    summary = keep(tmp_path, relabelled(first, 10), name="third", of="second")
+    keep(tmp_path, relabeled(first), name="second")
+    summary = keep(tmp_path, relabeled(first, 10), name="third", of="second")
 
     first_model = json.loads((tmp_path / "first/selection.json").read_text())["labels"]
     assert summary["kept"]["filtered_by"] == first_model["model_sha256"]
@@ -137,14 +137,14 @@ def test_labels_of_another_pool_are_refused(tmp_path, first):
     with pytest.raises(UserError, match=r"they are of another pool; select afresh"):
         keep(tmp_path, other)
     with pytest.raises(UserError, match=r"records beyond the last of the labels"):
-        keep(tmp_path, relabelled(first)[:100], name="short")
+        keep(tmp_path, relabeled(first)[:100], name="short")
     assert not (tmp_path / "kept").exists()
 
 
 def test_nothing_left_of_the_plan_is_refused(tmp_path, first):
     planned = set(load_picks(tmp_path / "first")[0][:, 0].tolist())
     with pytest.raises(UserError, match=r"none of the \d+ records of the plan"):
-        keep(tmp_path, relabelled(first, lost=planned))
+        keep(tmp_path, relabeled(first, lost=planned))
 
 
 def test_the_options_of_the_config_are_those_of_a_selection():

@@ -79,7 +79,7 @@ SCORES = {
     "distinct": None,
     "three values": [0.3, 0.31, 0.9],
     "all equal": [1.0],
-    "neighbours": np.nextafter(np.float32(0.7), np.float32([0, 1])),
+    "neighbors": np.nextafter(np.float32(0.7), np.float32([0, 1])),
 }
 
 
@@ -494,7 +494,7 @@ def spoiled(directory, **changes):
         (lambda d: spoiled(d, label=pa.array([0, -1], pa.int32())), "below zero"),
         (lambda d: spoiled(d, classes="many"), "'many' classes"),
         (lambda d: spoiled(d, status=pa.array(["x", "ok"])), "'a' is not ok but"),
-        (lambda d: write(d, [("a", 0, 0.2)]), "none of 1 labelled.*best has 0.2;"),
+        (lambda d: write(d, [("a", 0, 0.2)]), "none of 1 labeled.*best has 0.2;"),
         (lambda d: write(d, [("a", None, 0.2)]), "all 1 records .* are quarantined"),
         (lambda d: write(d, []), "holds no records"),
         (

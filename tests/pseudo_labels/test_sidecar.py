@@ -145,7 +145,7 @@ def test_quarantine_is_the_rows_that_are_not_ok(tmp_path):
     write(tmp_path / "0.parquet")
     write(tmp_path / "1.parquet", keys=list("abcde"), status=["ok"] * 4 + ["<b>\n"])
     counts = sidecar.write_quarantine(tmp_path)
-    assert counts == {"read": 10, "labelled": 8, "quarantined": 2}
+    assert counts == {"read": 10, "labeled": 8, "quarantined": 2}
     view = pq.read_table(tmp_path / "quarantine.parquet")
     assert view.to_pylist() == [
         {"key": "é/1", "reason": "truncated"},

@@ -14,7 +14,7 @@ from noisy_student_jax.pseudo_labels.plan import SelectionOptions
 from noisy_student_jax.pseudo_labels.selection import select
 from noisy_student_jax.pseudo_labels.warnings import Expected
 
-GREY = ROOT / "tests" / "configs" / "grey.py"
+GRAY = ROOT / "tests" / "configs" / "gray.py"
 CLASSES = ("ant", "bee", "cat\n", "dog")
 OPTIONS = SelectionOptions(per_class=30)
 
@@ -59,7 +59,7 @@ def warnings_of(tmp_path, records, options=OPTIONS, *, classes=CLASSES, **more):
 
 
 @pytest.mark.parametrize("method", ["paper", "reference", "all"])
-def test_a_pool_like_the_labelled_images_is_not_warned_of(tmp_path, method):
+def test_a_pool_like_the_labeled_images_is_not_warned_of(tmp_path, method):
     options = SelectionOptions(method=method, per_class=30)
     records = pool([40, 60, 50, 30], mean=0.77)
     assert warnings_of(tmp_path, records, options, expected=expected()) == []
@@ -136,22 +136,22 @@ def test_predictions_of_few_classes_are_warned_of(tmp_path, counts):
     (warning,) = warnings_of(tmp_path, pool(counts), expected=expected())
     most = CLASSES[int(np.argmax(counts))]
     assert f"gives '{most}' {max(counts) / sum(counts):.0%} of the pool" in warning
-    assert "which is 25% of the labelled images" in warning
-    assert "the labelled images have 4.0 " in warning
+    assert "which is 25% of the labeled images" in warning
+    assert "the labeled images have 4.0 " in warning
 
 
 def test_one_class_far_above_its_share_is_warned_of(tmp_path):
     names = [f"c{k}" for k in range(20)]
     even = Expected(class_counts=np.full(20, 3))
     found = warnings_of(tmp_path, pool([190] + [20] * 19), classes=names, expected=even)
-    assert "gives 'c0' 33% of the pool, which is 5% of the labelled" in found[0]
+    assert "gives 'c0' 33% of the pool, which is 5% of the labeled" in found[0]
     # The other classes are even: by their effective number nobody would see it.
-    assert "over 13.5 classes in effect, the labelled images have 20.0" in found[0]
+    assert "over 13.5 classes in effect, the labeled images have 20.0" in found[0]
     found = warnings_of(tmp_path, pool([90] + [20] * 19), classes=names, expected=even)
     assert found == []
 
 
-def test_a_labelled_set_that_is_uneven_itself_is_the_measure(tmp_path):
+def test_a_labeled_set_that_is_uneven_itself_is_the_measure(tmp_path):
     labels = [0] * 180 + [1] * 7 + [2] * 7 + [3] * 6
     records = pool([450, 20, 16, 14])
     assert warnings_of(tmp_path, records, expected=expected(labels=labels)) == []
@@ -197,7 +197,7 @@ def test_labels_are_counted_by_class():
 def test_a_pool_that_the_teacher_is_unsure_of_is_warned_of(tmp_path):
     records = pool([50] * 4, mean=0.4)
     (warning,) = warnings_of(tmp_path, records, expected=expected(mean=0.9))
-    assert warning.startswith("the pool may be of other images than the labelled ones:")
+    assert warning.startswith("the pool may be of other images than the labeled ones:")
     assert "mean score is 0.40 on it and 0.89 on validation images" in warning
     above = np.mean([score >= 0.3 for _, _, score in records])
     assert f"and {above:.0%} of it pass min_score 0.3 where 100% of those" in warning
@@ -232,7 +232,7 @@ def status(workdir, data, command):
     """Runs a command of the first generation."""
     data = f"--config.data.name=pseudo_labels.pools:{data}"
     where = [f"--workdir={workdir}", "--generation=0"]
-    return main([command, f"--config={GREY}", data, *where])
+    return main([command, f"--config={GRAY}", data, *where])
 
 
 def told(capsys, workdir, data, *commands):
@@ -244,14 +244,14 @@ def told(capsys, workdir, data, *commands):
     return [line.removeprefix("WARNING: ") for line in lines if line[:8] == "WARNING:"]
 
 
-def test_a_run_on_a_pool_like_the_labelled_images_warns_of_nothing(tmp_path, capsys):
+def test_a_run_on_a_pool_like_the_labeled_images_warns_of_nothing(tmp_path, capsys):
     assert told(capsys, tmp_path / "run", "alike", *COMMANDS) == []
 
 
 def test_a_run_on_a_pool_of_one_class_says_so(tmp_path, capsys):
     empty, uneven = told(capsys, tmp_path / "run", "one_class", *COMMANDS)
     assert empty.startswith("1 of 2 classes get no pseudo-labels: 'dark' (")
-    assert "gives 'bright' 100% of the pool, which is 50% of the labelled" in uneven
+    assert "gives 'bright' 100% of the pool, which is 50% of the labeled" in uneven
 
 
 def test_a_run_on_a_pool_of_noise_says_so(tmp_path, capsys):

@@ -8,7 +8,7 @@ from noisy_student_jax.augment.noise import InputNoise
 from noisy_student_jax.report import contact_sheet as sheets
 from noisy_student_jax.report.contact_sheet import Group, contact_sheet
 
-NOTHING = {"labelled": InputNoise(), "pseudo": InputNoise()}
+NOTHING = {"labeled": InputNoise(), "pseudo": InputNoise()}
 
 
 def images(count, side=8, seed=0):
@@ -41,20 +41,20 @@ def test_an_image_stands_beside_its_noised_versions():
 
 
 def test_each_stream_is_shown_with_its_own_noise():
-    labelled, pool = images(2)
-    noise = {"labelled": InputNoise(), "pseudo": InputNoise(flip=True)}
-    groups = [Group("a", [labelled]), Group("pool", [pool], "pseudo")]
+    labeled, pool = images(2)
+    noise = {"labeled": InputNoise(), "pseudo": InputNoise(flip=True)}
+    groups = [Group("a", [labeled]), Group("pool", [pool], "pseudo")]
     sheet = contact_sheet(groups, noise=noise, title="t", seed=3)
-    assert found(sheet, labelled, factor=12) == 1 + sheets.VERSIONS
+    assert found(sheet, labeled, factor=12) == 1 + sheets.VERSIONS
     flipped = found(sheet, pool[:, ::-1], factor=12)
     assert 0 < flipped < sheets.VERSIONS
     assert found(sheet, pool, factor=12) == 1 + sheets.VERSIONS - flipped
-    assert found(sheet, labelled[:, ::-1], factor=12) == 0
+    assert found(sheet, labeled[:, ::-1], factor=12) == 0
 
 
 def test_the_images_of_a_group_have_noise_of_their_own():
     (one,) = images(1)
-    noise = {"labelled": InputNoise(crop_padding=7)}
+    noise = {"labeled": InputNoise(crop_padding=7)}
     sheet = contact_sheet([Group("a", [one, one])], noise=noise, title="t")
     pixels = np.asarray(sheet)
     (row,) = {y for y, _ in corners(pixels, one)}
@@ -80,7 +80,7 @@ def corners(pixels, image):
 
 def test_the_same_seed_gives_the_same_sheet():
     groups = [Group("a", images(2)), Group("pool", images(3, seed=1), "pseudo")]
-    noise = {"labelled": InputNoise(crop_padding=3), "pseudo": InputNoise(flip=True)}
+    noise = {"labeled": InputNoise(crop_padding=3), "pseudo": InputNoise(flip=True)}
     drawn = [
         contact_sheet(groups, noise=noise, title="t", seed=seed).tobytes()
         for seed in (1, 1, 2)
@@ -114,15 +114,15 @@ def test_of_many_classes_the_first_are_shown_and_the_rest_counted(monkeypatch):
     ("side", "tile"), [(1, 96), (5, 95), (64, 64), (65, 65), (96, 96), (300, 96)]
 )
 def test_small_images_are_enlarged_and_large_ones_made_smaller(side, tile):
-    grey = [np.full((side, side, 3), 77, np.uint8)]
-    sheet = contact_sheet([Group("a", grey)], noise=NOTHING, title="t")
+    gray = [np.full((side, side, 3), 77, np.uint8)]
+    sheet = contact_sheet([Group("a", gray)], noise=NOTHING, title="t")
     pixels = (np.asarray(sheet) == 77).all(axis=-1)
     assert pixels.sum() == (1 + sheets.VERSIONS) * tile**2
     assert sheet.width < 1300
 
 
 def test_images_of_600_pixels_are_shown_with_noise():
-    noise = {"labelled": InputNoise(flip=True, crop_padding=40, cutout_size=80)}
+    noise = {"labeled": InputNoise(flip=True, crop_padding=40, cutout_size=80)}
     group = Group("large", images(1, side=600))
     sheet = contact_sheet([group], noise=noise, title="large")
     assert sheet.width < 1300 and sheet.height < 400
@@ -178,7 +178,7 @@ def test_the_noise_is_said_in_the_words_of_the_config():
 
 def test_where_images_are_cropped_at_random_the_crops_are_noised():
     one, *crops = images(1 + sheets.VERSIONS)
-    noise = {"labelled": InputNoise(crop_area=0.1)}
+    noise = {"labeled": InputNoise(crop_area=0.1)}
     sheet = contact_sheet(
         [Group("a", [one], crops=[crops])], noise=noise, title="t", seed=0
     )
@@ -208,15 +208,15 @@ def test_each_class_and_the_pool_are_shown(tiny_student, tmp_path, monkeypatch):
 
     classes = list(student.run.dataset.classes)
     assert [group.name for group in found["groups"]] == [*classes, "pool"]
-    labelled = student.run.dataset.labelled
+    labeled = student.run.dataset.labeled
     for number, group in enumerate(found["groups"][:-1]):
-        own = labelled.read(np.flatnonzero(labelled.labels == number)[:2]).images
+        own = labeled.read(np.flatnonzero(labeled.labels == number)[:2]).images
         np.testing.assert_array_equal(
             group.images, student.preprocessing.apply_all(own)
         )
         assert group.crops is None
     assert found["groups"][-1].stream == "pseudo"
-    assert found["noise"]["labelled"].crop_padding == 1
+    assert found["noise"]["labeled"].crop_padding == 1
     assert (tmp_path / "sheet.png").is_file()
 
 

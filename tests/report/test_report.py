@@ -69,17 +69,17 @@ def make_run(workdir, *, classes=CLASSES, generations=3, control=True):
     run = Run(configs.complete(config), workdir, interruption=Interruption())
     rng = np.random.default_rng(0)
 
-    def source(name, size, *, labelled=True):
+    def source(name, size, *, labeled=True):
         images = rng.integers(0, 256, (size, 8, 8, 3), np.uint8)
-        labels = np.arange(size) % len(classes) if labelled else None
+        labels = np.arange(size) % len(classes) if labeled else None
         keys = [f"{name}/{k}-{HOSTILE}" for k in range(size)]
         return ArraySource(keys, list(images), labels)
 
     run.dataset = Dataset(
         name="made up",
         classes=tuple(classes),
-        labelled=source("labelled", 6),
-        pool=source("pool", POOL, labelled=False),
+        labeled=source("labeled", 6),
+        pool=source("pool", POOL, labeled=False),
         validation=source("validation", 20),
         test=source("test", TEST),
         facts={"split": HOSTILE},
@@ -93,8 +93,8 @@ def entry(top1, *, validation=0.8, pseudo=48):
         "model": "efficientnet_test",
         "parameters": 1234567,
         "resolution": 8,
-        "labelled": 6,
-        "pseudo_labelled": pseudo,
+        "labeled": 6,
+        "pseudo_labeled": pseudo,
         "images_drawn": 4321,
         "metrics": {"top1": top1, "nll": 0.4567, "ece": 0.1234},
         "raw": {"top1": top1 - 0.012, "nll": 0.5, "ece": 0.1},
@@ -154,8 +154,8 @@ def fill(run):
         run.workdir / "data" / "dataset.json",
         {
             "name": "made up",
-            "splits": {"labelled": 6, "pool": POOL},
-            "fingerprints": {"labelled": "a" * 64, "pool": "b" * 64},
+            "splits": {"labeled": 6, "pool": POOL},
+            "fingerprints": {"labeled": "a" * 64, "pool": "b" * 64},
             "facts": run.dataset.facts,
         },
     )
@@ -164,10 +164,10 @@ def fill(run):
 def write_metrics(folder):
     lines = []
     for step in (5, 10):
-        lines.append({"step": step, "labelled/loss": 2.0 - step / 10, "loss": 9.0})
+        lines.append({"step": step, "labeled/loss": 2.0 - step / 10, "loss": 9.0})
         values = {f"validation/{w}/top1": 0.5 + step / 50 for w in ("raw", "ema")}
         lines.append({"step": step, **values})
-    lines.append({"step": 10, "labelled/loss": float("nan")})
+    lines.append({"step": 10, "labeled/loss": float("nan")})
     text = "".join(json.dumps(line) + "\n" for line in lines)
     files.write_atomically(folder / "train" / "metrics.jsonl", text)
 
@@ -444,7 +444,7 @@ def test_a_pool_that_changed_shows_no_wrong_images(tmp_path):
     fill(run)
     run.dataset.pool.keys.reverse()
     page = Page(render(run, summary_of(run)))
-    assert "the pool is not the one that was labelled" in page.text
+    assert "the pool is not the one that was labeled" in page.text
     assert not [n for n, _ in page.elements if n == "img"]
 
 
@@ -497,7 +497,7 @@ def test_one_generation_and_no_control(tmp_path):
     summary["verdict"] = {**nothing, "says": "nothing to compare with"}
     text = Page(render(run, summary)).text
     assert "There is nothing to compare with." in text
-    assert "There is one generation, so nobody learnt from pseudo-labels." in text
+    assert "There is one generation, so nobody learned from pseudo-labels." in text
     assert "This run has no control" in text
     assert "There is no control to set beside it." in text
 

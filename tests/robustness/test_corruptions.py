@@ -14,7 +14,7 @@ pytest.importorskip("imagecorruptions", exc_type=ImportError)
 @pytest.fixture(scope="module")
 def source():
     rng = np.random.default_rng(0)
-    # Smooth and mid-grey, so that blurs show and nothing is at its limit.
+    # Smooth and mid-gray, so that blurs show and nothing is at its limit.
     coarse = rng.integers(60, 200, (4, 5, 5, 3)).astype(np.uint8)
     images = [np.kron(one, np.ones((9, 9, 1), np.uint8)) for one in coarse]
     return ArraySource([f"image {n}" for n in range(4)], images, np.arange(4))

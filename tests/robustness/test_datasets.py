@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from robust_sets import WNIDS, grey, write_image
+from robust_sets import WNIDS, gray, write_image
 
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.interop import imagenet
@@ -38,7 +38,7 @@ def test_a_folder_of_two_classes_is_refused():
 def test_labels_are_the_models_and_what_is_no_class_is_counted(tmp_path):
     for folder in (WNIDS[4], WNIDS[1], "zebra"):
         for number in range(2):
-            write_image(tmp_path / folder / f"{number}.png", grey(0))
+            write_image(tmp_path / folder / f"{number}.png", gray(0))
 
     source, matched, left_out = datasets.open_classes(
         tmp_path, ("other", WNIDS[4], f"{WNIDS[1]} one"), "name"

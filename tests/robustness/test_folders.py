@@ -8,7 +8,7 @@ from robust_sets import (
     CLASSES,
     SIDE,
     WNIDS,
-    grey,
+    gray,
     write_image,
     write_model,
     write_video,
@@ -64,7 +64,7 @@ def write_c(place, *, corruptions=CORRUPTIONS, severities=5):
                 band = number % 2
                 folder = group / corruption / str(severity) / WNIDS[band]
                 seen = 5 if number < wrong else band
-                write_image(folder / f"{number}.png", grey(seen))
+                write_image(folder / f"{number}.png", gray(seen))
     return place
 
 
@@ -80,8 +80,8 @@ def test_only_classes_with_a_folder_may_be_predicted(suite, model, tmp_path, cap
     """Of all classes the image of 2 looks like 1, of 0, 2 and 4 like 2 (or 0)."""
     bright_one = np.full((SIDE, SIDE, 3), round(255 * 1.6 / 6), np.uint8)
     write_image(tmp_path / WNIDS[2] / "a.jpg", bright_one)
-    write_image(tmp_path / WNIDS[0] / "b.jpg", grey(0))
-    write_image(tmp_path / WNIDS[4] / "c.jpg", grey(0))
+    write_image(tmp_path / WNIDS[0] / "b.jpg", gray(0))
+    write_image(tmp_path / WNIDS[4] / "c.jpg", gray(0))
 
     found, said = evaluate(capsys, suite, model, tmp_path)
 
@@ -94,8 +94,8 @@ def test_only_classes_with_a_folder_may_be_predicted(suite, model, tmp_path, cap
 
 def test_folders_and_images_that_cannot_be_used_are_named(model, tmp_path, capsys):
     for band in (0, 1):
-        write_image(tmp_path / WNIDS[band] / "good.png", grey(band))
-        write_image(tmp_path / "n99999999" / f"{band}.png", grey(band))
+        write_image(tmp_path / WNIDS[band] / "good.png", gray(band))
+        write_image(tmp_path / "n99999999" / f"{band}.png", gray(band))
     (tmp_path / WNIDS[1] / "broken.jpg").write_bytes(b"no image")
     (tmp_path / WNIDS[1] / "notes.txt").write_text("hello")
 
@@ -111,14 +111,14 @@ def test_folders_and_images_that_cannot_be_used_are_named(model, tmp_path, capsy
 def test_folders_are_matched_by_whole_name_too(tmp_path, capsys):
     model = write_model(tmp_path / "model", classes=("cat", "dog", "n00000001x"))
     for number, name in enumerate(("cat", "dog")):
-        write_image(tmp_path / "set" / name / "a.png", grey(number, of=3))
+        write_image(tmp_path / "set" / name / "a.png", gray(number, of=3))
 
     found, _ = evaluate(capsys, "imagenet_a", model, tmp_path / "set")
 
     assert found["restricted_to"] == ["cat", "dog"]
     assert found["top1"] == 1.0
-    write_image(tmp_path / "other" / "n00000001" / "a.png", grey(0))
-    write_image(tmp_path / "other" / "bird" / "a.png", grey(0))
+    write_image(tmp_path / "other" / "n00000001" / "a.png", gray(0))
+    write_image(tmp_path / "other" / "bird" / "a.png", gray(0))
     said = mistake(capsys, "imagenet_a", model, tmp_path / "other")
     assert "none of the 2 folders" in said and "'bird', 'n00000001'" in said
 
@@ -193,7 +193,7 @@ def test_weights_fine_tuned_by_fixres_are_warned_of(suite, tmp_path, capsys):
     write_c(tmp_path / "set", corruptions=["fog"])
     frames = tmp_path / "set" / "tilt" / WNIDS[0] / "clip"
     for number in range(2):
-        write_image(frames / f"{number}.png", grey(0))
+        write_image(frames / f"{number}.png", gray(0))
 
     for origin in ({"fixres": {"resolution": 8}}, {"source": "L2 FixRes 800"}, {}):
         model = write_model(tmp_path / f"model_{len(str(origin))}", origin=origin)
@@ -208,11 +208,11 @@ def write_p(place, clips, *, perturbations=PERTURBATIONS, video=False):
         for number, bands in enumerate(clips):
             where = place / perturbation / WNIDS[1]
             if video:
-                frames = [grey(band, side=32) for band in bands]
+                frames = [gray(band, side=32) for band in bands]
                 write_video(where / f"{number}.mp4", frames)
                 continue
             for frame, band in enumerate(bands):
-                write_image(where / str(number) / f"f{frame}.png", grey(band))
+                write_image(where / str(number) / f"f{frame}.png", gray(band))
     return place
 
 
@@ -236,11 +236,11 @@ def test_flip_probabilities_and_mfr_are_as_computed_by_hand(model, tmp_path, cap
     assert found["mfr"] is None and "there is no mFR" in said
     assert (found["clips"], found["frames"]) == (20, 100)
     assert found["top1"] == 0.5
-    normalised, said = evaluate(
+    normalized, said = evaluate(
         capsys, "imagenet_p", model, place, f"--alexnet-flips={alexnet}"
     )
-    assert normalised["mfr"] == pytest.approx(85.0)
-    assert "not normalised" not in said
+    assert normalized["mfr"] == pytest.approx(85.0)
+    assert "not normalized" not in said
 
 
 def test_frames_are_in_the_order_of_their_numbers(model, tmp_path, capsys):
@@ -259,7 +259,7 @@ def test_clips_are_read_from_videos(model, tmp_path, capsys):
     pytest.importorskip("av")
     place = write_p(tmp_path, CLIPS, perturbations=["rotate"], video=True)
     (place / "rotate" / WNIDS[1] / "broken.mp4").write_bytes(b"no video" * 99)
-    write_video(place / "rotate" / WNIDS[1] / "short.mp4", [grey(1, side=32)])
+    write_video(place / "rotate" / WNIDS[1] / "short.mp4", [gray(1, side=32)])
 
     found, _ = evaluate(capsys, "imagenet_p", model, place)
 
@@ -274,7 +274,7 @@ def test_clips_are_read_from_videos(model, tmp_path, capsys):
 def test_fgsm_tells_top1_at_each_epsilon(model, tmp_path, capsys):
     # Bands are 42.5 wide: from the middle of one, 22 is a band further and 20 is not.
     for band in (1, 3):
-        write_image(tmp_path / WNIDS[band] / "a.png", grey(band))
+        write_image(tmp_path / WNIDS[band] / "a.png", gray(band))
 
     found, _ = evaluate(capsys, "fgsm", model, tmp_path, "--epsilon=24,20")
 

@@ -43,7 +43,7 @@ def test_alexnets_own_mce_is_100():
     assert measures.mean_corruption_error(times_alexnet([1] * 15)) == pytest.approx(100)
 
 
-def test_mce_averages_normalised_errors_and_not_raw_ones():
+def test_mce_averages_normalized_errors_and_not_raw_ones():
     # (8 × 0.5 + 7 × 1.5) / 15; the mean of the raw errors is another number.
     errors = times_alexnet([0.5] * 8 + [1.5] * 7)
 

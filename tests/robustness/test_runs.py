@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from robust_sets import WNIDS, grey, write_image, write_model
+from robust_sets import WNIDS, gray, write_image, write_model
 from support import TINY
 
 from noisy_student_jax.cli.main import main
@@ -87,11 +87,11 @@ def test_a_run_is_refused_what_needs_images_of_its_own(run, tmp_path, capsys):
     assert "has no model" in mistake("--suite=fgsm", *none)
 
 
-def test_corruptions_of_any_folder_have_no_normaliser(tmp_path, capsys):
+def test_corruptions_of_any_folder_have_no_normalizer(tmp_path, capsys):
     pytest.importorskip("imagecorruptions", exc_type=ImportError)
     model = write_model(tmp_path / "model")
     for band in (1, 2, 4):
-        write_image(tmp_path / "set" / WNIDS[band] / "a.png", grey(band, side=40))
+        write_image(tmp_path / "set" / WNIDS[band] / "a.png", gray(band, side=40))
     line = ["evaluate", "--suite=corruptions", f"--model={model}", "--trust"]
     line += [f"--images={tmp_path / 'set'}", f"--output={tmp_path / 'found.json'}"]
     capsys.readouterr()

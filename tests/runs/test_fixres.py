@@ -133,7 +133,7 @@ def test_it_starts_from_averaged_weights_and_the_ramp_of_their_average_again(
 
 
 def test_images_are_cropped_as_in_evaluation_and_not_noised(refined, tiny_student):
-    student = tiny_student(1, *ON, "--config.noise.labelled.flip=true")
+    student = tiny_student(1, *ON, "--config.noise.labeled.flip=true")
     student.run.workdir = refined
     final = student.final
     pipeline = streams.open_pipeline(
@@ -141,9 +141,9 @@ def test_images_are_cropped_as_in_evaluation_and_not_noised(refined, tiny_studen
     )
     batch = pipeline(3)
 
-    source = student.run.dataset.labelled
+    source = student.run.dataset.labeled
     index = {source.key(n): n for n in range(len(source))}
-    drawn = [index[key] for key in pipeline.records(3)["labelled"]]
+    drawn = [index[key] for key in pipeline.records(3)["labeled"]]
     expected = final.preprocessing.apply_all(source.read(drawn).images)
     np.testing.assert_array_equal(batch["image"], expected)
     assert len(expected) == 16
@@ -207,7 +207,7 @@ def test_what_is_frozen_has_no_gradient_and_no_batch_statistics():
         ("fixres.frozen_blocks=99", "config.fixres.frozen_blocks=99 cannot be"),
         ("fixres.batch=0.5", "config.fixres.batch takes a value of type int"),
         ("fixres.epochs=0", "has to be above 0"),
-        ("model.name=outside.grey:averages", "takes no argument 'frozen_blocks'"),
+        ("model.name=outside.gray:averages", "takes no argument 'frozen_blocks'"),
     ],
 )
 def test_what_cannot_be_is_refused_in_a_sentence(tiny_student, override, says):

@@ -12,14 +12,14 @@ from support import ROOT
 
 from noisy_student_jax.cli.main import main
 
-GREY = ROOT / "tests" / "configs" / "grey.py"
+GRAY = ROOT / "tests" / "configs" / "gray.py"
 MODELS = ("generation_0", "generation_1", "control")
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> pathlib.Path:
     """A finished run of a small config. Do not change it: copy it first."""
-    workdir = tmp_path_factory.mktemp("grey") / "run"
+    workdir = tmp_path_factory.mktemp("gray") / "run"
     assert main(line("run", workdir)) == 0
     return workdir
 
@@ -30,7 +30,7 @@ def run(finished, tmp_path) -> pathlib.Path:
     return shutil.copytree(finished, tmp_path / "run")
 
 
-def line(command: str, workdir, *more: str, config=GREY) -> list[str]:
+def line(command: str, workdir, *more: str, config=GRAY) -> list[str]:
     return [command, f"--config={config}", f"--workdir={workdir}", *more]
 
 
@@ -240,7 +240,7 @@ def test_a_changed_input_is_named(tmp_path, capsys):
     labels = tmp_path / "labels.txt"
     labels.write_text("0\n1\n" * 6)
     config = tmp_path / "listed.py"
-    text = GREY.read_text().replace("outside.grey:grey", "outside.grey:listed")
+    text = GRAY.read_text().replace("outside.gray:gray", "outside.gray:listed")
     config.write_text(text.replace('{"pool"', f'{{"labels": "{labels}", "pool"'))
     arguments = line("run", tmp_path / "run", config=config)
     train = line("train", tmp_path / "run", "--generation=0", "--config.train.steps=3")
@@ -248,13 +248,13 @@ def test_a_changed_input_is_named(tmp_path, capsys):
     done(capsys, train)
     labels.write_text("1\n0\n" * 6)
     found = refused(capsys, [*arguments, "--config.train.steps=3"])
-    assert "data (input 'labelled')" in found
+    assert "data (input 'labeled')" in found
     assert "these would have to run again: data, generation_0/train;" in found
 
 
 def test_another_generation_keeps_the_earlier_ones(run, tmp_path, capsys):
     longer = tmp_path / "longer.py"
-    longer.write_text(GREY.read_text().replace("({}, {})", "({}, {}, {})"))
+    longer.write_text(GRAY.read_text().replace("({}, {})", "({}, {}, {})"))
     before = models(run)
     out = done(capsys, line("run", run, config=longer))
     assert performed(out) == [
@@ -394,7 +394,7 @@ def test_a_stray_file_among_the_labels_is_named(run, capsys):
     done(capsys, line("run", run))
 
 
-def test_a_label_of_another_image_is_never_learnt(run, capsys):
+def test_a_label_of_another_image_is_never_learned(run, capsys):
     for name in ("generation_1.train", "generation_1.evaluate", "report"):
         (run / "ledger" / f"{name}.json").unlink()
     shutil.rmtree(run / "generation_1")

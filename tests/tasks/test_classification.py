@@ -8,7 +8,7 @@ import pytest
 from noisy_student_jax import tasks
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.protocols import LossOptions
-from noisy_student_jax.core.types import LABELLED, PSEUDO
+from noisy_student_jax.core.types import LABELED, PSEUDO
 from noisy_student_jax.tasks.classification import (
     CALIBRATION_BINS,
     DEFAULT_TOP_K,
@@ -229,14 +229,14 @@ def trained_towards(**options):
                 LossOptions(**options),
             )
         )
-        for stream in (LABELLED, PSEUDO)
+        for stream in (LABELED, PSEUDO)
     )
 
 
 def test_labels_are_smoothed_and_soft_pseudo_labels_are_not():
-    labelled, pseudo = trained_towards(label_smoothing=0.1)
+    labeled, pseudo = trained_towards(label_smoothing=0.1)
 
-    np.testing.assert_allclose(labelled[0], [0.025, 0.925, 0.025, 0.025], rtol=1e-6)
+    np.testing.assert_allclose(labeled[0], [0.025, 0.925, 0.025, 0.025], rtol=1e-6)
     np.testing.assert_array_equal(pseudo, TARGET)
 
 
@@ -251,11 +251,11 @@ def test_hard_pseudo_labels_are_the_best_class_smoothed():
 def test_temperature_is_that_of_the_teachers_logits(temperature):
     logits = np.log(TARGET[1])
 
-    labelled, pseudo = trained_towards(temperature=temperature)
+    labeled, pseudo = trained_towards(temperature=temperature)
 
     exponents = np.exp(logits / temperature)
     np.testing.assert_allclose(pseudo[1], exponents / exponents.sum(), rtol=1e-5)
-    np.testing.assert_array_equal(labelled, TARGET)
+    np.testing.assert_array_equal(labeled, TARGET)
 
 
 def test_every_target_sums_to_one():
@@ -272,15 +272,15 @@ def test_padding_and_the_other_stream_do_not_count():
     task = task_of(4)
     batch = {
         "target": jnp.asarray(np.repeat(TARGET, 2, axis=0)),
-        "stream": jnp.array([LABELLED, LABELLED, PSEUDO, PSEUDO]),
+        "stream": jnp.array([LABELED, LABELED, PSEUDO, PSEUDO]),
         "weight": jnp.array([1.0, 0.0, 1.0, 1.0]),
     }
     logits = jnp.log(jnp.array([[0.1, 0.7, 0.1, 0.1]] * 4))
 
     found = task.loss({"logits": logits}, batch, LossOptions())
 
-    labelled, pseudo = found["loss"].means()
-    assert labelled == pytest.approx(-np.log(0.7), rel=1e-6)
+    labeled, pseudo = found["loss"].means()
+    assert labeled == pytest.approx(-np.log(0.7), rel=1e-6)
     expected = -(TARGET[1] * np.log([0.1, 0.7, 0.1, 0.1])).sum()
     assert pseudo == pytest.approx(expected, rel=1e-6)
     assert found["loss"].normalizer.tolist() == [1, 2]

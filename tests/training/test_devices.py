@@ -30,7 +30,7 @@ tiny, workdir, folder = sys.argv[1:]
 overrides = ["--config.train.ratio=2", "--config.train.microbatches=2"]
 run = Run(config.load(tiny, overrides), workdir, interruption=Interruption())
 student = run.student(1)
-learnt = streams.make(student)
+learned = streams.make(student)
 assert jax.device_count() == 8
 found, pipelines = {}, {}
 overrides.append("--config.labels.mode=on_the_fly")
@@ -43,7 +43,7 @@ def training(devices):
     layout = student.layout
     layout.check(devices=devices, microbatches=2)
     pipeline = ResidentPipeline(
-        learnt.both, layout, mesh, student.preprocessing, seed=0, generation=1
+        learned.both, layout, mesh, student.preprocessing, seed=0, generation=1
     )
     pipelines[devices] = pipeline
     step, state = step_and_state(part(student))
@@ -93,10 +93,10 @@ for devices in (1, 8):
     spread, whole = sharding.along_batch(mesh), sharding.replicated(mesh)
     batch = sharding.put_batch(batch, mesh)
     weights = jax.device_put(taught_by, whole)
-    labelling = jax.jit(teacher.label, out_shardings=spread).lower(weights, batch)
-    labelling = labelling.compile()
-    told["teacher"] = labelling.as_text()
-    told["taught"] = np.asarray(labelling(weights, batch)["target"]).tolist()
+    labeling = jax.jit(teacher.label, out_shardings=spread).lower(weights, batch)
+    labeling = labeling.compile()
+    told["teacher"] = labeling.as_text()
+    told["taught"] = np.asarray(labeling(weights, batch)["target"]).tolist()
     found[str(devices)] = told
 
 checkpoints = Checkpoints(pathlib.Path(folder))
@@ -172,7 +172,7 @@ def test_labels_are_equal_whoever_gives_them(found):
         assert theirs == pytest.approx(ours, rel=1e-5, abs=1e-7)
 
 
-def test_labelling_devices_never_speak_to_each_other(found):
+def test_labeling_devices_never_speak_to_each_other(found):
     assert collectives(found["8"]["predictor"]) == set()
 
 

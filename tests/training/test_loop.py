@@ -109,7 +109,7 @@ class Training:
         self.step, self.fresh = step_and_state()
 
     def records(self, step):
-        return {"labelled": [f"r{step}-{n}" for n in range(10)]}
+        return {"labeled": [f"r{step}-{n}" for n in range(10)]}
 
     def validate(self, state):
         self.validated.append(int(state.step))
@@ -208,7 +208,7 @@ def test_every_interval_and_the_last_step_are_logged(unbroken):
     assert validated == unbroken.validated == [5, 10, 11]
     for entry in unbroken.log:
         if "loss" in entry:
-            assert {"labelled/loss", "learning_rate", "images_per_second"} <= (
+            assert {"labeled/loss", "learning_rate", "images_per_second"} <= (
                 entry.keys()
             )
         else:
@@ -301,7 +301,7 @@ def test_a_loss_that_is_not_finite_names_step_and_records(training):
     assert "the loss became nan at step 7" in said
     assert "the checkpoint of step 4 is kept" in said
     assert "lower config.train.learning_rate" in said
-    assert "labelled: r6-0, r6-1, " in said
+    assert "labeled: r6-0, r6-1, " in said
     assert said.endswith("r6-7 and 2 more")
 
 
@@ -435,7 +435,7 @@ def test_no_batch_is_made_twice_or_after_the_last(training):
 
 
 def test_names_of_records_cannot_write_to_the_terminal(training):
-    training.records = lambda step: {"labelled": ["a\x1b[2J\n"], "pseudo": []}
+    training.records = lambda step: {"labeled": ["a\x1b[2J\n"], "pseudo": []}
 
     with pytest.raises(TrainingDivergedError) as caught:
         training.run(batches=poisoned(at=0))

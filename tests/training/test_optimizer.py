@@ -82,7 +82,7 @@ def test_sgd_keeps_a_momentum_of_gradients():
 
 
 @pytest.mark.parametrize(("batch", "peak"), [(2048, 0.128), (4096, 0.256), (32, 0.002)])
-def test_the_peak_is_0_016_for_256_labelled_images(batch, peak):
+def test_the_peak_is_0_016_for_256_labeled_images(batch, peak):
     rate = schedule(batch=batch, warmup_epochs=0.0)
 
     assert rate(0) == pytest.approx(peak, rel=1e-6)
@@ -97,7 +97,7 @@ def test_stairs_are_counted_from_step_0_and_not_from_the_end_of_the_warmup():
 
 
 @pytest.mark.parametrize("steps_per_epoch", [100.0, 312.5, STEPS_PER_EPOCH, 1.875])
-def test_a_stair_is_2_4_epochs_of_labelled_images(steps_per_epoch):
+def test_a_stair_is_2_4_epochs_of_labeled_images(steps_per_epoch):
     rate = schedule(steps_per_epoch=steps_per_epoch, warmup_epochs=0.0)
     steps = np.arange(int(30 * 2.4 * steps_per_epoch))
 
@@ -116,7 +116,7 @@ def test_stairs_stay_exact_to_the_end_of_the_papers_training():
 
 
 @pytest.mark.parametrize("kind", ["exponential", "cosine", "constant"])
-def test_the_warmup_is_a_line_from_zero_over_5_labelled_epochs(kind):
+def test_the_warmup_is_a_line_from_zero_over_5_labeled_epochs(kind):
     rate = schedule(schedule=kind, steps_per_epoch=100.0)
     steps = np.arange(500)
 

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from noisy_student_jax.core.protocols import LossOptions
-from noisy_student_jax.core.types import LABELLED, PSEUDO, PerStream
+from noisy_student_jax.core.types import LABELED, PSEUDO, PerStream
 from noisy_student_jax.models.layers import batch_norm, keep_factors
 from noisy_student_jax.tasks.classification import Classification
 from noisy_student_jax.training import optimizer as optimizers
@@ -24,8 +24,8 @@ from noisy_student_jax.training.step import (
 )
 
 CLASSES, FEATURES = 3, 4
-STREAM = np.array([LABELLED, PSEUDO, PSEUDO] * 4, np.int32)
-LABELLED_ROWS, PSEUDO_ROWS = STREAM == LABELLED, STREAM == PSEUDO
+STREAM = np.array([LABELED, PSEUDO, PSEUDO] * 4, np.int32)
+LABELED_ROWS, PSEUDO_ROWS = STREAM == LABELED, STREAM == PSEUDO
 MEAN, STD = (0.4,), (0.25,)
 RATE = 0.5
 
@@ -92,7 +92,7 @@ def batch(**changes):
     size = len(STREAM)
     target = rng.dirichlet(np.full(CLASSES, 0.7), size)
     hard = np.eye(CLASSES)[rng.integers(0, CLASSES, size)]
-    target[LABELLED_ROWS] = hard[LABELLED_ROWS]
+    target[LABELED_ROWS] = hard[LABELED_ROWS]
     whole = {
         "image": rng.integers(0, 256, (size, 2, 2, 1)).astype(np.uint8),
         "target": target.astype(np.float32),
@@ -176,7 +176,7 @@ def expected_targets(examples, *, targets, temperature, smoothing):
     else:
         pseudo = softmax(np.log(pseudo) / temperature)
     expected[PSEUDO_ROWS] = pseudo
-    expected[LABELLED_ROWS] = smoothed(expected[LABELLED_ROWS], smoothing)
+    expected[LABELED_ROWS] = smoothed(expected[LABELED_ROWS], smoothing)
     return expected
 
 
@@ -205,16 +205,16 @@ def test_the_loss_and_its_gradient_are_the_papers(normalization, targets, temper
         examples, targets=targets, temperature=temperature, smoothing=0.1
     )
     each = -(q * np.log(p)).sum(axis=1)
-    labelled, pseudo = each[LABELLED_ROWS].mean(), each[PSEUDO_ROWS].mean()
+    labeled, pseudo = each[LABELED_ROWS].mean(), each[PSEUDO_ROWS].mean()
     l2 = (dense["kernel"] ** 2).sum() / 2 + (dense["bias"] ** 2).sum() / 2
     own, other = WEIGHTS[normalization]
-    assert metrics["labelled/loss"] == pytest.approx(labelled, rel=1e-5)
+    assert metrics["labeled/loss"] == pytest.approx(labeled, rel=1e-5)
     assert metrics["pseudo/loss"] == pytest.approx(pseudo, rel=1e-5)
     assert metrics["l2"] == pytest.approx(l2, rel=1e-5)
-    total = own * labelled + other * pseudo + decay * l2
+    total = own * labeled + other * pseudo + decay * l2
     assert metrics["loss"] == pytest.approx(total, rel=1e-5)
 
-    share = own * LABELLED_ROWS / LABELLED_ROWS.sum()
+    share = own * LABELED_ROWS / LABELED_ROWS.sum()
     share = share + other * PSEUDO_ROWS / PSEUDO_ROWS.sum()
     at_logits = (p - q) * share[:, None]
     gradient = {
@@ -238,13 +238,13 @@ def test_the_loss_and_its_gradient_are_the_papers(normalization, targets, temper
 @pytest.mark.parametrize(
     ("normalization", "total"), [("code", 13.0), ("sum", 6.4), ("average", 13 / 3.5)]
 )
-def test_the_three_normalisations_on_record(normalization, total):
+def test_the_three_normalizations_on_record(normalization, total):
     options = StepOptions(ratio=2.5, loss_normalization=normalization)
 
     assert total_loss(2.0, 4.4, options) == pytest.approx(total)
 
 
-def test_images_are_normalised_on_the_0_to_1_scale():
+def test_images_are_normalized_on_the_0_to_1_scale():
     images = np.array([0, 255, 102], np.uint8).reshape(3, 1, 1, 1)
 
     found = normalize(images, (0.4,), (0.2,))
@@ -287,7 +287,7 @@ def test_the_loss_sees_the_statistics_of_both_streams_together():
         mutable=["batch_stats"],
     )
     loss = classification_loss()(whole, examples)["loss"].means()
-    assert metrics["labelled/loss"] == pytest.approx(float(loss[0]), rel=1e-6)
+    assert metrics["labeled/loss"] == pytest.approx(float(loss[0]), rel=1e-6)
     assert metrics["pseudo/loss"] == pytest.approx(float(loss[1]), rel=1e-6)
 
 
@@ -391,8 +391,8 @@ def test_microbatches_are_a_loop_that_averages_gradients(count):
                 None,
                 mutable=["batch_stats"],
             )
-            labelled, pseudo = classification_loss()(outputs, part)["loss"].means()
-            return labelled + 2 * pseudo, updated["batch_stats"]
+            labeled, pseudo = classification_loss()(outputs, part)["loss"].means()
+            return labeled + 2 * pseudo, updated["batch_stats"]
 
         (value, stats), gradient = jax.value_and_grad(loss, has_aux=True)(before.params)
         gradients.append(gradient)
@@ -447,14 +447,14 @@ def watched(flags, **options):
     before, _, metrics = take(Noised(), examples, loss=watch, **options)
     x, found, still = inputs(examples), {}, {}
     for name in ("dropout", "stochastic_depth"):
-        found[name] = np.asarray(metrics[f"labelled/{name}"])
+        found[name] = np.asarray(metrics[f"labeled/{name}"])
         dense = before.params[name]
         still[name] = x @ np.asarray(dense["kernel"]) + np.asarray(dense["bias"])
     return found, still
 
 
 @pytest.mark.parametrize("source", ["dropout", "stochastic_depth"])
-@pytest.mark.parametrize("off", [LABELLED, PSEUDO], ids=["labelled", "pseudo"])
+@pytest.mark.parametrize("off", [LABELED, PSEUDO], ids=["labeled", "pseudo"])
 def test_the_models_noise_is_switched_off_alone_for_one_stream(source, off):
     on = (off != STREAM).astype(np.float32)
     found, still = watched({source: on})
@@ -507,7 +507,7 @@ def test_noise_is_new_in_every_microbatch():
     dense = before.params["dropout"]
     still = inputs(examples)[:6] @ np.asarray(dense["kernel"]) + dense["bias"]
     # The mean over two microbatches of 0 or 2: 1 where they differ.
-    ratio = np.round(np.asarray(metrics["labelled/dropout"]) / still, 3)
+    ratio = np.round(np.asarray(metrics["labeled/dropout"]) / still, 3)
     assert np.any(ratio == 1)
 
 
@@ -524,7 +524,7 @@ def test_a_batch_of_labels_alone_has_no_pseudo_loss():
     _, _, metrics = take(examples=examples)
 
     assert metrics["pseudo/loss"] == 0
-    assert metrics["loss"] == metrics["labelled/loss"]
+    assert metrics["loss"] == metrics["labeled/loss"]
 
 
 @pytest.mark.parametrize("normalization", WEIGHTS)
@@ -548,7 +548,7 @@ def test_the_first_teachers_loss_is_that_of_its_labels(tiny_student, normalizati
 
 
 @pytest.mark.parametrize("ratio", [0, 1, 3])
-def test_schedules_are_told_of_the_labelled_batch_alone(
+def test_schedules_are_told_of_the_labeled_batch_alone(
     tiny_student, monkeypatch, ratio
 ):
     from noisy_student_jax.generation import train as generation
@@ -564,6 +564,6 @@ def test_schedules_are_told_of_the_labelled_batch_alone(
     student = tiny_student(1, f"--config.train.ratio={ratio}")
     generation.step_and_state(generation.part(student))
 
-    # Thirty labelled images, sixteen in a batch, twelve steps from the first.
+    # Thirty labeled images, sixteen in a batch, twelve steps from the first.
     times = {"batch": 16, "steps": 12, "steps_per_epoch": 30 / 16, "start": 0}
     assert told == [times]

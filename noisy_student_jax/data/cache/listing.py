@@ -42,7 +42,7 @@ _VANISHED = "files that vanished meanwhile"
 # What a class folder is surely not called when all are called so.
 _SPLITS = {
     *("train", "training", "val", "valid", "validation", "dev", "test", "testing"),
-    *("labelled", "labeled", "unlabelled", "unlabeled", "pool"),
+    *("labeled", "labelled", "unlabeled", "unlabelled", "pool"),
 }
 # Control characters, line separators, half characters (bytes that are not UTF-8),
 # and the backslash, so that what is escaped can be told from what was so named.
@@ -96,7 +96,7 @@ def safe_text(path: str) -> str:
 def list_classes(
     place: str | os.PathLike, *, classes: Sequence[str] | None = None
 ) -> Listing:
-    """Lists labelled images.
+    """Lists labeled images.
 
     Args:
       place: a folder with one sub-folder per class, in which images lie at any
@@ -120,7 +120,7 @@ def list_classes(
 
 
 def list_images(place: str | os.PathLike) -> Listing:
-    """Lists unlabelled images: all below a folder, at any depth.
+    """Lists unlabeled images: all below a folder, at any depth.
 
     Raises:
       UserError: there is no such folder, or no image in it.
@@ -160,10 +160,10 @@ def _of_class_folders(place: pathlib.Path, classes: Sequence[str] | None) -> Lis
     _check_spelling(place, names.values())
     if classes is None:
         _check_classes(place, names.values(), [label for _, label in found])
-    return _labelled(place, found, classes, place, walk.counts())
+    return _labeled(place, found, classes, place, walk.counts())
 
 
-def _labelled(
+def _labeled(
     root: pathlib.Path,
     found: list[tuple[File, str]],
     classes: Sequence[str] | None,
@@ -346,7 +346,7 @@ def _of_csv(place: pathlib.Path, classes: Sequence[str] | None) -> Listing:
         (File(path, *_size_and_time(place.parent / path)), label)
         for path, label in label_of.items()
     ]
-    return _labelled(place.parent, found, classes, place, {})
+    return _labeled(place.parent, found, classes, place, {})
 
 
 def _csv_rows(place: pathlib.Path) -> Iterator[tuple[int, str, str]]:

@@ -215,12 +215,12 @@ class PreparedSource:
         labels = None if self.labels is None else self.labels[indices]
         return Examples(images, ["ok"] * len(images), labels)
 
-    def subset(self, indices: np.ndarray, *, labelled: bool = True) -> "PreparedSource":
+    def subset(self, indices: np.ndarray, *, labeled: bool = True) -> "PreparedSource":
         """Returns some of the records; without their labels if they may not be seen."""
         part = copy.copy(self)
         part._rows = self._rows[np.asarray(indices, np.int64)]
         part.labels = None
-        if labelled and self.labels is not None:
+        if labeled and self.labels is not None:
             part.labels = self._listing.labels[part._rows]
         part.quarantined = []
         return part

@@ -47,7 +47,7 @@ class Draws:
     ):
         """Computes nothing yet."""
         self.streams = streams
-        self.sizes = [layout.labelled, layout.pseudo][: len(streams)]
+        self.sizes = [layout.labeled, layout.pseudo][: len(streams)]
         # The order of another generation is another order.
         self._seed = (seed << 32) + generation
 

@@ -38,7 +38,7 @@ class Fed:
     """The images of one stream in one step.
 
     Attributes:
-      images: uint8 ``[examples, side, side, 3]``; grey where there is no image.
+      images: uint8 ``[examples, side, side, 3]``; gray where there is no image.
       status: of each, ``ok`` or why there is no image.
       teacher_images: the same as the stream's teacher is to see them, if it has one.
     """

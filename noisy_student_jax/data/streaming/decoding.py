@@ -19,7 +19,7 @@ from noisy_student_jax.images.resize import BICUBIC_TF1, Bicubic
 
 _END = b"\xff\xd9"
 _FRACTIONS = (4, 2, 1)
-# The colours of the outermost pixels are made with those beyond them.
+# The colors of the outermost pixels are made with those beyond them.
 _MARGIN = 1
 
 
@@ -38,7 +38,7 @@ def preprocessed(
       data: the file's bytes.
       header: what ``decoding.inspect`` says of them.
       box: top, left, height and width in the upright image; a height of 0 stands for
-        the centre crop of evaluation.
+        the center crop of evaluation.
       preprocessing: the resolution, and how to resize.
       decoder: ``plain`` decodes every image whole.
       bicubic: see `Preprocessing.apply`.
@@ -60,7 +60,7 @@ def preprocessed(
 def _is_whole_plain_jpeg(data: bytes, header: Header) -> bool:
     """Whether it is a JPEG that TensorFlow decodes as we do.
 
-    It does not where the image is to be turned, or has four colours. A file without
+    It does not where the image is to be turned, or has four colors. A file without
     its end has been cut short: one crop may come before that and another not, and
     whether an image is used must not hang on its crop.
     """

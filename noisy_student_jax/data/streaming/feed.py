@@ -180,7 +180,7 @@ class StreamingFeed(CroppingFeed):
     def _finish(
         self, number: int, begun: _Begun, each: list[tuple[int, _Encoded | None]]
     ) -> None:
-        """Decodes and noises images; mid-grey, with the reason, where that fails.
+        """Decodes and noises images; mid-gray, with the reason, where that fails.
 
         Args:
           number: of the stream.

@@ -62,7 +62,7 @@ class RecordFile(Protocol):
         """Number of records."""
 
     def read(self, numbers: Sequence[int]) -> Encoded:
-        """Reads serialised records, in the order asked for.
+        """Reads serialized records, in the order asked for.
 
         Raises:
           OSError: the file cannot be read at all.
@@ -143,10 +143,10 @@ class RecordSource:
                 data[row], status[row] = _image(record, why, self._features)
         return Encoded(data, status)
 
-    def subset(self, indices: np.ndarray, *, labelled: bool = True) -> "RecordSource":
+    def subset(self, indices: np.ndarray, *, labeled: bool = True) -> "RecordSource":
         """Returns some of the records; without their labels if they may not be seen."""
         indices = np.asarray(indices, np.int64)
-        labels = self.labels[indices] if labelled and self.labels is not None else None
+        labels = self.labels[indices] if labeled and self.labels is not None else None
         return RecordSource(
             self._files,
             name=self._name,
@@ -180,7 +180,7 @@ def check_names(paths: Sequence[pathlib.Path]) -> None:
 
 
 def check_features(
-    record_files: Sequence[RecordFile], features: Features, *, labelled: bool
+    record_files: Sequence[RecordFile], features: Features, *, labeled: bool
 ) -> None:
     """Refuses records that are of another layout, by the first that can be read.
 
@@ -197,7 +197,7 @@ def check_features(
     example = None if first is None else _parsed(first)
     if example is None:
         return  # damaged: its status will tell
-    wanted = [features.image, *([features.label] if labelled else [])]
+    wanted = [features.image, *([features.label] if labeled else [])]
     for feature in wanted:
         if feature not in example.features.feature:
             known = ", ".join(sorted(example.features.feature)) or "none"
@@ -316,7 +316,7 @@ def _labels(file: RecordFile, features: Features) -> np.ndarray:
                 raise UserError(
                     f"record {number} of '{printable(str(file.path))}' has no feature"
                     f" '{features.label}' with a whole number in it: label it, or give"
-                    " the files as unlabelled ones"
+                    " the files as unlabeled ones"
                 )
             labels[number] = values[0]
     return labels

@@ -35,7 +35,7 @@ def tfds_source(
     spec: str,
     *,
     name: str,
-    labelled: bool,
+    labeled: bool,
     index_folder: str | os.PathLike,
     classes: Sequence[str] | None = None,
     data_dir: str | None = None,
@@ -49,7 +49,7 @@ def tfds_source(
         need be, or the folder that its files lie in; SPLIT may be part of a split
         (``train[:10%]``), and be left out if there is only one.
       name: that all keys begin with.
-      labelled: whether its labels may be seen.
+      labeled: whether its labels may be seen.
       index_folder: where to keep what is looked up in the files.
       classes: class names in index order that it has to have; None for its own.
       data_dir: where TFDS keeps its data sets; None for its usual place.
@@ -66,11 +66,11 @@ def tfds_source(
             " 'cifar10:train'"
         )
     builder = _builder(found["name"], data_dir)
-    own_classes = _check_features(builder, image, label, labelled=labelled)
-    if classes is not None and labelled and tuple(classes) != own_classes:
+    own_classes = _check_features(builder, image, label, labeled=labeled)
+    if classes is not None and labeled and tuple(classes) != own_classes:
         raise UserError(
             f"the classes of TFDS data set '{builder.info.full_name}' are not those of"
-            f" the labelled images ({len(own_classes)} and {len(classes)} classes, in"
+            f" the labeled images ({len(own_classes)} and {len(classes)} classes, in"
             " this order): give another data set"
         )
     split = _split(builder, found["split"])
@@ -80,9 +80,9 @@ def tfds_source(
     check_names(paths)
     record_files = _record_files(builder, paths, index_folder)
     features = Features(image=image, label=label, first_label=0)
-    check_features(record_files, features, labelled=labelled)
+    check_features(record_files, features, labeled=labeled)
     labels = None
-    if labelled:
+    if labeled:
         count = len(own_classes)
         labels = read_labels(record_files, features, index_folder, classes=count)
     whole = RecordSource(
@@ -90,7 +90,7 @@ def tfds_source(
         name=name,
         features=features,
         labels=labels,
-        classes=own_classes if labelled else (),
+        classes=own_classes if labeled else (),
     )
     rows = _rows(record_files, instructions)
     return whole if len(rows) == len(whole) else whole.subset(rows)
@@ -164,12 +164,12 @@ def _builder(name: str, data_dir: str | None) -> Any:
 
 
 def _check_features(
-    builder: Any, image: str, label: str, *, labelled: bool
+    builder: Any, image: str, label: str, *, labeled: bool
 ) -> tuple[str, ...]:
     """Returns the class names."""
     features, called = builder.info.features, builder.info.full_name
     wanted = [(image, tfds.features.Image, "an image")]
-    if labelled:
+    if labeled:
         wanted.append((label, tfds.features.ClassLabel, "a class"))
     for feature, kind, what in wanted:
         if feature not in features or not isinstance(features[feature], kind):
@@ -177,7 +177,7 @@ def _check_features(
                 f"TFDS data set '{called}' has no feature '{feature}' that is {what}"
                 f" (its features: {', '.join(features)}): give another data set"
             )
-    return tuple(features[label].names) if labelled else ()
+    return tuple(features[label].names) if labeled else ()
 
 
 def _split(builder: Any, asked: str | None) -> Any:

@@ -39,7 +39,7 @@ class TFRecordSource(RecordSource):
         index_folder: str | os.PathLike,
         *,
         name: str,
-        labelled: bool,
+        labeled: bool,
         classes: Sequence[str] | None = None,
         features: Features | None = None,
     ):
@@ -50,7 +50,7 @@ class TFRecordSource(RecordSource):
             order of the files' names.
           index_folder: where what has been looked up is kept, until a file changes.
           name: that all keys begin with.
-          labelled: whether the records have labels that may be seen.
+          labeled: whether the records have labels that may be seen.
           classes: names in index order; None names them by their numbers.
           features: what is called how; None for ImageNet's usual layout.
 
@@ -62,9 +62,9 @@ class TFRecordSource(RecordSource):
         found = _found(paths)
         check_names(found)
         record_files = open_files(found, pathlib.Path(index_folder))
-        check_features(record_files, features, labelled=labelled)
+        check_features(record_files, features, labeled=labeled)
         labels = None
-        if labelled:
+        if labeled:
             labels = read_labels(
                 record_files,
                 features,
@@ -78,7 +78,7 @@ class TFRecordSource(RecordSource):
             name=name,
             features=features,
             labels=labels,
-            classes=(classes or ()) if labelled else (),
+            classes=(classes or ()) if labeled else (),
         )
 
 

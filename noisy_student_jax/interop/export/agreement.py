@@ -43,7 +43,7 @@ class Reference:
         self._predict = jax.jit(predict)
 
     def of_normalized(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """Predicts from normalised float32 ``[batch, side, side, 3]``."""
+        """Predicts from normalized float32 ``[batch, side, side, 3]``."""
         with jax.default_matmul_precision("highest"):
             predicted = self._predict(self._variables, images)
         return jax.tree.map(np.asarray, jax.device_get(predicted))
@@ -56,7 +56,7 @@ class Reference:
 
 
 def random_normalized(bundle: Bundle) -> np.ndarray:
-    """Returns normalised images to compare on, float32 ``[2, side, side, 3]``."""
+    """Returns normalized images to compare on, float32 ``[2, side, side, 3]``."""
     side = bundle.preprocessing.resolution
     return _generator().normal(size=(2, side, side, 3)).astype(np.float32)
 

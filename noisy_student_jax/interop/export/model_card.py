@@ -54,12 +54,12 @@ def text(
         _table(_lineage(bundle)),
         "## Metrics\n",
         _metrics(evaluation, primary_metric),
-        "## Data and licence\n",
+        "## Data and license\n",
         _table(
             [
-                ("Licence of the weights", _licence(bundle) or UNKNOWN),
-                ("Labelled images: source and licence", UNKNOWN),
-                ("Unlabelled images: source and licence", UNKNOWN),
+                ("License of the weights", _license(bundle) or UNKNOWN),
+                ("Labeled images: source and license", UNKNOWN),
+                ("Unlabeled images: source and license", UNKNOWN),
                 ("Intended use, and what it must not be used for", UNKNOWN),
                 ("Known limits and biases", UNKNOWN),
             ]
@@ -83,7 +83,7 @@ def _front_matter(
     measured = evaluation is not None and bundle.task == "classification"
     kind = bundle.task.replace("classification", "image-classification")
     fields = {
-        "license": _licence(bundle) or "unknown",
+        "license": _license(bundle) or "unknown",
         "library_name": "timm" if timm else "noisy-student-jax",
         "pipeline_tag": kind if bundle.task == "classification" else None,
         "tags": [*(["timm"] if timm else []), kind, "noisy-student", "jax"],
@@ -98,7 +98,7 @@ def _front_matter(
     return "\n".join(["---", *lines, "---", ""])
 
 
-def _licence(bundle: Bundle) -> str:
+def _license(bundle: Bundle) -> str:
     """What the origin says; nothing is made up."""
     found = bundle.origin.get("license")
     return found if isinstance(found, str) else ""
@@ -156,7 +156,7 @@ def _lineage(bundle: Bundle) -> list[tuple[str, Any]]:
     seen = len(bundle.trained_on)
     rows.append(
         (
-            "Images that it or its teachers learnt from",
+            "Images that it or its teachers learned from",
             f"{seen:,} (hashes in trained_on.npy)" if seen else "not recorded",
         )
     )

@@ -39,7 +39,7 @@ class Network:
         self.activation = ACTIVATIONS[module.architecture.activation]
 
     def logits(self, images: str) -> str:
-        """Adds everything from normalised images ``[batch, 3, side, side]``."""
+        """Adds everything from normalized images ``[batch, 3, side, side]``."""
         architecture = self.module.architecture
         hidden = self._conv(images, "stem_conv", stride=architecture.stem_stride)
         hidden = self._activate(self._norm(hidden, "stem_bn"))

@@ -17,7 +17,7 @@ PRECISION = 2.0**22
 
 
 def add(graph: Graph, images: str, preprocessing: Preprocessing) -> str:
-    """Adds crop, resize and normalisation.
+    """Adds crop, resize and normalization.
 
     Args:
       graph: to add to.

@@ -24,8 +24,8 @@ def export(bundle: Bundle, output: pathlib.Path, *, preprocess: bool = True) -> 
       bundle: to be written.
       output: the file to be.
       preprocess: whether the model takes uint8 ``[batch, height, width, 3]`` of any
-        height and width, and crops, resizes and normalises them itself; otherwise
-        float32 ``[batch, 3, side, side]``, normalised.
+        height and width, and crops, resizes and normalizes them itself; otherwise
+        float32 ``[batch, 3, side, side]``, normalized.
 
     Returns:
       What was seen when it was read again.

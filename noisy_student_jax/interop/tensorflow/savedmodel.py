@@ -35,12 +35,12 @@ def write(
     """Writes a SavedModel with two signatures.
 
     `ENCODED` takes ``images``, strings ``[batch]`` of encoded files; `NORMALIZED`
-    takes ``images``, normalised float32 ``[batch, side, side, 3]``. The loaded
+    takes ``images``, normalized float32 ``[batch, side, side, 3]``. The loaded
     model's ``classes`` are the class names.
 
     Args:
       folder: an empty directory.
-      predict: from variables and normalised images to arrays ``[batch, …]`` by name.
+      predict: from variables and normalized images to arrays ``[batch, …]`` by name.
       variables: of the model.
       preprocessing: what the model expects.
       classes: class names in index order.

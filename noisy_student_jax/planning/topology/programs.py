@@ -40,7 +40,7 @@ class Program:
 
 
 def programs(student: Student, where: Slice) -> list[Program]:
-    """Returns a student's programs: its step, that of its FixRes, and labelling.
+    """Returns a student's programs: its step, that of its FixRes, and labeling.
 
     Args:
       student: not yet fine-tuned by FixRes.
@@ -82,13 +82,13 @@ def train_program(student: Student, where: Slice) -> Program:
 
 
 def label_program(student: Student, where: Slice) -> Program:
-    """Returns the labelling program: one for each host, on its own devices."""
+    """Returns the labeling program: one for each host, on its own devices."""
     batch = student.config.labels.batch
     images = -(-batch // len(where.host))
     return Program(
         student,
         LABEL,
-        lambda: _lowered_labelling(student, where),
+        lambda: _lowered_labeling(student, where),
         images,
         (*_model(student), LABEL, images),
     )
@@ -115,7 +115,7 @@ def _lowered_step(student: Student, where: Slice) -> jax.stages.Lowered:
     return placed.lower(state, abstract_inputs.of_batch(trained), *given)
 
 
-def _lowered_labelling(student: Student, where: Slice) -> jax.stages.Lowered:
+def _lowered_labeling(student: Student, where: Slice) -> jax.stages.Lowered:
     trained = part(student)
     predictor = Predictor(
         student.run.task,

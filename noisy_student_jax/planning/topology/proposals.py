@@ -174,7 +174,7 @@ def propose_labels(
     Args:
       student: as it labels.
       where: the slice.
-      outcome: what was told of its labelling program as it is.
+      outcome: what was told of its labeling program as it is.
       compile_program: asks the compiler.
     """
     verified = ()

@@ -9,7 +9,7 @@ from noisy_student_jax.planning.topology.programs import FIXRES, LABEL, Program
 from noisy_student_jax.planning.topology.proposals import Proposal
 from noisy_student_jax.runs.run import Student
 
-WHAT = {"train": "training step", FIXRES: "FixRes step", LABEL: "labelling"}
+WHAT = {"train": "training step", FIXRES: "FixRes step", LABEL: "labeling"}
 
 
 def title(program: Program) -> str:

@@ -47,7 +47,7 @@ class Slice:
       devices: all, in the order of the mesh.
       chip: what they are; None where it is not known.
       memory: bytes of a device; 0 where it is not known.
-      host: devices of one host: labelling is each host's own. For others than all of
+      host: devices of one host: labeling is each host's own. For others than all of
         a slice libtpu does not compile, so that they are those of a slice of one host.
     """
 

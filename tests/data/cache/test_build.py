@@ -308,7 +308,7 @@ def test_damaged_and_unfinished_parts_are_made_again(spied, monkeypatch):
 
 def test_processes_share_the_work(spied):
     write(spied.images, {f"{n}.png": png(n) for n in range(20)})
-    labelled = write(
+    labeled = write(
         spied.images.parent / "classes", {"a/1.png": png(1), "b/1.png": png(2)}
     )
 
@@ -317,7 +317,7 @@ def test_processes_share_the_work(spied):
     assert len(spied.tables()) == 2
     assert len(source) == 20
     spied.cache = spied.cache.with_name("other")
-    assert spied(listing=list_classes(labelled)).labels.tolist() == [0, 1]
+    assert spied(listing=list_classes(labeled)).labels.tolist() == [0, 1]
 
 
 def test_missing_and_unreadable_files_are_quarantined_and_tried_again(spied):

@@ -35,7 +35,7 @@ def csv_file(folder, text, encoding="utf-8"):
     return path
 
 
-def labelled(listing):
+def labeled(listing):
     return {
         path: listing.classes[label]
         for path, label in zip(listing.paths, listing.labels, strict=True)
@@ -157,7 +157,7 @@ def test_class_folders_may_be_links_and_keep_their_images(tmp_path):
 
     listing = list_classes(root)
 
-    assert labelled(listing) == {
+    assert labeled(listing) == {
         "bird/c.png": "bird",
         "cat/a.png": "cat",
         "dog/b.png": "dog",
@@ -246,7 +246,7 @@ def test_a_csv_file_says_paths_and_labels(tmp_path):
     listing = list_classes(path)
 
     outside = str(tmp_path / "out" / "3.png")
-    assert labelled(listing) == {
+    assert labeled(listing) == {
         outside: "cat",
         "2.dat": "dog",
         "2.dat/deeper.png": "cat",

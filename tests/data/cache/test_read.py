@@ -138,7 +138,7 @@ def test_a_subset_is_a_source_of_its_own(cache):
 def test_a_subset_may_leave_the_labels_behind_for_good(cache):
     _, source = cache
 
-    part = source.subset(np.array([6, 1]), labelled=False)
+    part = source.subset(np.array([6, 1]), labeled=False)
 
     assert part.labels is None
     assert part.read([0]).labels is None

@@ -62,7 +62,7 @@ def test_seeds_streams_and_epochs_have_orders_of_their_own(other):
     assert same.sum() < 8
 
 
-def test_orders_of_neighbouring_seeds_streams_and_epochs_are_all_different():
+def test_orders_of_neighboring_seeds_streams_and_epochs_are_all_different():
     orders = {
         tuple(epoch_of(50, number, seed=seed, stream=stream))
         for seed in range(6)
@@ -87,7 +87,7 @@ def test_every_record_is_as_likely_at_every_place(size):
     assert abs(chi2 - freedom) < 5 * np.sqrt(2 * freedom)
 
 
-def test_neighbours_do_not_stay_neighbours():
+def test_neighbors_do_not_stay_neighbors():
     size = 10_000
     steps = np.abs(np.diff(epoch_of(size)))
 

@@ -11,7 +11,7 @@ from noisy_student_jax.augment.noise import InputNoise
 from noisy_student_jax.augment.randaugment_table import RandAugmentConstants
 from noisy_student_jax.core import sharding
 from noisy_student_jax.core.batch_layout import BatchLayout
-from noisy_student_jax.core.types import LABELLED, PSEUDO
+from noisy_student_jax.core.types import LABELED, PSEUDO
 from noisy_student_jax.data.order.block_shuffle import Lanes
 from noisy_student_jax.data.pipelines import device_resident
 from noisy_student_jax.data.pipelines.device_resident import ResidentPipeline
@@ -21,7 +21,7 @@ from noisy_student_jax.data.sources import ArraySource
 from noisy_student_jax.images.preprocessing import Preprocessing
 
 LAYOUT = BatchLayout(6, 12)
-LABELLED_ROWS = LAYOUT.stream() == LABELLED
+LABELED_ROWS = LAYOUT.stream() == LABELED
 PSEUDO_ROWS = LAYOUT.stream() == PSEUDO
 SIDE = 8
 NONE = Noise(InputNoise())
@@ -55,7 +55,7 @@ def stream(count, first, *, picks=None, noise=NONE):
     )
 
 
-def labelled(**options):
+def labeled(**options):
     return stream(10, 0, **options)
 
 
@@ -68,7 +68,7 @@ def pseudo(**options):
 
 
 def pipeline(first=None, second=None, layout=LAYOUT, *, seed=0, generation=1):
-    streams = [first or labelled()] + ([second] if second else [])
+    streams = [first or labeled()] + ([second] if second else [])
     return ResidentPipeline(
         streams,
         layout,
@@ -92,12 +92,12 @@ def still():
 @pytest.fixture(scope="module")
 def noisy():
     """With noise."""
-    return pipeline(labelled(noise=NOISY), pseudo(noise=NOISY))
+    return pipeline(labeled(noise=NOISY), pseudo(noise=NOISY))
 
 
 def test_a_batch_is_a_pure_function_of_the_step(noisy):
     forwards = [host(noisy(step)) for step in range(4)]
-    again = pipeline(labelled(noise=NOISY), pseudo(noise=NOISY))
+    again = pipeline(labeled(noise=NOISY), pseudo(noise=NOISY))
 
     for step in (3, 0, 2, 1):
         jax.tree.map(np.testing.assert_array_equal, host(again(step)), forwards[step])
@@ -120,7 +120,7 @@ def test_images_and_targets_stay_together_and_in_their_stream(still):
     for step in range(3):
         batch = host(still(step))
         for first, source, rows in (
-            (0, labelled(), LABELLED_ROWS),
+            (0, labeled(), LABELED_ROWS),
             (100, pseudo(), PSEUDO_ROWS),
         ):
             # Targets of the plan are its rows, three of which are image rows.
@@ -135,7 +135,7 @@ def test_images_and_targets_stay_together_and_in_their_stream(still):
 def test_every_epoch_draws_every_label_once_and_the_plan_as_often_as_it_says(still):
     batches = [host(still(step)) for step in range(5)]
 
-    drawn = np.concatenate([batch["target"][LABELLED_ROWS] for batch in batches])
+    drawn = np.concatenate([batch["target"][LABELED_ROWS] for batch in batches])
     for epoch in drawn.reshape(3, 10):
         assert sorted(epoch) == list(range(10))
     drawn = np.concatenate([batch["target"][PSEUDO_ROWS] for batch in batches])
@@ -147,9 +147,9 @@ def test_records_names_exactly_what_was_drawn(still):
     for step in range(5):
         batch, named = host(still(step)), still.records(step)
 
-        assert named.keys() == {"labelled", "pseudo"}
-        own = [f"key-{row}" for row in batch["target"][LABELLED_ROWS]]
-        assert named["labelled"] == own
+        assert named.keys() == {"labeled", "pseudo"}
+        own = [f"key-{row}" for row in batch["target"][LABELED_ROWS]]
+        assert named["labeled"] == own
         # The last row of the plan is of the last image.
         image = {100: 100, 101: 101, 102: 102, 103: 104}
         others = [f"key-{image[row]}" for row in batch["target"][PSEUDO_ROWS]]
@@ -162,14 +162,14 @@ def test_a_repeated_record_gets_new_noise_each_time():
     batch = host(pipeline(one, twice)(0))
 
     assert len(np.unique(batch["image"][PSEUDO_ROWS], axis=0)) >= 11
-    assert len(np.unique(batch["image"][LABELLED_ROWS], axis=0)) >= 5
+    assert len(np.unique(batch["image"][LABELED_ROWS], axis=0)) >= 5
 
 
 def test_streams_noise_the_same_image_differently():
     same = stream(1, 0, noise=NOISY)
     batch = host(pipeline(same, same, BatchLayout(8, 8))(0))
 
-    first = batch["image"][batch["stream"] == LABELLED]
+    first = batch["image"][batch["stream"] == LABELED]
     second = batch["image"][batch["stream"] == PSEUDO]
     assert (first != second).any(axis=(1, 2, 3)).sum() >= 7
 
@@ -177,7 +177,7 @@ def test_streams_noise_the_same_image_differently():
 @pytest.mark.parametrize("other", [{"seed": 1}, {"generation": 2}], ids=str)
 def test_another_seed_or_generation_draws_and_noises_otherwise(noisy, other):
     ours = host(noisy(0))
-    theirs = host(pipeline(labelled(noise=NOISY), pseudo(noise=NOISY), **other)(0))
+    theirs = host(pipeline(labeled(noise=NOISY), pseudo(noise=NOISY), **other)(0))
 
     assert not np.array_equal(ours["target"], theirs["target"])
     one = stream(1, 0, noise=NOISY)
@@ -189,10 +189,10 @@ def test_another_seed_or_generation_draws_and_noises_otherwise(noisy, other):
 
 
 @pytest.mark.parametrize("source", SOURCES)
-@pytest.mark.parametrize("on", [LABELLED, PSEUDO], ids=["labelled", "pseudo"])
+@pytest.mark.parametrize("on", [LABELED, PSEUDO], ids=["labeled", "pseudo"])
 def test_each_source_of_noise_is_on_for_one_stream_alone(still, source, on):
     noise = Noise(InputNoise(**SOURCES[source]))
-    first = labelled(noise=noise) if on == LABELLED else labelled()
+    first = labeled(noise=noise) if on == LABELED else labeled()
     second = pseudo(noise=noise) if on == PSEUDO else pseudo()
     noised, plain = host(pipeline(first, second)(1)), host(still(1))
 
@@ -204,10 +204,10 @@ def test_each_source_of_noise_is_on_for_one_stream_alone(still, source, on):
 
 
 @pytest.mark.parametrize("source", ["dropout", "stochastic_depth"])
-@pytest.mark.parametrize("off", [LABELLED, PSEUDO], ids=["labelled", "pseudo"])
+@pytest.mark.parametrize("off", [LABELED, PSEUDO], ids=["labeled", "pseudo"])
 def test_the_models_noise_is_switched_by_stream(source, off):
     silent = dataclasses.replace(NONE, **{source: False})
-    first = labelled(noise=silent) if off == LABELLED else labelled()
+    first = labeled(noise=silent) if off == LABELED else labeled()
     second = pseudo(noise=silent) if off == PSEUDO else pseudo()
 
     flags = host(pipeline(first, second)(0))["noise"]
@@ -217,20 +217,20 @@ def test_the_models_noise_is_switched_by_stream(source, off):
     assert flags[other].all()
 
 
-def test_the_labelled_draws_do_not_depend_on_the_second_stream(noisy):
-    alone = pipeline(labelled(noise=NOISY), None, BatchLayout(6, 0))
+def test_the_labeled_draws_do_not_depend_on_the_second_stream(noisy):
+    alone = pipeline(labeled(noise=NOISY), None, BatchLayout(6, 0))
 
     for step in range(2):
         with_second = host(noisy(step))
         np.testing.assert_array_equal(
-            host(alone(step))["image"], with_second["image"][LABELLED_ROWS]
+            host(alone(step))["image"], with_second["image"][LABELED_ROWS]
         )
-    assert alone.records(0).keys() == {"labelled"}
+    assert alone.records(0).keys() == {"labeled"}
 
 
 @pytest.mark.parametrize("lanes", [None, Lanes(2, block=2, window=2)], ids=str)
 def test_many_steps_draws_are_those_of_each_step(lanes):
-    streams = [dataclasses.replace(own, lanes=lanes) for own in (labelled(), pseudo())]
+    streams = [dataclasses.replace(own, lanes=lanes) for own in (labeled(), pseudo())]
     draws = Draws(streams, LAYOUT, seed=3, generation=1)
 
     for stream in (0, 1):
@@ -245,10 +245,10 @@ def test_many_steps_draws_are_those_of_each_step(lanes):
 
 def test_batches_do_not_depend_on_how_many_steps_are_sent_at_once(monkeypatch, noisy):
     monkeypatch.setattr(device_resident, "STEPS_AT_ONCE", 3)
-    threes = pipeline(labelled(noise=NOISY), pseudo(noise=NOISY))
+    threes = pipeline(labeled(noise=NOISY), pseudo(noise=NOISY))
     # A large batch is sent by itself.
     monkeypatch.setattr(device_resident, "DRAWS_AT_ONCE", 1)
-    ones = pipeline(labelled(noise=NOISY), pseudo(noise=NOISY))
+    ones = pipeline(labeled(noise=NOISY), pseudo(noise=NOISY))
 
     for step in (0, 1, 2, 3, 7, 5, 70):
         expected = host(noisy(step))
@@ -263,7 +263,7 @@ def test_a_step_sends_nothing_to_the_device(noisy):
 
 
 def test_closing_ends_the_thread():
-    alone = pipeline(labelled(), None, BatchLayout(6, 0))
+    alone = pipeline(labeled(), None, BatchLayout(6, 0))
     before = threading.active_count()
     alone(0)
     assert threading.active_count() == before + 1

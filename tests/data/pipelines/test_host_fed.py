@@ -18,7 +18,7 @@ from noisy_student_jax.core import sharding
 from noisy_student_jax.core.batch_layout import BatchLayout
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.protocols import Examples
-from noisy_student_jax.core.types import LABELLED, PSEUDO
+from noisy_student_jax.core.types import LABELED, PSEUDO
 from noisy_student_jax.data.pipelines.device_resident import ResidentPipeline
 from noisy_student_jax.data.pipelines.draws import Draws
 from noisy_student_jax.data.pipelines.host_fed import Ahead, HostedPipeline, SourceFeed
@@ -80,7 +80,7 @@ def batches(pipeline, steps):
 
 
 def test_its_batches_are_those_of_the_resident_pipeline(tmp_path):
-    streams = [stream(5, "labelled"), stream(10, "pool")]
+    streams = [stream(5, "labeled"), stream(10, "pool")]
     resident = ResidentPipeline(streams, LAYOUT, mesh(), PREPROCESSING, **NUMBERS)
 
     ours, theirs = (
@@ -92,7 +92,7 @@ def test_its_batches_are_those_of_the_resident_pipeline(tmp_path):
 
 
 def test_any_step_may_be_asked_for(tmp_path):
-    streams = [stream(5, "labelled"), stream(10, "pool")]
+    streams = [stream(5, "labeled"), stream(10, "pool")]
     straight = batches(hosted(streams, tmp_path), range(5))
 
     for step, batch in zip(
@@ -111,14 +111,14 @@ def test_random_crops_differ_by_position_and_not_by_start(tmp_path):
     np.testing.assert_array_equal(first[2]["image"], again[0]["image"])
     # One image only, so that what differs is the crop.
     rows = np.concatenate(
-        [batch["image"][batch["stream"] == LABELLED] for batch in first]
+        [batch["image"][batch["stream"] == LABELED] for batch in first]
     )
     assert len({row.tobytes() for row in rows}) > 6
 
 
 def test_randaugment_sees_what_the_crop_and_the_resize_left(tmp_path):
     noise = InputNoise(randaugment_layers=1, randaugment_magnitude=9, crop_area=0.3)
-    streams = [stream(5, "labelled", noise=noise), stream(10, "pool", noise=noise)]
+    streams = [stream(5, "labeled", noise=noise), stream(10, "pool", noise=noise)]
     pipeline = hosted(streams, tmp_path)
     (batch,) = batches(pipeline, [0])
 
@@ -139,8 +139,8 @@ def test_randaugment_sees_what_the_crop_and_the_resize_left(tmp_path):
 
 
 def test_what_cannot_be_used_weighs_nothing_and_moves_nothing(tmp_path):
-    whole = [stream(5, "labelled"), stream(10, "pool")]
-    holed = [stream(5, "labelled"), stream(10, "pool", source=Holed)]
+    whole = [stream(5, "labeled"), stream(10, "pool")]
+    holed = [stream(5, "labeled"), stream(10, "pool", source=Holed)]
     pipeline = hosted(holed, tmp_path)
 
     good, bad = batches(hosted(whole, tmp_path), range(4)), batches(pipeline, range(4))
@@ -158,7 +158,7 @@ def test_what_cannot_be_used_weighs_nothing_and_moves_nothing(tmp_path):
 
 
 def test_too_much_that_cannot_be_used_is_refused(tmp_path):
-    streams = [stream(5, "labelled"), stream(10, "pool", source=Holed)]
+    streams = [stream(5, "labeled"), stream(10, "pool", source=Holed)]
 
     with pytest.raises(UserError, match=r"1 of 15 records .* 'pool-2' \(torn\)"):
         batches(hosted(streams, tmp_path, most=0.01), range(4))

@@ -46,12 +46,12 @@ PLAIN = {
     "422": encoded(photograph(), quality=90, subsampling=1),
     "444": encoded(photograph(), quality=90, subsampling=0),
     "progressive": encoded(photograph(), quality=90, progressive=True),
-    "grey": encoded(photograph().convert("L"), quality=90),
+    "gray": encoded(photograph().convert("L"), quality=90),
     "upright by EXIF": encoded(photograph(), quality=90, exif=turned(1)),
 }
 OTHERS = {
     "turned": encoded(photograph(), quality=90, exif=turned(6)),
-    "four colours": encoded(photograph().convert("CMYK"), quality=90),
+    "four colors": encoded(photograph().convert("CMYK"), quality=90),
     "junk behind it": PLAIN["420"] + b"junk",
     "PNG": encoded(photograph(), "PNG"),
     "transparent PNG": encoded(photograph().convert("RGBA"), "PNG"),
@@ -99,8 +99,8 @@ def test_any_other_image_is_decoded_whole(kind, own_decoder):
     np.testing.assert_array_equal(found, wanted)
 
 
-@pytest.mark.parametrize("kind", ["420", "grey", "PNG"])
-def test_no_box_is_the_centre_crop_of_evaluation(kind):
+@pytest.mark.parametrize("kind", ["420", "gray", "PNG"])
+def test_no_box_is_the_center_crop_of_evaluation(kind):
     data = (PLAIN | OTHERS)[kind]
     found = preprocessed(data, (0, 0, 0, 0), PREPROCESSING)
 
@@ -165,7 +165,7 @@ def test_a_damaged_image_is_refused_wherever_its_crop_lies(kind, box):
     assert str(found.value) == str(ours.value)
 
 
-@pytest.mark.parametrize("kind", ["420", "grey", "PNG"])
+@pytest.mark.parametrize("kind", ["420", "gray", "PNG"])
 def test_plainly_an_image_is_decoded_whole_and_never_at_a_fraction(kind, own_decoder):
     data, box = (PLAIN | OTHERS)[kind], (7, 13, 72, 80)
     found = preprocessed(data, box, PREPROCESSING, decoder="plain")

@@ -93,7 +93,7 @@ def assert_equal(found, wanted):
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("images")
-    return write(root / "labelled", 5), write(root / "pool", 10, first=1)
+    return write(root / "labeled", 5), write(root / "pool", 10, first=1)
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +159,7 @@ def test_random_crops_are_those_of_the_other_road(tmp_path):
 def test_every_road_shows_the_teacher_the_same_images(tmp_path):
     folders = [
         write(tmp_path / name, 5, size=(40, 30), suffix=kind, first=first)
-        for first, (name, kind) in enumerate([("labelled", "png"), ("pool", "jpg")])
+        for first, (name, kind) in enumerate([("labeled", "png"), ("pool", "jpg")])
     ]
     streams = [stream(folder) for folder in folders]
     teacher = Preprocessing(20, 4)
@@ -261,7 +261,7 @@ def test_what_cannot_be_used_weighs_nothing_and_moves_nothing(
     unbroken, tmp_path_factory, tmp_path
 ):
     root = tmp_path_factory.mktemp("holed")
-    folders = write(root / "labelled", 5), write(root / "pool", 10, first=1)
+    folders = write(root / "labeled", 5), write(root / "pool", 10, first=1)
     streams = [stream(folder) for folder in folders]
     whole = (folders[1] / "04.png").read_bytes()
     (folders[1] / "04.png").write_bytes(whole[: len(whole) // 2])
@@ -271,12 +271,12 @@ def test_what_cannot_be_used_weighs_nothing_and_moves_nothing(
     pipeline = hosted(streams, tmp_path)
     found = batches(pipeline, range(5))
 
-    bad = {"labelled/01.png", "pool/04.png", "pool/06.png"}
+    bad = {"labeled/01.png", "pool/04.png", "pool/06.png"}
     seen = set()
     for step, (batch, wanted) in enumerate(zip(found, unbroken, strict=True)):
         named = pipeline.records(step)
         keys = np.empty(9, object)
-        keys[batch["stream"] != PSEUDO] = named["labelled"]
+        keys[batch["stream"] != PSEUDO] = named["labeled"]
         keys[batch["stream"] == PSEUDO] = named["pseudo"]
         good = np.array([key not in bad for key in keys])
         seen.update(keys[~good])
@@ -286,7 +286,7 @@ def test_what_cannot_be_used_weighs_nothing_and_moves_nothing(
         assert_equal(batch["target"], wanted["target"])
     assert seen == bad
     text = (tmp_path / "quarantine.csv").read_text()
-    assert "labelled/01.png,not an image of a known format" in text
+    assert "labeled/01.png,not an image of a known format" in text
     assert "pool/06.png,No such file or directory" in text
     assert "pool/04.png,truncated PNG file" in text
 

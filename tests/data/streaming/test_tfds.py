@@ -53,7 +53,7 @@ def data_dir(request, tmp_path_factory):
 @pytest.fixture
 def open_source(data_dir, tmp_path):
     def opened(spec, **options):
-        options = {"name": "labeled", "labelled": True, "data_dir": data_dir} | options
+        options = {"name": "labeled", "labeled": True, "data_dir": data_dir} | options
         return tfds_source(spec, index_folder=tmp_path / "index", **options)
 
     return opened
@@ -92,7 +92,7 @@ def test_a_part_of_a_split_keeps_the_keys_of_the_whole(open_source):
 
 
 def test_labels_may_be_hidden(open_source):
-    source = open_source("tiny_pets:train", labelled=False)
+    source = open_source("tiny_pets:train", labeled=False)
 
     assert source.labels is None
     assert source.classes == ()
@@ -120,7 +120,7 @@ def test_a_data_set_that_is_not_prepared_is_refused_with_what_to_do(open_source)
         open_source(":train")
 
 
-def test_other_classes_than_those_of_the_labelled_images_are_refused(open_source):
+def test_other_classes_than_those_of_the_labeled_images_are_refused(open_source):
     assert open_source("tiny_pets:test", classes=CLASSES).classes == CLASSES
     with pytest.raises(UserError, match="classes of TFDS data set 'tiny_pets/"):
         open_source("tiny_pets:test", classes=("dog", "cat"))

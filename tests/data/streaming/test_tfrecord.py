@@ -45,10 +45,10 @@ def example(image, label=None, **more):
     return tf.train.Example(features=features).SerializeToString()
 
 
-def write(path, serialised):
+def write(path, serialized):
     path.parent.mkdir(parents=True, exist_ok=True)
     with tf.io.TFRecordWriter(str(path)) as writer:
-        for record in serialised:
+        for record in serialized:
             writer.write(record)
 
 
@@ -64,7 +64,7 @@ def folder(tmp_path):
 @pytest.fixture
 def open_source(folder, tmp_path):
     def opened(paths=None, **options):
-        options = {"name": "labeled", "labelled": True} | options
+        options = {"name": "labeled", "labeled": True} | options
         return TFRecordSource(
             str(folder / "train-*") if paths is None else paths,
             tmp_path / "index",
@@ -131,7 +131,7 @@ def test_records_may_be_without_labels(open_source, tmp_path):
     path = tmp_path / "pool.tfrecord"
     write(path, [example(png(1)), example(png(2))])
 
-    source = open_source([path], labelled=False, name="unlabeled")
+    source = open_source([path], labeled=False, name="unlabeled")
 
     assert source.labels is None
     assert source.classes == ()
@@ -154,7 +154,7 @@ def test_a_subset_keeps_keys_labels_and_records_together(open_source):
     assert some.labels.tolist() == [0, 2, 2]
     assert some.read_encoded([2, 0]).data == [png(5), png(9)]
     assert len(some) == 3
-    again = some.subset(np.array([1]), labelled=False)
+    again = some.subset(np.array([1]), labeled=False)
     assert again.read_encoded([0]).data == [png(2)]
     assert again.labels is None
 
@@ -271,7 +271,7 @@ def test_records_of_another_layout_are_refused_with_the_names_they_use(
     with pytest.raises(
         UserError, match=r"no feature 'jpg' \(their features: image/enc"
     ):
-        open_source([path], labelled=False, features=Features(image="jpg"))
+        open_source([path], labeled=False, features=Features(image="jpg"))
     with pytest.raises(UserError, match="no feature 'image/class/label'"):
         open_source([path])
 
@@ -281,7 +281,7 @@ def test_a_record_without_its_image_has_a_reason(open_source, tmp_path):
     empty = tf.train.Example().SerializeToString()
     write(path, [example(png(1)), empty, b"\xff\xff not an example"])
 
-    source = open_source([path], labelled=False)
+    source = open_source([path], labeled=False)
 
     assert source.read_encoded(range(3)).status == [
         "ok",
@@ -334,7 +334,7 @@ def test_the_fingerprint_tells_files_records_and_labels_apart(open_source, folde
     assert fingerprint(source) == source.fingerprint == open_source().fingerprint
 
     others = [
-        open_source(labelled=False),
+        open_source(labeled=False),
         source.subset(np.arange(9)),
         source.subset(np.arange(10)[::-1]),
         open_source(sorted(folder.iterdir())[:2]),

@@ -91,7 +91,7 @@ def test_an_empty_folder_is_filled(model, tmp_path, capsys):
 def test_foreign_code_is_run_only_when_trusted(tmp_path, capsys):
     arguments = {"outputs": len(some.CLASSES)}
     foreign = some.written(
-        tmp_path / "model", architecture="outside.grey:averages", arguments=arguments
+        tmp_path / "model", architecture="outside.gray:averages", arguments=arguments
     )
     line = ["--format=hub", foreign, tmp_path / "hub"]
 

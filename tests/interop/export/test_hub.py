@@ -93,7 +93,7 @@ def test_the_lineage_is_the_bundles(tmp_path):
     front, body = export(source, tmp_path / "hub")
 
     assert front["license"] == "mit"
-    assert "| Licence of the weights | mit |" in body
+    assert "| License of the weights | mit |" in body
     assert "| Generation (0 is the first teacher) | 1 |" in body
     assert "| Data set | pets |" in body
     assert "ab" * 32 in body

@@ -69,7 +69,7 @@ def test_a_batch_has_any_number_of_images(lite, lite_file):
 
 
 def resized(preprocessing, image):
-    """Runs the preprocessing alone, without the normalisation."""
+    """Runs the preprocessing alone, without the normalization."""
     graph, side = onnx_graph.Graph(), preprocessing.resolution
     pixels = onnx_preprocessing.add(graph, "images", preprocessing)
     graph.node("Identity", pixels, name="pixels")
@@ -95,7 +95,7 @@ def test_the_pixels_are_pillows_to_the_last(kind, side, padding):
 
 
 @pytest.mark.parametrize("name", ["test", "tiny_s", "mini_s"])
-def test_the_network_alone_takes_normalised_images(name, tmp_path):
+def test_the_network_alone_takes_normalized_images(name, tmp_path):
     one = some.bundle(name, side=17)
     path = tmp_path / "model.onnx"
 
@@ -183,10 +183,10 @@ def test_a_bundle_of_half_precision_is_written_in_float32(tmp_path):
 
 def test_a_model_from_outside_is_sent_to_another_format(tmp_path):
     foreign = some.bundle(
-        architecture="outside.grey:averages", arguments={"outputs": len(some.CLASSES)}
+        architecture="outside.gray:averages", arguments={"outputs": len(some.CLASSES)}
     )
 
-    with pytest.raises(UserError, match=r"'outside\.grey:averages'.*savedmodel"):
+    with pytest.raises(UserError, match=r"'outside\.gray:averages'.*savedmodel"):
         to_onnx.export(foreign, tmp_path / "model.onnx")
 
 

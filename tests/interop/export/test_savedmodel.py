@@ -67,7 +67,7 @@ def test_the_authors_resize_is_inside_too(tmp_path):
     some.assert_agree(got, some.predictions(one, photographs))
 
 
-def test_the_other_signature_takes_normalised_images(one, signatures):
+def test_the_other_signature_takes_normalized_images(one, signatures):
     images = agreement.random_normalized(one)
 
     for count in (1, 2):
@@ -138,7 +138,7 @@ def test_a_program_that_computes_something_else_is_not_kept(tmp_path, monkeypatc
 
 def test_a_model_and_a_task_from_outside_can_be_written(tmp_path):
     foreign = some.bundle(
-        architecture="outside.grey:averages",
+        architecture="outside.gray:averages",
         arguments={"outputs": 2},
         classes=("dark", "bright"),
         variables=averages(),
@@ -153,5 +153,5 @@ def averages():
     from noisy_student_jax import models
     from noisy_student_jax.models.initialize import initialize
 
-    module = models.create("outside.grey:averages", outputs=2)
+    module = models.create("outside.gray:averages", outputs=2)
     return initialize(module, resolution=8, seed=0)

@@ -102,7 +102,7 @@ def test_the_operations_of_a_step_are_told(step):
     assert step["compile_seconds"] > 0
 
 
-def test_labelling_sends_nothing(found):
+def test_labeling_sends_nothing(found):
     label = found["facts"]["programs"][1]
 
     assert label["program"] == "label"

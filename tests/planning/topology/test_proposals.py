@@ -31,7 +31,7 @@ def a_slice(memory):
 
 
 class Compiler:
-    """Needs `factor` times what is reckoned, and so many bytes an image labelled."""
+    """Needs `factor` times what is reckoned, and so many bytes an image labeled."""
 
     def __init__(self, where, *, factor=1.0, label_bytes=1.0):
         self.where, self.factor, self.label_bytes = where, factor, label_bytes
@@ -46,8 +46,8 @@ class Compiler:
         return Outcome(needed, self.where.memory, 1.0)
 
 
-def told(run, where, **behaviour):
-    compiler = Compiler(where, **behaviour)
+def told(run, where, **behavior):
+    compiler = Compiler(where, **behavior)
     facts = command.facts(run, where, generation="1", compile_program=compiler)
     return facts, compiler.asked
 
@@ -150,7 +150,7 @@ def test_fixres_shares_the_setting_and_is_verified_with_it():
     assert len(parts) == 1 and parts != {1}
 
 
-def test_a_smaller_batch_is_proposed_for_labelling():
+def test_a_smaller_batch_is_proposed_for_labeling():
     facts, asked = told(a_run(), a_slice(1e9), label_bytes=6e7)
 
     # 64 images of 60 MB; 16 fit.

@@ -116,7 +116,7 @@ def test_a_plan_reckons_with_whole_chips_only():
     assert section(Device("TPU v99")) == {"devices": 1, "chip": ""}
 
 
-def test_labelling_is_a_hosts_own():
+def test_labeling_is_a_hosts_own():
     devices = [Device("TPU v5 lite", host=host) for host in (0, 0, 1, 1)]
     assert slices.of_devices(devices, name="made up").host == tuple(devices[:2])
 
@@ -130,7 +130,7 @@ def test_labelling_is_a_hosts_own():
         ("v3:8x8", [(x, 0, 0) for x in (0, 1) for _ in (0, 1)], "v3:2x1"),
     ],
 )
-def test_labelling_is_compiled_for_a_slice_of_one_host(
+def test_labeling_is_compiled_for_a_slice_of_one_host(
     with_libtpu, monkeypatch, name, host, of_one_host
 ):
     asked = []

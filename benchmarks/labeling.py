@@ -1,8 +1,8 @@
-"""Labelling a whole pool, against a loop in PyTorch and against the forward pass alone.
+"""Labeling a whole pool, against a loop in PyTorch and against the forward pass alone.
 
     pip install 'noisy-student-jax[bench]'
-    python benchmarks/labelling.py
-    python benchmarks/labelling.py --model=b0 --side=224 --images=256 --batch=32
+    python benchmarks/labeling.py
+    python benchmarks/labeling.py --model=b0 --side=224 --images=256 --batch=32
 
 Ours is `label.label_pool` as the loop calls it: read the records, crop and resize them,
 predict, write the sidecars. The peer is the same model of geffnet's in the loop that
@@ -10,7 +10,7 @@ people write: a `DataLoader` over the same images with the same crop and resize 
 Pillow, channels-last, `torch.inference_mode`, softmax, and the same columns written by
 pyarrow; its workers are the better of none and one for each core but one. Images lie in
 memory as bytes, a seventh larger than the model reads them, as `prepare` keeps them.
-The limit is the labelling program alone on images that lie on the device.
+The limit is the labeling program alone on images that lie on the device.
 """
 
 import os
@@ -50,12 +50,12 @@ def main() -> None:
     images = rng.integers(0, 256, (options.images, kept, kept, 3), np.uint8)
     with tempfile.TemporaryDirectory() as folder:
         works = {
-            "ours": our_labelling(ours, images, options, pathlib.Path(folder)),
+            "ours": our_labeling(ours, images, options, pathlib.Path(folder)),
             "limit": forward_alone(ours, options.batch),
         }
         cores = len(os.sched_getaffinity(0))
         for workers in sorted({0, cores - 1}):
-            works[f"peer {workers}"] = their_labelling(
+            works[f"peer {workers}"] = their_labeling(
                 options, images, pathlib.Path(folder), workers
             )
         rate = side_by_side.rates(
@@ -89,7 +89,7 @@ def preprocessing(side: int) -> Preprocessing:
     return Preprocessing(side, crop_padding=side // 7)
 
 
-def our_labelling(ours: Ours, images: np.ndarray, options, folder) -> Work:
+def our_labeling(ours: Ours, images: np.ndarray, options, folder) -> Work:
     pool = ArraySource(keys(len(images)), images)
     predictor, _ = ours.predictor(options.batch)
     predictor.preprocessing = preprocessing(options.side)
@@ -117,7 +117,7 @@ def our_labelling(ours: Ours, images: np.ndarray, options, folder) -> Work:
             interruption=Interruption(),
             progress=Progress(every_seconds=1e9),
         )
-        return counts["labelled"]
+        return counts["labeled"]
 
     return work
 
@@ -134,7 +134,7 @@ def forward_alone(ours: Ours, batch: int) -> Work:
 
 
 class TheirImages(torch.utils.data.Dataset):
-    """Crops, resizes and normalises as torchvision's transforms do."""
+    """Crops, resizes and normalizes as torchvision's transforms do."""
 
     def __init__(self, images: np.ndarray, side: int):
         self.images, self.preprocessing = images, preprocessing(side)
@@ -149,7 +149,7 @@ class TheirImages(torch.utils.data.Dataset):
         return image.sub_(mean).div_(torch.tensor(self.preprocessing.std).view(3, 1, 1))
 
 
-def their_labelling(options, images: np.ndarray, folder, workers: int) -> Work:
+def their_labeling(options, images: np.ndarray, folder, workers: int) -> Work:
     model = geffnet.create_model(f"tf_efficientnet_{options.model}")
     model = model.to(memory_format=torch.channels_last).eval()
     loader = torch.utils.data.DataLoader(

@@ -14,8 +14,8 @@ CLASSES = ("dark", "bright")
 class Images:
     """A source of its own, which makes each image when it is asked for."""
 
-    def __init__(self, part: str, count: int, *, labelled: bool = True):
-        self.part, self.count, self.labelled = part, count, labelled
+    def __init__(self, part: str, count: int, *, labeled: bool = True):
+        self.part, self.count, self.labeled = part, count, labeled
 
     def __len__(self):
         return self.count
@@ -26,34 +26,34 @@ class Images:
     def read(self, indices):
         images = [self.image(int(index)) for index in indices]
         labels = np.array([int(index) % 2 for index in indices])
-        return Examples(images, ["ok"] * len(images), labels if self.labelled else None)
+        return Examples(images, ["ok"] * len(images), labels if self.labeled else None)
 
     def image(self, index):
-        salt = {"labelled": 1, "pool": 2, "validation": 3, "test": 4}[self.part]
+        salt = {"labeled": 1, "pool": 2, "validation": 3, "test": 4}[self.part]
         rng = np.random.default_rng([salt, index])
         level = 60 + 120 * (index % 2)
         return rng.integers(level - 50, level + 50, (9, 11, 3)).astype(np.uint8)
 
 
-def grey(data, *, seed):
+def gray(data, *, seed):
     """Dark and bright images; some of the options are its own."""
-    sizes = {"labelled": 2 * data.labels_per_class, "pool": data.options.pool}
+    sizes = {"labeled": 2 * data.labels_per_class, "pool": data.options.pool}
     sizes |= {"validation": data.validation, "test": data.test}
-    parts = {n: Images(n, size, labelled=n != "pool") for n, size in sizes.items()}
-    return Dataset(name="grey", classes=CLASSES, **parts)
+    parts = {n: Images(n, size, labeled=n != "pool") for n, size in sizes.items()}
+    return Dataset(name="gray", classes=CLASSES, **parts)
 
 
 def listed(data, *, seed):
     """Reads its labels from a file, so that a test can change it."""
-    whole = grey(data, seed=seed)
+    whole = gray(data, seed=seed)
     labels = np.loadtxt(data.options.labels, dtype=np.int64, ndmin=1)
-    source = whole.labelled
+    source = whole.labeled
     known = ArraySource(
         [source.key(index) for index in range(len(source))],
         source.read(range(len(source))).images,
         labels,
     )
-    parts = {**whole.parts(), "labelled": known}
+    parts = {**whole.parts(), "labeled": known}
     return Dataset(name="listed", classes=CLASSES, **parts)
 
 
@@ -79,7 +79,7 @@ averages.default_resolution = 8
 class Errors(Classification):
     """Classification that is judged by another metric."""
 
-    name = "outside.grey:Errors"
+    name = "outside.gray:Errors"
     primary_metric = "right"
 
     def metrics(self, predictions, labels):
