@@ -31,7 +31,7 @@ from noisy_student_jax.core.preemption import Interruption
 from noisy_student_jax.generation.train import step_and_state
 from noisy_student_jax.generation.trainable import part
 from noisy_student_jax.planning import memory, throughput
-from noisy_student_jax.runs.run import Run, Student
+from noisy_student_jax.runs.run import Generation, Run
 from noisy_student_jax.training.compiled_step import StepProgram
 from noisy_student_jax.training.step import jit_train_step
 
@@ -61,7 +61,7 @@ WARM, MEASURED = 2, 3
 """Steps."""
 
 
-def student_of(case: dict[str, Any]) -> Student:
+def student_of(case: dict[str, Any]) -> Generation:
     config = base_config()
     config.model.update(name=case["model"], resolution=case["resolution"])
     config.model.update({k: case[k] for k in ("dtype", "remat") if k in case})
@@ -79,7 +79,7 @@ def measured(case: dict[str, Any]) -> dict[str, float]:
     student = student_of(case)
     trained, mesh = part(student), sharding.make_mesh()
     step, state = step_and_state(trained)
-    image = trained.made_up(student.layout.total)
+    image = trained.made_up(student.spec.layout.total)
     batch = {**throughput.all_but_images(student), "image": image}
     shapes = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (state, batch)
@@ -108,7 +108,8 @@ def measured(case: dict[str, Any]) -> dict[str, float]:
         "plan": memory.estimated(student, devices=mesh.size),
         "held": told.per_image / plain.activation_bytes,
         "compiling": compiling,
-        "images_per_second": student.layout.total / statistics.median(seconds[WARM:]),
+        "images_per_second": student.spec.layout.total
+        / statistics.median(seconds[WARM:]),
     }
 
 

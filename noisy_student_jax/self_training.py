@@ -17,7 +17,15 @@ from noisy_student_jax.report.contact_sheet import CONTACT_SHEET, show_some
 from noisy_student_jax.report.summary import judge
 from noisy_student_jax.robustness import results as robustness
 from noisy_student_jax.runs import fixres
-from noisy_student_jax.runs.run import Run, Student
+from noisy_student_jax.runs.paths import (
+    EVALUATION,
+    LABELS,
+    MODEL,
+    PREDICTIONS,
+    RAW_MODEL,
+    SELECTION,
+)
+from noisy_student_jax.runs.run import Generation, Run
 from noisy_student_jax.runs.scheduler import Stage
 from noisy_student_jax.runs.write_splits import note_splits
 
@@ -64,10 +72,10 @@ def contact_sheet(run: Run) -> Stage:
         name="contact_sheet",
         config={
             "seed": run.config.seed,
-            "preprocessing": dataclasses.asdict(student.preprocessing),
-            "noise": plain(student.config.noise),
+            "preprocessing": dataclasses.asdict(student.spec.model.preprocessing),
+            "noise": plain(student.spec.config.noise),
             # Of a head alone the images are shown without noise.
-            "part": student.config.train.part,
+            "part": student.spec.config.train.part,
         },
         needs=("data",),
         outputs=(CONTACT_SHEET,),
@@ -82,53 +90,55 @@ def training(run: Run, generation: int | str) -> list[Stage]:
     Then fine-tunes it, if FixRes is on.
     """
     student = run.student(generation)
-    if student.adopted:
+    spec = student.spec
+    if spec.adopted:
         return [adoption(student)]
     needs = ["data"]
-    if student.teacher:
-        needs.append(f"{student.teacher.name}/select")
-    model, before = f"{student.name}/model", f"{student.name}/{fixres.BEFORE}"
-    kept_at = {model: before} if student.final is student else {before: model}
+    if spec.teacher:
+        needs.append(f"{spec.teacher}/select")
+    model, before = f"{spec.name}/{MODEL}", f"{spec.name}/{fixres.BEFORE}"
+    kept_at = {before: model} if spec.refined else {model: before}
     stages = [_training(student, needs, ("model", "train", "noise"), kept_at)]
-    if student.final is not student:
+    if spec.refined:
         own = ("model", "train", "noise", "fixres")
-        needs = ["data", f"{student.name}/train"]
+        needs = ["data", f"{spec.name}/train"]
         stages.append(_training(student.final, needs, own, {}))
     return stages
 
 
 def _training(
-    student: Student,
+    student: Generation,
     needs: list[str],
     reads: tuple[str, ...],
     elsewhere: dict[str, str],
 ) -> Stage:
-    run, folder = student.run, f"{student.name}/{student.stage}"
-    own = {name: identity(plain(student.config[name]), name) for name in reads}
-    if student.taught_on_the_fly:
-        own["labels"] = {"mode": student.config.labels.mode}
-    images = student.steps * student.layout.total
+    run, spec = student.run, student.spec
+    folder = f"{spec.name}/{spec.stage}"
+    own = {name: identity(plain(spec.config[name]), name) for name in reads}
+    if spec.taught_by:
+        own["labels"] = {"mode": spec.config.labels.mode}
+    images = spec.schedule.steps * spec.layout.total
     return Stage(
         name=folder,
         config={"task": run.config.task, "seed": run.config.seed, **own},
         needs=tuple(needs),
-        inputs={} if student.trained else init_weights.digests(student),
-        outputs=(f"{student.name}/{student.bundle.name}", f"{folder}/raw_model"),
+        inputs={} if spec.fine_tunes else init_weights.digests(student),
+        outputs=(f"{spec.name}/{student.paths.averaged.name}", f"{folder}/{RAW_MODEL}"),
         working_files=(folder,),
         perform=lambda: train(student),
-        work=3.0 * images * student.flops,
+        work=3.0 * images * student.cost.flops,
         elsewhere=elsewhere,
     )
 
 
-def adoption(student: Student) -> Stage:
+def adoption(student: Generation) -> Stage:
     """Takes the teacher that the run is given, in place of training one."""
     return Stage(
-        name=f"{student.name}/train",
+        name=f"{student.spec.name}/train",
         config={"task": student.run.config.task},
         needs=("data",),
         inputs=init_weights.digests(student),
-        outputs=(f"{student.name}/model",),
+        outputs=(f"{student.spec.name}/{MODEL}",),
         perform=lambda: init_weights.adopt(student),
     )
 
@@ -136,18 +146,16 @@ def adoption(student: Student) -> Stage:
 def evaluation(run: Run, generation: int | str) -> Stage:
     """Evaluates a trained model on validation and test images."""
     student = run.student(generation).final
+    name = student.spec.name
     own = identity(plain(run.config.evaluation), "evaluation")
     images = len(run.dataset.validation) + len(run.dataset.test)
     return Stage(
-        name=f"{student.name}/evaluate",
+        name=f"{name}/evaluate",
         config={"task": run.config.task, "evaluation": own},
-        needs=("data", f"{student.name}/{student.stage}"),
-        outputs=(
-            f"{student.name}/evaluation.json",
-            f"{student.name}/predictions.parquet",
-        ),
+        needs=("data", f"{name}/{student.spec.stage}"),
+        outputs=(f"{name}/{EVALUATION}", f"{name}/{PREDICTIONS}"),
         perform=lambda: evaluate(student),
-        work=2.0 * images * student.flops,
+        work=2.0 * images * student.cost.flops,
     )
 
 
@@ -155,14 +163,15 @@ def labeling(run: Run, generation: int) -> Stage:
     """Has a generation label the pool."""
     teacher = run.student(generation).final
     # The mode is the student's.
-    own = {"top_k": teacher.config.labels.top_k}
+    own = {"top_k": teacher.spec.config.labels.top_k}
+    name = teacher.spec.name
     return Stage(
-        name=f"{teacher.name}/label",
+        name=f"{name}/label",
         config={"task": run.config.task, "labels": own},
-        needs=("data", f"{teacher.name}/{teacher.stage}"),
-        outputs=(f"{teacher.name}/labels",),
+        needs=("data", f"{name}/{teacher.spec.stage}"),
+        outputs=(f"{name}/{LABELS}",),
         perform=lambda: label_pool(teacher),
-        work=1.0 * len(run.dataset.pool) * teacher.flops,
+        work=1.0 * len(run.dataset.pool) * teacher.cost.flops,
     )
 
 
@@ -174,18 +183,19 @@ def selection(run: Run, generation: int) -> Stage:
     not among its needs: another confidence interval shall not make a student stale.
     """
     teacher, student = run.student(generation), run.student(generation + 1)
-    needs = [f"{teacher.name}/label"]
-    own = plain(student.config.selection)
+    name, earlier = teacher.spec.name, student.spec.relabels
+    needs = [f"{name}/label"]
+    own = plain(student.spec.config.selection)
     del own["relabel"]
-    if student.kept_selection:
+    if earlier:
         # Nothing is filtered: what was selected before has other labels now.
-        needs.append(f"{teacher.teacher.name}/select")
+        needs.append(f"{earlier}/select")
         own = {"relabel": True}
     return Stage(
-        name=f"{teacher.name}/select",
+        name=f"{name}/select",
         config={"selection": own},
         needs=tuple(needs),
-        outputs=(f"{teacher.name}/selection",),
+        outputs=(f"{name}/{SELECTION}",),
         perform=lambda: select_pseudo_labels(teacher, student),
     )
 

@@ -1,6 +1,5 @@
 """The configs of the repository: each is built, and its training steps are traced."""
 
-import dataclasses
 import functools
 import re
 import types
@@ -24,23 +23,27 @@ def with_plain_model(student):
     It computes the same. Alternatives for the CPU, and blocks that are computed twice,
     take as long again to trace, and have tests of their own.
     """
-    config = student.config.copy_and_resolve_references()
+    config = student.spec.config.copy_and_resolve_references()
     with config.unlocked():
         config.model.update(depthwise="grouped", remat=False)
-    return dataclasses.replace(student, config=config)
+    return student.changed(config)
 
 
 def kind(student):
     """Tells students apart whose steps are not one, but for the sizes of the batch."""
-    train = student.config.train.to_dict()
+    train = student.spec.config.train.to_dict()
     for size in ("batch", "ratio", "steps", "epochs", "decay_epochs"):
         del train[size]
-    model = (student.config.model.name, student.resolution)
-    return model, repr(sorted(student.arguments.items())), repr(sorted(train.items()))
+    model = (student.spec.config.model.name, student.spec.model.resolution)
+    return (
+        model,
+        repr(sorted(student.spec.model.arguments.items())),
+        repr(sorted(train.items())),
+    )
 
 
 def abstract_batch(student):
-    total, side = student.layout.total, student.resolution
+    total, side = student.spec.layout.total, student.spec.model.resolution
     each = jax.ShapeDtypeStruct((total,), jnp.float32)
     return {
         "image": jax.ShapeDtypeStruct((total, side, side, 3), jnp.uint8),
@@ -60,10 +63,10 @@ def trace(student, monkeypatch):
         return jax.eval_shape(known, variables)
 
     with monkeypatch.context() as patch:
-        patch.setattr(init_weights, "initial_variables", lambda one: one.shapes)
+        patch.setattr(init_weights, "initial_variables", lambda one: one.cost.shapes)
         patch.setattr(TrainState, "create", create_abstractly)
         # What FixRes goes on with has not been trained.
-        trained = types.SimpleNamespace(variables=student.shapes)
+        trained = types.SimpleNamespace(variables=student.cost.shapes)
         patch.setattr(generation.bundles, "read", lambda place: trained)
         step, state = generation.step_and_state(part(student))
     return state, *jax.eval_shape(step, state, abstract_batch(student))
@@ -74,10 +77,10 @@ def test_a_config_can_be_trained(path, monkeypatch):
     run = planned(path)
     preconditions.check(run)
     students = {}
-    every = run.students + [s.final for s in run.students if s.final is not s]
+    every = run.students + [s.final for s in run.students if s.spec.refined]
     for student in map(with_plain_model, every):
         known = students.setdefault(kind(student), student)
-        if student.layout.total > known.layout.total:
+        if student.spec.layout.total > known.spec.layout.total:
             students[kind(student)] = student
     for student in students.values():
         before, after, metrics = trace(student, monkeypatch)

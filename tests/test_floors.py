@@ -106,7 +106,6 @@ def test_imports_go_down_only(name):
     assert not wrong
 
 
-@pytest.mark.xfail(reason="runs/run and runs/fixres", strict=True)
 def test_no_two_files_import_each_other():
     known = {name.removesuffix(".__init__"): path for name, path in modules().items()}
     uses = {name: set() for name in known}

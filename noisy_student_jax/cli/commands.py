@@ -25,7 +25,8 @@ from noisy_student_jax.report import summary as judgment
 from noisy_student_jax.report.contact_sheet import CONTACT_SHEET
 from noisy_student_jax.robustness import command as robustness
 from noisy_student_jax.runs import fixres, scheduler
-from noisy_student_jax.runs.run import DECISIONS, PREPARED, Run
+from noisy_student_jax.runs.paths import DECISIONS, PREPARED
+from noisy_student_jax.runs.run import Run
 from noisy_student_jax.self_training import noisy_student
 
 Options = argparse.Namespace
@@ -71,7 +72,7 @@ def evaluate(options: Options, interruption: Interruption) -> int:
             return robustness.of_bundle(options, interruption)
         one = _open_run(options, interruption)
         name, _, _ = _stage_name(one, options, "evaluate").partition("/")
-        student = next(s for s in one.students if s.name == name)
+        student = next(s for s in one.students if s.spec.name == name)
         return robustness.of_student(options, student, interruption)
     for flag in robustness.FLAGS:
         if getattr(options, flag) not in (None, False):

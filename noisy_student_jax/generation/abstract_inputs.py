@@ -19,16 +19,16 @@ def of_state(trained: Part, optimizer: optax.GradientTransformation) -> TrainSta
             variables,
             optimizer,
             seed=student.run.config.seed,
-            generation=student.number,
+            generation=student.spec.number,
         ),
-        trained.of(student.shapes),
+        trained.of(student.cost.shapes),
     )
 
 
 def of_batch(trained: Part) -> Batch:
     """Returns the shapes of a batch of both streams, as the pipelines make it."""
     student = trained.student
-    layout, run = student.layout, student.run
+    layout, run = student.spec.layout, student.run
     source = run.dataset.labeled
     labels = getattr(source, "labels", None)
     if labels is None:
@@ -45,9 +45,8 @@ def of_batch(trained: Part) -> Batch:
             name: many(number, layout.total) for name in ("dropout", "stochastic_depth")
         },
     }
-    if student.taught_on_the_fly:
-        shown = student.teacher.final.preprocessing.blank()
-        batch["teacher_image"] = many(shown, layout.pseudo)
+    if teacher := student.spec.taught_by:
+        batch["teacher_image"] = many(teacher.preprocessing.blank(), layout.pseudo)
     return batch
 
 

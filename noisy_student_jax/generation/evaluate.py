@@ -15,21 +15,20 @@ from noisy_student_jax.generation.trainable import part, predictor
 from noisy_student_jax.models import bundle as bundles
 from noisy_student_jax.models.bundle import Bundle
 from noisy_student_jax.pseudo_labels import plan
-from noisy_student_jax.runs.paths import EVALUATION, MODEL, PREDICTIONS, RAW_MODEL
-from noisy_student_jax.runs.run import Run, Student
+from noisy_student_jax.runs.run import Generation, Run
 
 
-def evaluate(student: Student) -> dict[str, Any]:
+def evaluate(student: Generation) -> dict[str, Any]:
     """Evaluates a student's weights, EMA and raw, on validation and test images.
 
     Raises:
       UserError: a test image is among those that it or its teachers learned from.
     """
     run, batch = student.run, student.run.config.evaluation.batch
-    ema = bundles.read(student.folder / MODEL)
+    ema = bundles.read(student.paths.model)
     # Of a given teacher there is one set of weights.
-    made_in = student.folder / student.final.stage
-    raw = ema if student.adopted else bundles.read(made_in / RAW_MODEL)
+    adopted = student.spec.adopted
+    raw = ema if adopted else bundles.read(student.final.paths.raw_model)
     refuse_overlap(ema, run.dataset.test)
     trained = part(student.final)
     made = predictor(trained, batch=batch)
@@ -55,10 +54,10 @@ def evaluate(student: Student) -> dict[str, Any]:
     # The last part was the test set.
     _write_predictions(student, found)
     files.write_json(
-        student.folder / EVALUATION,
+        student.paths.evaluation,
         {
             "schema": 1,
-            "generation": student.generation,
+            "generation": student.spec.generation,
             "model": ema.architecture,
             "sha256": ema.sha256,
             "splits": splits,
@@ -115,7 +114,7 @@ def _measured(run: Run, found: Predicted) -> dict[str, Any]:
     }
 
 
-def _write_predictions(student: Student, found: Predicted) -> None:
+def _write_predictions(student: Generation, found: Predicted) -> None:
     """Keeps what was predicted for each test image, for paired comparison."""
     task, test = student.run.task, student.run.dataset.test
     predictions = found.predictions["ema"]
@@ -125,6 +124,6 @@ def _write_predictions(student: Student, found: Predicted) -> None:
         "label": pa.array(task.bucket(predictions)),
         "score": pa.array(task.score(predictions)),
         "primary": pa.array(task.primary(predictions, found.labels)),
-        **task.columns(predictions, top_k=student.config.labels.top_k),
+        **task.columns(predictions, top_k=student.spec.config.labels.top_k),
     }
-    files.write_parquet(student.folder / PREDICTIONS, pa.table(columns))
+    files.write_parquet(student.paths.predictions, pa.table(columns))

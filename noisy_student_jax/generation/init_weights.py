@@ -23,7 +23,7 @@ from noisy_student_jax.interop import published
 from noisy_student_jax.models import bundle as bundles
 from noisy_student_jax.models.bundle import Bundle
 from noisy_student_jax.models.initialize import initialize
-from noisy_student_jax.runs.run import Student
+from noisy_student_jax.runs.run import Generation
 
 AUTO = "auto"
 TEACHER = "teacher"
@@ -32,7 +32,7 @@ HEAD = "params/classifier/"
 FROM_BUNDLE = ("resolution", "crop_padding", "interpolation", "mean", "std")
 
 
-def given(student: Student) -> Bundle | None:
+def given(student: Generation) -> Bundle | None:
     """Returns what a student starts from; None for random weights.
 
     The first teacher, and what learns from labels only, have no teacher to start from.
@@ -40,23 +40,23 @@ def given(student: Student) -> Bundle | None:
     Raises:
       UserError: there are no such weights, or they are damaged.
     """
-    init = student.config.model.init
+    model = student.spec.config.model
     if not is_given(student):
         return None
-    if init == TEACHER:
-        return bundles.read(student.teacher.folder / "model")
-    if init == PRETRAINED:
-        return published.lite_bundle(student.config.model.name)
-    return _read(init, "config.model.init")
+    if model.init == TEACHER:
+        return bundles.read(student.teacher.paths.model)
+    if model.init == PRETRAINED:
+        return published.lite_bundle(model.name)
+    return _read(model.init, "config.model.init")
 
 
-def is_given(student: Student) -> bool:
+def is_given(student: Generation) -> bool:
     """Whether a student starts from given weights; see `given`."""
-    init = student.config.model.init
-    return bool(init) and (init != TEACHER or student.teacher is not None)
+    init = student.spec.config.model.init
+    return bool(init) and (init != TEACHER or student.spec.teacher is not None)
 
 
-def digests(student: Student) -> dict[str, str]:
+def digests(student: Generation) -> dict[str, str]:
     """Returns digests of what a student is given to start from, or to be.
 
     Of what has been taken away since a stage finished it is the one that was noted.
@@ -64,21 +64,22 @@ def digests(student: Student) -> dict[str, str]:
     Raises:
       UserError: what is given is not there, or damaged.
     """
-    name = "teacher" if student.adopted else "init"
-    if not student.adopted and not is_given(student):
+    spec = student.spec
+    name = "teacher" if spec.adopted else "init"
+    if not spec.adopted and not is_given(student):
         return {}
-    if not student.adopted and student.config.model.init == TEACHER:
+    if not spec.adopted and spec.config.model.init == TEACHER:
         # It comes from a stage that this one needs.
         return {name: TEACHER}
     try:
-        bundle = given_teacher(student) if student.adopted else given(student)
+        bundle = given_teacher(student) if spec.adopted else given(student)
     except UserError:
-        finished = student.run.ledger.manifest(f"{student.name}/train")
+        finished = student.run.ledger.manifest(f"{spec.name}/train")
         if finished and name in finished["inputs"]:
             return {name: finished["inputs"][name]}
         raise
     known = {"weights": bundle.sha256, "classes": list(bundle.classes)}
-    if student.adopted:
+    if spec.adopted:
         # It is taken as it is, with what its card says of its use.
         known |= {
             "architecture": bundle.architecture,
@@ -88,17 +89,18 @@ def digests(student: Student) -> dict[str, str]:
     return {name: files.digest(known)}
 
 
-def initial_variables(student: Student) -> PyTree:
+def initial_variables(student: Generation) -> PyTree:
     """Returns the variables that a student's training starts from, on the host.
 
     Raises:
       UserError: what it is to start from is of another architecture.
     """
+    spec = student.spec
     fresh = initialize(
-        student.module,
-        resolution=student.resolution,
+        spec.model.module,
+        resolution=spec.model.resolution,
         seed=student.run.config.seed,
-        generation=student.number,
+        generation=spec.number,
     )
     start = given(student)
     if start is None:
@@ -108,8 +110,8 @@ def initial_variables(student: Student) -> PyTree:
         fresh,
         start.variables,
         keep_head=same_classes,
-        what=f"config.model.init={student.config.model.init} ('{start.architecture}')",
-        model=student.config.model.name,
+        what=f"config.model.init={spec.config.model.init} ('{start.architecture}')",
+        model=spec.model.name,
     )
 
 
@@ -199,30 +201,31 @@ def _be(generation: ConfigDict, bundle: Bundle, place: str) -> None:
     generation.train.part = "all"
 
 
-def adopt(student: Student) -> dict[str, int]:
+def adopt(student: Generation) -> dict[str, int]:
     """Takes a given bundle for the first teacher."""
     bundle = given_teacher(student)
-    bundles.write(bundle, student.folder / "model")
+    bundles.write(bundle, student.paths.model)
     return {
         "steps": 0,
         "images_drawn": 0,
         "labeled": 0,
         "pseudo_labeled": 0,
         "quarantined": 0,
-        "parameters": student.parameters,
+        "parameters": student.cost.parameters,
     }
 
 
-def check_teacher(student: Student) -> None:
+def check_teacher(student: Generation) -> None:
     """Refuses a given teacher that cannot label this pool.
 
     Raises:
       UserError: it is for another task, or of other classes.
     """
     run, bundle = student.run, given_teacher(student)
+    place = student.spec.adopted
     if bundle.task != run.config.task:
         raise UserError(
-            f"config.teacher='{student.adopted}' is for task '{bundle.task}', but"
+            f"config.teacher='{place}' is for task '{bundle.task}', but"
             f" config.task is '{run.config.task}'"
         )
     ours = tuple(run.dataset.classes)
@@ -230,29 +233,29 @@ def check_teacher(student: Student) -> None:
         differing = sorted(set(bundle.classes) ^ set(ours))
         which = f"'{differing[0]}' is in one only" if differing else "in another order"
         raise UserError(
-            f"config.teacher='{student.adopted}' knows {len(bundle.classes)} classes,"
+            f"config.teacher='{place}' knows {len(bundle.classes)} classes,"
             f" which are not the data's {len(ours)} ({which}): give a teacher of the"
             " same classes, or start models from its weights with --config.init"
         )
 
 
-def check(student: Student) -> None:
+def check(student: Generation) -> None:
     """Looks for what a student could not start from.
 
     Raises:
       UserError: given weights do not fit, or have learned from images to be judged on;
         a given teacher is of other classes.
     """
-    if student.adopted:
+    if student.spec.adopted:
         check_teacher(student)
         refuse_judged(student, given_teacher(student))
-    elif is_given(student) and student.config.model.init == TEACHER:
-        ours, theirs = student.shapes, student.teacher.shapes
+    elif is_given(student) and student.spec.config.model.init == TEACHER:
+        ours, theirs = student.cost.shapes, student.teacher.cost.shapes
         if jax.tree.map(np.shape, ours) != jax.tree.map(np.shape, theirs):
             raise UserError(
                 f"config.model.init is '{TEACHER}', but model"
-                f" '{student.config.model.name}' is not the teacher's,"
-                f" '{student.teacher.config.model.name}': give both the same, or start"
+                f" '{student.spec.model.name}' is not the teacher's,"
+                f" '{student.teacher.spec.model.name}': give both the same, or start"
                 " from something else"
             )
     elif is_given(student):
@@ -260,7 +263,7 @@ def check(student: Student) -> None:
         refuse_judged(student, given(student))
 
 
-def refuse_judged(student: Student, bundle: Bundle) -> None:
+def refuse_judged(student: Generation, bundle: Bundle) -> None:
     """Refuses weights that have learned from images that a run is judged on.
 
     Raises:
@@ -275,14 +278,14 @@ def refuse_judged(student: Student, bundle: Bundle) -> None:
         if shared:
             raise UserError(
                 f"{shared} of {len(source)} {name} images are among those that the"
-                f" weights given to {student.name} learned from, so the result would"
-                f" mean nothing: give {name} images that they have not seen"
+                f" weights given to {student.spec.name} learned from, so the result"
+                f" would mean nothing: give {name} images that they have not seen"
             )
 
 
-def given_teacher(student: Student) -> Bundle:
+def given_teacher(student: Generation) -> Bundle:
     """Returns the bundle that a run was given for its first teacher."""
-    return _read(student.adopted, "config.teacher")
+    return _read(student.spec.adopted, "config.teacher")
 
 
 def _read(place: str, field: str) -> Bundle:

@@ -6,14 +6,13 @@ from noisy_student_jax.data.sources import shard_bounds
 from noisy_student_jax.generation.trainable import part, predictor
 from noisy_student_jax.models import bundle as bundles
 from noisy_student_jax.pseudo_labels import label
-from noisy_student_jax.runs.paths import MODEL
-from noisy_student_jax.runs.run import Student
+from noisy_student_jax.runs.run import Generation
 
 
-def label_pool(teacher: Student) -> dict[str, Any]:
+def label_pool(teacher: Generation) -> dict[str, Any]:
     """Has a teacher's bundle label the pool, un-noised (paper §2, step 2)."""
-    run, config = teacher.run, teacher.config
-    bundle = bundles.read(teacher.folder / MODEL)
+    run, config = teacher.run, teacher.spec.config
+    bundle = bundles.read(teacher.paths.model)
     trained = part(teacher.final)
     pool = trained.source(run.dataset.pool, "pool")
     bounds = shard_bounds(len(pool), min(run.config.data.pool_shards, len(pool)))
@@ -23,7 +22,7 @@ def label_pool(teacher: Student) -> dict[str, Any]:
         run.task,
         pool,
         [label.Shard(number, *ends) for number, ends in enumerate(bounds)],
-        teacher.folder / "labels",
+        teacher.paths.labels,
         top_k=config.labels.top_k,
         metadata={
             "task": run.config.task,

@@ -9,8 +9,8 @@ from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.generation import init_weights, streams
 from noisy_student_jax.generation.trainable import head
 from noisy_student_jax.pseudo_labels.plan import SelectionOptions
-from noisy_student_jax.runs import fixres
-from noisy_student_jax.runs.run import Run, Student
+from noisy_student_jax.runs.run import Generation, Run
+from noisy_student_jax.runs.spec import GenerationSpec
 
 
 def check(run: Run, *, devices: int | None = None) -> None:
@@ -29,49 +29,51 @@ def check(run: Run, *, devices: int | None = None) -> None:
             try:
                 look(student, devices)
             except UserError as error:
-                raise UserError(f"{student.name}: {error}") from None
+                raise UserError(f"{student.spec.name}: {error}") from None
 
 
-def _check_config(student: Student, devices: int) -> None:
+def _check_config(student: Generation, devices: int) -> None:
     """Checks what can be told before any image is read."""
-    config = student.config
-    student.layout.check(devices=devices, microbatches=config.train.microbatches)
+    spec = student.spec
+    config, layout, side = spec.config, spec.layout, spec.model.resolution
+    layout.check(devices=devices, microbatches=config.train.microbatches)
     _check_batch_norm_group(student, devices)
     if lanes := streams.make_lanes(student.run.config.data):
-        for size in filter(None, (student.layout.labeled, student.layout.pseudo)):
+        for size in filter(None, (layout.labeled, layout.pseudo)):
             lanes.check(size=lanes.count, batch=size)
     for stream in types.STREAMS:
         noise = streams.input_noise(student, stream)
-        noise.check(height=student.resolution, width=student.resolution)
-    if student.teacher:
+        noise.check(height=side, width=side)
+    if spec.teacher:
         SelectionOptions.from_config(config.selection)
     _check_kept_selection(student)
-    if student.config.train.part == "head":
+    if config.train.part == "head":
         head(student)
-    student.preprocessing  # noqa: B018 - checks itself
 
 
-def _check_kept_selection(student: Student) -> None:
+def _check_kept_selection(student: Generation) -> None:
     """Refuses options of a selection that is not made."""
-    if not student.kept_selection:
+    spec, teacher = student.spec, student.teacher
+    if not spec.relabels or teacher is None:
         return
     ours, theirs = (
         SelectionOptions.from_config(one.config.selection)
-        for one in (student, student.teacher)
+        for one in (spec, teacher.spec)
     )
     for field in dataclasses.fields(SelectionOptions):
         own, earlier = (getattr(one, field.name) for one in (ours, theirs))
         if own != earlier:
             raise UserError(
-                f"config.selection.{field.name} is {own} and {student.teacher.name}'s"
+                f"config.selection.{field.name} is {own} and {spec.teacher}'s"
                 f" {earlier}, but with selection.relabel it keeps the selection of"
-                f" {student.teacher.name}: give both the same, or set"
-                f" generations[{student.generation}].selection.relabel to false"
+                f" {spec.teacher}:"
+                f" give both the same, or set {spec.owner}.selection.relabel to false"
             )
 
 
-def _check_batch_norm_group(student: Student, devices: int) -> None:
-    group, layout = student.config.model.batch_norm_group, student.layout
+def _check_batch_norm_group(student: Generation, devices: int) -> None:
+    config, layout = student.spec.config, student.spec.layout
+    group = config.model.batch_norm_group
     if not group:
         return
     mix = layout.total // layout.groups
@@ -81,7 +83,7 @@ def _check_batch_norm_group(student: Student, devices: int) -> None:
             f" {mix}, so that every group of batch norm holds both streams in their"
             " ratio"
         )
-    parts = devices * student.config.train.microbatches
+    parts = devices * config.train.microbatches
     if layout.total % (group * parts):
         raise UserError(
             f"config.model.batch_norm_group={group} does not divide the"
@@ -90,18 +92,18 @@ def _check_batch_norm_group(student: Student, devices: int) -> None:
         )
 
 
-def _check_model(student: Student, devices: int) -> None:
+def _check_model(student: Generation, devices: int) -> None:
     """Builds the model, and the shapes that pass through it."""
     del devices
-    student.parameters  # noqa: B018
+    student.cost.parameters  # noqa: B018
     init_weights.check(student)
     _check_on_the_fly(student)
 
 
-def _check_on_the_fly(student: Student) -> None:
-    if not student.taught_on_the_fly:
+def _check_on_the_fly(student: Generation) -> None:
+    if not student.spec.taught_by:
         return
-    if student.config.train.part == "head":
+    if student.spec.config.train.part == "head":
         raise UserError(
             "config.labels.mode is 'on_the_fly', but config.train.part is 'head', which"
             " sees features and no images: use 'stored'"
@@ -114,7 +116,33 @@ def _check_on_the_fly(student: Student) -> None:
         )
 
 
-def _check_fixres(student: Student, devices: int) -> None:
-    if student.final is not student:
+def _check_fixres(student: Generation, devices: int) -> None:
+    if student.spec.refined:
         _check_config(student.final, devices)
-        fixres.check(student.final)
+        _check_fine_tuning(student.final.spec)
+
+
+def _check_fine_tuning(spec: GenerationSpec) -> None:
+    """Looks for what a fine-tuning by FixRes would stumble over."""
+    if spec.config.train.part == "head":
+        raise UserError(
+            "config.fixres.resolution is given, but config.train.part is 'head', whose"
+            " features are computed once: set fixres.resolution to 0"
+        )
+    if not (spec.config.train.steps or spec.config.train.epochs):
+        raise UserError(
+            "config.fixres.resolution is given, so that fixres.steps or fixres.epochs"
+            " has to be above 0"
+        )
+    if spec.schedule.start < 0:
+        raise UserError(
+            f"config.fixres asks for {spec.schedule.steps} steps, more than the"
+            " training itself has: they are to be the last of its schedule; give fewer"
+        )
+    try:
+        spec.trainee  # noqa: B018 - checks itself
+    except UserError as error:
+        raise UserError(
+            f"config.fixres.frozen_blocks={spec.config.fixres.frozen_blocks} cannot"
+            f" be: {error} (-1 freezes nothing)"
+        ) from None

@@ -7,20 +7,20 @@ from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.pseudo_labels import selection
 from noisy_student_jax.pseudo_labels.plan import SelectionOptions
 from noisy_student_jax.pseudo_labels.warnings import Expected
-from noisy_student_jax.runs.paths import EVALUATION
-from noisy_student_jax.runs.run import Student
+from noisy_student_jax.runs.run import Generation
 
 
-def select_pseudo_labels(teacher: Student, student: Student) -> dict[str, Any]:
+def select_pseudo_labels(teacher: Generation, student: Generation) -> dict[str, Any]:
     """Selects, of a teacher's labels, what its student will see.
 
     Raises:
       UserError: the teacher has not been evaluated, so that the pool cannot be
         compared with its validation images; or as `selection.select`.
     """
-    run, folder = teacher.run, teacher.folder / "selection"
-    kept = student.kept_selection
-    options = SelectionOptions.from_config(student.config.selection)
+    run, folder = teacher.run, teacher.paths.selection
+    earlier = student.spec.relabels
+    kept = run.named(earlier).paths.selection if earlier else None
+    options = SelectionOptions.from_config(student.spec.config.selection)
     if kept:
         options = selection.kept_options(kept)
     if (folder / selection.SUMMARY).is_file():
@@ -28,7 +28,7 @@ def select_pseudo_labels(teacher: Student, student: Student) -> dict[str, Any]:
         summary = files.read_json(folder / selection.SUMMARY)
     else:
         summary = selection.select(
-            teacher.folder / "labels",
+            teacher.paths.labels,
             folder,
             options,
             targets=run.task.stored_targets,
@@ -41,16 +41,16 @@ def select_pseudo_labels(teacher: Student, student: Student) -> dict[str, Any]:
     return summary["counts"]
 
 
-def _expected(teacher: Student) -> Expected:
+def _expected(teacher: Generation) -> Expected:
     """Says what a teacher's labels would be like on a pool like the labeled images."""
     run = teacher.run
-    if not (teacher.folder / EVALUATION).is_file():
+    if not teacher.paths.evaluation.is_file():
         raise UserError(
-            f"{teacher.name}/select needs {teacher.name}/evaluate, which has not"
-            f" finished in '{run.workdir}': run that stage first, or the whole loop"
+            f"{teacher.spec.name}/select needs {teacher.spec.name}/evaluate, which has"
+            f" not finished in '{run.workdir}': run that stage first, or the whole loop"
             " with `noisy-student run`"
         )
-    evaluation = files.read_json(teacher.folder / EVALUATION)
+    evaluation = files.read_json(teacher.paths.evaluation)
     return Expected.from_run(
         getattr(run.dataset.labeled, "labels", None),
         classes=len(run.dataset.classes),

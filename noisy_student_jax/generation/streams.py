@@ -23,7 +23,7 @@ from noisy_student_jax.generation import init_weights
 from noisy_student_jax.generation.trainable import FeatureSource, HeadOnFeatures, Part
 from noisy_student_jax.models import bundle as bundles
 from noisy_student_jax.pseudo_labels import selection
-from noisy_student_jax.runs.run import Student
+from noisy_student_jax.runs.run import Generation
 
 QUARANTINE = "quarantine.csv"
 
@@ -69,7 +69,7 @@ class Streams:
         return [self.labeled] + ([self.second] if self.second else [])
 
 
-def make(student: Student) -> Streams:
+def make(student: Generation) -> Streams:
     """Finds a student's images, and the labels that its teacher gave.
 
     Raises:
@@ -79,17 +79,18 @@ def make(student: Student) -> Streams:
     own = key_hashes(student.run.dataset.labeled)
     if start := init_weights.given(student):
         own = np.union1d(own, start.trained_on)
-    if student.trained:
-        before = bundles.read(student.trained.bundle)
+    spec = student.spec
+    if spec.fine_tunes:
+        before = bundles.read(student.trained.paths.averaged)
         return Streams(labeled, None, before.trained_on)
-    if not student.layout.pseudo:
+    if not spec.layout.pseudo:
         return Streams(labeled, None, own)
-    if student.labels_only:
-        noise = make_noise(student.config.noise.pseudo)
+    if spec.role.labels_only:
+        noise = make_noise(spec.config.noise.pseudo)
         return Streams(labeled, dataclasses.replace(labeled, noise=noise), own)
     pseudo, drawn = _pseudo_labeled(student)
-    teacher = bundles.read(student.teacher.folder / "model")
-    if student.taught_on_the_fly:
+    teacher = bundles.read(student.teacher.paths.model)
+    if spec.taught_by:
         pseudo = dataclasses.replace(pseudo, teacher=teacher.preprocessing)
     learned = np.concatenate([own, drawn, teacher.trained_on])
     return Streams(labeled, pseudo, np.unique(learned))
@@ -144,12 +145,12 @@ def _usable(
     return picks[good[picks[:, 0]]]
 
 
-def input_noise(student: Student, stream: str) -> InputNoise:
+def input_noise(student: Generation, stream: str) -> InputNoise:
     """Returns what is done to a stream's images: nothing if only a head is trained."""
-    if student.config.train.part == "head":
+    if student.spec.config.train.part == "head":
         # Features are computed once, of images as they are.
         return InputNoise()
-    return make_noise(student.config.noise[stream]).input
+    return make_noise(student.spec.config.noise[stream]).input
 
 
 def make_lanes(section: Any) -> Lanes | None:
@@ -160,7 +161,7 @@ def make_lanes(section: Any) -> Lanes | None:
 
 
 def open_pipeline(
-    student: Student, learned: Streams, mesh: Mesh, preprocessing: Any
+    student: Generation, learned: Streams, mesh: Mesh, preprocessing: Any
 ) -> ResidentPipeline | HostedPipeline:
     """Chooses how the images come, and makes ready for the first batch.
 
@@ -174,8 +175,8 @@ def open_pipeline(
       preprocessing: of what `learned` has.
     """
     data = student.run.config.data
-    numbers = {"seed": student.run.config.seed, "generation": student.number}
-    road = (learned.both, student.layout, mesh, preprocessing)
+    numbers = {"seed": student.run.config.seed, "generation": student.spec.number}
+    road = (learned.both, student.spec.layout, mesh, preprocessing)
     sources = [stream.source for stream in learned.both]
     images = sum(_distinct(stream) for stream in learned.both)
     if is_resident(student, sources, images):
@@ -189,16 +190,16 @@ def open_pipeline(
     else:
         feed = SourceFeed(*road, **numbers, decoder=data.decoder)
     quarantine = Quarantine(
-        student.folder / student.stage / QUARANTINE,
+        student.paths.training / QUARANTINE,
         records=images,
         most=data.max_quarantined,
     )
     return HostedPipeline(
-        learned.both, student.layout, mesh, feed, quarantine, **numbers
+        learned.both, student.spec.layout, mesh, feed, quarantine, **numbers
     )
 
 
-def is_resident(student: Student, sources: list[Source], images: int) -> bool:
+def is_resident(student: Generation, sources: list[Source], images: int) -> bool:
     """Whether a student's images live on the devices.
 
     Args:
@@ -206,15 +207,16 @@ def is_resident(student: Student, sources: list[Source], images: int) -> bool:
       sources: that it learns from.
       images: how many of them it draws from.
     """
-    noise = student.config.noise
-    if student.config.train.part == "all":
+    spec = student.spec
+    noise = spec.config.noise
+    if spec.config.train.part == "all":
         if any(noise[stream].crop_area for stream in STREAMS[: len(sources)]):
             return False
         if any(hasattr(source, "read_encoded") for source in sources):
             return False
-    each = getattr(sources[0], "bytes_per_record", 3 * student.resolution**2)
-    if student.taught_on_the_fly:
-        each += 3 * student.teacher.final.resolution**2
+    each = getattr(sources[0], "bytes_per_record", 3 * spec.model.resolution**2)
+    if spec.taught_by:
+        each += 3 * spec.taught_by.resolution**2
     held = images * each
     return held <= student.run.config.data.resident_gigabytes * 1e9
 
@@ -223,7 +225,7 @@ def _distinct(stream: Stream) -> int:
     return len(np.unique(stream.picks[:, 0]))
 
 
-def _labeled(student: Student) -> Stream:
+def _labeled(student: Generation) -> Stream:
     source = student.run.dataset.labeled
     rows = np.arange(len(source))
     return Stream(
@@ -231,12 +233,12 @@ def _labeled(student: Student) -> Stream:
         picks=np.stack([rows, rows], axis=1),
         targets=student.run.task.targets(labels_of(source)),
         to_target=lambda stored: stored,
-        noise=make_noise(student.config.noise.labeled),
+        noise=make_noise(student.spec.config.noise.labeled),
         lanes=make_lanes(student.run.config.data),
     )
 
 
-def _check_keys(student: Student, picks: np.ndarray, pool: Source) -> None:
+def _check_keys(student: Generation, picks: np.ndarray, pool: Source) -> None:
     """Makes sure that each label is of the image that it is joined to.
 
     Args:
@@ -247,7 +249,7 @@ def _check_keys(student: Student, picks: np.ndarray, pool: Source) -> None:
     Raises:
       UserError: the plan was made from labels of another pool.
     """
-    folder = student.teacher.folder / "selection"
+    folder = student.teacher.paths.selection
     planned = pq.read_table(folder / selection.PLAN, columns=["key"])[
         "key"
     ].combine_chunks()
@@ -261,10 +263,10 @@ def _check_keys(student: Student, picks: np.ndarray, pool: Source) -> None:
             )
 
 
-def _pseudo_labeled(student: Student) -> tuple[Stream, np.ndarray]:
+def _pseudo_labeled(student: Generation) -> tuple[Stream, np.ndarray]:
     """Returns the stream, and the hashes of the keys in it."""
     pool = student.run.dataset.pool
-    picks, targets = selection.load_picks(student.teacher.folder / "selection")
+    picks, targets = selection.load_picks(student.teacher.paths.selection)
     drawn, first = np.unique(picks[:, 0], return_index=True)
     _check_keys(student, picks[first], pool)
     stream = Stream(
@@ -272,7 +274,7 @@ def _pseudo_labeled(student: Student) -> tuple[Stream, np.ndarray]:
         picks=picks,
         targets=targets,
         to_target=student.run.task.pseudo_targets,
-        noise=make_noise(student.config.noise.pseudo),
+        noise=make_noise(student.spec.config.noise.pseudo),
         lanes=make_lanes(student.run.config.data),
     )
     return stream, key_hashes(pool, drawn)

@@ -1,4 +1,4 @@
-"""One generation: train a student, evaluate it, have it label the pool, select."""
+"""Trains a model on its streams, or fine-tunes it (paper §2, steps 1 and 3)."""
 
 import dataclasses
 import functools
@@ -20,8 +20,7 @@ from noisy_student_jax.generation.trainable import Part, part, predictor
 from noisy_student_jax.models import bundle as bundles
 from noisy_student_jax.models.bundle import Bundle
 from noisy_student_jax.runs import fixres
-from noisy_student_jax.runs.paths import MODEL, RAW_MODEL
-from noisy_student_jax.runs.run import Student
+from noisy_student_jax.runs.run import Generation
 from noisy_student_jax.training import loop
 from noisy_student_jax.training import optimizer as optimizers
 from noisy_student_jax.training.compiled_step import StepProgram
@@ -30,15 +29,15 @@ from noisy_student_jax.training.state import TrainState
 from noisy_student_jax.training.step import StepOptions, Teacher, TrainStep
 
 
-def train(student: Student) -> dict[str, Any]:
+def train(student: Generation) -> dict[str, Any]:
     """Trains a student on its streams; writes its bundle (EMA), and the raw one.
 
-    Or fine-tunes it, if it is one of `fixres.fine_tuned`.
+    Or fine-tunes it, where it is the fine-tuning of FixRes.
     """
-    run = student.run
+    run, spec = student.run, student.spec
     mesh = sharding.make_mesh()
-    layout = student.layout
-    layout.check(devices=mesh.size, microbatches=student.config.train.microbatches)
+    layout, options = spec.layout, spec.config.train
+    layout.check(devices=mesh.size, microbatches=options.microbatches)
     trained = part(student)
     learned = streams.make(student).read_by(trained)
     validate = _validation(trained)
@@ -50,8 +49,8 @@ def train(student: Student) -> dict[str, Any]:
         state=abstract_inputs.of_state(trained, optimizer),
         batch=abstract_inputs.of_batch(trained),
         taught_by=taught_by,
-        shard_state=student.config.train.shard_state,
-        reuse=student.config.train.reuse_program,
+        shard_state=options.shard_state,
+        reuse=options.reuse_program,
     )
     state = jax.device_put(fresh_state(trained, optimizer), program.held)
     pipeline = streams.open_pipeline(student, learned, mesh, trained.preprocessing)
@@ -62,7 +61,7 @@ def train(student: Student) -> dict[str, Any]:
             state,
             pipeline,
             _loop_options(student),
-            folder=student.folder / student.stage,
+            folder=student.paths.training,
             batch_size=layout.total,
             validate=validate,
             records=pipeline.records,
@@ -72,23 +71,23 @@ def train(student: Student) -> dict[str, Any]:
     finally:
         pipeline.close()
     sha256 = _write_bundles(trained, state, learned.trained_on)
-    pseudo = learned.second if student.teacher else None
+    pseudo = learned.second if spec.teacher else None
     return {
-        "steps": student.steps,
-        "images_drawn": student.steps * layout.total,
+        "steps": spec.schedule.steps,
+        "images_drawn": spec.schedule.steps * layout.total,
         "labeled": len(learned.labeled.source),
         "pseudo_labeled": len(np.unique(pseudo.picks[:, 0])) if pseudo else 0,
         "quarantined": pipeline.quarantined,
-        "parameters": student.parameters,
+        "parameters": student.cost.parameters,
         "sha256": sha256,
     }
 
 
-def teacher_of(student: Student) -> tuple[Teacher | None, PyTree | None]:
+def teacher_of(student: Generation) -> tuple[Teacher | None, PyTree | None]:
     """Returns what labels in a student's steps, and its variables; None if nothing."""
-    if not student.taught_on_the_fly:
+    if not student.spec.taught_by:
         return None, None
-    task, bundle = student.run.task, bundles.read(student.teacher.folder / MODEL)
+    task, bundle = student.run.task, bundles.read(student.teacher.paths.model)
     teacher = Teacher(
         models.create(bundle.architecture, **bundle.arguments),
         lambda outputs: task.taught_targets(task.predict(outputs)),
@@ -119,9 +118,9 @@ def fresh_state(trained: Part, optimizer: optax.GradientTransformation) -> Train
       optimizer: of `step_and_optimizer`.
     """
     student = trained.student
-    numbers = {"seed": student.run.config.seed, "generation": student.number}
-    if student.trained:
-        variables = bundles.read(student.trained.bundle).variables
+    numbers = {"seed": student.run.config.seed, "generation": student.spec.number}
+    if student.spec.fine_tunes:
+        variables = bundles.read(student.trained.paths.averaged).variables
     else:
         variables = trained.initial()
     return TrainState.create(variables, optimizer, **numbers)
@@ -137,18 +136,17 @@ def step_and_optimizer(
       teacher: what labels in the step, if anything does.
     """
     student = trained.student
-    run, config = student.run, student.config
+    run, spec = student.run, student.spec
+    config, length = spec.config, spec.schedule
     options = OptimizerOptions.from_config(config.train)
     schedule = optimizers.make_schedule(
         options,
         batch=config.train.batch,
-        steps=student.schedule_start + student.steps,
-        steps_per_epoch=student.steps_per_epoch,
-        start=student.schedule_start,
+        steps=length.start + length.steps,
+        steps_per_epoch=length.steps_per_epoch,
+        start=length.start,
     )
-    layout, module = student.layout, trained.module
-    if student.trained:
-        module = student.trainee
+    module = spec.trainee if spec.fine_tunes else trained.module
     frozen = getattr(module, "frozen", ())
     optimizer = optimizers.make_optimizer(options, schedule, frozen=frozen)
     step = TrainStep(
@@ -158,7 +156,7 @@ def step_and_optimizer(
         schedule,
         StepOptions(
             # Without a second stream there is nothing to weigh against.
-            ratio=config.train.ratio if layout.pseudo else 0.0,
+            ratio=config.train.ratio if spec.layout.pseudo else 0.0,
             loss_normalization=config.train.loss_normalization,
             weight_decay=options.weight_decay if options.decay_in_loss else 0.0,
             ema_decay=config.train.ema_decay,
@@ -173,29 +171,30 @@ def step_and_optimizer(
     return step, optimizer
 
 
-def _companions(student: Student) -> int:
+def _companions(student: Generation) -> int:
     """Returns how many consecutive examples stay together in a microbatch.
 
     Whole groups of the layout, and of batch norm: an example then has the same
     companions in its batch statistics with and without microbatches.
     """
-    of_layout = student.layout.total // student.layout.groups
-    return math.lcm(of_layout, student.config.model.batch_norm_group or 1)
+    layout = student.spec.layout
+    group = student.spec.config.model.batch_norm_group
+    return math.lcm(layout.total // layout.groups, group or 1)
 
 
-def loss_options(student: Student) -> LossOptions:
+def loss_options(student: Generation) -> LossOptions:
     """Says how a student's targets are softened, hardened and smoothed."""
-    options = LossOptions.from_config(student.config.train)
-    if student.labels_only:
+    options = LossOptions.from_config(student.spec.config.train)
+    if student.spec.role.labels_only:
         # Its second stream holds true labels: smoothed as such, never softened.
         return dataclasses.replace(options, targets="hard")
     return options
 
 
-def _loop_options(student: Student) -> loop.LoopOptions:
+def _loop_options(student: Generation) -> loop.LoopOptions:
     log, checkpoint = student.run.config.log, student.run.config.checkpoint
     return loop.LoopOptions(
-        steps=student.steps,
+        steps=student.spec.schedule.steps,
         checkpoint_every=checkpoint.every_steps,
         checkpoints_kept=checkpoint.keep,
         asynchronous=checkpoint.asynchronous,
@@ -229,35 +228,41 @@ def _validation(trained: Part):
 def _write_bundles(trained: Part, state: TrainState, trained_on: np.ndarray) -> str:
     """Writes the EMA and the raw weights; returns the SHA-256 of the former."""
     student = trained.student
-    run, teacher, start = student.run, student.teacher, init_weights.given(student)
-    taught_by = bundles.read(teacher.folder / MODEL).sha256 if teacher else None
+    run, spec, paths = student.run, student.spec, student.paths
+    teacher, start = student.teacher, init_weights.given(student)
+    taught_by = bundles.read(teacher.paths.model).sha256 if teacher else None
     refined = {}
-    if student.trained:
-        before = bundles.read(student.trained.bundle).sha256
-        refined = {"fixres": fixres.origin(student, before)}
+    if spec.fine_tunes:
+        refined["fixres"] = fixres.origin(
+            resolution=spec.model.resolution,
+            trained_at=student.trained.spec.model.resolution,
+            frozen_blocks=spec.config.fixres.frozen_blocks,
+            steps=spec.schedule.steps,
+            sha256=bundles.read(student.trained.paths.averaged).sha256,
+        )
 
     def write(variables: PyTree, weights: str, folder: pathlib.Path) -> str:
         bundle = Bundle(
-            architecture=student.config.model.name,
-            arguments=student.arguments,
-            preprocessing=student.preprocessing,
+            architecture=spec.model.name,
+            arguments=spec.model.arguments,
+            preprocessing=spec.model.preprocessing,
             task=run.config.task,
             classes=run.dataset.classes,
             variables=trained.whole(jax.device_get(variables)),
             origin={
-                "generation": student.generation,
+                "generation": spec.generation,
                 "dataset": run.dataset.name,
-                "steps": (student.trained or student).steps,
+                "steps": student.trained.spec.schedule.steps,
                 "seed": run.config.seed,
                 "weights": weights,
                 "teacher": taught_by,
                 "started_from": start.sha256 if start else None,
-                "part_trained": student.config.train.part,
+                "part_trained": spec.config.train.part,
                 **refined,
             },
             trained_on=trained_on,
         )
         return bundles.write(bundle, folder).sha256
 
-    write(state.raw_variables, "raw", student.folder / student.stage / RAW_MODEL)
-    return write(state.ema_variables, "ema", student.bundle)
+    write(state.raw_variables, "raw", paths.raw_model)
+    return write(state.ema_variables, "ema", paths.averaged)

@@ -25,7 +25,7 @@ from noisy_student_jax.evaluation.predictor import Predictor, predict_batches
 from noisy_student_jax.generation import init_weights
 from noisy_student_jax.models.bundle import Bundle
 from noisy_student_jax.models.initialize import abstract_variables
-from noisy_student_jax.runs.run import Run, Student
+from noisy_student_jax.runs.run import Generation, Run
 
 FEATURES = "features"
 """The folder of a run's features; what is in it can be computed again."""
@@ -43,7 +43,7 @@ class Part:
       preprocessing: of what `source` gives.
     """
 
-    student: Student
+    student: Generation
     module: nn.Module
     preprocessing: Any
 
@@ -59,7 +59,7 @@ class Part:
 
     def made_up(self, count: int) -> np.ndarray:
         """Makes up `count` records, as it reads them, to measure its speed with."""
-        return made_up_images(count, self.student.resolution)
+        return made_up_images(count, self.student.spec.model.resolution)
 
     def initial(self) -> PyTree:
         """Returns what its training starts from, on the host."""
@@ -74,14 +74,15 @@ class Part:
         return variables
 
 
-def part(student: Student) -> Part:
+def part(student: Generation) -> Part:
     """Returns the part of a student's model that is trained.
 
     Raises:
       UserError: the student has no frozen body, or its model no head of its own.
     """
-    if student.config.train.part == "all" or student.adopted:
-        return Part(student, student.module, student.preprocessing)
+    spec = student.spec
+    if spec.config.train.part == "all" or spec.adopted:
+        return Part(student, spec.model.module, spec.model.preprocessing)
     return HeadOnFeatures(student, head(student), OnePixel(width(student)))
 
 
@@ -91,9 +92,9 @@ def made_up_images(count: int, side: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 
 
-def width(student: Student) -> int:
+def width(student: Generation) -> int:
     """Returns the channels of what the head of a student's model reads."""
-    module, side = student.module, student.resolution
+    module, side = student.spec.model.module, student.spec.model.resolution
     outputs = jax.eval_shape(
         lambda images: module.init_with_output(jax.random.key(0), images)[0],
         jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32),
@@ -101,20 +102,20 @@ def width(student: Student) -> int:
     return outputs["pooled"].shape[-1]
 
 
-def head(student: Student) -> nn.Module:
+def head(student: Generation) -> nn.Module:
     """Returns the head of a student's model, after looking whether it can be trained.
 
     Raises:
       UserError: see `part`.
     """
-    model = student.config.model
+    model = student.spec.config.model
     if not init_weights.is_given(student):
         raise UserError(
             "config.train.part is 'head', which leaves the rest as it is, but"
-            f" config.model.init='{model.init}' gives {student.name} no weights to"
+            f" config.model.init='{model.init}' gives {student.spec.name} no weights to"
             " start from: give a bundle, or 'pretrained'"
         )
-    found = getattr(student.module, "head", None)
+    found = getattr(student.spec.model.module, "head", None)
     if found is None:
         raise UserError(
             f"config.train.part is 'head', but model '{model.name}' has no head of its"
@@ -176,23 +177,23 @@ class HeadOnFeatures(Part):
 
     def source(self, source: Source, name: str) -> "FeatureSource":
         """See `Part`; features that are not there yet are computed, and kept."""
-        run = self.student.run
+        run, model = self.student.run, self.student.spec.model
         made_by = {
-            "model": self.student.config.model.name,
+            "model": model.name,
             "arguments": {
                 name: value
-                for name, value in self.student.arguments.items()
+                for name, value in model.arguments.items()
                 if name not in ("outputs", "dropout_rate")
             },
             "weights": self._body.sha256,
-            "preprocessing": dataclasses.asdict(self.student.preprocessing),
+            "preprocessing": dataclasses.asdict(model.preprocessing),
         }
         folder = run.workdir / FEATURES / files.digest(made_by)[:16]
         folder /= f"{name}-{fingerprint(source)[:16]}"
         predictor = Predictor(
             _POOLED,
-            self.student.module,
-            self.student.preprocessing,
+            model.module,
+            model.preprocessing,
             batch=run.config.labels.batch,
             ahead=run.config.data.prefetch,
             in_pieces=run.config.evaluation.in_pieces,

@@ -23,7 +23,6 @@ So a larger budget never gives smaller images, nor, for the same images, fewer s
 """
 
 import bisect
-import dataclasses
 import functools
 import itertools
 
@@ -33,7 +32,7 @@ from noisy_student_jax.config.decisions import Decision
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.planning import throughput
 from noisy_student_jax.planning.throughput import Speed, Speeds
-from noisy_student_jax.runs.run import Run, Student
+from noisy_student_jax.runs.run import Generation, Run
 
 MARGIN = 0.9
 LEAST_PERCENT = 40
@@ -108,38 +107,32 @@ def _hours(
     """
     total = 0.0
     for student in _changed(run, strides, percent):
-        side, speed = measured[student.name]
-        speed = speed.scaled((side / student.resolution) ** 2)
+        side, speed = measured[student.spec.name]
+        speed = speed.scaled((side / student.spec.model.resolution) ** 2)
         total += throughput.hours(student, speed)["total"]
     return total
 
 
-def _measured(students: list[Student], speeds: Speeds) -> dict[str, tuple[int, Speed]]:
-    return {one.name: (one.resolution, speeds(one)) for one in students}
+def _measured(
+    students: list[Generation], speeds: Speeds
+) -> dict[str, tuple[int, Speed]]:
+    return {one.spec.name: (one.spec.model.resolution, speeds(one)) for one in students}
 
 
-def _changed(run: Run, strides: int, percent: int) -> list[Student]:
+def _changed(run: Run, strides: int, percent: int) -> list[Generation]:
     """Returns the run's students with smaller images and fewer steps."""
     config = decisions.apply(run.config, _given_up(run, strides, percent))
-    return [
-        dataclasses.replace(
-            one,
-            config=config[one.generation]
-            if one.labels_only
-            else config.generations[one.generation],
-        )
-        for one in run.students
-    ]
+    return run.reconfigured(config).students
 
 
 def _given_up(
     run: Run, strides: int, percent: int, *, to_fit: str = ""
 ) -> list[Decision]:
     return [
-        Decision(f"{_section(student)}.{field}", value, f"{to_fit}: {what}")
+        Decision(f"{student.spec.owner}.{field}", value, f"{to_fit}: {what}")
         for student in run.students
         # A given teacher is what it is.
-        if not student.adopted
+        if not student.spec.adopted
         for field, value, what in [
             *_smaller_images(student, strides),
             *_fewer_steps(student, percent),
@@ -147,54 +140,50 @@ def _given_up(
     ]
 
 
-def _section(student: Student) -> str:
-    if student.labels_only:
-        return student.name
-    return f"generations[{student.generation}]"
-
-
-def _fewer_steps(student: Student, percent: int) -> list[tuple]:
+def _fewer_steps(student: Generation, percent: int) -> list[tuple]:
     """Returns fields, values and what to tell."""
-    train, steps = student.config.train, max(1, student.steps * percent // 100)
-    if percent == 100 or steps == student.steps:
+    train, asked = student.spec.config.train, student.spec.schedule.steps
+    steps = max(1, asked * percent // 100)
+    if percent == 100 or steps == asked:
         return []
-    told = f"steps {student.steps:,} → {steps:,}"
+    told = f"steps {asked:,} → {steps:,}"
     if percent < LEAST_PERCENT:
         told += ", too little to learn from: expect a poor result"
     changed = [("train.steps", steps, told)]
     if train.epochs:
         changed.append(("train.epochs", 0.0, told))
-    if student.final is not student:
-        fewer = max(1, round(student.final.steps * steps / student.steps))
+    if student.spec.refined:
+        finer = student.final.spec.schedule.steps
+        fewer = max(1, round(finer * steps / asked))
         changed.append(("fixres.steps", fewer, told))
     for name in ("warmup_epochs", "decay_epochs"):
-        value = train[name] * steps / student.steps
+        value = train[name] * steps / asked
         if value != train[name]:
             told = "warm-up and decay of the learning rate shortened with the steps"
             changed.append((f"train.{name}", value, told))
     return changed
 
 
-def _smaller_images(student: Student, strides: int) -> list[tuple]:
+def _smaller_images(student: Generation, strides: int) -> list[tuple]:
     """Returns fields, values and what to tell."""
-    side = _side(student, strides)
-    if side == student.resolution:
+    side, asked = _side(student, strides), student.spec.model.resolution
+    if side == asked:
         return []
-    changed = [("model.resolution", side, f"images {student.resolution} → {side} px")]
+    changed = [("model.resolution", side, f"images {asked} → {side} px")]
     for field in IN_PIXELS:
         value = functools.reduce(
-            lambda part, name: part[name], field.split("."), student.config
+            lambda part, name: part[name], field.split("."), student.spec.config
         )
-        pixels = max(1, round(value * side / student.resolution))
+        pixels = max(1, round(value * side / asked))
         if value > 0 and pixels != value:
             told = "crops and noise in pixels scaled with the images"
             changed.append((field, type(value)(pixels), told))
     return changed
 
 
-def _side(student: Student, strides: int) -> int:
-    asked = student.resolution
-    fixed = student.adopted or not _takes_any_size(student)
+def _side(student: Generation, strides: int) -> int:
+    asked = student.spec.model.resolution
+    fixed = student.spec.adopted or not _takes_any_size(student)
     if not strides or fixed or asked <= LEAST_SIDE:
         return asked
     exact = asked / STRIDE**strides
@@ -202,8 +191,8 @@ def _side(student: Student, strides: int) -> int:
     return min(asked, max(LEAST_SIDE, round(exact / multiple) * multiple))
 
 
-def _takes_any_size(student: Student) -> bool:
-    return student.config.model.name in models.names()
+def _takes_any_size(student: Generation) -> bool:
+    return student.spec.model.name in models.names()
 
 
 def _last_stride(run: Run) -> int:

@@ -4,13 +4,13 @@ import math
 from typing import Any
 
 from noisy_student_jax.config.accelerators import CHIPS
-from noisy_student_jax.runs.run import Student
+from noisy_student_jax.runs.run import Generation
 
 BACKWARD = 2
 """The backward pass costs about twice the forward one."""
 
 
-def images(student: Student) -> dict[str, int]:
+def images(student: Generation) -> dict[str, int]:
     """Returns how many images pass through a student's model, forward.
 
     Returns:
@@ -19,39 +19,40 @@ def images(student: Student) -> dict[str, int]:
       with raw and averaged weights, on validation images in training and on
       validation and test images after it.
     """
-    run = student.run
-    labels = not student.labels_only and student.generation != run.last
-    validations = math.ceil(student.steps / run.config.log.validate_every_steps)
+    run, spec = student.run, student.spec
+    labels = not spec.role.labels_only and spec.generation != run.last
+    steps = spec.schedule.steps
+    validations = math.ceil(steps / run.config.log.validate_every_steps)
     evaluated = validations * len(run.dataset.validation)
-    if student.final is student:
+    if not spec.refined:
         evaluated += len(run.dataset.validation) + len(run.dataset.test)
     else:
         # What FixRes makes of it labels, and is tested.
         labels = False
     return {
-        "train": student.steps * student.layout.total,
+        "train": steps * spec.layout.total,
         "label": labels * len(run.dataset.pool),
         "evaluate": 2 * evaluated,
     }
 
 
-def passed_once(student: Student) -> dict[str, int]:
+def passed_once(student: Generation) -> dict[str, int]:
     """Returns the images that a frozen body computes features of, and in which stage.
 
     What a model learns from alone to be compared with has the last student's features.
     """
-    data, labels = student.run.dataset, student.generation != student.run.last
-    if student.labels_only:
+    data, labels = student.run.dataset, student.spec.generation != student.run.last
+    if student.spec.role.labels_only:
         return {"train": 0, "label": 0, "evaluate": 0}
     pool = len(data.pool)
     return {
-        "train": len(data.labeled) + bool(student.teacher) * pool,
-        "label": pool if labels and not student.teacher else 0,
+        "train": len(data.labeled) + bool(student.spec.teacher) * pool,
+        "label": pool if labels and not student.spec.teacher else 0,
         "evaluate": len(data.validation) + len(data.test),
     }
 
 
-def flops(student: Student) -> dict[str, float]:
+def flops(student: Generation) -> dict[str, float]:
     """Returns the floating point operations behind `images`.
 
     A block that is computed again for the backward pass (``model.remat``) counts
@@ -59,24 +60,24 @@ def flops(student: Student) -> dict[str, float]:
     """
     counts = images(student)
     counts["train"] *= 1 + BACKWARD
-    if student.config.train.part == "head":
+    if student.spec.config.train.part == "head":
         counts = passed_once(student)
-    found = {name: float(student.flops * count) for name, count in counts.items()}
-    if student.taught_on_the_fly:
-        taught = student.steps * student.layout.pseudo
-        found["train"] += float(taught * student.teacher.final.flops)
+    found = {name: float(student.cost.flops * count) for name, count in counts.items()}
+    if shown := student.spec.taught_by:
+        taught = student.spec.schedule.steps * student.spec.layout.pseudo
+        found["train"] += float(taught * student.run.costs.of(shown).flops)
     return found
 
 
-def draws_an_epoch(student: Student) -> int:
+def draws_an_epoch(student: Generation) -> int:
     """Returns how many draws make an epoch of a student's second stream.
 
     For pseudo-labels it is an upper bound, which is reached if every class has a
     record to be drawn; how many records have a score that is high enough, no plan
     knows.
     """
-    data, selection = student.run.dataset, student.config.selection
-    if not student.teacher:
+    data, selection = student.run.dataset, student.spec.config.selection
+    if not student.spec.teacher:
         return len(data.labeled)
     if selection.method == "all":
         return len(data.pool)
@@ -85,9 +86,9 @@ def draws_an_epoch(student: Student) -> int:
     return min(full, most) if most else full
 
 
-def passes(student: Student) -> dict[str, float]:
+def passes(student: Generation) -> dict[str, float]:
     """Returns how often each stream goes through its records."""
-    layout, steps = student.layout, student.steps
+    layout, steps = student.spec.layout, student.spec.schedule.steps
     found = {"labeled": steps * layout.labeled / len(student.run.dataset.labeled)}
     if layout.pseudo:
         found["pseudo"] = steps * layout.pseudo / draws_an_epoch(student)

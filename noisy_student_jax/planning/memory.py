@@ -13,7 +13,7 @@ import jax
 from noisy_student_jax.core import sharding
 from noisy_student_jax.models.efficientnet import EfficientNet
 from noisy_student_jax.models.stem import patch_bytes
-from noisy_student_jax.runs.run import Student
+from noisy_student_jax.runs.run import Generation
 
 FLOAT32 = 4
 STATE_COPIES = {"rmsprop": 4, "sgd": 3, "adamw": 4}
@@ -45,10 +45,10 @@ class StepMemory:
     gradient: int
     accumulates: bool
 
-    def at(self, student: Student, *, devices: int) -> int:
+    def at(self, student: Generation, *, devices: int) -> int:
         """Returns the bytes for a student that differs in nothing but its batch."""
         more = 0
-        if student.config.train.microbatches > 1 and not self.accumulates:
+        if student.spec.config.train.microbatches > 1 and not self.accumulates:
             more = self.gradient
         return int(self.fixed + self.per_image * at_once(student, devices) + more)
 
@@ -70,7 +70,7 @@ def of_program(compiled: Any) -> int:
     )
 
 
-def of_step(compiled: Any, student: Student, *, devices: int) -> StepMemory | None:
+def of_step(compiled: Any, student: Generation, *, devices: int) -> StepMemory | None:
     """Reads off a student's compiled training step what it takes at any batch.
 
     Args:
@@ -84,15 +84,15 @@ def of_step(compiled: Any, student: Student, *, devices: int) -> StepMemory | No
     if not (held := of_program(compiled)):
         return None
     temporary = compiled.memory_analysis().temp_size_in_bytes
-    microbatches = student.config.train.microbatches
-    gradient = student.parameters * FLOAT32
+    microbatches = student.spec.config.train.microbatches
+    gradient = student.cost.parameters * FLOAT32
     images = at_once(student, devices)
     aside = gradient * (2 if microbatches > 1 else 1)
     per_image = max(0, temporary - aside) / images
     return StepMemory(held - per_image * images, per_image, gradient, microbatches > 1)
 
 
-def estimated(student: Student, *, devices: int) -> int:
+def estimated(student: Generation, *, devices: int) -> int:
     """Estimates, without compiling, the bytes that a student's step takes per device.
 
     Counted are the state, its gradient (twice, where microbatches add theirs up), and
@@ -103,42 +103,42 @@ def estimated(student: Student, *, devices: int) -> int:
     and the patches of the stem come in addition: they need the images alone, so that
     XLA makes them early and holds them to the end.
     """
-    per_image = HELD * student.activation_bytes
+    per_image = HELD * student.cost.activation_bytes
     if jax.default_backend() == "cpu" and not student.run.config.plan.chip:
         per_image = _held_on_cpu(student)
     return state_bytes(student, devices) + int(per_image * at_once(student, devices))
 
 
-def _held_on_cpu(student: Student) -> float:
+def _held_on_cpu(student: Generation) -> float:
     """Returns the bytes that an image takes in a step on CPU."""
-    config = student.config.copy_and_resolve_references()
+    config = student.spec.config.copy_and_resolve_references()
     config.model.update(dtype="float32", remat=False)
-    plain = dataclasses.replace(student, config=config)
-    held = HELD * plain.activation_bytes
-    if student.config.model.dtype == "bfloat16":
+    plain = student.changed(config)
+    held = HELD * plain.cost.activation_bytes
+    if student.spec.config.model.dtype == "bfloat16":
         held *= CONVERTED
-    module = plain.module
+    module = plain.spec.model.module
     own = isinstance(module, EfficientNet) and module.layers == "own"
     if own and module.frozen_blocks < 0:
         stride = module.architecture.stem_stride
-        held += patch_bytes(plain.resolution, stride=stride)
+        held += patch_bytes(plain.spec.model.resolution, stride=stride)
     return held
 
 
-def state_bytes(student: Student, devices: int) -> int:
+def state_bytes(student: Generation, devices: int) -> int:
     """Returns what weights, averages, optimizer and gradients take of a device."""
-    train = student.config.train
+    train = student.spec.config.train
     copies = STATE_COPIES[train.optimizer] + 1 + (train.microbatches > 1)
     floats = copies * sharding.elements_held(
-        student.shapes, devices, sharded=train.shard_state
+        student.cost.shapes, devices, sharded=train.shard_state
     )
     if train.shard_state:
-        whole = sharding.elements_held(student.shapes, 1, sharded=False)
+        whole = sharding.elements_held(student.cost.shapes, 1, sharded=False)
         floats += GATHERED * whole
     return floats * FLOAT32
 
 
-def at_once(student: Student, devices: int) -> int:
+def at_once(student: Generation, devices: int) -> int:
     """Returns how many images each device works on at once."""
-    images = student.layout.total // student.config.train.microbatches
+    images = student.spec.layout.total // student.spec.config.train.microbatches
     return -(-images // devices)

@@ -17,7 +17,8 @@ from noisy_student_jax.models import cost
 from noisy_student_jax.planning import budget, flops, memory, throughput
 from noisy_student_jax.planning.memory import FLOAT32, STATE_COPIES
 from noisy_student_jax.planning.throughput import Speed, Speeds
-from noisy_student_jax.runs.run import CONTROL, Run, Student
+from noisy_student_jax.runs.run import Generation, Run
+from noisy_student_jax.runs.spec import GenerationSpec, Role, largest_side
 from noisy_student_jax.self_training import noisy_student
 from noisy_student_jax.tasks.classification import DEFAULT_TOP_K, FEW_CLASSES
 from noisy_student_jax.training.optimizer import decayed
@@ -93,7 +94,7 @@ def run_facts(run: Run, *, speeds: Speeds | None = None) -> dict[str, Any]:
         "prepared_bytes": _prepared_bytes(run),
         "stages": [stage.name for stage in noisy_student(run)],
         "generations": generations,
-        "control": rivals.pop(CONTROL, None),
+        "control": rivals.pop(Role.CONTROL, None),
         "baselines": [{"name": name, **facts} for name, facts in rivals.items()],
     }
 
@@ -117,13 +118,7 @@ def measured_facts(run: Run, *, speeds: Speeds = throughput.measure) -> dict[str
     if limit:
         given_up = budget.fit(run, hours=limit, speeds=speeds)
         config = decisions.apply(run.config, given_up)
-        run = Run(
-            config,
-            run.workdir,
-            interruption=run.interruption,
-            look_only=run.look_only,
-            believe=run.believe,
-        )
+        run = run.reconfigured(config)
     facts = run_facts(run, speeds=speeds)
     rivals = [*filter(None, [facts["control"]]), *facts["baselines"]]
     every = [*facts["generations"], *rivals]
@@ -188,8 +183,8 @@ def recipe(run: Run) -> str:
     lines += [f"  {name}: {len(part)}" for name, part in run.dataset.parts().items()]
     for student in run.students:
         lines += ["", *_student_recipe(student)]
-        if student.final is not student:
-            lines += _fixres_recipe(student.final)
+        if student.spec.refined:
+            lines += _fixres_recipe(student.final.spec)
     return "\n".join(lines)
 
 
@@ -250,28 +245,28 @@ def _fitted(facts: dict[str, Any]) -> list[str]:
     ]
 
 
-def _student_facts(student: Student, speeds: Speeds | None) -> dict[str, Any]:
-    layout, dtype = student.layout, student.config.model.dtype
-    final = student.final
-    floats = sum(leaf.size for leaf in jax.tree.leaves(student.shapes))
+def _student_facts(student: Generation, speeds: Speeds | None) -> dict[str, Any]:
+    spec, cost = student.spec, student.cost
+    layout, steps = spec.layout, spec.schedule.steps
+    floats = sum(leaf.size for leaf in jax.tree.leaves(cost.shapes))
     speed = speeds(student) if speeds else None
     spent = flops.flops(student)
     data, plan = student.run.dataset, student.run.config.plan
     # The resident pipeline holds every image that a stream may draw.
-    second = data.pool if student.teacher else data.labeled
+    second = data.pool if spec.teacher else data.labeled
     sources = [data.labeled, second] if layout.pseudo else [data.labeled]
     resident = sum(len(source) for source in sources)
     if not streams.is_resident(student, sources, resident):
         resident = 0
     return {
-        "model": student.config.model.name,
-        "resolution": student.resolution,
-        "parameters": student.parameters,
-        "flops": student.flops,
-        "dtype": dtype,
-        "steps": student.steps,
+        "model": spec.model.name,
+        "resolution": spec.model.resolution,
+        "parameters": cost.parameters,
+        "flops": cost.flops,
+        "dtype": spec.config.model.dtype,
+        "steps": steps,
         "batch": {"labeled": layout.labeled, "pseudo": layout.pseudo},
-        "images_drawn": student.steps * layout.total,
+        "images_drawn": steps * layout.total,
         "passes": flops.passes(student),
         **{f"{part}_flops": count for part, count in spent.items()},
         **_chip_hours(sum(spent.values()), plan),
@@ -279,11 +274,13 @@ def _student_facts(student: Student, speeds: Speeds | None) -> dict[str, Any]:
         "disk": _disk(student, floats=floats),
         **({"hours": throughput.hours(student, speed)} if speed else {}),
         # Its time is part of the student's.
-        "fixres": None if final is student else _student_facts(final, None),
+        "fixres": _student_facts(student.final, None) if spec.refined else None,
     }
 
 
-def _memory(student: Student, speed: Speed | None, *, resident: int) -> dict[str, Any]:
+def _memory(
+    student: Generation, speed: Speed | None, *, resident: int
+) -> dict[str, Any]:
     """Says what training takes per device, and whether a compiler has said so."""
     devices = _devices(student.run)
     compiled = speed.memory if speed else None
@@ -291,9 +288,9 @@ def _memory(student: Student, speed: Speed | None, *, resident: int) -> dict[str
         step = compiled.at(student, devices=devices)
     else:
         step = memory.estimated(student, devices=devices)
-    image = 3 * student.resolution**2
+    image = 3 * student.spec.model.resolution**2
     # Batches that are made ahead of their step, beside what stays for good.
-    ahead = student.run.config.data.prefetch * -(-student.layout.total // devices)
+    ahead = student.run.config.data.prefetch * -(-student.spec.layout.total // devices)
     taught = _taught_bytes(student, resident=resident)
     return {
         "memory_per_device": step + (resident + ahead) * image + taught,
@@ -301,18 +298,19 @@ def _memory(student: Student, speed: Speed | None, *, resident: int) -> dict[str
     }
 
 
-def _taught_bytes(student: Student, *, resident: int) -> int:
+def _taught_bytes(student: Generation, *, resident: int) -> int:
     """Returns what a teacher that labels in the step takes per device.
 
     Its activations are not counted: nothing of them is kept for a backward pass.
     """
-    if not student.taught_on_the_fly:
+    shown = student.spec.taught_by
+    if shown is None:
         return 0
-    teacher = student.teacher.final
     images = min(resident, len(student.run.dataset.pool))
-    images += -(-student.layout.pseudo // _devices(student.run))
-    floats = sum(leaf.size for leaf in jax.tree.leaves(teacher.shapes))
-    return floats * FLOAT32 + images * 3 * teacher.resolution**2
+    images += -(-student.spec.layout.pseudo // _devices(student.run))
+    weights = jax.tree.leaves(student.run.costs.of(shown).shapes)
+    floats = sum(leaf.size for leaf in weights)
+    return floats * FLOAT32 + images * 3 * shown.resolution**2
 
 
 def _prepared_bytes(run: Run) -> int:
@@ -324,26 +322,26 @@ def _prepared_bytes(run: Run) -> int:
     if any(place.startswith(STREAMED) for place in learned):
         return 0
     images = sum(len(part) for part in run.dataset.parts().values())
-    return images * (data.side or run.largest_side) ** 2 * 4
+    return images * (data.side or largest_side(run.config)) ** 2 * 4
 
 
-def _disk(student: Student, *, floats: int) -> int:
+def _disk(student: Generation, *, floats: int) -> int:
     """Adds up checkpoints (one more while it is written), bundles and labels."""
-    run, state_copies = student.run, STATE_COPIES[student.config.train.optimizer]
+    run, state_copies = student.run, STATE_COPIES[student.spec.config.train.optimizer]
     checkpoints = (run.config.checkpoint.keep + 1) * state_copies * floats * FLOAT32
     bundles = 2 * floats * FLOAT32
-    if student.trained:
+    if student.spec.fine_tunes:
         return checkpoints + bundles
     # As a sidecar keeps them: all classes, or the likeliest with their numbers.
     classes = kept = len(run.dataset.classes)
-    top_k = student.config.labels.top_k
+    top_k = student.spec.config.labels.top_k
     if top_k or classes > FEW_CLASSES:
         kept = 3 * min(top_k or DEFAULT_TOP_K, classes)
     record = KEY_BYTES + HALF * kept
     labels = len(run.dataset.test) * record
-    if not student.labels_only and student.generation < run.last:
+    if not student.spec.role.labels_only and student.spec.generation < run.last:
         # Sidecar; plan and targets of those selected, and picks.
-        draws = flops.draws_an_epoch(run.student(student.generation + 1))
+        draws = flops.draws_an_epoch(run.student(student.spec.generation + 1))
         pool = len(run.dataset.pool)
         labels += (pool + min(pool, draws)) * record + draws * PICK
     return checkpoints + bundles + labels
@@ -367,10 +365,11 @@ def _chip_hours(operations: float, plan: Any) -> dict[str, float]:
     return {"chip_hours": flops.chip_hours(operations, plan)}
 
 
-def _student_recipe(student: Student) -> list[str]:
-    config, layout = student.config, student.layout
+def _student_recipe(student: Generation) -> list[str]:
+    spec = student.spec
+    config, layout, length = spec.config, spec.layout, spec.schedule
     train, model = config.train, config.model
-    decays = decayed(student.shapes["params"])
+    decays = decayed(student.cost.shapes["params"])
     flat = jax.tree_util.tree_leaves_with_path(decays)
     off = [path for path, on in flat if not on]
     peak = train.learning_rate * train.batch / 256
@@ -379,25 +378,26 @@ def _student_recipe(student: Student) -> list[str]:
         if layout.pseudo
         else ""
     )
-    if student.teacher:
-        made = "made in the step, " if student.taught_on_the_fly else ""
+    if spec.teacher:
+        made = "made in the step, " if spec.taught_by else ""
         second += (
             f", {made}{train.targets} pseudo-labels, temperature {train.temperature:g}"
         )
-    warmup = train.warmup_epochs * student.steps_per_epoch
+    warmup = train.warmup_epochs * length.steps_per_epoch
+    preprocessing = dataclasses.asdict(spec.model.preprocessing)
     lines = [
-        f"{student.name}: {model.name} at {student.resolution} px",
-        f"  parameters: {student.parameters}",
-        f"  arguments: {_fields(student.arguments)}",
-        f"  preprocessing: {_fields(dataclasses.asdict(student.preprocessing))}",
-        f"  steps: {student.steps}, of {layout.labeled} labeled + {layout.pseudo}"
+        f"{spec.name}: {model.name} at {spec.model.resolution} px",
+        f"  parameters: {student.cost.parameters}",
+        f"  arguments: {_fields(spec.model.arguments)}",
+        f"  preprocessing: {_fields(preprocessing)}",
+        f"  steps: {length.steps}, of {layout.labeled} labeled + {layout.pseudo}"
         " others",
         f"  optimizer: {train.optimizer}"
         + ("" if train.optimizer == "adamw" else f", momentum {train.momentum:g}"),
         f"  learning rate: peak {peak:g}, {train.schedule}, warm-up {warmup:g} steps",
     ]
     if train.schedule == "exponential":
-        stair = train.decay_epochs * student.steps_per_epoch
+        stair = train.decay_epochs * length.steps_per_epoch
         lines.append(f"  stairs: × {train.decay_factor:g} every {stair:g} steps")
     lines += [
         f"  loss: label smoothing {train.label_smoothing:g}{second}",
@@ -409,22 +409,20 @@ def _student_recipe(student: Student) -> list[str]:
     for stream in ("labeled", "pseudo") if layout.pseudo else ("labeled",):
         noise = identity(config.noise[stream].to_dict(), f"noise.{stream}")
         lines.append(f"  noise on {stream}: {_fields(noise)}")
-    if student.teacher:
+    if spec.teacher:
         fields = config.selection.to_dict()
         del fields["relabel"]
-        kept = f"that of {student.teacher.name}, labeled anew"
-        lines.append(
-            f"  selection: {kept if student.kept_selection else _fields(fields)}"
-        )
+        kept = f"that of {spec.teacher}, labeled anew"
+        lines.append(f"  selection: {kept if spec.relabels else _fields(fields)}")
     return lines
 
 
-def _fixres_recipe(student: Student) -> list[str]:
-    frozen = student.config.fixres.frozen_blocks
-    told = f"the stem and {frozen} blocks" if frozen >= 0 else "nothing"
+def _fixres_recipe(spec: GenerationSpec) -> list[str]:
+    frozen = spec.frozen_blocks
+    told = "nothing" if frozen is None else f"the stem and {frozen} blocks"
     return [
-        f"  FixRes: at {student.resolution} px, {student.steps} steps of"
-        f" {student.layout.labeled} labeled, the last of the schedule; frozen: {told}"
+        f"  FixRes: at {spec.model.resolution} px, {spec.schedule.steps} steps of"
+        f" {spec.layout.labeled} labeled, the last of the schedule; frozen: {told}"
     ]
 
 

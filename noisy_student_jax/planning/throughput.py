@@ -20,7 +20,8 @@ from noisy_student_jax.generation.train import step_and_state
 from noisy_student_jax.generation.trainable import Part, made_up_images, part
 from noisy_student_jax.planning import flops, memory
 from noisy_student_jax.planning.memory import StepMemory
-from noisy_student_jax.runs.run import Student
+from noisy_student_jax.runs.run import Generation
+from noisy_student_jax.runs.spec import CostKey
 from noisy_student_jax.training.step import jit_train_step
 
 SMALL_BATCH = 64
@@ -57,10 +58,10 @@ class Speed:
         )
 
 
-Speeds = Callable[[Student], Speed]
+Speeds = Callable[[Generation], Speed]
 
 
-def measure(student: Student, *, seconds: float = 1.5) -> Speed:
+def measure(student: Generation, *, seconds: float = 1.5) -> Speed:
     """Trains and labels with a student's model for a moment, on made-up images.
 
     What runs is the real training step, with the student's noise in front of it, and
@@ -80,7 +81,7 @@ def measure(student: Student, *, seconds: float = 1.5) -> Speed:
     trained = part(small)
     step, state = step_and_state(trained)
     held = sharding.state_sharding(
-        state, mesh, sharded=student.config.train.shard_state
+        state, mesh, sharded=student.spec.config.train.shard_state
     )
     state = jax.device_put(state, held)
     batches = _Batches(trained, mesh)
@@ -92,18 +93,20 @@ def measure(student: Student, *, seconds: float = 1.5) -> Speed:
         state, metrics = compiled(state, batches(number))
         return metrics
 
-    training = _steps_per_second(train, student, seconds) * small.layout.total
+    training = _steps_per_second(train, student, seconds) * small.spec.layout.total
     predictor = Predictor(
         small.run.task,
-        small.module,
-        small.preprocessing,
+        small.spec.model.module,
+        small.spec.model.preprocessing,
         # Whether images fit is no question of how many a CPU likes to train on.
-        batch=min(small.config.labels.batch, jax.local_device_count() * _fit(small)),
+        batch=min(
+            small.spec.config.labels.batch, jax.local_device_count() * _fit(small)
+        ),
         in_pieces=small.run.config.evaluation.in_pieces,
     )
     learned = trained.whole(jax.device_get(state.ema_variables))
     variables = predictor.place(learned)
-    images = made_up_images(BATCHES * predictor.batch, small.resolution)
+    images = made_up_images(BATCHES * predictor.batch, small.spec.model.resolution)
     labeling = _steps_per_second(
         lambda number: predictor(variables, images), student, seconds
     )
@@ -113,41 +116,42 @@ def measure(student: Student, *, seconds: float = 1.5) -> Speed:
 
 def remembered(speeds: Speeds = measure) -> Speeds:
     """Returns a function that measures students that cost the same only once."""
-    known: dict[tuple, Speed] = {}
+    known: dict[CostKey, Speed] = {}
 
-    def speed(student: Student) -> Speed:
-        kind = _kind(student)
-        if kind not in known:
-            known[kind] = speeds(student)
-        return known[kind]
+    def speed(student: Generation) -> Speed:
+        key = _with_small_batch(student).spec.cost_key
+        if key not in known:
+            known[key] = speeds(student)
+        return known[key]
 
     return speed
 
 
-def hours(student: Student, speed: Speed) -> dict[str, float]:
+def hours(student: Generation, speed: Speed) -> dict[str, float]:
     """Tells how long a student takes, from training it to the last of its labels.
 
     Returns:
       Hours: ``train``, ``label`` and ``evaluate``, of what `spending.images` counts;
       and their ``total``.
     """
-    images = flops.images(student)
+    spec, images = student.spec, flops.images(student)
     seconds = {"train": images.pop("train") / speed.train_images_per_second}
-    if student.config.train.part == "head":
+    if spec.config.train.part == "head":
         images = flops.passed_once(student)
     for what, count in images.items():
         more = count / speed.label_images_per_second
         seconds[what] = seconds.get(what, 0) + more
-    if student.taught_on_the_fly:
+    if spec.taught_by:
         # A forward pass of the teacher for each of these images.
-        share = student.teacher.final.flops / student.flops
-        taught = student.steps * student.layout.pseudo * share
+        share = student.run.costs.of(spec.taught_by).flops / student.cost.flops
+        taught = spec.schedule.steps * spec.layout.pseudo * share
         seconds["train"] += taught / speed.label_images_per_second
     found = {what: one / 3600 for what, one in seconds.items()}
-    if (final := student.final) is not student:
+    if spec.refined:
         # At another resolution; an image is taken to cost as its area.
-        after = speed.scaled((student.resolution / final.resolution) ** 2)
-        more = hours(final, after)
+        final = student.final
+        scale = spec.model.resolution / final.spec.model.resolution
+        more = hours(final, speed.scaled(scale**2))
         found = {what: one + more[what] for what, one in found.items()}
     return {**found, "total": sum(found.values())}
 
@@ -158,7 +162,7 @@ class _Batches:
     def __init__(self, trained: Part, mesh: Mesh):
         """Puts images, and what does not change, on the devices."""
         student = trained.student
-        self._mesh, self._layout = mesh, student.layout
+        self._mesh, self._layout = mesh, student.spec.layout
         self._sizes = [self._layout.labeled, self._layout.pseudo]
         if not self._layout.pseudo:
             self._sizes.pop()
@@ -193,9 +197,9 @@ class _Batches:
         return self._layout.interleave(*images)
 
 
-def all_but_images(student: Student) -> Batch:
+def all_but_images(student: Generation) -> Batch:
     """Returns the rest of a batch; every target is the first labeled record's."""
-    layout, run = student.layout, student.run
+    layout, run = student.spec.layout, student.run
     source = run.dataset.labeled
     labels = getattr(source, "labels", None)
     if labels is None:
@@ -210,7 +214,7 @@ def all_but_images(student: Student) -> Batch:
 
 
 def _steps_per_second(
-    work: Callable[[int], Any], student: Student, seconds: float
+    work: Callable[[int], Any], student: Generation, seconds: float
 ) -> float:
     # The first step waits for the compiler.
     jax.block_until_ready(work(0))
@@ -223,63 +227,35 @@ def _steps_per_second(
     return done / elapsed
 
 
-def _startable(student: Student) -> Student:
+def _startable(student: Generation) -> Generation:
     """Returns the student as it can be trained before its teacher has been."""
-    if student.config.model.init != init_weights.TEACHER:
+    if student.spec.config.model.init != init_weights.TEACHER:
         return student
-    config = student.config.copy_and_resolve_references()
+    config = student.spec.config.copy_and_resolve_references()
     config.model.init = ""
-    return dataclasses.replace(student, config=config)
+    return student.changed(config)
 
 
-def _with_small_batch(student: Student) -> Student:
+def _with_small_batch(student: Generation) -> Generation:
     """Returns the student with as few whole groups in its batch as are measured."""
-    layout, devices = student.layout, jax.device_count()
+    layout, devices = student.spec.layout, jax.device_count()
     if layout.total <= SMALL_BATCH:
         return student
     group = layout.total // layout.groups
     groups = devices * max(1, min(layout.groups // devices, _most(student) // group))
-    config = student.config.copy_and_resolve_references()
+    config = student.spec.config.copy_and_resolve_references()
     config.train.batch = groups * (layout.labeled // layout.groups)
     config.train.microbatches = 1
     # The smaller batch may not divide into groups, which cost next to nothing.
     config.model.batch_norm_group = 0
-    return dataclasses.replace(student, config=config)
+    return student.changed(config)
 
 
-def _most(student: Student) -> int:
+def _most(student: Generation) -> int:
     """Returns how many images a device is given at most, where it has a choice."""
     images = IMAGES_PER_DEVICE.get(jax.default_backend(), IMAGES_PER_ACCELERATOR)
     return min(images, _fit(student))
 
 
-def _fit(student: Student) -> int:
-    return max(1, int(ACTIVATION_BYTES // student.activation_bytes))
-
-
-def _kind(student: Student) -> tuple:
-    """Returns all that a student's speed depends on."""
-    small = _with_small_batch(student)
-    config = small.config
-    noise = tuple(
-        (
-            n.randaugment_layers,
-            n.randaugment_form,
-            n.flip,
-            n.crop_padding > 0,
-            n.cutout_size > 0,
-        )
-        for n in (config.noise[name] for name in types.STREAMS)
-    )
-    return (
-        config.model.name,
-        config.train.part,
-        repr(sorted(small.arguments.items())),
-        small.resolution,
-        small.layout,
-        config.train.microbatches,
-        config.train.shard_state,
-        config.train.optimizer,
-        config.labels.batch,
-        noise if small.layout.pseudo else noise[:1],
-    )
+def _fit(student: Generation) -> int:
+    return max(1, int(ACTIVATION_BYTES // student.cost.activation_bytes))

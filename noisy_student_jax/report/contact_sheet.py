@@ -29,7 +29,7 @@ from noisy_student_jax.core.types import STREAMS
 from noisy_student_jax.data.sources import labels_of
 from noisy_student_jax.generation import streams
 from noisy_student_jax.images.preprocessing import to_uint8
-from noisy_student_jax.runs.run import Student
+from noisy_student_jax.runs.run import Generation
 
 CONTACT_SHEET = "contact_sheet.png"
 
@@ -316,7 +316,7 @@ def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
     return [_shortened(line, font, width) for line in lines]
 
 
-def show_some(student: Student, path: pathlib.Path) -> dict[str, int]:
+def show_some(student: Generation, path: pathlib.Path) -> dict[str, int]:
     """Draws some of the images that a student learns from, with its noise."""
     data = student.run.dataset
     groups = [
@@ -328,7 +328,7 @@ def show_some(student: Student, path: pathlib.Path) -> dict[str, int]:
     picture = contact_sheet(
         groups,
         noise={stream: streams.input_noise(student, stream) for stream in GROUPS_SHOWN},
-        title=f"{data.name}, as {student.name.replace('_', ' ')} sees it",
+        title=f"{data.name}, as {student.spec.name.replace('_', ' ')} sees it",
         seed=student.run.config.seed,
     )
     with files.atomic_file(path) as file:
@@ -348,19 +348,19 @@ def _by_class(source: Source, classes: tuple[str, ...]) -> list[tuple[str, np.nd
 
 
 def _group(
-    student: Student, name: str, source: Source, records: np.ndarray, stream: str
+    student: Generation, name: str, source: Source, records: np.ndarray, stream: str
 ) -> Group:
     read = source.read(records.tolist()).images
     images = [image for image in read if image is not None]
     crops = None
     if area := streams.input_noise(student, stream).crop_area:
         crops = [_crops(student, image, n, area) for n, image in enumerate(images)]
-    whole = to_uint8(student.preprocessing.apply_all(images))
+    whole = to_uint8(student.spec.model.preprocessing.apply_all(images))
     return Group(name, list(whole), stream, crops)
 
 
 def _crops(
-    student: Student, image: np.ndarray, number: int, area: float
+    student: Generation, image: np.ndarray, number: int, area: float
 ) -> list[np.ndarray]:
     """Crops an image at random, as often as it is shown."""
     boxes = crop_boxes(
@@ -371,4 +371,7 @@ def _crops(
         np.array([image.shape[:2]] * VERSIONS),
         area,
     )
-    return [student.preprocessing.apply_crop(image, box) for box in boxes.tolist()]
+    return [
+        student.spec.model.preprocessing.apply_crop(image, box)
+        for box in boxes.tolist()
+    ]

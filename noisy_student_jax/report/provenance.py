@@ -11,7 +11,8 @@ from noisy_student_jax.config.schema import LABELS_ONLY
 from noisy_student_jax.core import files
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.report.formatting import NOTHING, seconds
-from noisy_student_jax.runs.run import TITLES, Run
+from noisy_student_jax.runs.run import Run
+from noisy_student_jax.runs.spec import Role
 
 
 def provenance(run: Run) -> dict[str, Any]:
@@ -39,7 +40,7 @@ def _config(run: Run) -> dict[str, Any]:
     }
     for name in run.compared_with:
         own = {k: v for k, v in config[name].items() if k != "enabled"}
-        trained[TITLES[name]] = flatten(own)
+        trained[Role(name).title] = flatten(own)
     fields = list(dict.fromkeys(name for one in trained.values() for name in one))
     rows = []
     for field in fields:

@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 from typing import Any
 
-from noisy_student_jax.runs.run import CONTROL, TITLES
+from noisy_student_jax.runs.spec import Role
 
 # One hue for the generations, pale to strong: they are a sequence. The control is
 # what they are compared with: another hue, told apart by the color-blind as well.
@@ -33,7 +33,7 @@ class Shown:
     @property
     def is_control(self) -> bool:
         """Whether it is the student's architecture on labels alone."""
-        return self.css == CONTROL
+        return self.css == Role.CONTROL
 
 
 def students_of(workdir: pathlib.Path, summary: dict[str, Any]) -> list[Shown]:
@@ -44,11 +44,13 @@ def students_of(workdir: pathlib.Path, summary: dict[str, Any]) -> list[Shown]:
         folder = workdir / f"generation_{number}"
         shown.append(Shown(f"generation {number}", f"s{number}", folder, entry, number))
     if summary.get("control"):
-        folder = workdir / CONTROL
-        shown.append(Shown(CONTROL, CONTROL, folder, summary["control"], None))
+        folder = workdir / Role.CONTROL
+        shown.append(
+            Shown(Role.CONTROL, Role.CONTROL, folder, summary["control"], None)
+        )
     for entry in summary["baselines"]:
         name = entry["name"]
-        shown.append(Shown(TITLES[name], "baseline", workdir / name, entry, None))
+        shown.append(Shown(Role(name).title, "baseline", workdir / name, entry, None))
     return shown
 
 

@@ -11,8 +11,8 @@ from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.evaluation import statistics
 from noisy_student_jax.models import bundle as bundles
 from noisy_student_jax.report import formatting
-from noisy_student_jax.runs.paths import EVALUATION, MODEL, PREDICTIONS
-from noisy_student_jax.runs.run import CONTROL, TITLES, Run, Student
+from noisy_student_jax.runs.run import Generation, Run
+from noisy_student_jax.runs.spec import Role
 
 SUMMARY = "summary.json"
 
@@ -37,7 +37,7 @@ def summarize(run: Run) -> dict[str, Any]:
         range(len(students)), key=lambda k: (generations[k]["validation"][metric], -k)
     )
     rivals = {name: run.student(name) for name in run.compared_with}
-    control = rivals.get(CONTROL)
+    control = rivals.get(Role.CONTROL)
     return {
         "schema": 1,
         "task": run.config.task,
@@ -55,7 +55,7 @@ def summarize(run: Run) -> dict[str, Any]:
         "baselines": [
             {"name": name, **_trained(rival)}
             for name, rival in rivals.items()
-            if name != CONTROL
+            if name != Role.CONTROL
         ],
         "best": best,
         "verdict": _verdict(run, students, control),
@@ -72,8 +72,8 @@ def table(run: Run, summary: dict[str, Any]) -> str:
         (f"generation {entry['generation']}", entry) for entry in summary["generations"]
     ]
     if summary["control"]:
-        entries.append((CONTROL, summary["control"]))
-    entries += [(TITLES[entry["name"]], entry) for entry in summary["baselines"]]
+        entries.append((Role.CONTROL, summary["control"]))
+    entries += [(Role(entry["name"]).title, entry) for entry in summary["baselines"]]
     for name, entry in entries:
         low, high = (100 * end for end in entry["interval"])
         rows.append(
@@ -101,35 +101,35 @@ def table(run: Run, summary: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _generation(student: Student) -> dict[str, Any]:
-    return {"generation": student.generation, **_trained(student)}
+def _generation(student: Generation) -> dict[str, Any]:
+    return {"generation": student.spec.generation, **_trained(student)}
 
 
-def _trained(student: Student) -> dict[str, Any]:
+def _trained(student: Generation) -> dict[str, Any]:
     """Returns what the summary says of a trained model."""
     ledger = student.run.ledger
-    trained = ledger.manifest(f"{student.name}/train")
+    trained = ledger.manifest(f"{student.spec.name}/train")
     final = student.final
-    refined = ledger.manifest(f"{student.name}/{final.stage}")
-    evaluation = files.read_json(student.folder / EVALUATION)
+    refined = ledger.manifest(f"{student.spec.name}/{final.spec.stage}")
+    evaluation = files.read_json(student.paths.evaluation)
     test, validation = (evaluation["splits"][part] for part in ("test", "validation"))
     seconds = sum(
         manifest["seconds"]
         for stage in dict.fromkeys(
-            ("train", final.stage, "evaluate", "label", "select")
+            ("train", final.spec.stage, "evaluate", "label", "select")
         )
-        if (manifest := ledger.manifest(f"{student.name}/{stage}"))
+        if (manifest := ledger.manifest(f"{student.spec.name}/{stage}"))
     )
     return {
         "model": evaluation["model"],
         "parameters": trained["counts"]["parameters"],
-        "resolution": final.resolution,
+        "resolution": final.spec.model.resolution,
         # Before FixRes, which draws more images.
-        "trained_at": student.resolution,
+        "trained_at": student.spec.model.resolution,
         "labeled": trained["counts"]["labeled"],
         "pseudo_labeled": trained["counts"]["pseudo_labeled"],
         "images_drawn": trained["counts"]["images_drawn"]
-        + (refined["counts"]["images_drawn"] if final.trained else 0),
+        + (refined["counts"]["images_drawn"] if final.spec.fine_tunes else 0),
         "metrics": test["ema"],
         "raw": test["raw"],
         "interval": test["interval"],
@@ -139,7 +139,7 @@ def _trained(student: Student) -> dict[str, Any]:
 
 
 def _verdict(
-    run: Run, students: list[Student], control: Student | None
+    run: Run, students: list[Generation], control: Generation | None
 ) -> dict[str, Any]:
     """Compares the last student with the control, or else with the first teacher."""
     options = run.config.evaluation
@@ -179,7 +179,7 @@ def _verdict(
     }
 
 
-def _paired(one: Student, other: Student) -> tuple[np.ndarray, np.ndarray]:
+def _paired(one: Generation, other: Generation) -> tuple[np.ndarray, np.ndarray]:
     """Returns the primary metric of both for each test image that both were judged on.
 
     An image that could not be read when one of them was evaluated is in neither.
@@ -190,29 +190,29 @@ def _paired(one: Student, other: Student) -> tuple[np.ndarray, np.ndarray]:
     found = [
         dict(zip(*(rows[name].to_pylist() for name in rows.column_names), strict=True))
         for rows in (
-            pq.read_table(student.folder / PREDICTIONS, columns=["key", "primary"])
+            pq.read_table(student.paths.predictions, columns=["key", "primary"])
             for student in (one, other)
         )
     ]
     both = sorted(found[0].keys() & found[1].keys())
     if not both:
         raise UserError(
-            f"{one.name} and {other.name} were judged on different test images:"
-            " evaluate both again"
+            f"{one.spec.name} and {other.spec.name} were judged on different test"
+            " images: evaluate both again"
         )
     ours, theirs = (np.array([rows[key] for key in both], float) for rows in found)
     return ours, theirs
 
 
-def _judged(student: Student) -> dict[str, int]:
+def _judged(student: Generation) -> dict[str, int]:
     """Returns how many images a student was judged on, by part."""
-    splits = files.read_json(student.folder / EVALUATION)["splits"]
+    splits = files.read_json(student.paths.evaluation)["splits"]
     return {part: splits[part]["images"] for part in ("validation", "test")}
 
 
 def _keep_best(run: Run, best: int) -> None:
     """Copies the bundle to use into ``best/``."""
-    source, target = run.student(best).folder / MODEL, run.workdir / "best"
+    source, target = run.student(best).paths.model, run.workdir / "best"
     target.mkdir(exist_ok=True)
     for path in sorted(source.iterdir()):
         with files.atomic_file(target / path.name) as file:

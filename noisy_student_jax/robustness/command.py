@@ -19,8 +19,7 @@ from noisy_student_jax.robustness import fgsm, results, suites, text
 from noisy_student_jax.robustness.accuracy import Subject
 from noisy_student_jax.robustness.metrics import PERTURBATIONS
 from noisy_student_jax.robustness.resume import Parts
-from noisy_student_jax.runs.paths import MODEL
-from noisy_student_jax.runs.run import Student
+from noisy_student_jax.runs.run import Generation
 
 SUITES = (
     "imagenet_a",
@@ -80,7 +79,7 @@ def of_bundle(options: argparse.Namespace, interruption: Interruption) -> int:
 
 
 def of_student(
-    options: argparse.Namespace, student: Student, interruption: Interruption
+    options: argparse.Namespace, student: Generation, interruption: Interruption
 ) -> int:
     """Evaluates a generation of a run, or the control, on the run's test images.
 
@@ -91,23 +90,23 @@ def of_student(
     if options.suite not in results.RUN_SUITES:
         raise UserError(
             f"--suite={options.suite} needs images of its own: give"
-            f" --model={student.folder / MODEL} and --images=DIR"
+            f" --model={student.paths.model} and --images=DIR"
         )
     if options.model or options.images or options.output:
         raise UserError(
             "`noisy-student evaluate --suite` takes either --model and --images (and"
             " --output), or --config, --workdir and --generation"
         )
-    if not (student.folder / MODEL / bundles.CARD).is_file():
+    if not (student.paths.model / bundles.CARD).is_file():
         raise UserError(
-            f"{student.name} has no model in '{student.run.workdir}' yet: train it"
+            f"{student.spec.name} has no model in '{student.run.workdir}' yet: train it"
             " first, or do the whole loop with `noisy-student run`"
         )
-    bundle = bundles.read(student.folder / MODEL)
+    bundle = bundles.read(student.paths.model)
     test = student.run.dataset.test
     refuse_overlap(bundle, test)
     identity = {"images": fingerprint(test)}
-    output = results.path_of(student.folder, options.suite)
+    output = results.path_of(student.paths.folder, options.suite)
     with student.run.locked():
         status = _evaluate(options, bundle, test, identity, output, interruption)
     if not status:

@@ -19,7 +19,9 @@ def path_of(folder: pathlib.Path, suite: str) -> pathlib.Path:
 
 def digests(run: Run) -> dict[str, str]:
     """Returns the SHA-256 of each file that there is, by its path in the run."""
-    paths = [path_of(s.folder, suite) for s in run.students for suite in RUN_SUITES]
+    paths = [
+        path_of(s.paths.folder, suite) for s in run.students for suite in RUN_SUITES
+    ]
     return {
         str(path.relative_to(run.workdir)): files.sha256(path)
         for path in paths

@@ -18,13 +18,9 @@ What the paper leaves open is as the hooks of the authors' code leave it (``main
 - ``train_last_step_num``: the learning rate is that of the last steps of the schedule.
 """
 
-import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from noisy_student_jax.core.errors import UserError
-
-if TYPE_CHECKING:
-    from noisy_student_jax.runs.run import Student
+from noisy_student_jax.config import ConfigDict
 
 STAGE = "fixres"
 BEFORE = "before_fixres"
@@ -41,74 +37,56 @@ _NO_NOISE = {
 }
 
 
-def fine_tuned(student: "Student") -> "Student | None":
-    """Returns a student as it is fine-tuned after training; None if it is not."""
-    options = student.config.fixres
-    if student.trained or student.adopted or not options.resolution:
+def fine_tuning_config(config: ConfigDict) -> ConfigDict | None:
+    """Returns a generation's sections as it is fine-tuned; None if it is not.
+
+    Args:
+      config: the sections that it is trained with.
+    """
+    options = config.fixres
+    if not options.resolution:
         return None
-    config = student.config.copy_and_resolve_references()
-    config.model.resolution = options.resolution
-    config.train.update(
+    tuned = config.copy_and_resolve_references()
+    tuned.model.resolution = options.resolution
+    tuned.train.update(
         batch=options.batch or config.train.batch,
         ratio=0.0,
         steps=options.steps,
         epochs=options.epochs,
     )
-    config.noise.labeled.update(_NO_NOISE)
-    return dataclasses.replace(student, config=config, trained=student)
+    tuned.noise.labeled.update(_NO_NOISE)
+    return tuned
 
 
-def schedule_start(student: "Student") -> int:
-    """Returns the step of the training's schedule that the fine-tuning begins at.
+def schedule_start(*, steps: int, steps_per_epoch: float, epochs: float) -> int:
+    """Returns the step of the training's schedule that a fine-tuning begins at.
 
     Its steps are counted in batches of the fine-tuning, so that an epoch stays one.
+
+    Args:
+      steps: of the fine-tuning.
+      steps_per_epoch: of the fine-tuning.
+      epochs: of the training.
     """
-    trained = student.trained
-    epochs = trained.steps / trained.steps_per_epoch
-    return round(epochs * student.steps_per_epoch) - student.steps
+    return round(epochs * steps_per_epoch) - steps
 
 
-def check(student: "Student") -> None:
-    """Looks for what a fine-tuning would stumble over.
-
-    Raises:
-      UserError: what is wrong with it, and what to do.
-    """
-    if student.config.train.part == "head":
-        raise UserError(
-            "config.fixres.resolution is given, but config.train.part is 'head', whose"
-            " features are computed once: set fixres.resolution to 0"
-        )
-    if not (student.config.train.steps or student.config.train.epochs):
-        raise UserError(
-            "config.fixres.resolution is given, so that fixres.steps or fixres.epochs"
-            " has to be above 0"
-        )
-    if schedule_start(student) < 0:
-        raise UserError(
-            f"config.fixres asks for {student.steps} steps, more than the training"
-            " itself has: they are to be the last of its schedule; give fewer"
-        )
-    try:
-        student.trainee  # noqa: B018 - checks itself
-    except UserError as error:
-        raise UserError(
-            f"config.fixres.frozen_blocks={student.config.fixres.frozen_blocks} cannot"
-            f" be: {error} (-1 freezes nothing)"
-        ) from None
-
-
-def origin(student: "Student", sha256: str) -> dict[str, Any]:
+def origin(
+    *, resolution: int, trained_at: int, frozen_blocks: int, steps: int, sha256: str
+) -> dict[str, Any]:
     """Returns what a bundle says of its fine-tuning.
 
     Args:
-      student: as it is fine-tuned.
+      resolution: that it was fine-tuned at.
+      trained_at: resolution that it was trained at.
+      frozen_blocks: as the config says.
+      steps: of the fine-tuning.
       sha256: of the weights that it started from.
     """
     return {
-        "resolution": student.resolution,
-        "from": student.trained.resolution,
-        "frozen_blocks": student.config.fixres.frozen_blocks,
-        "steps": student.steps,
+        "resolution": resolution,
+        "from": trained_at,
+        "frozen_blocks": frozen_blocks,
+        "steps": steps,
         "model": sha256,
     }

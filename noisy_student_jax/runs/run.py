@@ -1,42 +1,38 @@
 """A run: its config, its directory, its data, and the ledger that it keeps."""
 
 import contextlib
+import copy
 import dataclasses
 import fcntl
 import functools
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-import flax.linen as nn
 import jax
 
 from noisy_student_jax import config as configs
-from noisy_student_jax import data, models, tasks
+from noisy_student_jax import data, tasks
 from noisy_student_jax.core import files
-from noisy_student_jax.runs import fixres
 from noisy_student_jax.core.console import Progress
+from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.core.preemption import Interruption
+from noisy_student_jax.core.protocols import Task
 from noisy_student_jax.data import Dataset
 from noisy_student_jax.data.sources import fingerprint
-from noisy_student_jax.core.errors import UserError
-from noisy_student_jax.config.schema import LABELS_ONLY
-from noisy_student_jax.core.preemption import Interruption
-from noisy_student_jax.core.batch_layout import BatchLayout
+from noisy_student_jax.runs import fixres
+from noisy_student_jax.runs.costs import Costs, ModelCost
 from noisy_student_jax.runs.ledger import Ledger
-from noisy_student_jax.models import cost
-from noisy_student_jax.models.initialize import abstract_variables
-from noisy_student_jax.images.preprocessing import Preprocessing
-from noisy_student_jax.core.protocols import Task
-from noisy_student_jax.core.types import PyTree
-
-CONTROL, PROBE, FINE_TUNING = LABELS_ONLY
-TITLES = {CONTROL: "control", PROBE: "probe", FINE_TUNING: "fine-tuning"}
-DECISIONS = "decisions.json"
-PREPARED = "prepared"
-"""The folder of a run's prepared images, unless they are kept elsewhere."""
-NUMBERS = {name: 65_536 + n for n, name in enumerate(LABELS_ONLY)}
-"""Stand for these where a generation's number is asked for: past them all, so that they
-draw nothing that a generation draws, however many there are."""
+from noisy_student_jax.runs.paths import DECISIONS, PREPARED, GenerationPaths
+from noisy_student_jax.runs.spec import (
+    TRAIN,
+    DataFacts,
+    GenerationSpec,
+    changed,
+    compared_with,
+    largest_side,
+    resolve,
+)
 
 
 class Run:
@@ -69,7 +65,7 @@ class Run:
         self.command = command
         self.look_only = look_only
         self.believe = believe
-        self._costs: dict[tuple, Any] = {}
+        self.costs = Costs()
         self.decisions = decisions
         self.config = config
         self.workdir = pathlib.Path(workdir)
@@ -117,7 +113,7 @@ class Run:
 
         People's images are prepared first, unless this run is only looked at.
         """
-        side = self.config.data.side or self.largest_side
+        side = self.config.data.side or largest_side(self.config)
         section = with_places(self.config.data, self.workdir, side=side)
         dataset = data.load(
             section,
@@ -135,15 +131,6 @@ class Run:
                 )
         return dataset
 
-    @property
-    def largest_side(self) -> int:
-        """Shorter side that an image has to have for every student to see it all."""
-        return max(
-            one.resolution + one.config.model.crop_padding
-            for student in self.students
-            for one in (student, student.final)
-        )
-
     @functools.cached_property
     def fingerprints(self) -> dict[str, str]:
         """SHA-256 over the keys and labels of each part of the data."""
@@ -151,47 +138,56 @@ class Run:
         return {name: fingerprint(source) for name, source in parts.items()}
 
     @functools.cached_property
+    def facts(self) -> DataFacts:
+        """What a plan needs to know of the data."""
+        return DataFacts.of(self.dataset)
+
+    @functools.cached_property
     def task(self) -> Task:
-        """The task, with the data set's classes."""
-        return tasks.create(self.config.task, self.dataset.classes)
+        """The task, with the dataset's classes."""
+        return tasks.create(self.config.task, self.facts.classes)
+
+    @functools.cached_property
+    def specs(self) -> dict[tuple[str, str], GenerationSpec]:
+        """What is trained, in order, by name and stage."""
+        found = resolve(self.config, self.facts, outputs=self.task.outputs)
+        return {(spec.name, spec.stage): spec for spec in found}
+
+    @property
+    def students(self) -> list["Generation"]:
+        """Everything that is trained, in order, before any fine-tuning of FixRes."""
+        return [self.named(name) for name, stage in self.specs if stage == TRAIN]
+
+    def student(self, generation: int | str) -> "Generation":
+        """Returns a generation by its number, or what they are compared with by name.
+
+        Raises:
+          KeyError: there is none.
+        """
+        rival = generation in self.compared_with
+        return self.named(generation if rival else f"generation_{generation}")
 
     @property
     def last(self) -> int:
         """Number of the last generation."""
         return len(self.config.generations) - 1
 
-    def student(self, generation: int | str) -> "Student":
-        """Returns what is trained in a generation, or to compare them with."""
-        if generation in LABELS_ONLY:
-            return Student(self, generation, self.config[generation])
-        return Student(self, generation, self.config.generations[generation])
-
     @property
     def compared_with(self) -> list[str]:
-        """Which of `LABELS_ONLY` are wanted."""
-        return [name for name in LABELS_ONLY if self.config[name].enabled]
+        """Names of what is trained on labels only, to compare the generations with."""
+        return compared_with(self.config)
 
-    @property
-    def students(self) -> list["Student"]:
-        """Everything that is trained: the generations, and what they compare with."""
-        names: list[int | str] = [*range(self.last + 1), *self.compared_with]
-        return [self.student(name) for name in names]
+    def named(self, name: str, *, stage: str = TRAIN) -> "Generation":
+        """Returns what is trained under a name, by a stage."""
+        return Generation(self, self.specs[name, stage])
 
-    def cost(self, student: "Student", measure: Callable[..., Any]) -> Any:
-        """Returns what a function of `models.cost` tells of a student's model.
-
-        Generations often have one architecture, and a large one takes seconds to go
-        through: what has been told is remembered.
-        """
-        key = (
-            measure.__name__,
-            student.config.model.name,
-            repr(sorted(student.arguments.items())),
-            student.resolution,
-        )
-        if key not in self._costs:
-            self._costs[key] = measure(student.module, resolution=student.resolution)
-        return self._costs[key]
+    def reconfigured(self, config: configs.ConfigDict) -> "Run":
+        """Returns this run with another config, on the same data; writes nothing."""
+        self.task  # noqa: B018 - with the data, which both share
+        other = copy.copy(self)
+        other.config = config
+        other.__dict__.pop("specs", None)
+        return other
 
     def write_config(self) -> None:
         """Keeps the resolved config with the run, and what was decided for it."""
@@ -220,185 +216,47 @@ def with_places(
 
 
 @dataclasses.dataclass(frozen=True)
-class Student:
-    """A model to be trained: of a generation, or to compare them with.
+class Generation:
+    """A model that a run trains: its spec, where it is kept, and what it costs.
 
     Attributes:
       run: that it belongs to.
-      generation: its number, or one of `LABELS_ONLY`.
-      config: its sections of the config.
-      trained: where this is its fine-tuning by FixRes, itself as it was trained.
+      spec: what is trained, and how.
     """
 
     run: Run
-    generation: int | str
-    config: configs.ConfigDict
-    trained: "Student | None" = None
+    spec: GenerationSpec
 
     @property
-    def final(self) -> "Student":
-        """Itself as its last weights are made: fine-tuned by FixRes, if it is."""
-        return fixres.fine_tuned(self) or self
+    def paths(self) -> GenerationPaths:
+        """Where it keeps what."""
+        spec = self.spec
+        folder = self.run.workdir / spec.name
+        return GenerationPaths(folder, spec.stage, spec.refined)
 
     @property
-    def stage(self) -> str:
-        """The stage that makes it, which has a folder of its own."""
-        return fixres.STAGE if self.trained else "train"
+    def cost(self) -> ModelCost:
+        """What its model costs."""
+        return self.run.costs.of(self.spec.model)
 
     @property
-    def bundle(self) -> pathlib.Path:
-        """The folder of its averaged weights: ``model`` for the last there are."""
-        return self.folder / ("model" if self.final is self else fixres.BEFORE)
-
-    @property
-    def name(self) -> str:
-        """Its folder in the run directory."""
-        if self.labels_only:
-            return self.generation
-        return f"generation_{self.generation}"
-
-    @property
-    def labels_only(self) -> bool:
-        """Whether it is there to compare the generations with."""
-        return self.generation in LABELS_ONLY
-
-    @property
-    def adopted(self) -> str:
-        """The bundle that the run was given in place of a trained first teacher."""
-        return self.run.config.teacher if self.generation == 0 else ""
-
-    @property
-    def folder(self) -> pathlib.Path:
-        """Its folder."""
-        return self.run.workdir / self.name
-
-    @property
-    def number(self) -> int:
-        """What its random keys and its order are made from, beside the seed."""
-        number = NUMBERS.get(self.generation, self.generation)
-        return number + (fixres.NUMBERS_FROM if self.trained else 0)
-
-    @property
-    def teacher(self) -> "Student | None":
+    def teacher(self) -> "Generation | None":
         """Whose pseudo-labels it learns from, if from any."""
-        if self.labels_only or self.generation == 0:
-            return None
-        return self.run.student(self.generation - 1)
+        name = self.spec.teacher
+        return self.run.named(name) if name else None
 
     @property
-    def kept_selection(self) -> pathlib.Path | None:
-        """The selection of its teacher that it keeps, to be labeled anew.
-
-        The paper filters once. Who has no such teacher is selected for afresh.
-        """
-        if not self.teacher or not self.teacher.teacher:
-            return None
-        if not self.config.selection.relabel:
-            return None
-        return self.teacher.teacher.folder / "selection"
+    def final(self) -> "Generation":
+        """Itself as its last weights are made: fine-tuned by FixRes, if it is."""
+        if not self.spec.refined:
+            return self
+        return self.run.named(self.spec.name, stage=fixres.STAGE)
 
     @property
-    def taught_on_the_fly(self) -> bool:
-        """Whether its teacher labels the images in each step, beside stored labels."""
-        if self.trained or not self.teacher:
-            return False
-        return self.config.labels.mode == "on_the_fly"
+    def trained(self) -> "Generation":
+        """Itself as it is before the fine-tuning of FixRes."""
+        return self.run.named(self.spec.name) if self.spec.fine_tunes else self
 
-    @property
-    def resolution(self) -> int:
-        """Side of the images that it reads."""
-        model = self.config.model
-        return model.resolution or models.resolution(model.name)
-
-    @property
-    def preprocessing(self) -> Preprocessing:
-        """What is done to an image before it sees it."""
-        model = self.config.model
-        mean, std = models.normalization(model.name)
-        return Preprocessing(
-            resolution=self.resolution,
-            crop_padding=model.crop_padding,
-            interpolation=model.interpolation,
-            mean=tuple(model.mean) or mean,
-            std=tuple(model.std) or std,
-        )
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """What its architecture is created with."""
-        model = self.config.model
-        wanted = {
-            "dropout_rate": None if model.dropout_rate < 0 else model.dropout_rate,
-            "stochastic_depth": model.stochastic_depth,
-            "batch_norm_momentum": model.batch_norm_momentum,
-            "batch_norm_epsilon": model.batch_norm_epsilon,
-            "batch_norm_group": model.batch_norm_group,
-            "dtype": model.dtype,
-            "remat": model.remat,
-            "depthwise": model.depthwise,
-            "layers": model.layers,
-        }
-        accepted = models.accepted_arguments(model.name, among=tuple(wanted))
-        given = {name: value for name, value in wanted.items() if name in accepted}
-        return {"outputs": self.run.task.outputs, **given}
-
-    @property
-    def module(self) -> nn.Module:
-        """Its model."""
-        return models.create(self.config.model.name, **self.arguments)
-
-    @property
-    def trainee(self) -> nn.Module:
-        """Its model as it is trained: with its shallow blocks frozen, if it has any."""
-        frozen = self.config.fixres.frozen_blocks
-        if not self.trained or frozen < 0:
-            return self.module
-        arguments = {**self.arguments, "frozen_blocks": frozen}
-        return models.create(self.config.model.name, **arguments)
-
-    @property
-    def layout(self) -> BatchLayout:
-        """Its batch."""
-        train = self.config.train
-        # The control draws as many images as a student; the first teacher has one
-        # stream only.
-        ratio = 0.0 if self.generation == 0 else train.ratio
-        return BatchLayout.from_ratio(train.batch, ratio)
-
-    @property
-    def steps_per_epoch(self) -> float:
-        """Steps that draw as many labeled images as there are."""
-        return len(self.run.dataset.labeled) / self.config.train.batch
-
-    @property
-    def steps(self) -> int:
-        """Steps it is trained for."""
-        train = self.config.train
-        if self.adopted:
-            return 0
-        return train.steps or max(1, round(train.epochs * self.steps_per_epoch))
-
-    @property
-    def schedule_start(self) -> int:
-        """The step of its learning rate's schedule that it begins at."""
-        return fixres.schedule_start(self) if self.trained else 0
-
-    @property
-    def parameters(self) -> int:
-        """Number of its parameters."""
-        return sum(leaf.size for leaf in jax.tree.leaves(self.shapes["params"]))
-
-    @property
-    def flops(self) -> int:
-        """Of one forward pass of one image."""
-        return self.run.cost(self, cost.forward_flops)
-
-    @property
-    def activation_bytes(self) -> int:
-        """Memory that one more image takes in training."""
-        return self.run.cost(self, cost.activation_bytes)
-
-    @property
-    def shapes(self) -> PyTree:
-        """Its variables, as shapes and dtypes."""
-        return self.run.cost(self, abstract_variables)
+    def changed(self, config: configs.ConfigDict) -> "Generation":
+        """Returns it with other sections of the config."""
+        return Generation(self.run, changed(self.spec, config, self.run.facts))

@@ -5,20 +5,20 @@ import pytest
 
 from noisy_student_jax.config import plain
 from noisy_student_jax.generation import streams, train
-from noisy_student_jax.runs.run import CONTROL
+from noisy_student_jax.runs.spec import Role
 
 
 def test_it_makes_as_many_draws_in_as_many_steps_with_the_same_model(tiny_student):
-    control, student = tiny_student(CONTROL), tiny_student(1)
+    control, student = tiny_student(Role.CONTROL), tiny_student(1)
 
-    assert control.layout == student.layout
-    assert control.steps == student.steps
-    assert control.parameters == student.parameters
-    assert plain(control.config.noise) == plain(student.config.noise)
+    assert control.spec.layout == student.spec.layout
+    assert control.spec.schedule.steps == student.spec.schedule.steps
+    assert control.cost.parameters == student.cost.parameters
+    assert plain(control.spec.config.noise) == plain(student.spec.config.noise)
 
 
 def test_both_its_streams_draw_labeled_images_and_true_labels(tiny_student):
-    control = tiny_student(CONTROL)
+    control = tiny_student(Role.CONTROL)
     learned = streams.make(control)
 
     assert learned.second.source is learned.labeled.source
@@ -33,15 +33,15 @@ def test_all_its_labels_are_smoothed_as_labels_are(tiny_student, targets):
     override = f"--config.train.targets={targets}"
 
     # The loss smooths the second stream exactly where its targets are hard.
-    assert train.loss_options(tiny_student(CONTROL, override)).targets == "hard"
+    assert train.loss_options(tiny_student(Role.CONTROL, override)).targets == "hard"
     assert train.loss_options(tiny_student(1, override)).targets == targets
 
 
 def test_its_random_numbers_do_not_depend_on_how_many_generations_there_are(
     tiny_student,
 ):
-    control = tiny_student(CONTROL)
-    numbers = {tiny_student(k).number for k in range(control.run.last + 1)}
+    control = tiny_student(Role.CONTROL)
+    numbers = {tiny_student(k).spec.number for k in range(control.run.last + 1)}
 
-    assert control.number not in numbers
-    assert control.number > 1000
+    assert control.spec.number not in numbers
+    assert control.spec.number > 1000

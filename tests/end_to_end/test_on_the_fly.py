@@ -40,7 +40,7 @@ def batch_of(student, step=2):
         student,
         streams.make(student),
         sharding.make_mesh(),
-        student.preprocessing,
+        student.spec.model.preprocessing,
     )
     try:
         return pipeline(step), pipeline.records(step)["pseudo"]
@@ -52,7 +52,7 @@ def expected_images(student, keys):
     pool = student.run.dataset.pool
     index = {pool.key(n): n for n in range(len(pool))}
     images = pool.read([index[key] for key in keys]).images
-    return student.teacher.preprocessing.apply_all(images)
+    return student.teacher.spec.model.preprocessing.apply_all(images)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_stored_labels_and_those_of_the_step_agree(tiny_student):
     assert not np.array_equal(labeled["target"][pseudo], batch["target"][pseudo])
     np.testing.assert_array_equal(labeled["target"][~pseudo], batch["target"][~pseudo])
     # And they are what the teacher's bundle predicts when it labels a pool.
-    bundle = bundles.read(student.teacher.folder / "model")
+    bundle = bundles.read(student.teacher.paths.model)
     predictor = Predictor.from_bundle(bundle, student.run.task, batch=len(keys))
     predicted = predictor(bundle.variables, expected_images(student, keys))
     np.testing.assert_allclose(

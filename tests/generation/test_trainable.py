@@ -203,8 +203,8 @@ def test_fine_tuning_draws_labeled_images_once_and_the_control_as_a_student(tiny
     run = Run(asked, tiny_run, interruption=Interruption())
 
     assert run.compared_with == ["control", "fine_tuning"]
-    assert run.student("fine_tuning").layout.pseudo == 0
-    assert run.student("control").layout == run.student(1).layout
+    assert run.student("fine_tuning").spec.layout.pseudo == 0
+    assert run.student("control").spec.layout == run.student(1).spec.layout
 
 
 def test_the_probe_and_fine_tuning_stay_what_they_are():

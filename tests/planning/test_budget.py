@@ -9,7 +9,8 @@ from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.preemption import Interruption
 from noisy_student_jax.planning import budget, plan, throughput
 from noisy_student_jax.planning.throughput import Speed
-from noisy_student_jax.runs.run import CONTROL, Run
+from noisy_student_jax.runs.run import Run
+from noisy_student_jax.runs.spec import Role
 
 SIDES = [224, 192, 160, 128, 112, 96, 80, 64, 56, 48, 40, 32]
 LARGE = ("model.name=efficientnet_b0", "model.resolution=224", "train.steps=2000")
@@ -29,7 +30,7 @@ def a_run(tmp_path):
 
 def by_area(student):
     """As fast as images are small."""
-    pixels = student.resolution**2
+    pixels = student.spec.model.resolution**2
     return Speed(1e5 / pixels, 1e7 / pixels)
 
 
@@ -45,8 +46,8 @@ def fitted(run, hours, speeds=by_area):
 
 
 def scale(run):
-    (side,) = {one.resolution for one in run.students}
-    (steps,) = {one.steps for one in run.students}
+    (side,) = {one.spec.model.resolution for one in run.students}
+    (steps,) = {one.spec.schedule.steps for one in run.students}
     return side, steps
 
 
@@ -64,7 +65,7 @@ def test_steps_are_cut_by_the_least_that_fits(share, a_run):
     after = fitted(run, limit)
 
     assert hours_of(after) <= 0.9 * limit
-    steps = [one.steps for one in after.students]
+    steps = [one.spec.schedule.steps for one in after.students]
     percent = steps[1] // 20
     assert steps == [30 * percent, 20 * percent, 20 * percent]
     assert 40 <= percent < 100
@@ -74,7 +75,7 @@ def test_steps_are_cut_by_the_least_that_fits(share, a_run):
         f"generations[0].train.steps={30 * (percent + 1)}",
     )
     assert hours_of(one_more) > 0.9 * limit
-    assert {one.resolution for one in after.students} == {224}
+    assert {one.spec.model.resolution for one in after.students} == {224}
 
 
 def test_images_get_smaller_where_two_fifths_of_the_steps_are_too_many(a_run):
@@ -138,7 +139,7 @@ def test_what_cannot_fit_at_all_is_refused_with_what_would_fit(a_run):
     with pytest.raises(UserError, match="budget_hours is 1e-05, but") as error:
         budget.fit(run, hours=1e-5, speeds=by_area)
     needed = float(str(error.value).split("budget of ")[1].split(":")[0])
-    assert {one.steps for one in fitted(run, needed).students} == {20}
+    assert {one.spec.schedule.steps for one in fitted(run, needed).students} == {20}
     with pytest.raises(UserError):
         budget.fit(run, hours=0.85 * needed, speeds=by_area)
 
@@ -147,7 +148,7 @@ def test_the_size_that_is_chosen_is_measured(a_run):
     run, asked = a_run(*LARGE), []
 
     def speeds(student):
-        asked.append((student.layout.pseudo > 0, student.resolution))
+        asked.append((student.spec.layout.pseudo > 0, student.spec.model.resolution))
         return by_area(student)
 
     fitted(run, 0.11 * hours_of(run) / 0.9, speeds)
@@ -157,7 +158,9 @@ def test_the_size_that_is_chosen_is_measured(a_run):
 
 def test_a_size_that_is_slower_than_thought_makes_room_for_the_next(a_run):
     def by_side(student):
-        return Speed(1e3 / student.resolution, 1e5 / student.resolution)
+        return Speed(
+            1e3 / student.spec.model.resolution, 1e5 / student.spec.model.resolution
+        )
 
     run = a_run(*LARGE)
     limit = 0.11 * hours_of(run, by_side) / 0.9
@@ -171,22 +174,24 @@ def test_a_size_that_is_slower_than_thought_makes_room_for_the_next(a_run):
 def test_epochs_become_steps(a_run):
     overrides = ("train.steps=0", "train.epochs=1000.0")
     run = a_run(*LARGE[:2], *overrides)
-    assert run.student(1).steps == 1875
+    assert run.student(1).spec.schedule.steps == 1875
     after = fitted(run, 0.5 * hours_of(run))
 
     for one in after.students:
-        assert one.config.train.epochs == 0.0
-        assert 750 <= one.steps < 1875
+        assert one.spec.config.train.epochs == 0.0
+        assert 750 <= one.spec.schedule.steps < 1875
 
 
 def test_the_schedule_keeps_its_shape(a_run):
     run = a_run(*LARGE, "train.warmup_epochs=5.0", "generations[0].train.steps=333")
     after = fitted(run, 0.6 * hours_of(run))
     for asked, got in zip(run.students, after.students, strict=True):
-        assert got.steps < asked.steps
+        assert got.spec.schedule.steps < asked.spec.schedule.steps
         for name in ("warmup_epochs", "decay_epochs"):
-            share = asked.config.train[name] / asked.steps
-            assert got.config.train[name] / got.steps == pytest.approx(share)
+            share = asked.spec.config.train[name] / asked.spec.schedule.steps
+            assert got.spec.config.train[
+                name
+            ] / got.spec.schedule.steps == pytest.approx(share)
 
 
 def test_pixels_follow_the_images(a_run):
@@ -219,7 +224,7 @@ def test_models_from_outside_keep_their_size(a_run):
         path=ROOT / "tests" / "configs" / "bright_square.py",
     )
     after = fitted(run, 0.2 * hours_of(run))
-    assert [one.resolution for one in after.students] == [32, 40, 40]
+    assert [one.spec.model.resolution for one in after.students] == [32, 40, 40]
 
 
 def test_a_control_that_is_not_wanted_is_not_counted(a_run):
@@ -228,7 +233,7 @@ def test_a_control_that_is_not_wanted_is_not_counted(a_run):
     limit = hours_of(without) / 0.9 * 1.001
     assert budget.fit(without, hours=limit, speeds=by_area) == []
     found = budget.fit(run, hours=limit, speeds=by_area)
-    assert any(one.field == f"{CONTROL}.train.steps" for one in found)
+    assert any(one.field == f"{Role.CONTROL}.train.steps" for one in found)
 
 
 def test_every_decision_is_of_a_field_and_says_why(a_run):

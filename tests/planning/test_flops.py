@@ -22,8 +22,8 @@ def student(name, generation, *overrides):
 def test_350_epochs_of_imagenet_are_the_papers_steps(batch, steps):
     whole = "--config.data.expected.labeled=1281167"
     one = student("imagenet_b7", 1, whole, f"--config.train.batch={batch}")
-    assert one.steps == steps
-    assert one.steps_per_epoch == 1_281_167 / batch
+    assert one.spec.schedule.steps == steps
+    assert one.spec.schedule.steps_per_epoch == 1_281_167 / batch
 
 
 def test_l2_passes_over_the_selected_images_as_often_as_in_the_paper():
@@ -36,21 +36,23 @@ def test_l2_passes_over_the_selected_images_as_often_as_in_the_paper():
 
 def test_small_students_are_trained_twice_as_long_on_a_schedule_half_as_steep():
     small, large = student("imagenet_b4", 1), student("imagenet_b5", 1)
-    assert small.steps == pytest.approx(2 * large.steps, abs=1)
-    decays = [one.config.train.decay_epochs for one in (small, large)]
+    assert small.spec.schedule.steps == pytest.approx(
+        2 * large.spec.schedule.steps, abs=1
+    )
+    decays = [one.spec.config.train.decay_epochs for one in (small, large)]
     assert decays == [4.8, 2.4]
-    assert {one.config.train.warmup_epochs for one in (small, large)} == {5.0}
+    assert {one.spec.config.train.warmup_epochs for one in (small, large)} == {5.0}
 
 
 def test_flops_are_three_passes_an_image_drawn_and_one_an_image_labeled():
     one = planned(PATHS["svhn"]).student(0)
     # 102 million multiply–adds, the authors’ B0 for small images.
-    assert one.flops == pytest.approx(2 * 102e6, rel=0.01)
+    assert one.cost.flops == pytest.approx(2 * 102e6, rel=0.01)
     assert flops.flops(one) == {
-        "train": 3.0 * one.flops * 109_474 * 128,
-        "label": 1.0 * one.flops * 531_131,
+        "train": 3.0 * one.cost.flops * 109_474 * 128,
+        "label": 1.0 * one.cost.flops * 531_131,
         # Every 5,000 steps and at the end, raw and averaged; then the test set.
-        "evaluate": 2.0 * one.flops * (23 * 4000 + 26_032),
+        "evaluate": 2.0 * one.cost.flops * (23 * 4000 + 26_032),
     }
 
 

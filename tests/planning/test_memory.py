@@ -30,7 +30,7 @@ def compiled(*overrides):
     student = student_of(*overrides)
     trained, mesh = part(student), sharding.make_mesh(jax.devices()[:1])
     step, state = step_and_state(trained)
-    images = trained.made_up(student.layout.total)
+    images = trained.made_up(student.spec.layout.total)
     rest = throughput.all_but_images(student)
     batch = sharding.put_batch({**rest, "image": images}, mesh)
     placed = jax.device_put(state, sharding.replicated(mesh))
@@ -105,7 +105,7 @@ def test_a_plan_that_measured_says_what_was_compiled():
     facts = plan.measured_facts(student.run, speeds=lambda _: speed)
 
     first = facts["generations"][0]
-    ahead = student.layout.total * 3 * student.resolution**2
+    ahead = student.spec.layout.total * 3 * student.spec.model.resolution**2
     assert first["memory_from"] == "compiled"
     assert first["memory_per_device"] == found.at(student, devices=1) + ahead
     assert "per device (as compiled)" in plan.run_text(facts)
@@ -133,5 +133,5 @@ def test_for_a_chip_dtype_and_remat_spare_memory_and_on_cpu_they_do_not():
 def test_a_shared_state_is_gathered_beside_the_shares():
     whole = memory.state_bytes(student_of("model.name=efficientnet_b0"), 8)
     shared = student_of("model.name=efficientnet_b0", "train.shard_state=True")
-    copies = memory.GATHERED * shared.parameters * memory.FLOAT32
+    copies = memory.GATHERED * shared.cost.parameters * memory.FLOAT32
     assert copies < memory.state_bytes(shared, 8) < whole

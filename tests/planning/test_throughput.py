@@ -16,7 +16,8 @@ from noisy_student_jax.core.preemption import Interruption
 from noisy_student_jax.evaluation import predictor
 from noisy_student_jax.planning import plan, throughput
 from noisy_student_jax.planning.throughput import Speed
-from noisy_student_jax.runs.run import CONTROL, Run
+from noisy_student_jax.runs.run import Run
+from noisy_student_jax.runs.spec import Role
 
 
 @pytest.fixture
@@ -67,7 +68,10 @@ def test_the_model_is_compiled_once_for_training_and_once_for_labeling(
     assert (len(trained), len(labeled)) == (1, 2)
     assert [(images.shape, noise) for *_, images, noise in noised] == [
         ((16, 8, 8, 3), throughput.streams.make_noise(section).input)
-        for section in (student.config.noise.labeled, student.config.noise.pseudo)
+        for section in (
+            student.spec.config.noise.labeled,
+            student.spec.config.noise.pseudo,
+        )
     ]
     assert list(tmp_path.iterdir()) == []
 
@@ -119,17 +123,17 @@ def test_a_large_batch_is_stood_in_for_by_few_groups_of_the_same_mix(
     student = tiny(*overrides).student(1)
     stand_in = throughput._with_small_batch(student)
 
-    assert stand_in.layout == small
-    whole = student.layout
+    assert stand_in.spec.layout == small
+    whole = student.spec.layout
     assert small.labeled * whole.pseudo == small.pseudo * whole.labeled
     small.check(devices=1, microbatches=stand_in.config.train.microbatches)
-    assert student.layout == whole, "the student itself is left alone"
+    assert student.spec.layout == whole, "the student itself is left alone"
 
 
 def test_every_device_is_given_whole_groups(tiny, monkeypatch):
     monkeypatch.setattr(throughput.jax, "device_count", lambda: 8)
     student = tiny("train.batch=512", "train.ratio=3", "train.microbatches=4")
-    small = throughput._with_small_batch(student.student(1)).layout
+    small = throughput._with_small_batch(student.student(1)).spec.layout
 
     assert small == BatchLayout(8 * 8, 8 * 24)
     small.check(devices=8)
@@ -141,8 +145,14 @@ def test_what_a_small_batch_may_not_be_divided_by_is_left_out(tiny):
     ).student(1)
     small = throughput._with_small_batch(student)
 
-    assert (small.config.train.microbatches, small.module.batch_norm_group) == (1, 0)
-    assert (student.config.train.microbatches, student.module.batch_norm_group) == (
+    assert (
+        small.spec.config.train.microbatches,
+        small.spec.model.module.batch_norm_group,
+    ) == (1, 0)
+    assert (
+        student.spec.config.train.microbatches,
+        student.spec.model.module.batch_norm_group,
+    ) == (
         3,
         6,
     )
@@ -150,10 +160,10 @@ def test_what_a_small_batch_may_not_be_divided_by_is_left_out(tiny):
 
 def test_images_with_many_activations_are_few(tiny, monkeypatch):
     student = tiny("train.batch=2048", "train.ratio=3").student(1)
-    image = student.activation_bytes
+    image = student.cost.activation_bytes
     monkeypatch.setattr(throughput, "ACTIVATION_BYTES", 9.5 * image)
 
-    assert throughput._with_small_batch(student).layout == BatchLayout(2, 6)
+    assert throughput._with_small_batch(student).spec.layout == BatchLayout(2, 6)
 
 
 @pytest.mark.parametrize("name", ["bright_square", "gray"])
@@ -170,11 +180,11 @@ def test_students_that_cost_the_same_are_measured_once(tiny):
     asked = []
 
     def speeds(student):
-        asked.append(student.name)
+        asked.append(student.spec.name)
         return Speed(len(asked), 1.0)
 
     remembered = throughput.remembered(speeds)
-    found = [remembered(run.student(k)) for k in (1, CONTROL, 0, 1)]
+    found = [remembered(run.student(k)) for k in (1, Role.CONTROL, 0, 1)]
     assert asked == ["generation_1", "generation_0"]
     assert [one.train_images_per_second for one in found] == [1, 1, 2, 1]
 
@@ -196,7 +206,7 @@ def test_students_that_differ_are_measured_each(override, tiny):
     remembered = throughput.remembered(lambda student: student)
     assert remembered(tiny().student(1)) != remembered(tiny(override).student(1))
     changed = tiny(f"generations[0].{override}")
-    found = [remembered(changed.student(k)) for k in (1, CONTROL)]
+    found = [remembered(changed.student(k)) for k in (1, Role.CONTROL)]
     assert found[0] == found[1]
 
 

@@ -212,7 +212,7 @@ def test_each_class_and_the_pool_are_shown(tiny_student, tmp_path, monkeypatch):
     for number, group in enumerate(found["groups"][:-1]):
         own = labeled.read(np.flatnonzero(labeled.labels == number)[:2]).images
         np.testing.assert_array_equal(
-            group.images, student.preprocessing.apply_all(own)
+            group.images, student.spec.model.preprocessing.apply_all(own)
         )
         assert group.crops is None
     assert found["groups"][-1].stream == "pseudo"

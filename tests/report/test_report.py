@@ -145,11 +145,11 @@ def fill(run):
     if run.config.control.enabled:
         students.append(run.student("control"))
     for student in students:
-        write_metrics(student.folder)
-        write_predictions(student.folder, run, rng)
-        write_manifest(run, student.name)
+        write_metrics(student.paths.folder)
+        write_predictions(student.paths.folder, run, rng)
+        write_manifest(run, student.spec.name)
     for student in students[: run.last]:
-        write_labels(student.folder, run, rng)
+        write_labels(student.paths.folder, run, rng)
     files.write_json(
         run.workdir / "data" / "dataset.json",
         {

@@ -137,14 +137,14 @@ def test_images_are_cropped_as_in_evaluation_and_not_noised(refined, tiny_studen
     student.run.workdir = refined
     final = student.final
     pipeline = streams.open_pipeline(
-        final, streams.make(final), sharding.make_mesh(), final.preprocessing
+        final, streams.make(final), sharding.make_mesh(), final.spec.model.preprocessing
     )
     batch = pipeline(3)
 
     source = student.run.dataset.labeled
     index = {source.key(n): n for n in range(len(source))}
     drawn = [index[key] for key in pipeline.records(3)["labeled"]]
-    expected = final.preprocessing.apply_all(source.read(drawn).images)
+    expected = final.spec.model.preprocessing.apply_all(source.read(drawn).images)
     np.testing.assert_array_equal(batch["image"], expected)
     assert len(expected) == 16
     # The model's own noise stays on, as remove_aug of the authors leaves it.
@@ -153,22 +153,22 @@ def test_images_are_cropped_as_in_evaluation_and_not_noised(refined, tiny_studen
 
 def test_the_learning_rate_is_that_of_the_end_of_the_schedule(tiny_student):
     student = tiny_student(1, *ON)
-    options = OptimizerOptions.from_config(student.config.train)
+    options = OptimizerOptions.from_config(student.spec.config.train)
     numbers = {"batch": 16, "steps": 12, "steps_per_epoch": 30 / 16}
     whole = make_schedule(options, **numbers)
-    tail = make_schedule(options, **numbers, start=student.final.schedule_start)
+    tail = make_schedule(options, **numbers, start=student.final.spec.schedule.start)
 
-    assert student.final.schedule_start == 12 - 6
+    assert student.final.spec.schedule.start == 12 - 6
     assert [float(tail(n)) for n in range(6)] == [float(whole(n)) for n in range(6, 12)]
     # Epochs are counted in its own batches.
     own = tiny_student(1, *ON, "--config.fixres.batch=8").final
-    assert own.schedule_start == 24 - 6
+    assert own.spec.schedule.start == 24 - 6
 
 
 def test_it_draws_in_an_order_of_its_own(tiny_student):
     student = tiny_student(1, *ON)
     control = tiny_student("control", *ON)
-    numbers = {one.number for s in (student, control) for one in (s, s.final)}
+    numbers = {one.spec.number for s in (student, control) for one in (s, s.final)}
     assert len(numbers) == 4
 
 

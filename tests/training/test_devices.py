@@ -40,10 +40,11 @@ teacher, taught_by = teacher_of(live.student(1))
 
 def training(devices):
     mesh = sharding.make_mesh(jax.devices()[:devices])
-    layout = student.layout
+    layout = student.spec.layout
     layout.check(devices=devices, microbatches=2)
     pipeline = ResidentPipeline(
-        learned.both, layout, mesh, student.preprocessing, seed=0, generation=1
+        learned.both, layout, mesh, student.spec.model.preprocessing,
+        seed=0, generation=1,
     )
     pipelines[devices] = pipeline
     step, state = step_and_state(part(student))
@@ -74,7 +75,7 @@ for devices in (1, 8):
     model = bundle.read(pathlib.Path(workdir) / "generation_0" / "model")
     predictor = Predictor(
         run.task,
-        student.module,
+        student.spec.model.module,
         model.preprocessing,
         batch=60,
         devices=jax.devices()[:devices],

@@ -82,10 +82,10 @@ for name, sharded in (("whole", "false"), ("shared", "true")):
     run = Run(config.load(tiny, overrides), folder / name, interruption=Interruption())
     student = run.student(1)
     told = generation.train(student)
-    weights = bundle.read(student.bundle).variables
+    weights = bundle.read(student.paths.averaged).variables
     found[name] = {
         "bytes": bytes_of_a_device(states[name]),
-        "log": read_metrics(student.folder / "train" / "metrics.jsonl"),
+        "log": read_metrics(student.paths.folder / "train" / "metrics.jsonl"),
         "weights": [np.asarray(leaf).tolist() for leaf in jax.tree.leaves(weights)],
         "names": str(jax.tree.structure(weights)),
     }

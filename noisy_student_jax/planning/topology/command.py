@@ -12,7 +12,7 @@ from noisy_student_jax.planning.topology.programs import LABEL, Program, program
 from noisy_student_jax.planning.topology.proposals import Compile, Proposal
 from noisy_student_jax.planning.topology.report import text
 from noisy_student_jax.planning.topology.slices import Slice
-from noisy_student_jax.runs.run import Run, Student
+from noisy_student_jax.runs.run import Generation, Run
 
 __all__ = ["asked_for", "facts", "text"]
 
@@ -105,8 +105,8 @@ def _compiled(
     return outcome
 
 
-def _students(run: Run, generation: str | None) -> list[Student]:
-    students = {str(student.generation): student for student in run.students}
+def _students(run: Run, generation: str | None) -> list[Generation]:
+    students = {str(student.spec.generation): student for student in run.students}
     if generation is None:
         return list(students.values())
     if generation not in students:
@@ -117,7 +117,7 @@ def _students(run: Run, generation: str | None) -> list[Student]:
 
 
 def _proposals(
-    student: Student,
+    student: Generation,
     where: Slice,
     results: list[tuple[Program, Outcome]],
     compile_program: Compile,

@@ -1,7 +1,7 @@
 """The programs of a student, lowered for given devices from shapes alone."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 import jax
 import numpy as np
@@ -14,7 +14,7 @@ from noisy_student_jax.generation import abstract_inputs
 from noisy_student_jax.generation.train import step_and_optimizer
 from noisy_student_jax.generation.trainable import part
 from noisy_student_jax.planning.topology.slices import Slice
-from noisy_student_jax.runs.run import Student
+from noisy_student_jax.runs.run import Generation
 from noisy_student_jax.training.step import Teacher, jit_train_step
 
 TRAIN, FIXRES, LABEL = "train", "fixres", "label"
@@ -32,14 +32,14 @@ class Program:
       key: of programs that cost the same.
     """
 
-    student: Student
+    student: Generation
     what: str
     lower: Callable[[], jax.stages.Lowered]
     images: int
-    key: tuple
+    key: Hashable
 
 
-def programs(student: Student, where: Slice) -> list[Program]:
+def programs(student: Generation, where: Slice) -> list[Program]:
     """Returns a student's programs: its step, that of its FixRes, and labeling.
 
     Args:
@@ -50,96 +50,79 @@ def programs(student: Student, where: Slice) -> list[Program]:
       UserError: the batch does not divide over the devices, or a part of the student
         has to be there.
     """
-    made = [] if student.adopted else [train_program(student, where)]
-    if student.final is not student:
+    made = [] if student.spec.adopted else [train_program(student, where)]
+    if student.spec.refined:
         made.append(train_program(student.final, where))
     return [*made, label_program(student.final, where)]
 
 
-def train_program(student: Student, where: Slice) -> Program:
+def train_program(student: Generation, where: Slice) -> Program:
     """Returns the training step of a student, as `train_loop` runs it."""
-    train, devices = student.config.train, len(where.devices)
+    train, devices = student.spec.config.train, len(where.devices)
     try:
-        student.layout.check(devices=devices, microbatches=train.microbatches)
+        student.spec.layout.check(devices=devices, microbatches=train.microbatches)
     except UserError as error:
-        raise UserError(f"{student.name} on {where.name}: {error}") from None
+        raise UserError(f"{student.spec.name} on {where.name}: {error}") from None
     return Program(
         student,
-        FIXRES if student.trained else TRAIN,
+        FIXRES if student.spec.fine_tunes else TRAIN,
         lambda: _lowered_step(student, where),
-        student.layout.total // devices,
-        (
-            *_model(student),
-            student.layout,
-            train.part,
-            train.microbatches,
-            train.optimizer,
-            train.shard_state,
-            student.trained and student.config.fixres.frozen_blocks,
-            student.taught_on_the_fly and _model(student.teacher.final),
-        ),
+        student.spec.layout.total // devices,
+        student.spec.step_key,
     )
 
 
-def label_program(student: Student, where: Slice) -> Program:
+def label_program(student: Generation, where: Slice) -> Program:
     """Returns the labeling program: one for each host, on its own devices."""
-    batch = student.config.labels.batch
+    batch = student.spec.config.labels.batch
     images = -(-batch // len(where.host))
     return Program(
         student,
         LABEL,
         lambda: _lowered_labeling(student, where),
         images,
-        (*_model(student), LABEL, images),
+        (student.spec.model.key, LABEL, images),
     )
 
 
-def _model(student: Student) -> tuple:
-    return (
-        student.config.model.name,
-        repr(sorted(student.arguments.items())),
-        student.resolution,
-    )
-
-
-def _lowered_step(student: Student, where: Slice) -> jax.stages.Lowered:
+def _lowered_step(student: Generation, where: Slice) -> jax.stages.Lowered:
     trained, mesh = part(student), sharding.make_mesh(where.devices)
     teacher, taught_by = _teacher(student)
     step, optimizer = step_and_optimizer(trained, teacher=teacher)
     state = abstract_inputs.of_state(trained, optimizer)
     held = sharding.state_sharding(
-        state, mesh, sharded=student.config.train.shard_state
+        state, mesh, sharded=student.spec.config.train.shard_state
     )
     placed = jit_train_step(step, mesh, taught=teacher is not None, state_sharding=held)
     given = () if teacher is None else (taught_by,)
     return placed.lower(state, abstract_inputs.of_batch(trained), *given)
 
 
-def _lowered_labeling(student: Student, where: Slice) -> jax.stages.Lowered:
+def _lowered_labeling(student: Generation, where: Slice) -> jax.stages.Lowered:
     trained = part(student)
     predictor = Predictor(
         student.run.task,
         trained.module,
         trained.preprocessing,
-        batch=student.config.labels.batch,
+        batch=student.spec.config.labels.batch,
         devices=list(where.host),
     )
     seen = getattr(trained.preprocessing, "dtype", np.float32)
     images = abstract_inputs.many(
         trained.preprocessing.blank(), predictor.batch, dtype=seen
     )
-    return predictor.apply.lower(trained.of(student.shapes), images)
+    return predictor.apply.lower(trained.of(student.cost.shapes), images)
 
 
-def _teacher(student: Student) -> tuple[Teacher | None, PyTree | None]:
-    """Returns what `generation.teacher_of` does, with shapes for weights."""
-    if not student.taught_on_the_fly:
+def _teacher(student: Generation) -> tuple[Teacher | None, PyTree | None]:
+    """Returns what `train.teacher_of` does, with shapes for weights."""
+    shown, task = student.spec.taught_by, student.run.task
+    if shown is None:
         return None, None
-    task, shown = student.run.task, student.teacher.final
     teacher = Teacher(
         shown.module,
         lambda outputs: task.taught_targets(task.predict(outputs)),
         mean=shown.preprocessing.mean,
         std=shown.preprocessing.std,
     )
-    return teacher, shown.shapes
+    return teacher, student.run.costs.of(shown).shapes

@@ -16,7 +16,7 @@ from noisy_student_jax.planning.topology.programs import (
     train_program,
 )
 from noisy_student_jax.planning.topology.slices import Slice
-from noisy_student_jax.runs.run import Student
+from noisy_student_jax.runs.run import Generation
 
 TRIES = 3
 """Programs of a kind that are compiled to verify a proposal: it takes minutes."""
@@ -45,10 +45,12 @@ class Setting:
     shard_state: bool
 
     @classmethod
-    def of(cls, student: Student) -> "Setting":
+    def of(cls, student: Generation) -> "Setting":
         """Returns what a student has."""
-        train = student.config.train
-        return cls(student.config.model.remat, train.microbatches, train.shard_state)
+        train = student.spec.config.train
+        return cls(
+            student.spec.config.model.remat, train.microbatches, train.shard_state
+        )
 
     @property
     def time(self) -> float:
@@ -57,15 +59,15 @@ class Setting:
         more += GATHERING * self.microbatches * self.shard_state
         return (REMAT if self.remat else 1.0) * (1 + more)
 
-    def applied(self, student: Student) -> Student:
+    def applied(self, student: Generation) -> Generation:
         """Returns the student with it; also one that is fine-tuned by FixRes."""
-        config = student.config.copy_and_resolve_references()
+        config = student.spec.config.copy_and_resolve_references()
         config.model.remat = self.remat
         config.train.microbatches = self.microbatches
         config.train.shard_state = self.shard_state
-        return dataclasses.replace(student, config=config)
+        return student.changed(config)
 
-    def overrides(self, student: Student) -> list[str]:
+    def overrides(self, student: Generation) -> list[str]:
         """Returns the arguments that make a student's setting this one."""
         fields = {
             "model.remat": self.remat,
@@ -75,7 +77,7 @@ class Setting:
         return [
             _override(student, field, value)
             for field, value in fields.items()
-            if student.config[field.split(".")[0]][field.split(".")[1]] != value
+            if student.spec.config[field.split(".")[0]][field.split(".")[1]] != value
         ]
 
 
@@ -96,18 +98,19 @@ class Proposal:
     tried: int
 
 
-def settings(student: Student, *, devices: int) -> list[Setting]:
+def settings(student: Generation, *, devices: int) -> list[Setting]:
     """Returns the settings that a student may have on so many devices, fastest first.
 
     Args:
       student: that does not fit.
       devices: of the slice.
     """
-    accepts = "remat" in student.arguments
-    most = math.gcd(student.layout.groups, student.final.layout.groups) // devices
+    accepts = "remat" in student.spec.model.arguments
+    both = (one.spec.layout.groups for one in (student, student.final))
+    most = math.gcd(*both) // devices
     found = {
         Setting(remat, microbatches, shard_state)
-        for remat in ((False, True) if accepts else (student.config.model.remat,))
+        for remat in ((False, True) if accepts else (student.spec.config.model.remat,))
         for microbatches in range(1, most + 1)
         if most % microbatches == 0
         for shard_state in (False, True)
@@ -118,14 +121,14 @@ def settings(student: Student, *, devices: int) -> list[Setting]:
     return sorted(found, key=lambda one: (one.time, one.microbatches))
 
 
-def _divides(student: Student, parts: int) -> bool:
+def _divides(student: Generation, parts: int) -> bool:
     """Whether each of the parts of a batch has whole groups of batch norm."""
-    group = student.config.model.batch_norm_group or 1
-    return student.layout.total % (group * parts) == 0
+    group = student.spec.config.model.batch_norm_group or 1
+    return student.spec.layout.total % (group * parts) == 0
 
 
 def propose(
-    student: Student,
+    student: Generation,
     where: Slice,
     compiled: dict[str, Outcome],
     compile_program: Compile,
@@ -142,7 +145,7 @@ def propose(
     """
     tried = 0
     # Its training and its FixRes share the setting.
-    steps = [student] if student.final is student else [student, student.final]
+    steps = [student, student.final] if student.spec.refined else [student]
     limit = min(outcome.limit for outcome in compiled.values())
     own, last = Setting.of(student), ()
     for setting in settings(student, devices=len(where.devices)):
@@ -167,7 +170,7 @@ def propose(
 
 
 def propose_labels(
-    student: Student, where: Slice, outcome: Outcome, compile_program: Compile
+    student: Generation, where: Slice, outcome: Outcome, compile_program: Compile
 ) -> Proposal:
     """Looks for the largest ``labels.batch`` of a host that fits, in powers of two.
 
@@ -179,9 +182,9 @@ def propose_labels(
     """
     verified = ()
     for tried, batch in enumerate(_smaller_batches(student, where, outcome), 1):
-        config = student.config.copy_and_resolve_references()
+        config = student.spec.config.copy_and_resolve_references()
         config.labels.batch = batch
-        program = label_program(dataclasses.replace(student, config=config), where)
+        program = label_program(student.changed(config), where)
         outcome = compile_program(program)
         verified = ((program, outcome),)
         if outcome.fits:
@@ -192,9 +195,11 @@ def propose_labels(
     return Proposal((), verified, False, TRIES)
 
 
-def _smaller_batches(student: Student, where: Slice, outcome: Outcome) -> Iterator[int]:
+def _smaller_batches(
+    student: Generation, where: Slice, outcome: Outcome
+) -> Iterator[int]:
     devices = len(where.host)
-    images = -(-student.config.labels.batch // devices)
+    images = -(-student.spec.config.labels.batch // devices)
     if outcome.needed > outcome.limit > 0:
         images = math.ceil(images * outcome.limit / outcome.needed)
     images = 2 ** max(0, math.ceil(math.log2(images)) - 1)
@@ -203,8 +208,5 @@ def _smaller_batches(student: Student, where: Slice, outcome: Outcome) -> Iterat
         images //= 2
 
 
-def _override(student: Student, field: str, value: object) -> str:
-    owner = student.generation
-    if isinstance(owner, int):
-        owner = f"generations[{owner}]"
-    return f"--config.{owner}.{field}={value}"
+def _override(student: Generation, field: str, value: object) -> str:
+    return f"--config.{student.spec.owner}.{field}={value}"

@@ -7,7 +7,7 @@ from noisy_student_jax.core import console
 from noisy_student_jax.planning.topology.compiling import Outcome
 from noisy_student_jax.planning.topology.programs import FIXRES, LABEL, Program
 from noisy_student_jax.planning.topology.proposals import Proposal
-from noisy_student_jax.runs.run import Student
+from noisy_student_jax.runs.run import Generation
 
 WHAT = {"train": "training step", FIXRES: "FixRes step", LABEL: "labeling"}
 
@@ -16,8 +16,8 @@ def title(program: Program) -> str:
     """Names a program."""
     student = program.student
     return (
-        f"{student.name}'s {WHAT[program.what]}, {student.config.model.name} at"
-        f" {student.resolution} px"
+        f"{student.spec.name}'s {WHAT[program.what]}, {student.spec.model.name}"
+        f" at {student.spec.model.resolution} px"
     )
 
 
@@ -32,17 +32,19 @@ def program_facts(
       as_in: the program of the same cost that was compiled in its stead.
     """
     student = program.student
-    microbatches = 1 if program.what == LABEL else student.config.train.microbatches
+    microbatches = (
+        1 if program.what == LABEL else student.spec.config.train.microbatches
+    )
     return {
-        "student": student.name,
+        "student": student.spec.name,
         "program": program.what,
-        "model": student.config.model.name,
-        "resolution": student.resolution,
+        "model": student.spec.model.name,
+        "resolution": student.spec.model.resolution,
         "images_per_device": program.images,
         "microbatches": microbatches,
-        "remat": student.config.model.remat,
-        "shard_state": student.config.train.shard_state,
-        "same_as": as_in.student.name if as_in and as_in is not program else None,
+        "remat": student.spec.config.model.remat,
+        "shard_state": student.spec.config.train.shard_state,
+        "same_as": as_in.student.spec.name if as_in and as_in is not program else None,
         "fits": outcome.fits,
         "needed": outcome.needed,
         "limit": outcome.limit,
@@ -56,10 +58,10 @@ def program_facts(
     }
 
 
-def proposal_facts(student: Student, proposal: Proposal) -> dict[str, Any]:
+def proposal_facts(student: Generation, proposal: Proposal) -> dict[str, Any]:
     """Returns what `plan --json` prints of a proposal."""
     return {
-        "student": student.name,
+        "student": student.spec.name,
         "fits": proposal.fits,
         "overrides": list(proposal.overrides),
         "compiled": proposal.tried,
@@ -173,10 +175,10 @@ def _collectives(told: list[dict[str, Any]]) -> str:
 
 def _analytic_flops(program: Program) -> float:
     """Returns 2 × multiply–adds: forward, and backward where it trains."""
-    flops = float(program.student.flops * program.images)
+    flops = float(program.student.cost.flops * program.images)
     if program.what == LABEL:
         return flops
-    return flops * (4 if program.student.config.model.remat else 3)
+    return flops * (4 if program.student.spec.config.model.remat else 3)
 
 
 def _bytes(count: float) -> str:

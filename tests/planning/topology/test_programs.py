@@ -40,7 +40,7 @@ found["taught"] = len(jax.tree.leaves(program.lower().in_avals))
 _, plain = student()
 program, _ = programs.programs(plain, where)
 found["plain"] = len(jax.tree.leaves(program.lower().in_avals))
-found["teacher"] = len(jax.tree.leaves(taught.teacher.shapes))
+found["teacher"] = len(jax.tree.leaves(taught.teacher.cost.shapes))
 _, fixed = student(
     "--config.generations[1].fixres.resolution=16", "--config.fixres.steps=2"
 )

@@ -38,7 +38,7 @@ class Compiler:
         self.asked, self.reckoning = [], Reckoning(where)
 
     def __call__(self, program):
-        train = program.student.config.train
+        train = program.student.spec.config.train
         needed = program.images * self.label_bytes
         if program.what != LABEL:
             needed = self.factor * self.reckoning.needed(program.student)
@@ -175,12 +175,12 @@ def test_programs_that_cost_the_same_are_compiled_once():
 
 def test_the_state_is_reckoned_with_its_optimizer_and_gradients():
     student, where = a_run().student(1), a_slice(1e9)
-    leaves = jax.tree.leaves(student.shapes)
+    leaves = jax.tree.leaves(student.cost.shapes)
     # RMSProp's two, the weights, their average and the gradients.
     assert state_bytes(student, len(where.devices)) == 5 * 4 * sum(
         leaf.size for leaf in leaves
     )
-    kept = 32 * student.activation_bytes * TYPICAL[False]
+    kept = 32 * student.cost.activation_bytes * TYPICAL[False]
     assert needed() == pytest.approx(state_bytes(student, len(where.devices)) + kept)
 
 
@@ -238,5 +238,7 @@ def test_no_setting_cuts_a_group_of_batch_norm():
     free = settings(a_run().student(1), devices=1)
     found = settings(student, devices=1)
     assert found
-    assert all(student.layout.total % (group * one.microbatches) == 0 for one in found)
+    assert all(
+        student.spec.layout.total % (group * one.microbatches) == 0 for one in found
+    )
     assert {one.microbatches for one in found} < {one.microbatches for one in free}
