@@ -15,8 +15,8 @@ One = TypeVar("One")
 class Prefetcher(Generic[One]):
     """A function of consecutive steps that is called ahead of the step asked for.
 
-    A step that the device has to be given first is worked in between: `take` the
-    results that it needs, and `fill` up while the device is at work on it.
+    `take` and `fill` do the two halves of a call, so that the devices can be given
+    work on a result before the next ones are made.
     """
 
     def __init__(

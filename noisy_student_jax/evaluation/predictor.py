@@ -21,10 +21,10 @@ from jax.sharding import Mesh
 
 from noisy_student_jax import models
 from noisy_student_jax.core import sharding
-from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.prefetch import Prefetcher
 from noisy_student_jax.core.protocols import Arrays, Task
 from noisy_student_jax.core.types import PyTree
+from noisy_student_jax.core.unusable import refuse
 from noisy_student_jax.images.preprocessing import Preprocessing
 from noisy_student_jax.models import cost
 from noisy_student_jax.models.bundle import Bundle
@@ -364,11 +364,7 @@ def predict_source(
         for name, own in predictions.items():
             parts[name].append(own)
     if not records:
-        raise UserError(
-            f"none of the {len(source)} images to be judged on can be used, the first"
-            f" being '{source.key(0)}' ({unusable[source.key(0)]}): repair or replace"
-            " them"
-        )
+        refuse(unusable.items(), len(source), "images to be judged on")
     return Predicted(
         np.concatenate(records),
         np.concatenate(labels),

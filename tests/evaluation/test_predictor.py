@@ -338,5 +338,5 @@ def test_nothing_to_judge_on_is_refused(predictor, variables, images):
     class AllTorn(Torn):
         torn = range(11)
 
-    with pytest.raises(UserError, match=r"none of the 11 images .* 'key-0' \(torn\)"):
+    with pytest.raises(UserError, match=r"11 of 11 images .* 'key-0' \(torn\)"):
         predict_source(predictor, {"one": variables}, source(images, AllTorn))
