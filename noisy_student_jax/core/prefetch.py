@@ -1,101 +1,90 @@
-"""Work begun before it is asked for, so that host and devices do not wait in turn.
+"""Steps begun before they are asked for, so that host and devices do not wait in turn.
 
-All of it is in order and gives what doing one thing after the other would give; only
-when it is done differs. How much is held at once is bounded by how far it goes ahead.
+The results are those of one step after the other; only when they are made differs. How
+much is held at once is bounded by how far it goes ahead.
 """
 
-import collections
-import concurrent.futures
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
-
-from noisy_student_jax.core.types import Batch
+import math
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from typing import Any, Generic, TypeVar
 
 One = TypeVar("One")
 
 
-class Prefetched:
-    """A function of the step whose next results are made before they are asked for.
+class Prefetcher(Generic[One]):
+    """A function of consecutive steps that is called ahead of the step asked for.
 
-    Making a batch sends its images and starts the program that noises them; that goes
-    on while the devices are at work on the steps before.
+    `take` and `fill` do the two halves of a call, so that the devices can be given
+    work on a result before the next ones are made.
     """
 
-    def __init__(self, batches: Callable[[int], Batch], *, stop: int, ahead: int):
-        """Makes nothing yet.
+    def __init__(
+        self,
+        function: Callable[[int], One],
+        *,
+        ahead: int,
+        stop: float = math.inf,
+        executor: Executor | None = None,
+    ):
+        """Begins nothing yet.
 
         Args:
-          batches: the batch of each step.
-          stop: the number of steps: no batch is made beyond.
-          ahead: how many batches `fill` makes.
+          function: gives the result of a step.
+          ahead: how many steps are begun beyond the one asked for, at most.
+          stop: the number of steps: none is begun beyond.
+          executor: calls the function, and is shut down in the end; None for the
+            thread that asks, as where that begins what devices then work on.
         """
-        self._batches, self._stop, self._ahead = batches, stop, ahead
-        self._made: dict[int, Batch | Exception] = {}
+        self._function, self._ahead, self._stop = function, ahead, stop
+        self._executor = executor or _Caller()
+        self._begun: dict[int, Future[One]] = {}
 
-    def __call__(self, step: int) -> Batch:
-        """Returns the batch of a step; what kept it from being made is raised here."""
-        batch = self._made.pop(step) if step in self._made else self._batches(step)
-        if isinstance(batch, Exception):
-            raise batch
-        return batch
+    def __call__(self, step: int) -> One:
+        """Returns the result of a step, with those after it begun.
+
+        What went wrong in a step is raised here, and not before: the steps before it
+        are fine. Steps that do not follow one another are allowed, and slow.
+        """
+        self._begin(step, 1 + self._ahead)
+        return self.take(step)
+
+    def take(self, step: int) -> One:
+        """Returns the result of a step; those after it are left to `fill`."""
+        if step not in self._begun:
+            self._begin(step, 1)
+        return self._begun.pop(step).result()
 
     def fill(self, step: int) -> None:
-        """Makes the batches of a step and of those after it, as many as are wanted."""
-        for number in range(step, min(step + self._ahead, self._stop)):
-            if isinstance(self._made.get(number), Exception):
+        """Begins the step that is asked for next and those after it, `ahead` in all."""
+        self._begin(step, self._ahead)
+
+    def close(self) -> None:
+        """Gives up what nobody has asked for."""
+        self._begun.clear()
+        self._executor.shutdown(cancel_futures=True)
+
+    def _begin(self, first: int, count: int) -> None:
+        """Has these steps begun, and gives up all others."""
+        steps = range(first, min(first + count, self._stop))
+        for step in self._begun.keys() - set(steps):
+            self._begun.pop(step).cancel()
+        for step in steps:
+            if step not in self._begun:
+                self._begun[step] = self._executor.submit(self._function, step)
+            if (begun := self._begun[step]).done() and begun.exception():
                 return
-            if number in self._made:
-                continue
-            try:
-                self._made[number] = self._batches(number)
-            except Exception as error:
-                # Not before its turn: the steps before it are fine.
-                self._made[number] = error
-                return
 
 
-def read_ahead(
-    read: Callable[[Any], One], items: Iterable[Any], *, ahead: int
-) -> Iterator[One]:
-    """Yields what is read of each item, in order.
+class _Caller(Executor):
+    """Calls at once, in the thread that submits."""
 
-    Args:
-      read: takes an item; called by one thread, or where `ahead` is 0 by the caller's.
-      items: what to read.
-      ahead: how many results the thread has ready, or is at work on, at most.
-    """
-    if not ahead:
-        yield from map(read, items)
-        return
-    left = iter(items)
-    thread = concurrent.futures.ThreadPoolExecutor(1, "read_ahead")
-    try:
-        waiting: collections.deque[concurrent.futures.Future] = collections.deque()
-        while True:
-            while len(waiting) <= ahead and (more := list(_first(left))):
-                waiting.append(thread.submit(read, *more))
-            if not waiting:
-                return
-            yield waiting.popleft().result()
-    finally:
-        thread.shutdown(cancel_futures=True)
-
-
-def late(items: Iterable[One], *, by: int) -> Iterator[One]:
-    """Yields items in order, each when `by` more have been taken or there are no more.
-
-    Where taking an item begins work on a device, that work goes on while the caller is
-    occupied with the items before.
-    """
-    waiting: collections.deque[One] = collections.deque()
-    for item in items:
-        waiting.append(item)
-        if len(waiting) > by:
-            yield waiting.popleft()
-    yield from waiting
-
-
-def _first(items: Iterator[Any]) -> Iterator[Any]:
-    for item in items:
-        yield item
-        return
+    def submit(
+        self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> Future[Any]:
+        done: Future[Any] = Future()
+        try:
+            done.set_result(fn(*args, **kwargs))
+        except Exception as error:
+            done.set_exception(error)
+        return done

@@ -3,8 +3,8 @@
 import csv
 import pathlib
 
+from noisy_student_jax.core import unusable
 from noisy_student_jax.core.console import printable
-from noisy_student_jax.core.errors import UserError
 
 
 class Quarantine:
@@ -46,10 +46,10 @@ class Quarantine:
                 writer.writerow(["key", "reason"])
             writer.writerow([key, reason])
         self.reasons[key] = reason
-        if len(self.reasons) > self._most * self._records:
-            raise UserError(
-                f"{len(self.reasons)} of {self._records} records cannot be used, more"
-                f" than config.data.max_quarantined={self._most:g} of them, the last"
-                f" being '{key}' ({reason}): see '{self._path}',"
-                " then repair or remove them"
-            )
+        unusable.refuse(
+            self.reasons.items(),
+            self._records,
+            "records",
+            most=self._most,
+            listed=self._path,
+        )

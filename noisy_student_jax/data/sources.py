@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.core import unusable
 from noisy_student_jax.core.protocols import Examples, Source
 from noisy_student_jax.images.preprocessing import Preprocessing
 
@@ -154,13 +154,12 @@ def read_all_good(
     """
     indices = range(len(source)) if indices is None else indices
     examples = source.read(indices)
-    bad = [n for n, status in enumerate(examples.status) if status != "ok"]
-    if bad:
-        raise UserError(
-            f"{len(bad)} of {len(indices)} {part} images cannot be used, the first"
-            f" being '{source.key(int(indices[bad[0]]))}'"
-            f" ({examples.status[bad[0]]}): repair or remove them"
-        )
+    bad = [
+        (source.key(int(index)), status)
+        for index, status in zip(indices, examples.status, strict=True)
+        if status != "ok"
+    ]
+    unusable.refuse(bad, len(indices), f"{part} images")
     return preprocessing.apply_all_to_train_on(examples.images), examples.labels
 
 

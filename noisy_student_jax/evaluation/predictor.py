@@ -5,13 +5,13 @@ work on a batch, the host reads the next one and looks at the one before. On a C
 batch is worked through in pieces small enough for its caches, one a core at a time.
 """
 
-import concurrent.futures
 import contextlib
 import dataclasses
 import functools
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any
 
 import flax.linen as nn
@@ -21,10 +21,10 @@ from jax.sharding import Mesh
 
 from noisy_student_jax import models
 from noisy_student_jax.core import sharding
-from noisy_student_jax.core.errors import UserError
-from noisy_student_jax.core.prefetch import late, read_ahead
+from noisy_student_jax.core.prefetch import Prefetcher
 from noisy_student_jax.core.protocols import Arrays, Task
 from noisy_student_jax.core.types import PyTree
+from noisy_student_jax.core.unusable import refuse
 from noisy_student_jax.images.preprocessing import Preprocessing
 from noisy_student_jax.models import cost
 from noisy_student_jax.models.bundle import Bundle
@@ -73,7 +73,7 @@ class Predictor:
         self.mesh = sharding.make_mesh(devices or jax.local_devices())
         self.batch = -(-batch // self.mesh.size) * self.mesh.size
         self.piece, self._in_pieces = 0, in_pieces
-        self._waiting: set[concurrent.futures.Future] = set()
+        self._waiting: set[Future] = set()
         what = task, module, preprocessing.mean, preprocessing.std, self.mesh
         try:
             self.apply = _shared_program(*what)
@@ -111,13 +111,16 @@ class Predictor:
           NumPy arrays ``[images, …]``, as the task predicts.
         """
         whole = range(0, len(images), self.batch)
-        begun = (self.start(variables, images[at : at + self.batch]) for at in whole)
-        parts, done = [], 0
+
+        def start(number: int) -> Callable[[], Arrays]:
+            return self.start(variables, images[whole[number] :][: self.batch])
+
+        begun = Prefetcher(start, ahead=self.ahead, stop=len(whole))
+        parts = []
         with self.abandoning():
-            for fetch in late(begun, by=self.ahead):
-                parts.append(fetch())
-                done = min(done + self.batch, len(images))
-                after_batch(done)
+            for number, at in enumerate(whole):
+                parts.append(begun(number)())
+                after_batch(min(at + self.batch, len(images)))
         return {
             name: np.concatenate([part[name] for part in parts]) for name in parts[0]
         }
@@ -198,15 +201,13 @@ def _filled_up(images: np.ndarray, *, to: int) -> np.ndarray:
 
 
 @functools.cache
-def _cores() -> concurrent.futures.Executor:
+def _cores() -> Executor:
     """Returns threads that call the program, one for each core.
 
     A program's own threads wait for one another after each layer; and XLA runs what one
     thread calls in turn.
     """
-    return concurrent.futures.ThreadPoolExecutor(
-        len(os.sched_getaffinity(0)), "predictor"
-    )
+    return ThreadPoolExecutor(len(os.sched_getaffinity(0)), "predictor")
 
 
 def _program(
@@ -258,7 +259,7 @@ def predict_batches(
     predictor: Predictor,
     placed: dict[str, PyTree],
     source: Any,
-    batches: Iterable[range],
+    batches: Sequence[range],
     *,
     before: Callable[[int], None] = lambda start: None,
 ) -> Iterator[tuple[Read, dict[str, Arrays]]]:
@@ -276,7 +277,8 @@ def predict_batches(
       are none.
     """
 
-    def read(indices: range) -> tuple[Read, np.ndarray | None]:
+    def read(number: int) -> tuple[Read, np.ndarray | None]:
+        indices = batches[number]
         examples = source.read(indices)
         found = Read(indices, examples.status, examples.labels)
         if not found.good.any():
@@ -286,19 +288,22 @@ def predict_batches(
             image for image, good in usable if good
         )
 
-    def begun() -> Iterator[tuple[Read, dict[str, Callable[[], Arrays]]]]:
-        for found, images in read_ahead(read, batches, ahead=predictor.ahead):
-            before(found.indices.start)
-            fetch = {}
-            if images is not None:
-                fetch = {
-                    name: predictor.start(variables, images)
-                    for name, variables in placed.items()
-                }
-            yield found, fetch
+    def start(number: int) -> tuple[Read, dict[str, Callable[[], Arrays]]]:
+        found, images = was_read(number)
+        before(found.indices.start)
+        if images is None:
+            return found, {}
+        return found, {
+            name: predictor.start(variables, images)
+            for name, variables in placed.items()
+        }
 
-    with predictor.abandoning():
-        for found, fetch in late(begun(), by=predictor.ahead):
+    limits = {"ahead": predictor.ahead, "stop": len(batches)}
+    thread = ThreadPoolExecutor(1, "read_ahead") if predictor.ahead else None
+    was_read = Prefetcher(read, **limits, executor=thread)
+    started = Prefetcher(start, **limits)
+    with predictor.abandoning(), contextlib.closing(was_read):
+        for found, fetch in map(started, range(len(batches))):
             yield found, {name: one() for name, one in fetch.items()}
 
 
@@ -342,10 +347,10 @@ def predict_source(
     placed = {name: predictor.place(variables) for name, variables in models.items()}
     parts: dict[str, list[Arrays]] = {name: [] for name in models}
     records, labels, unusable = [], [], {}
-    batches = (
+    batches = [
         range(start, min(start + predictor.batch, len(source)))
         for start in range(0, len(source), predictor.batch)
-    )
+    ]
     for found, predictions in predict_batches(
         predictor, placed, source, batches, before=before_batch
     ):
@@ -359,11 +364,7 @@ def predict_source(
         for name, own in predictions.items():
             parts[name].append(own)
     if not records:
-        raise UserError(
-            f"none of the {len(source)} images to be judged on can be used, the first"
-            f" being '{source.key(0)}' ({unusable[source.key(0)]}): repair or replace"
-            " them"
-        )
+        refuse(unusable.items(), len(source), "images to be judged on")
     return Predicted(
         np.concatenate(records),
         np.concatenate(labels),

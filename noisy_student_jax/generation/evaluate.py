@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from noisy_student_jax.core import console, files
+from noisy_student_jax.core import files, unusable
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.protocols import Source
 from noisy_student_jax.data.sources import key_hashes
@@ -49,7 +49,12 @@ def evaluate(student: Generation) -> dict[str, Any]:
             source,
             before_batch=before_batch,
         )
-        _tell_unusable(found, name, most=run.config.data.max_quarantined)
+        unusable.tell(
+            found.unusable.items(),
+            len(source),
+            f"{name} images",
+            most=run.config.data.max_quarantined,
+        )
         splits[name] = _measured(run, found)
     # The last part was the test set.
     _write_predictions(student, found)
@@ -76,24 +81,6 @@ def refuse_overlap(bundle: Bundle, test: Source) -> None:
             " its teachers learned from, so the result would mean nothing: give a test"
             " set of other images"
         )
-
-
-def _tell_unusable(found: Predicted, part: str, *, most: float) -> None:
-    """Warns of images that cannot be used, or gives up if they are too many."""
-    if not found.unusable:
-        return
-    key, reason = next(iter(found.unusable.items()))
-    read = len(found.records) + len(found.unusable)
-    what = (
-        f"{len(found.unusable)} of {read} {part} images cannot be used, the first being"
-        f" '{console.printable(key)}' ({reason})"
-    )
-    if len(found.unusable) > most * read:
-        raise UserError(
-            f"{what}: repair or replace them, or allow more than"
-            f" config.data.max_quarantined={most:g}"
-        )
-    console.warn(f"{what}; they are left out")
 
 
 def _measured(run: Run, found: Predicted) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from noisy_student_jax.augment.noise import InputNoise
 from noisy_student_jax.augment.randaugment_table import RandAugmentConstants
-from noisy_student_jax.core import console
+from noisy_student_jax.core import unusable
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.protocols import Source
 from noisy_student_jax.core.types import STREAMS
@@ -129,19 +129,12 @@ def _usable(
     good = np.array(source.status) == "ok"
     drawn = np.unique(picks[:, 0])
     bad = drawn[~good[drawn]]
-    if not len(bad):
-        return picks
-    first = int(bad[0])
-    what = (
-        f"{len(bad)} of {len(drawn)} {name} images cannot be used, the first being"
-        f" '{console.printable(source.key(first))}' ({source.status[first]})"
+    unusable.tell(
+        [(source.key(record), source.status[record]) for record in bad.tolist()],
+        len(drawn),
+        f"{name} images",
+        most=data.max_quarantined,
     )
-    if len(bad) > data.max_quarantined * len(drawn):
-        raise UserError(
-            f"{what}: repair or remove them, or allow more than"
-            f" config.data.max_quarantined={data.max_quarantined:g}"
-        )
-    console.warn(f"{what}; they are left out")
     return picks[good[picks[:, 0]]]
 
 

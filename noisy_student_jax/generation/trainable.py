@@ -286,10 +286,10 @@ def _compute(
 ) -> None:
     """Computes the features of some records and writes them."""
     status, parts = [], []
-    batches = (
+    batches = [
         range(start, min(start + predictor.batch, records.stop))
         for start in range(records.start, records.stop, predictor.batch)
-    )
+    ]
     for found, predictions in predict_batches(
         predictor,
         {"body": body},

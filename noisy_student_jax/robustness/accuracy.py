@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from noisy_student_jax.core.console import printable
-from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.protocols import Source, Task
 from noisy_student_jax.core.types import PyTree
+from noisy_student_jax.core.unusable import refuse
 from noisy_student_jax.evaluation.predictor import Predictor
 from noisy_student_jax.images.preprocessing import Preprocessing
 from noisy_student_jax.models.bundle import Bundle
@@ -88,11 +87,7 @@ class Batches:
                 )
                 yield images, np.asarray(examples.labels)[good]
         if not used:
-            key, reason = next(iter(self.unusable.items()))
-            raise UserError(
-                f"none of the {len(self.source)} images can be used, the first being"
-                f" '{printable(key)}' ({reason}): repair or replace them"
-            )
+            refuse(self.unusable.items(), len(self.source), "images")
 
 
 def count(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from noisy_student_jax import tasks
-from noisy_student_jax.core import console, files
+from noisy_student_jax.core import console, files, unusable
 from noisy_student_jax.core.errors import Interrupted, UserError, nearest
 from noisy_student_jax.core.preemption import EXIT_STATUS, Interruption
 from noisy_student_jax.data.sources import fingerprint
@@ -212,12 +212,10 @@ def _tell(
 ) -> None:
     for warning in found["warnings"]:
         console.warn(warning)
-    if unusable := found["unusable"]:
-        key, reason = next(iter(unusable.items()))
-        console.warn(
-            f"{len(unusable)} could not be used and are left out, the first being"
-            f" '{console.printable(key)}' ({reason})"
-        )
+    what = "clips" if "clips" in found else "images"
+    bad = found["unusable"].items()
+    # No share of them is too large: where none is left, the suite has said so.
+    unusable.tell(bad, found[what] + len(bad), what, most=1.0)
     if options.json:
         console.print_json(found)
         return

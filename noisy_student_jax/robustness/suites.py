@@ -9,6 +9,7 @@ import numpy as np
 from noisy_student_jax.core.console import printable
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.protocols import Source
+from noisy_student_jax.core.unusable import refuse
 from noisy_student_jax.images.decode import UndecodableImageError
 from noisy_student_jax.images.preprocessing import Preprocessing
 from noisy_student_jax.models.bundle import Bundle
@@ -253,11 +254,7 @@ def _flips(
     if waiting:
         predict()
     if not fractions:
-        key, reason = next(iter(unusable.items()))
-        raise UserError(
-            f"none of the {len(clips)} clips can be used, the first being"
-            f" '{printable(key)}' ({reason}): repair or replace them"
-        )
+        refuse(unusable.items(), len(clips), "clips")
     return {
         "flip_probability": float(np.mean(fractions)),
         "clips": len(fractions),

@@ -15,7 +15,7 @@ from noisy_student_jax.core import console, files
 from noisy_student_jax.core.console import Progress
 from noisy_student_jax.core.errors import NotSavedError, TrainingDivergedError
 from noisy_student_jax.core.preemption import Interruption
-from noisy_student_jax.core.prefetch import Prefetched
+from noisy_student_jax.core.prefetch import Prefetcher
 from noisy_student_jax.core.types import Batch
 from noisy_student_jax.training.checkpoints import Checkpoints
 from noisy_student_jax.training.state import TrainState
@@ -93,7 +93,7 @@ def train(
     if first:
         console.say(f"  continues from the checkpoint of step {first:,}")
     log = MetricsLog(folder, first)
-    ready = Prefetched(batches, stop=options.steps, ahead=options.prefetch)
+    ready = Prefetcher(batches, ahead=options.prefetch, stop=options.steps)
     progress.start(options.steps * batch_size, "images", at=first * batch_size)
     started = time.monotonic()
     late: dict[str, Any] | None = None
@@ -122,7 +122,7 @@ def train(
                 checkpoints.save(state)
                 interruption.check()
             try:
-                batch = ready(number)
+                batch = ready.take(number)
             except Exception:
                 settle(late, number - 1)
                 checkpoints.save(state)

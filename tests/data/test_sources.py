@@ -124,8 +124,8 @@ def test_a_bad_record_among_them_is_named():
         read_all_good(Spoilt(), Preprocessing(4), [5, 4, 2], part="validation")
 
     assert str(caught.value) == (
-        "2 of 3 validation images cannot be used, the first being 'k4' (truncated):"
-        " repair or remove them"
+        "2 of 3 validation images cannot be used, the first being 'k4' (truncated),"
+        " 'k2' (truncated): repair, replace or remove them"
     )
 
 

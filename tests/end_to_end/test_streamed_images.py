@@ -120,7 +120,9 @@ def test_a_record_that_is_damaged_later_is_named_in_training(folders, tmp_path):
     assert all(row.startswith("labeled/cat/") for row in lines[1:])
 
 
-def test_a_torn_test_image_is_left_out_and_the_verdict_stands(folders, tmp_path):
+def test_a_torn_test_image_is_left_out_and_the_verdict_stands(
+    folders, tmp_path, capsys
+):
     test, workdir = tmp_path / "test", tmp_path / "run"
     for number, path in enumerate(sorted((folders / "labeled").rglob("*.png"))):
         copy = test / path.parent.name / f"t{number}.png"
@@ -138,6 +140,15 @@ def test_a_torn_test_image_is_left_out_and_the_verdict_stands(folders, tmp_path)
     evaluation = json.loads((workdir / "generation_0" / "evaluation.json").read_text())
     (key,) = evaluation["splits"]["test"]["unusable"]
     assert key == f"test/{torn.parent.name}/{torn.name}"
+    told = "1 of 48 test images cannot be used"
+    said = capsys.readouterr().out
+    assert f"{told} and are left out, the first being '{key}'" in said
+    # Not where fewer are allowed.
+    (workdir / "generation_0" / "evaluation.json").unlink()
+    fewer = [*road, "--config.data.max_quarantined=0.02"]
+    again = [*line("evaluate", folders, workdir, *fewer), "--generation=0"]
+    assert main([*again, "--again"]) == 2
+    assert f"{told}, more than config.data.max_quar" in capsys.readouterr().err
 
 
 def test_a_folder_with_labels_and_a_pool_of_records_come_by_one_road(

@@ -12,7 +12,11 @@ from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.protocols import Examples
 from noisy_student_jax.data.sources import ArraySource
 from noisy_student_jax.evaluation import predictor as predicting
-from noisy_student_jax.evaluation.predictor import Predictor, predict_source
+from noisy_student_jax.evaluation.predictor import (
+    Predictor,
+    predict_batches,
+    predict_source,
+)
 from noisy_student_jax.images import resize_tf1
 from noisy_student_jax.images.preprocessing import Preprocessing
 from noisy_student_jax.models.bundle import Bundle
@@ -338,5 +342,39 @@ def test_nothing_to_judge_on_is_refused(predictor, variables, images):
     class AllTorn(Torn):
         torn = range(11)
 
-    with pytest.raises(UserError, match=r"none of the 11 images .* 'key-0' \(torn\)"):
+    with pytest.raises(UserError, match=r"11 of 11 images .* 'key-0' \(torn\)"):
         predict_source(predictor, {"one": variables}, source(images, AllTorn))
+
+
+class Gone(ArraySource):
+    """A source that fails at its fifth record."""
+
+    def read(self, indices):
+        if 4 in indices:
+            raise OSError("the disk is gone")
+        return super().read(indices)
+
+
+BATCHES = [range(0, 4), range(4, 8), range(8, 11)]
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 3])
+def test_what_goes_wrong_costs_no_batch_before(variables, images, ahead):
+    predictor = Predictor(TASK, predictor_module(), CUT, batch=4, ahead=ahead)
+    found = predict_batches(
+        predictor, {"one": variables}, source(images, Gone), BATCHES
+    )
+
+    assert next(found)[0].indices == BATCHES[0]
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(found)
+
+
+def test_giving_up_ends_the_thread_that_reads(predictor, variables, images):
+    predicted = predict_batches(predictor, {"one": variables}, source(images), BATCHES)
+    next(predicted)
+    reading = [t for t in threading.enumerate() if t.name.startswith("read_ahead")]
+    predicted.close()
+
+    assert reading
+    assert not any(thread.is_alive() for thread in reading)

@@ -132,7 +132,8 @@ def test_a_labeled_image_without_features_is_never_drawn(
     read = learned.read_by(trained)
 
     assert len(read.labeled.picks) == len(source) - 5
-    assert "5 of 30 labeled images cannot be used, the" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "5 of 30 labeled images cannot be used and are left out, the first" in said
     source.status[:7] = ["torn"] * 7
     with pytest.raises(UserError, match="7 of 30 labeled images cannot be used"):
         learned.read_by(trained)

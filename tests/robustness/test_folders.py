@@ -105,7 +105,7 @@ def test_folders_and_images_that_cannot_be_used_are_named(model, tmp_path, capsy
     assert list(found["unusable"]) == [f"imagenet_a/{WNIDS[1]}/broken.jpg"]
     assert "2 images of 'n99999999', no class of the model" in said
     assert "1 other kinds of file (.txt 1)" in said
-    assert "1 could not be used and are left out, the first being" in said
+    assert "1 of 3 images cannot be used and are left out, the first being" in said
 
 
 def test_folders_are_matched_by_whole_name_too(tmp_path, capsys):

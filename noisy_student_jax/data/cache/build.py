@@ -13,8 +13,8 @@ import shutil
 
 import numpy as np
 
-from noisy_student_jax.core import console, files
-from noisy_student_jax.core.console import Progress
+from noisy_student_jax.core import files, unusable
+from noisy_student_jax.core.console import Progress, printable
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.preemption import Interruption
 from noisy_student_jax.data.cache.listing import (
@@ -30,7 +30,6 @@ from noisy_student_jax.images.decode import MAX_BYTES
 FORMAT = 1
 MANIFEST = "prepare.json"
 QUARANTINE = "quarantine.csv"
-_NAMED = 3
 # Pixels are at most so many times larger than the file; only to warn of full disks.
 _LARGEST_EXPANSION = 30
 
@@ -101,7 +100,13 @@ def prepare(
         found = find(folder, listing, decoder=decoder)
     source = _open(folder, listing, found, unread, name)
     _write_quarantine(folder / QUARANTINE, source.quarantined)
-    _judge(listing, source.quarantined, folder / QUARANTINE, options.max_quarantined)
+    unusable.tell(
+        source.quarantined,
+        len(listing),
+        f"files in '{printable(str(listing.root))}'",
+        most=options.max_quarantined,
+        listed=folder / QUARANTINE,
+    )
     return source
 
 
@@ -236,28 +241,3 @@ def _known_quarantine(path: pathlib.Path) -> dict[str, str]:
             return {row.get("path"): row.get("reason") for row in csv.DictReader(file)}
     except FileNotFoundError:
         return {}
-
-
-def _judge(
-    listing: Listing,
-    quarantined: list[tuple[str, str]],
-    path: pathlib.Path,
-    most: float,
-) -> None:
-    """Warns of files that cannot be used, or gives up if they are too many."""
-    if not quarantined:
-        return
-    count, total = len(quarantined), len(listing)
-    told = [f"'{console.printable(one)}' ({why})" for one, why in quarantined[:_NAMED]]
-    what = f"{count:,} of {total:,} files in '{console.printable(str(listing.root))}'"
-    if count > most * total:
-        raise UserError(
-            f"{what} cannot be used ({count / total:.1%}, and"
-            f" config.data.max_quarantined is {most:.1%}), the first being {told[0]}:"
-            f" see '{path}', then repair or remove them, or allow more"
-        )
-    more = " and more" if count > _NAMED else ""
-    console.warn(
-        f"{what} cannot be used and are left out: {', '.join(told)}{more};"
-        f" '{path}' names all"
-    )

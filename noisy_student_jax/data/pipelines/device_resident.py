@@ -6,6 +6,7 @@ of them and in a thread, so that a step waits for no more than the call of a pro
 
 import functools
 import operator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -18,9 +19,9 @@ from noisy_student_jax.augment.noise import split_positions
 from noisy_student_jax.augment.sharded import augment_spread
 from noisy_student_jax.core import sharding
 from noisy_student_jax.core.batch_layout import BatchLayout
+from noisy_student_jax.core.prefetch import Prefetcher
 from noisy_student_jax.core.types import STREAMS, Batch
 from noisy_student_jax.data.pipelines.draws import Draws, assemble, stream_keys
-from noisy_student_jax.data.pipelines.host_fed import Ahead
 from noisy_student_jax.data.pipelines.stream import Stream
 from noisy_student_jax.data.sources import read_all_good
 from noisy_student_jax.images.preprocessing import Preprocessing
@@ -78,7 +79,7 @@ class ResidentPipeline:
             self._program, out_shardings=sharding.along_batch(mesh)
         )
         steps = max(1, min(STEPS_AT_ONCE, DRAWS_AT_ONCE // layout.total))
-        self._ahead = Ahead(self._drawn, steps=1)
+        self._ahead = Prefetcher(self._drawn, ahead=1, executor=ThreadPoolExecutor(1))
         self._current: tuple[int, Any] = (-1, None)
         # Which step of a run it is is on the devices too: nothing is sent in a step.
         self._places = [

@@ -4,11 +4,10 @@ For what is too large to live on the devices, and for crops that are drawn anew 
 time. Without such crops the batches are those of the resident pipeline, bit for bit.
 """
 
-import concurrent.futures
 import dataclasses
 import functools
 import os
-from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 import jax
@@ -20,6 +19,7 @@ from noisy_student_jax.augment.noise import split_positions
 from noisy_student_jax.augment.sharded import augment_spread
 from noisy_student_jax.core import sharding
 from noisy_student_jax.core.batch_layout import BatchLayout
+from noisy_student_jax.core.prefetch import Prefetcher
 from noisy_student_jax.core.types import Batch
 from noisy_student_jax.data.pipelines.draws import (
     Drawn,
@@ -31,6 +31,8 @@ from noisy_student_jax.data.pipelines.draws import (
 from noisy_student_jax.data.pipelines.stream import Stream
 from noisy_student_jax.data.quarantine import Quarantine
 from noisy_student_jax.images.preprocessing import Preprocessing, compiled_bicubic
+
+_STEPS_AHEAD = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,10 +186,10 @@ class SourceFeed(CroppingFeed):
     def __post_init__(self):
         """Makes the threads ready."""
         super().__post_init__()
-        self._workers = concurrent.futures.ThreadPoolExecutor(
-            len(os.sched_getaffinity(0))
+        self._workers = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+        self._ahead = Prefetcher(
+            self._step, ahead=_STEPS_AHEAD, executor=ThreadPoolExecutor(1)
         )
-        self._ahead = Ahead(self._step)
 
     def __call__(self, step: int) -> list[Fed]:
         """See `Feed`."""
@@ -227,30 +229,6 @@ class SourceFeed(CroppingFeed):
             return preprocessing.apply_crop(image, box, bicubic=self._bicubic)
 
         return np.stack(list(self._workers.map(one, images, boxes)))
-
-
-class Ahead:
-    """A function of consecutive steps, computed ahead in a thread."""
-
-    def __init__(self, function: Callable[[int], Any], *, steps: int = 2):
-        """Computes up to `steps` results before they are asked for."""
-        self._function, self._steps = function, steps
-        self._thread = concurrent.futures.ThreadPoolExecutor(1)
-        self._pending: dict[int, concurrent.futures.Future] = {}
-
-    def __call__(self, step: int) -> Any:
-        """Returns the result of a step, and goes on with those after it."""
-        wanted = range(step, step + 1 + self._steps)
-        for number in self._pending.keys() - set(wanted):
-            self._pending.pop(number).cancel()
-        for number in wanted:
-            if number not in self._pending:
-                self._pending[number] = self._thread.submit(self._function, number)
-        return self._pending.pop(step).result()
-
-    def close(self) -> None:
-        """Gives up what nobody has asked for."""
-        self._thread.shutdown(cancel_futures=True)
 
 
 def _assemble(

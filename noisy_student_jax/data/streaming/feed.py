@@ -11,7 +11,6 @@ images waits until they are done, so that no more files are held than readers re
 once, whatever a step has.
 """
 
-import collections
 import dataclasses
 import os
 import threading
@@ -20,6 +19,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 import numpy as np
 
 from noisy_student_jax.augment import numpy_draws, numpy_ops
+from noisy_student_jax.core.prefetch import Prefetcher
 from noisy_student_jax.data.pipelines.draws import Drawn
 from noisy_student_jax.data.pipelines.host_fed import CroppingFeed, Fed
 from noisy_student_jax.data.streaming.decoding import preprocessed
@@ -83,7 +83,7 @@ class StreamingFeed(CroppingFeed):
         """Starts nothing before the first step is asked for."""
         super().__post_init__()
         self._next: int | None = None
-        self._begun: collections.deque[list[Future[_Begun]]] = collections.deque()
+        self._ahead = Prefetcher(self._begin, ahead=_STEPS_AHEAD)
         self._readers: ThreadPoolExecutor | None = None
         self._finishers: ThreadPoolExecutor | None = None
         self._closing = threading.Event()
@@ -96,11 +96,7 @@ class StreamingFeed(CroppingFeed):
         if step != self._next:
             self._start()
         try:
-            for later in range(step + len(self._begun), step + 1 + _STEPS_AHEAD):
-                streams = range(len(self.streams))
-                begun = [self._readers.submit(self._begin, n, later) for n in streams]
-                self._begun.append(begun)
-            fed = [_collected(begun.result()) for begun in self._begun.popleft()]
+            fed = [_collected(begun.result()) for begun in self._ahead(step)]
         except BaseException:
             self.close()
             raise
@@ -110,7 +106,7 @@ class StreamingFeed(CroppingFeed):
     def close(self) -> None:
         """See `Feed`."""
         self._next = None
-        self._begun.clear()
+        self._ahead.close()
         self._closing.set()
         # Readers wait for finishers.
         for pool in (self._readers, self._finishers):
@@ -124,7 +120,11 @@ class StreamingFeed(CroppingFeed):
         self._readers = ThreadPoolExecutor(_READERS * len(self.streams))
         self._finishers = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
 
-    def _begin(self, number: int, step: int) -> _Begun:
+    def _begin(self, step: int) -> list[Future[_Begun]]:
+        streams = range(len(self.streams))
+        return [self._readers.submit(self._begin_stream, n, step) for n in streams]
+
+    def _begin_stream(self, number: int, step: int) -> _Begun:
         """Draws a stream's part in a step, and has it read."""
         drawn = self._drawn(step)[number]
         count, side, noise = len(drawn.positions), self.preprocessing.resolution, {}

@@ -370,10 +370,10 @@ def test_too_many_unusable_files_are_a_mistake_to_repair(spied):
         spied(max_quarantined=0.49)
 
     assert str(caught.value) == (
-        f"1 of 2 files in '{spied.images}' cannot be used (50.0%, and"
-        " config.data.max_quarantined is 49.0%), the first being 'a\\n.png' (not an"
+        f"1 of 2 files in '{spied.images}' cannot be used, more than"
+        " config.data.max_quarantined=0.49 of them, the first being 'a\\n.png' (not an"
         f" image of a known format): see '{spied.cache / 'quarantine.csv'}', then"
-        " repair or remove them, or allow more"
+        " repair, replace or remove them, or allow more"
     )
     assert (spied.cache / "quarantine.csv").is_file()
 

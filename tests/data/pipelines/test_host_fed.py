@@ -1,7 +1,5 @@
 """The hosted pipeline: the resident one's batches, with images from the host."""
 
-import threading
-
 import jax
 import numpy as np
 import pytest
@@ -21,7 +19,7 @@ from noisy_student_jax.core.protocols import Examples
 from noisy_student_jax.core.types import LABELED, PSEUDO
 from noisy_student_jax.data.pipelines.device_resident import ResidentPipeline
 from noisy_student_jax.data.pipelines.draws import Draws
-from noisy_student_jax.data.pipelines.host_fed import Ahead, HostedPipeline, SourceFeed
+from noisy_student_jax.data.pipelines.host_fed import HostedPipeline, SourceFeed
 from noisy_student_jax.data.pipelines.stream import Noise, Stream
 from noisy_student_jax.data.quarantine import Quarantine
 from noisy_student_jax.data.sources import ArraySource
@@ -174,21 +172,3 @@ def test_the_quarantine_goes_on_where_it_was(tmp_path):
 
     assert again.reasons == {"a\\nb": "torn, twice", "c": "empty"}
     assert len(path.read_text().splitlines()) == 3
-
-
-def test_working_ahead_keeps_to_the_order_and_reports_errors():
-    called = []
-
-    def function(step):
-        called.append((step, threading.current_thread() is threading.main_thread()))
-        if step == 7:
-            raise ValueError("seven")
-        return step * step
-
-    ahead = Ahead(function, steps=2)
-
-    assert [ahead(step) for step in (0, 1, 2, 5)] == [0, 1, 4, 25]
-    with pytest.raises(ValueError, match="seven"):
-        ahead(7)
-    ahead.close()
-    assert not any(main for _, main in called)
