@@ -23,7 +23,7 @@ def select_pseudo_labels(teacher: Student, student: Student) -> dict[str, Any]:
     options = SelectionOptions.from_config(student.config.selection)
     if kept:
         options = selection.kept_options(kept)
-    if (folder / selection.SUMMARY).is_file():
+    if files.is_file(folder / selection.SUMMARY):
         # Written whole by a run that was stopped before it could say so.
         summary = files.read_json(folder / selection.SUMMARY)
     else:
@@ -44,7 +44,7 @@ def select_pseudo_labels(teacher: Student, student: Student) -> dict[str, Any]:
 def _expected(teacher: Student) -> Expected:
     """Says what a teacher's labels would be like on a pool like the labeled images."""
     run = teacher.run
-    if not (teacher.folder / EVALUATION).is_file():
+    if not files.is_file(teacher.folder / EVALUATION):
         raise UserError(
             f"{teacher.name}/select needs {teacher.name}/evaluate, which has not"
             f" finished in '{run.workdir}': run that stage first, or the whole loop"
