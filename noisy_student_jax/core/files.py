@@ -172,8 +172,9 @@ def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
       FileNotFoundError: there is no such file.
       DamagedFileError: it cannot be read.
     """
-    with _reading_numpy(path), np.load(path, allow_pickle=False) as stored:
-        return dict(stored)
+    # NumPy leaves a file that it opened itself open if it is no archive.
+    with _reading_numpy(path), path.open("rb") as file:
+        return dict(np.load(file, allow_pickle=False))
 
 
 @contextlib.contextmanager
@@ -198,7 +199,7 @@ def read_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
         raise _damaged(path, "safetensors", error) from error
 
 
-def map_bytes(path: pathlib.Path) -> mmap.mmap:
+def map_bytes(path: pathlib.Path) -> memoryview:
     """Maps a file that is not empty into memory, read-only.
 
     Raises:
@@ -207,7 +208,7 @@ def map_bytes(path: pathlib.Path) -> mmap.mmap:
     """
     try:
         with path.open("rb") as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as error:

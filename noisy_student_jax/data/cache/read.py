@@ -11,7 +11,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import mmap
 import pathlib
 from collections.abc import Iterator, Sequence
 
@@ -231,7 +230,7 @@ class PreparedSource:
         pixels = np.frombuffer(self._pixels(part), np.uint8, size, offset)
         return pixels.reshape(height, width, 3)
 
-    def _open(self, number: int) -> mmap.mmap:
+    def _open(self, number: int) -> memoryview:
         path, _ = part_paths(self._folder, number)
         try:
             return files.map_bytes(path)
