@@ -217,7 +217,7 @@ def map_bytes(path: pathlib.Path) -> memoryview:
 
 def reason(error: Exception) -> str:
     """Says in a few words why a file could not be read, for a sentence of one's own."""
-    text = getattr(error, "reason", "") or str(error)
+    text = error.reason if isinstance(error, DamagedFileError) else str(error)
     return (text.strip().splitlines() or ["damaged"])[0]
 
 
@@ -477,7 +477,8 @@ def remove(path: pathlib.Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            path.unlink()
 
 
 @contextlib.contextmanager

@@ -300,7 +300,7 @@ def test_files_folders_and_what_is_not_there_are_removed(tmp_path):
         files.write_atomically(tmp_path / name, "")
     (tmp_path / "link").symlink_to(tmp_path / "kept")
 
-    for name in ("file", "folder", "link", "missing"):
+    for name in ("file", "folder", "link", "missing", "kept/below"):
         files.remove(tmp_path / name)
 
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
