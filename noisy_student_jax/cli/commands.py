@@ -130,7 +130,7 @@ def status(options: Options, interruption: Interruption) -> int:
     if not options.workdir:
         raise UserError("`noisy-student status` needs --workdir=DIR")
     workdir = pathlib.Path(options.workdir)
-    if not (workdir / "config.json").is_file():
+    if not files.is_file(workdir / "config.json"):
         raise UserError(
             f"'{workdir}' is not a run directory: it has no config.json (it is what"
             " --workdir of `noisy-student run` was)"
@@ -274,18 +274,18 @@ def _open_run(options: Options, interruption: Interruption) -> Run:
             )
     workdir = pathlib.Path(options.workdir)
     for place in (workdir, *workdir.parents):
-        if place.exists() and not place.is_dir():
+        if files.exists(place) and not files.is_folder(place):
             where = "is" if place == workdir else f"is below '{place}', which is"
             raise UserError(
                 f"--workdir='{workdir}' {where} a file: give a directory, a new one or"
                 " one of an earlier run"
             )
     # Names with a dot are of writes that were cut short.
-    foreign = workdir.is_dir() and any(
+    foreign = any(
         not path.name.startswith(".") and path.name not in BEFORE_THE_CONFIG
-        for path in workdir.iterdir()
+        for path in files.list_folder(workdir)
     )
-    if foreign and not (workdir / "config.json").is_file():
+    if foreign and not files.is_file(workdir / "config.json"):
         raise UserError(
             f"--workdir='{workdir}' has other files in it and no run of ours: give an"
             " empty or a new directory"

@@ -9,6 +9,15 @@ class UserError(Exception):
     """
 
 
+class DamagedFileError(UserError):
+    """A file that is there cannot be read; `reason` says why, in a few words."""
+
+    def __init__(self, message: str, reason: str = ""):
+        """Takes the sentence for the user, and the reason that it gives."""
+        super().__init__(message)
+        self.reason = reason
+
+
 class TrainingDivergedError(Exception):
     """The loss stopped being finite; the last good checkpoint is kept."""
 

@@ -1,19 +1,233 @@
-"""Writing files so that they are either whole or not there, and hashing them."""
+"""The files of a run: everything that is read, written, listed, moved or locked.
+
+All other modules name files by their paths and leave the rest to the functions here,
+so that files kept by something else than a file system need another module of this
+kind and no other change. A written file is whole or not there; a file that is there
+and cannot be read is named in one sentence.
+"""
 
 import contextlib
+import fcntl
+import fnmatch
 import hashlib
 import json
+import mmap
 import os
 import pathlib
 import shutil
 import uuid
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 
-from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.core.errors import DamagedFileError, UserError
+
+LOCK = ".lock"
+"""The file in a folder that a process at work there holds."""
+_UNFINISHED = ".*.tmp"
+"""The names of writes that were cut short."""
+
+
+def exists(path: pathlib.Path) -> bool:
+    """Returns whether there is a file or folder."""
+    return path.exists()
+
+
+def is_file(path: pathlib.Path) -> bool:
+    """Returns whether there is a file."""
+    return path.is_file()
+
+
+def is_folder(path: pathlib.Path) -> bool:
+    """Returns whether there is a folder."""
+    return path.is_dir()
+
+
+def size(path: pathlib.Path) -> int:
+    """Returns the number of bytes in a file."""
+    return path.stat().st_size
+
+
+def list_folder(folder: pathlib.Path, pattern: str = "*") -> list[pathlib.Path]:
+    """Lists what is directly in a folder; nothing if there is no folder.
+
+    Args:
+      folder: the folder.
+      pattern: of the names, as in a shell.
+
+    Returns:
+      Paths of files and folders, sorted.
+    """
+    if not folder.is_dir():
+        return []
+    return sorted(p for p in folder.iterdir() if fnmatch.fnmatchcase(p.name, pattern))
+
+
+def free_space(folder: pathlib.Path) -> int:
+    """Returns how many more bytes a folder has room for."""
+    return shutil.disk_usage(folder).free
+
+
+def read_bytes(path: pathlib.Path) -> bytes:
+    """Reads a whole file."""
+    return path.read_bytes()
+
+
+def read_text(path: pathlib.Path) -> str:
+    """Reads a whole file of UTF-8, with its line ends as they are.
+
+    Raises:
+      DamagedFileError: it is not UTF-8.
+    """
+    try:
+        return path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise _damaged(path, "text", error) from error
+
+
+def read_json(path: pathlib.Path) -> Any:
+    """Reads JSON.
+
+    Raises:
+      DamagedFileError: the file is not JSON.
+    """
+    try:
+        return json.loads(path.read_bytes().decode("utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise _damaged(path, "JSON", error) from error
+
+
+def read_parquet(path: pathlib.Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Reads a table with the metadata of its schema.
+
+    Args:
+      path: of one Parquet file; a name with ``=`` in it is only a name.
+      columns: which columns, in this order; all if None.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      DamagedFileError: the file is not Parquet, or lacks one of `columns`.
+    """
+    names = None if columns is None else list(columns)
+    with open_parquet(path) as file:
+        table = file.read(names)
+        return table if names is None else table.select(names)
+
+
+@contextlib.contextmanager
+def open_parquet(path: pathlib.Path) -> Iterator[pq.ParquetFile]:
+    """Opens a Parquet file, to be read in pieces.
+
+    Args:
+      path: of the file.
+
+    Yields:
+      The open file; of its pages only those in use are in memory.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      DamagedFileError: it cannot be read, here or later in the context.
+    """
+    try:
+        with pq.ParquetFile(path, pre_buffer=False) as file:
+            yield file
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise _damaged(path, "Parquet", error) from error
+
+
+def read_array(path: pathlib.Path) -> np.ndarray:
+    """Reads the array in a ``.npy`` file.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      DamagedFileError: it cannot be read.
+    """
+    with _reading_numpy(path):
+        return np.load(path, allow_pickle=False)
+
+
+def map_array(path: pathlib.Path) -> np.ndarray:
+    """Maps the array in a ``.npy`` file into memory, read-only.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      DamagedFileError: it cannot be read.
+    """
+    with _reading_numpy(path):
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
+def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """Reads the arrays in an ``.npz`` file, by name.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      DamagedFileError: it cannot be read.
+    """
+    # NumPy leaves a file that it opened itself open if it is no archive.
+    with _reading_numpy(path), path.open("rb") as file:
+        return dict(np.load(file, allow_pickle=False))
+
+
+@contextlib.contextmanager
+def _reading_numpy(path: pathlib.Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise _damaged(path, "NumPy", error) from error
+
+
+def read_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """Reads the tensors in a safetensors file, by name.
+
+    Raises:
+      DamagedFileError: it cannot be read.
+    """
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise _damaged(path, "safetensors", error) from error
+
+
+def map_bytes(path: pathlib.Path) -> memoryview:
+    """Maps a file that is not empty into memory, read-only.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      DamagedFileError: it cannot be read, or is empty.
+    """
+    try:
+        with path.open("rb") as file:
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        raise _damaged(path, "data", error) from error
+
+
+def reason(error: Exception) -> str:
+    """Says in a few words why a file could not be read, for a sentence of one's own."""
+    text = error.reason if isinstance(error, DamagedFileError) else str(error)
+    return (text.strip().splitlines() or ["damaged"])[0]
+
+
+def _damaged(path: pathlib.Path, kind: str, error: Exception) -> DamagedFileError:
+    why = reason(error)
+    return DamagedFileError(
+        f"'{path}' is not readable {kind} ({why}): restore it, or move it away to"
+        " have it made again",
+        why,
+    )
 
 
 def write_atomically(path: pathlib.Path, data: str | bytes) -> None:
@@ -90,13 +304,10 @@ def atomic_file(path: pathlib.Path) -> Iterator[BinaryIO]:
     Raises:
       UserError: the system does not let us write there.
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    temporary = _temporary(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        with new_file(temporary) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
         temporary.replace(path)
         sync(path.parent)
     except OSError as error:
@@ -104,6 +315,23 @@ def atomic_file(path: pathlib.Path) -> Iterator[BinaryIO]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def new_file(path: pathlib.Path) -> Iterator[BinaryIO]:
+    """Opens a new file of an `atomic_directory`; it is on disk when all went well.
+
+    Args:
+      path: the file; its directory is made if need be.
+
+    Yields:
+      The file, open for writing.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
 
 
 @contextlib.contextmanager
@@ -119,12 +347,12 @@ def atomic_directory(output: pathlib.Path) -> Iterator[pathlib.Path]:
     Raises:
       UserError: the system does not let us write there, or `output` has filled up.
     """
-    temporary = output.with_name(f".{output.name}.{uuid.uuid4().hex}.tmp")
+    temporary = _temporary(output)
     try:
         temporary.mkdir(parents=True)
         yield temporary
-        for directory in [*filter(pathlib.Path.is_dir, temporary.iterdir()), temporary]:
-            sync(directory)
+        for path in [*temporary.rglob("*"), temporary]:
+            sync(path)
         check_free(output)
         if output.exists():
             output.rmdir()  # it is empty; else this raises
@@ -141,28 +369,15 @@ def write_json(path: pathlib.Path, value: Any) -> None:
     write_atomically(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def read_json(path: pathlib.Path) -> Any:
-    """Reads JSON.
-
-    Raises:
-      UserError: the file is damaged.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"'{path}' is not readable JSON ({error}): restore it, or move it away to"
-            " have it made again"
-        ) from error
-
-
 def remove_unfinished(folder: pathlib.Path) -> None:
     """Removes what writes that were cut short left in a folder, and nothing else."""
-    for path in folder.glob(".*.tmp"):
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+    for path in list_folder(folder, _UNFINISHED):
+        remove(path)
+
+
+def _temporary(path: pathlib.Path) -> pathlib.Path:
+    """Returns a name beside `path` for it while it is unfinished."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
 
 
 def sha256(path: pathlib.Path) -> str:
@@ -197,8 +412,108 @@ def tree_hashes(root: pathlib.Path, paths: list[str]) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
-def write_parquet(path: pathlib.Path, table: pa.Table) -> None:
-    """Writes a table atomically."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    write_atomically(path, sink.getvalue().to_pybytes())
+def write_parquet(path: pathlib.Path, table: pa.Table, **layout: Any) -> None:
+    """Writes a table atomically.
+
+    Args:
+      path: the file to be.
+      table: what it holds.
+      **layout: see `pyarrow.parquet.write_table`.
+    """
+    with atomic_file(path) as file:
+        pq.write_table(table, file, compression="zstd", **layout)
+
+
+def write_array(path: pathlib.Path, array: np.ndarray) -> None:
+    """Writes an array as ``.npy``, atomically."""
+    with atomic_file(path) as file:
+        np.save(file, array)
+
+
+def write_arrays(path: pathlib.Path, **arrays: np.ndarray) -> None:
+    """Writes arrays as ``.npz``, atomically."""
+    with atomic_file(path) as file:
+        np.savez(file, **arrays)
+
+
+def append(path: pathlib.Path, text: str) -> None:
+    """Adds text to the end of a file, which is made if need be.
+
+    Raises:
+      UserError: the system does not let us write there.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as file:
+            file.write(text.encode())
+    except OSError as error:
+        raise not_written(path, error) from error
+
+
+def copy_file(source: pathlib.Path, target: pathlib.Path) -> None:
+    """Copies a file; the copy is there whole or not at all."""
+    with source.open("rb") as data, atomic_file(target) as file:
+        shutil.copyfileobj(data, file)
+
+
+def copy_folder(source: pathlib.Path, target: pathlib.Path) -> None:
+    """Copies a folder and all in it; the copy is there whole or not at all.
+
+    Raises:
+      UserError: `target` is there and not empty, or cannot be written.
+    """
+    with atomic_directory(target) as temporary:
+        shutil.copytree(source, temporary, dirs_exist_ok=True)
+
+
+def move(source: pathlib.Path, target: pathlib.Path) -> None:
+    """Gives a file or folder another name, in a folder that is made if need be."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    source.rename(target)
+
+
+def remove(path: pathlib.Path) -> None:
+    """Removes a file, or a folder with all in it, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            path.unlink()
+
+
+@contextlib.contextmanager
+def lock(folder: pathlib.Path, *, busy: str) -> Iterator[None]:
+    """Keeps every other process that asks for it out of a folder.
+
+    The system lets go of the lock when a process ends, however it ends.
+
+    Args:
+      folder: made if need be.
+      busy: what to say if another process is in it.
+
+    Raises:
+      UserError: `busy`, or the system does not let us write there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / LOCK).open("w")
+    except OSError as error:
+        raise not_written(folder, error) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(busy) from None
+        yield
+
+
+def is_locked(folder: pathlib.Path) -> bool:
+    """Returns whether a process holds the `lock` of a folder."""
+    try:
+        with (folder / LOCK).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False

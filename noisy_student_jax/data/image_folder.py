@@ -13,11 +13,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from noisy_student_jax.core import console, files
 from noisy_student_jax.core.console import Progress, printable
-from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.core.errors import DamagedFileError, UserError
 from noisy_student_jax.core.preemption import Interruption
 from noisy_student_jax.data import expected
 from noisy_student_jax.data.open import Opened, Opener
@@ -220,14 +219,14 @@ def _deal(
 
 def _known(path: pathlib.Path) -> dict[str, str]:
     """Reads who was dealt to which part before."""
-    if not path.is_file():
+    if not files.is_file(path):
         return {}
     try:
-        table = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
+        table = files.read_parquet(path)
+    except (DamagedFileError, OSError) as error:
         raise UserError(
-            f"'{path}' says which image is for testing, and cannot be read ({error}):"
-            " restore it, or remove it and start a new run"
+            f"'{path}' says which image is for testing, and cannot be read"
+            f" ({files.reason(error)}): restore it, or remove it and start a new run"
         ) from error
     columns = table.to_pydict()
     return dict(zip(columns["sha256"], columns["part"], strict=True))

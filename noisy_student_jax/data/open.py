@@ -1,18 +1,15 @@
 """Opening one of people's sources: a folder, a list, TFRecord files or TFDS."""
 
-import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from noisy_student_jax.core import console, files
 from noisy_student_jax.core.console import Progress
-from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.preemption import Interruption
 from noisy_student_jax.core.protocols import Source
 from noisy_student_jax.data.cache.build import PrepareOptions, open_prepared, prepare
@@ -160,7 +157,12 @@ class Opener:
                 return _estimate(name, listing)
         else:
             self._progress.begin(f"preparing {name}", work=0.0)
-            with _locked(pathlib.Path(data.cache)):
+            cache = pathlib.Path(data.cache)
+            busy = (
+                f"another process is preparing images in '{cache}': wait for it, or"
+                " give another --config.data.cache"
+            )
+            with files.lock(cache, busy=busy):
                 source = prepare(
                     listing,
                     folder,
@@ -190,7 +192,7 @@ class Opener:
     ) -> Opened:
         kind, _, rest = place.partition(":")
         index_folder = pathlib.Path(self._data.cache) / "index" / name
-        if not index_folder.exists():
+        if not files.exists(index_folder):
             what = "where they lie, and their labels" if labeled else "where they lie"
             console.say(f"looking up the records of {name}, once: {what}")
         options = {
@@ -269,27 +271,8 @@ def _hashed(text: str) -> str:
 def _cache_folder(cache: pathlib.Path, name: str, side: int) -> pathlib.Path:
     """Returns where images of a side are: there, or where larger ones are already."""
     made = []
-    for folder in cache.glob(f"{_SIDE}*/{name}"):
-        found = folder.parent.name.removeprefix(_SIDE)
-        if found.isdigit() and int(found) >= side:
+    for folder in files.list_folder(cache, f"{_SIDE}*"):
+        found = folder.name.removeprefix(_SIDE)
+        if found.isdigit() and int(found) >= side and files.exists(folder / name):
             made.append(int(found))
     return cache / f"{_SIDE}{min(made, default=side)}" / name
-
-
-@contextlib.contextmanager
-def _locked(cache: pathlib.Path) -> Iterator[None]:
-    """Keeps a second process from preparing into the same cache."""
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        file = (cache / ".lock").open("w")
-    except OSError as error:
-        raise files.not_written(cache, error) from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"another process is preparing images in '{cache}': wait for it, or"
-                " give another --config.data.cache"
-            ) from None
-        yield

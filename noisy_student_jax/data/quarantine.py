@@ -1,9 +1,10 @@
 """Records that turned out to be unusable during training, counted and named."""
 
 import csv
+import io
 import pathlib
 
-from noisy_student_jax.core import unusable
+from noisy_student_jax.core import files, unusable
 from noisy_student_jax.core.console import printable
 
 
@@ -20,11 +21,9 @@ class Quarantine:
         """
         self._path, self._records, self._most = path, records, most
         self.reasons: dict[str, str] = {}
-        if path.is_file():
-            with path.open(encoding="utf-8", newline="") as file:
-                self.reasons = {
-                    row["key"]: row["reason"] for row in csv.DictReader(file)
-                }
+        if files.is_file(path):
+            rows = csv.DictReader(io.StringIO(files.read_text(path), newline=""))
+            self.reasons = {row["key"]: row["reason"] for row in rows}
 
     def __len__(self) -> int:
         return len(self.reasons)
@@ -38,13 +37,11 @@ class Quarantine:
         key, reason = printable(key), printable(reason)
         if key in self.reasons:
             return
-        new = not self._path.is_file()
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
-            if new:
-                writer.writerow(["key", "reason"])
-            writer.writerow([key, reason])
+        text = io.StringIO(newline="")
+        if not files.is_file(self._path):
+            csv.writer(text).writerow(["key", "reason"])
+        csv.writer(text).writerow([key, reason])
+        files.append(self._path, text.getvalue())
         self.reasons[key] = reason
         unusable.refuse(
             self.reasons.items(),

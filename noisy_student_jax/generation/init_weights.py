@@ -289,6 +289,6 @@ def given_teacher(student: Generation) -> Bundle:
 
 
 def _read(place: str, field: str) -> Bundle:
-    if not pathlib.Path(place).exists():
+    if not files.exists(pathlib.Path(place)):
         raise UserError(f"{field} is '{place}', but nothing is there: give a bundle")
     return bundles.read(place)

@@ -23,7 +23,7 @@ def select_pseudo_labels(teacher: Generation, student: Generation) -> dict[str, 
     options = SelectionOptions.from_config(student.spec.config.selection)
     if kept:
         options = selection.kept_options(kept)
-    if (folder / selection.SUMMARY).is_file():
+    if files.is_file(folder / selection.SUMMARY):
         # Written whole by a run that was stopped before it could say so.
         summary = files.read_json(folder / selection.SUMMARY)
     else:
@@ -44,7 +44,7 @@ def select_pseudo_labels(teacher: Generation, student: Generation) -> dict[str, 
 def _expected(teacher: Generation) -> Expected:
     """Says what a teacher's labels would be like on a pool like the labeled images."""
     run = teacher.run
-    if not teacher.paths.evaluation.is_file():
+    if not files.is_file(teacher.paths.evaluation):
         raise UserError(
             f"{teacher.spec.name}/select needs {teacher.spec.name}/evaluate, which has"
             f" not finished in '{run.workdir}': run that stage first, or the whole loop"

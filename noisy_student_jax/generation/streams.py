@@ -4,12 +4,11 @@ import dataclasses
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from jax.sharding import Mesh
 
 from noisy_student_jax.augment.noise import InputNoise
 from noisy_student_jax.augment.randaugment_table import RandAugmentConstants
-from noisy_student_jax.core import unusable
+from noisy_student_jax.core import files, unusable
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.protocols import Source
 from noisy_student_jax.core.types import STREAMS
@@ -243,9 +242,8 @@ def _check_keys(student: Generation, picks: np.ndarray, pool: Source) -> None:
       UserError: the plan was made from labels of another pool.
     """
     folder = student.teacher.paths.selection
-    planned = pq.read_table(folder / selection.PLAN, columns=["key"])[
-        "key"
-    ].combine_chunks()
+    planned = files.read_parquet(folder / selection.PLAN, ["key"])["key"]
+    planned = planned.combine_chunks()
     for record, row in picks.tolist():
         key = planned[row].as_py()
         if record >= len(pool) or pool.key(record) != key:

@@ -203,15 +203,15 @@ class HeadOnFeatures(Part):
         for number, start in enumerate(range(0, len(source), AT_ONCE)):
             run.interruption.check()
             path = folder / f"{number:06d}.npz"
-            if not path.is_file():
+            if not files.is_file(path):
                 run.progress.start(len(source), f"{name} images", at=start)
                 stop = min(start + AT_ONCE, len(source))
                 records = range(start, stop)
                 channels = self.preprocessing.channels
                 _compute(predictor, placed, source, records, run, path, channels)
-            with np.load(path, allow_pickle=False) as stored:
-                features.append(stored["features"])
-                status += stored["status"].tolist()
+            stored = files.read_arrays(path)
+            features.append(stored["features"])
+            status += stored["status"].tolist()
         return FeatureSource(source, np.concatenate(features), status)
 
     def made_up(self, count: int) -> np.ndarray:
@@ -305,5 +305,4 @@ def _compute(
     features[np.concatenate([good for good, _ in parts])] = np.concatenate(
         [own for _, own in parts if own is not None] or [features[:0]]
     )
-    with files.atomic_file(path) as file:
-        np.savez(file, features=features, status=np.array(status))
+    files.write_arrays(path, features=features, status=np.array(status))

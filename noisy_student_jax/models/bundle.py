@@ -12,8 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax import traverse_util
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors.numpy import save
 
 from noisy_student_jax.core import files
 from noisy_student_jax.core.errors import UserError
@@ -65,10 +64,9 @@ def write(bundle: Bundle, folder: pathlib.Path) -> Bundle:
         name: np.asarray(jax.device_get(array), order="C")
         for name, array in traverse_util.flatten_dict(bundle.variables, sep="/").items()
     }
-    folder.mkdir(parents=True, exist_ok=True)
     files.write_atomically(folder / WEIGHTS, save(tensors))
-    np.save(folder / TRAINED_ON, bundle.trained_on)
-    written = load_file(folder / WEIGHTS)
+    files.write_array(folder / TRAINED_ON, bundle.trained_on)
+    written = files.read_tensors(folder / WEIGHTS)
     for name, array in tensors.items():
         if not np.array_equal(written[name], array, equal_nan=True):
             raise OSError(f"'{folder / WEIGHTS}' did not keep tensor {name} as written")
@@ -116,7 +114,7 @@ def read(folder: str | pathlib.Path) -> Bundle:
     if folder.name in (CARD, WEIGHTS):
         folder = folder.parent
     for name in (CARD, WEIGHTS):
-        if not (folder / name).is_file():
+        if not files.is_file(folder / name):
             raise UserError(
                 f"'{folder}' is not a model bundle: it has no {name} (a run keeps its"
                 " bundles in generation_N/model and best)"
@@ -133,7 +131,7 @@ def read(folder: str | pathlib.Path) -> Bundle:
         # Without it, evaluating on training images would go unnoticed.
         checked[TRAINED_ON] = "trained_on_sha256"
     for name, field in checked.items():
-        if not (folder / name).is_file():
+        if not files.is_file(folder / name):
             raise UserError(
                 f"'{folder}' is not whole: its {CARD} speaks of {name}, which is not"
                 " there; copy the bundle again from where it came"
@@ -143,10 +141,7 @@ def read(folder: str | pathlib.Path) -> Bundle:
                 f"'{folder / name}' is damaged: its SHA-256 is not the one in {CARD};"
                 " copy the bundle again from where it came"
             )
-    try:
-        tensors = load_file(folder / WEIGHTS)
-    except SafetensorError as error:
-        raise UserError(f"'{folder / WEIGHTS}' cannot be read: {error}") from error
+    tensors = files.read_tensors(folder / WEIGHTS)
     try:
         return Bundle(
             architecture=card["architecture"],
@@ -158,7 +153,7 @@ def read(folder: str | pathlib.Path) -> Bundle:
             | traverse_util.unflatten_dict(tensors, sep="/"),
             origin=card["origin"],
             trained_on=(
-                np.load(folder / TRAINED_ON)
+                files.read_array(folder / TRAINED_ON)
                 if TRAINED_ON in checked
                 else np.zeros(0, np.uint64)
             ),

@@ -217,7 +217,7 @@ def decided(
       UserError: see `look`; or the budget is too small for anything.
     """
     path = workdir / DECISIONS
-    if path.is_file():
+    if files.is_file(path):
         found = files.read_json(path)
         try:
             if found["asked"] == _asked(config):

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from jax.experimental import multihost_utils
 
+from noisy_student_jax.core import files
 from noisy_student_jax.core.console import Progress
 from noisy_student_jax.core.errors import TrainingDivergedError
 from noisy_student_jax.core.preemption import Interruption
@@ -79,7 +80,7 @@ def label_pool(
     placed = {TEACHER: predictor.place(variables)}
     progress.start(shards[-1].stop, "images")
     mine = shards[jax.process_index() :: jax.process_count()]
-    missing = [shard for shard in mine if not (folder / shard.file_name).exists()]
+    missing = [s for s in mine if not files.exists(folder / s.file_name)]
     # One sequence of batches, so that shards do not wait for each other's writing.
     batches = [
         range(start, min(start + predictor.batch, shard.stop))

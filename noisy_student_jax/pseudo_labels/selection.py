@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 
 from noisy_student_jax.core import files
-from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.core.errors import DamagedFileError, UserError
 from noisy_student_jax.pseudo_labels import sidecar, warnings, writing
 from noisy_student_jax.pseudo_labels.plan import (
     BINS,
@@ -152,13 +152,13 @@ def load_picks(
       UserError: there is no finished selection, or it is damaged.
     """
     directory = Path(selection_directory)
-    if not (directory / SUMMARY).is_file():
+    if not files.is_file(directory / SUMMARY):
         raise UserError(
             f"there is no finished selection at {directory} (no {SUMMARY}); run the "
             "select stage first or correct the path"
         )
     picks = _load(directory / PICKS)
-    paths = sorted((directory / TARGETS).glob("*.npy"))
+    paths = files.list_folder(directory / TARGETS, "*.npy")
     return picks, {path.stem: _load(path) for path in paths}
 
 
@@ -233,7 +233,6 @@ class _TargetFiles:
         self._function = function
         self._selected = selected
         self._files: dict[str, writing.ArrayFile] = {}
-        directory.mkdir()
 
     def append(self, batch: pa.RecordBatch) -> None:
         arrays = {k: np.asarray(v) for k, v in self._function(batch).items()}
@@ -246,10 +245,8 @@ class _TargetFiles:
                         f"target {name!r} is no array of fixed width with a plain name"
                     )
                 shape = (self._selected, *array.shape[1:])
-                file = writing.ArrayFile(
-                    self._directory / f"{name}.npy", shape, array.dtype
-                )
-                self._files[name] = self._stack.enter_context(file)
+                path = self._directory / f"{name}.npy"
+                self._files[name] = _array_file(self._stack, path, shape, array.dtype)
         if arrays.keys() != self._files.keys():
             raise ValueError(
                 f"targets are {sorted(arrays)} after {sorted(self._files)}"
@@ -275,10 +272,9 @@ def _write(
     schema = _PLAN_SCHEMA.with_metadata(_plan_metadata(plan.options, metadata))
     record = row = 0
     with contextlib.ExitStack() as stack:
-        table = stack.enter_context(writing.TableFile(directory / PLAN, schema))
-        picks = stack.enter_context(
-            writing.ArrayFile(directory / PICKS, shape, np.dtype(np.int64))
-        )
+        file = stack.enter_context(files.new_file(directory / PLAN))
+        table = stack.enter_context(writing.TableFile(file, schema))
+        picks = _array_file(stack, directory / PICKS, shape, np.dtype(np.int64))
         own = None
         if targets is not None:
             selected = int(plan.capacity.sum())
@@ -297,8 +293,15 @@ def _write(
                         own.append(chosen)
                 record += batch.num_rows
                 row += len(rows)
-    files.sync(directory / PLAN)
     return tally
+
+
+def _array_file(
+    stack: contextlib.ExitStack, path: Path, shape: tuple[int, ...], dtype: np.dtype
+) -> writing.ArrayFile:
+    """Opens a new array file, which the stack closes."""
+    file = stack.enter_context(files.new_file(path))
+    return stack.enter_context(writing.ArrayFile(file, shape, dtype))
 
 
 def _write_picks(
@@ -442,8 +445,9 @@ def _classes(path: Path, metadata: dict[str, str]) -> int | None:
 
 def _load(path: Path) -> np.ndarray:
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        return files.map_array(path)
+    except (DamagedFileError, OSError) as error:
         raise UserError(
-            f"{path} cannot be read ({error}); move the selection away and select again"
+            f"{path} cannot be read ({files.reason(error)}); move the selection away"
+            " and select again"
         ) from error

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from noisy_student_jax.core import files
-from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.core.errors import DamagedFileError, UserError
 from noisy_student_jax.pseudo_labels import writing
 
 OK = "ok"
@@ -97,14 +97,12 @@ def write_shard(
         if fault := first_fault(batch):
             raise ValueError(f"{path.name}: {fault}")
 
-    with files.atomic_file(path) as file:
-        pq.write_table(
-            table,
-            file,
-            row_group_size=writing.ROW_GROUP,
-            compression="zstd",
-            use_dictionary=["status"],  # keys are unique: a dictionary only grows them
-        )
+    files.write_parquet(
+        path,
+        table,
+        row_group_size=writing.ROW_GROUP,
+        use_dictionary=["status"],  # keys are unique: a dictionary only grows them
+    )
 
 
 def first_fault(batch: pa.RecordBatch) -> str | None:
@@ -155,12 +153,13 @@ def shards(directory: str | Path) -> list[Path]:
         not Parquet, lacks a column or has it in another type.
     """
     directory = Path(directory)
-    if not directory.is_dir():
+    if not files.is_folder(directory):
         raise UserError(
             f"there is no directory of pseudo-labels at {directory}; run the label "
             "stage first or correct the path"
         )
-    paths = sorted(p for p in directory.glob("*.parquet") if p.name != QUARANTINE)
+    found = files.list_folder(directory, "*.parquet")
+    paths = [path for path in found if path.name != QUARANTINE]
     if not paths:
         raise UserError(
             f"{directory} holds no pseudo-labels (no .parquet files); run the label "
@@ -257,13 +256,7 @@ def batches(
             batch_size=batch_rows,
             columns=list(columns) if columns is not None else None,
         )
-        while True:
-            try:
-                batch = next(stream, None)
-            except (pa.ArrowException, OSError) as error:
-                raise _unreadable(path, error) from error
-            if batch is None:
-                return
+        for batch in stream:
             chosen = batch.select(columns) if columns is not None else batch
             yield _plain_strings(chosen)
 
@@ -366,20 +359,13 @@ def faulty(path: Path, fault: str) -> UserError:
 @contextlib.contextmanager
 def _open(path: Path) -> Iterator[pq.ParquetFile]:
     try:
-        # Without pre-buffering only the pages in use are in memory.
-        file = pq.ParquetFile(path, pre_buffer=False)
-    except (pa.ArrowException, OSError) as error:
-        raise _unreadable(path, error) from error
-    with file:
-        yield file
-
-
-def _unreadable(path: Path, error: Exception) -> UserError:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else "damaged"
-    return UserError(
-        f"{path} cannot be read as Parquet ({reason}); move it away and label this "
-        "shard again"
-    )
+        with files.open_parquet(path) as file:
+            yield file
+    except (DamagedFileError, OSError) as error:
+        raise UserError(
+            f"{path} cannot be read as Parquet ({files.reason(error)}); move it away "
+            "and label this shard again"
+        ) from error
 
 
 def _check_columns(path: Path, schema: pa.Schema) -> None:

@@ -1,7 +1,5 @@
 """Files written row by row, for more rows than fit in memory."""
 
-import os
-from pathlib import Path
 from typing import BinaryIO, Self
 
 import numpy as np
@@ -17,15 +15,15 @@ class ArrayFile:
     As a context manager: leaving it in peace says that all rows are there.
 
     Args:
-      path: the file.
+      file: a new file, open for writing.
       shape: of the whole array.
       dtype: numbers of fixed width; stored little-endian.
     """
 
-    def __init__(self, path: Path, shape: tuple[int, ...], dtype: np.dtype):
+    def __init__(self, file: BinaryIO, shape: tuple[int, ...], dtype: np.dtype):
         self._left, self._row = shape[0], shape[1:]
         self._dtype = np.dtype(dtype).newbyteorder("<")
-        self._file = path.open("wb")
+        self._file = file
         header = {
             "descr": np.lib.format.dtype_to_descr(self._dtype),
             "fortran_order": False,
@@ -54,12 +52,8 @@ class ArrayFile:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        with self._file:
-            if kind is None:
-                if self._left:
-                    raise AssertionError(f"{self._file.name} is {self._left} rows off")
-                self._file.flush()
-                os.fsync(self._file.fileno())
+        if kind is None and self._left:
+            raise AssertionError(f"{self._file.name} is {self._left} rows off")
 
 
 class TableFile:
@@ -68,11 +62,11 @@ class TableFile:
     As a context manager: leaving it finishes the file.
 
     Args:
-      file: path or open file.
+      file: a new file, open for writing.
       schema: of the table, with its metadata.
     """
 
-    def __init__(self, file: Path | BinaryIO, schema: pa.Schema):
+    def __init__(self, file: BinaryIO, schema: pa.Schema):
         self.schema = schema
         self._writer = pq.ParquetWriter(
             file, schema, compression="zstd", use_dictionary=False

@@ -46,7 +46,7 @@ def _parts(path: pathlib.Path) -> dict[str, Any]:
 def _picture(path: pathlib.Path) -> str | None:
     """Returns a PNG file as a data URL; None if it is not there."""
     try:
-        data = path.read_bytes()
+        data = files.read_bytes(path)
     except OSError:
         return None
     return "data:image/png;base64," + base64.b64encode(data).decode()

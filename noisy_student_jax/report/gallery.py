@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 
-from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.core import files
+from noisy_student_jax.core.errors import DamagedFileError, UserError
 from noisy_student_jax.pseudo_labels import selection
 from noisy_student_jax.report.pseudo import class_name
 from noisy_student_jax.report.students import Shown, generations
@@ -29,7 +29,7 @@ def gallery(run: Run, summary: dict[str, Any], students: list[Shown]) -> dict[st
         (
             one
             for one in reversed(generations(students))
-            if (one.folder / "selection" / selection.PLAN).is_file()
+            if files.is_file(one.folder / "selection" / selection.PLAN)
         ),
         None,
     )
@@ -39,7 +39,7 @@ def gallery(run: Run, summary: dict[str, Any], students: list[Shown]) -> dict[st
     try:
         extremes = _extremes(folder / selection.PLAN)
         rows = _with_images(run, folder, extremes, summary["classes"])
-    except pa.ArrowException:
+    except DamagedFileError:
         return {"missing": f"The images cannot be shown: {selection.PLAN} is damaged."}
     except (UserError, OSError, ValueError, LookupError, RuntimeError) as error:
         # Data may come from anywhere, and may be gone: the rest is worth showing.
@@ -77,7 +77,7 @@ def _extremes(path: pathlib.Path) -> dict[int, _Ends]:
     kept: dict[int, _Ends] = {}
     nothing = _Ends(np.zeros(0, int), np.zeros(0), np.zeros(0, object))
     first = 0
-    with pq.ParquetFile(path) as file:
+    with files.open_parquet(path) as file:
         for batch in file.iter_batches(columns=["key", "label", "score"]):
             labels, scores = (batch[n].to_numpy() for n in ("label", "score"))
             there = kept.keys() | set(np.unique(labels).tolist())

@@ -5,6 +5,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from noisy_student_jax.core.errors import DamagedFileError
 from noisy_student_jax.report import svg
 from noisy_student_jax.report.formatting import is_number
 from noisy_student_jax.report.students import Shown
@@ -49,7 +50,7 @@ def _read(one: Shown, primary: str) -> tuple[Curves, Curves]:
     """Returns the curves of validation, in percent, and of the training loss."""
     try:
         log = read_metrics(one.folder / "train" / "metrics.jsonl")
-    except (OSError, ValueError):
+    except (DamagedFileError, OSError, ValueError):
         log = []
     entries = [
         entry

@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from markupsafe import Markup
 
+from noisy_student_jax.core import files
+from noisy_student_jax.core.errors import DamagedFileError
 from noisy_student_jax.evaluation.statistics import wilson
 from noisy_student_jax.report import svg
 from noisy_student_jax.report.formatting import count, metric, percent
@@ -49,11 +50,10 @@ def _read(one: Shown) -> pa.Table | str:
     """Returns what was predicted for the test images, or why it is not known."""
     path = one.folder / PREDICTIONS
     try:
-        # One file, not a data set of files: a name with "=" in it is only a name.
-        return pq.ParquetFile(path).read()
+        return files.read_parquet(path)
     except FileNotFoundError:
         return f"{PREDICTIONS} of {one.title} is not there"
-    except (pa.ArrowException, OSError):
+    except (DamagedFileError, OSError):
         return f"{PREDICTIONS} of {one.title} cannot be read"
 
 

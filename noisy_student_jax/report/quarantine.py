@@ -3,8 +3,8 @@
 import pathlib
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+from noisy_student_jax.core import files
+from noisy_student_jax.core.errors import DamagedFileError
 
 SHOWN = 50
 
@@ -17,14 +17,12 @@ def quarantine(path: pathlib.Path) -> dict[str, Any]:
     """
     where = f"{path.parent.name}/{path.name}"
     try:
-        with pq.ParquetFile(path) as file:
+        with files.open_parquet(path) as file:
             total = file.metadata.num_rows
-            first = next(file.iter_batches(SHOWN, columns=["key", "reason"]))
-            rows = first.to_pylist()
-    except StopIteration:
-        return {"missing": None, "where": where, "total": 0, "rows": []}
+            first = next(file.iter_batches(SHOWN, columns=["key", "reason"]), None)
+            rows = first.to_pylist() if first else []
     except FileNotFoundError:
         return {"missing": f"{path.name} is not there", "total": 0, "rows": []}
-    except (pa.ArrowException, OSError, ValueError):
+    except (DamagedFileError, OSError, ValueError):
         return {"missing": f"{path.name} cannot be read", "total": 0, "rows": []}
     return {"missing": None, "where": where, "total": total, "rows": rows}

@@ -6,6 +6,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from noisy_student_jax.core import files
 from noisy_student_jax.report import svg
 from noisy_student_jax.report.formatting import (
     NOTHING,
@@ -290,7 +291,7 @@ def _chosen(
         return [Note("Which generation validation prefers is not known.")]
     name = summary["primary_metric"]
     images = count(summary["splits"].get("validation"))
-    there = (workdir / "best" / "model.json").is_file()
+    there = files.is_file(workdir / "best" / "model.json")
     says = (
         f"Of the generations, validation prefers generation {best['generation']}"
         f" ({percent(_value(best, 'validation', name))} on {images} images);"

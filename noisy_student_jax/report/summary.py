@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from noisy_student_jax import report
 from noisy_student_jax.core import console, files
@@ -190,7 +189,7 @@ def _paired(one: Generation, other: Generation) -> tuple[np.ndarray, np.ndarray]
     found = [
         dict(zip(*(rows[name].to_pylist() for name in rows.column_names), strict=True))
         for rows in (
-            pq.read_table(student.paths.predictions, columns=["key", "primary"])
+            files.read_parquet(student.paths.predictions, ["key", "primary"])
             for student in (one, other)
         )
     ]
@@ -213,10 +212,8 @@ def _judged(student: Generation) -> dict[str, int]:
 def _keep_best(run: Run, best: int) -> None:
     """Copies the bundle to use into ``best/``."""
     source, target = run.student(best).paths.model, run.workdir / "best"
-    target.mkdir(exist_ok=True)
-    for path in sorted(source.iterdir()):
-        with files.atomic_file(target / path.name) as file:
-            file.write(path.read_bytes())
+    for path in files.list_folder(source):
+        files.copy_file(path, target / path.name)
     bundles.read(target)
 
 

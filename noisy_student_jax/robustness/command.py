@@ -62,7 +62,7 @@ def of_bundle(options: argparse.Namespace, interruption: Interruption) -> int:
             " --config, --workdir and --generation"
         )
     output = options.output and pathlib.Path(options.output)
-    if output and output.exists():
+    if output and files.exists(output):
         raise UserError(f"--output='{output}' exists: give another, or remove it")
     bundle = bundles.read(options.model)
     if not options.trust:
@@ -97,7 +97,7 @@ def of_student(
             "`noisy-student evaluate --suite` takes either --model and --images (and"
             " --output), or --config, --workdir and --generation"
         )
-    if not (student.paths.model / bundles.CARD).is_file():
+    if not files.is_file(student.paths.model / bundles.CARD):
         raise UserError(
             f"{student.spec.name} has no model in '{student.run.workdir}' yet: train it"
             " first, or do the whole loop with `noisy-student run`"
@@ -173,7 +173,6 @@ def _evaluate(
         **found,
     }
     if output:
-        output.parent.mkdir(parents=True, exist_ok=True)
         files.write_json(output, found)
     parts.forget()
     _tell(found, options, output)
@@ -254,7 +253,7 @@ def _alexnet(options: argparse.Namespace) -> dict[str, float] | None:
     if not options.alexnet_flips:
         return None
     path = pathlib.Path(options.alexnet_flips)
-    if not path.is_file():
+    if not files.is_file(path):
         raise UserError(f"--alexnet-flips='{path}' is not there")
     try:
         found = {str(k): float(v) for k, v in dict(files.read_json(path)).items()}

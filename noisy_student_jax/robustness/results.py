@@ -25,7 +25,7 @@ def digests(run: Run) -> dict[str, str]:
     return {
         str(path.relative_to(run.workdir)): files.sha256(path)
         for path in paths
-        if path.is_file()
+        if files.is_file(path)
     }
 
 
@@ -40,7 +40,7 @@ def read(folder: pathlib.Path, suite: str) -> dict[str, Any] | None:
       None if there is nothing, or it is of other weights than those that are there.
     """
     path, card = path_of(folder, suite), folder / "model" / "model.json"
-    if not (path.is_file() and card.is_file()):
+    if not (files.is_file(path) and files.is_file(card)):
         return None
     found = files.read_json(path)
     return found if found["sha256"] == files.read_json(card)["sha256"] else None

@@ -38,7 +38,7 @@ class Parts:
         self._path = output and output.with_name(f".{output.name}.parts.json")
         self._found: dict[str, Any] = {}
         self._progress = console.Progress()
-        if self._path and self._path.is_file():
+        if self._path and files.is_file(self._path):
             kept = files.read_json(self._path)
             if kept["identity"] == self._identity:
                 self._found = kept["parts"]
@@ -82,7 +82,6 @@ class Parts:
         self._progress.update(size)
         self._progress.finish()
         if self._path:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
             files.write_json(
                 self._path, {"identity": self._identity, "parts": self._found}
             )
@@ -91,4 +90,4 @@ class Parts:
     def forget(self) -> None:
         """Removes what was kept, once the whole result is written."""
         if self._path:
-            self._path.unlink(missing_ok=True)
+            files.remove(self._path)

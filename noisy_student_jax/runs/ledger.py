@@ -13,7 +13,6 @@ import importlib.metadata
 import os
 import pathlib
 import platform
-import shutil
 import time
 from typing import Any
 
@@ -65,12 +64,12 @@ class Ledger:
     def manifest(self, stage: str) -> dict[str, Any] | None:
         """Returns the manifest of a finished stage, or None."""
         path = self._path(stage)
-        return files.read_json(path) if path.is_file() else None
+        return files.read_json(path) if files.is_file(path) else None
 
     def started(self, stage: str) -> dict[str, Any] | None:
         """Returns what an unfinished stage was started with, or None."""
         path = self._path(stage, ".started")
-        return files.read_json(path) if path.is_file() else None
+        return files.read_json(path) if files.is_file(path) else None
 
     def outputs_digest(self, stage: str) -> str:
         """Returns one digest over all files that a finished stage made.
@@ -112,7 +111,7 @@ class Ledger:
 
     def forget_start(self, stage: str) -> None:
         """Removes the note of a start that a finished stage no longer needs."""
-        self._path(stage, ".started").unlink(missing_ok=True)
+        files.remove(self._path(stage, ".started"))
 
     def spend(self, stage: str, seconds: float) -> None:
         """Adds time to what an unfinished stage has taken so far."""
@@ -153,20 +152,18 @@ class Ledger:
         """
         moved = [self._path(stage), self._path(stage, ".started")]
         moved += [self.workdir / path for path in outputs]
-        if not any(path.exists() for path in moved):
+        if not any(map(files.exists, moved)):
             return None
         number = 1
         while (folder := self.workdir / "superseded" / str(number)) and any(
-            (folder / path.relative_to(self.workdir)).exists() for path in moved
+            files.exists(folder / path.relative_to(self.workdir)) for path in moved
         ):
             number += 1
         # Folders before what is in them.
         for path in sorted(moved):
-            if not path.exists():
+            if not files.exists(path):
                 continue  # moved already, with the folder it was in
-            target = folder / path.relative_to(self.workdir)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            path.rename(target)
+            files.move(path, folder / path.relative_to(self.workdir))
         return folder
 
     def misplaced(self, stage: str, elsewhere: dict[str, str]) -> dict[str, str]:
@@ -198,15 +195,14 @@ class Ledger:
           old: the output, a folder, relative to the run directory.
           new: what it is to be called.
         """
-        for path in self.folder.glob("*.json"):
+        for path in files.list_folder(self.folder, "*.json"):
             record = files.read_json(path)
             made = record.get("outputs", {})
             if any(name.startswith(f"{new}/") for name in made):
                 folders = {"/".join(name.split("/")[:2]) for name in made}
                 self.supersede(record["stage"], sorted(folders))
-        shutil.rmtree(self.workdir / new, ignore_errors=True)
-        with files.atomic_directory(self.workdir / new) as temporary:
-            shutil.copytree(self.workdir / old, temporary, dirs_exist_ok=True)
+        files.remove(self.workdir / new)
+        files.copy_folder(self.workdir / old, self.workdir / new)
         manifest = self.manifest(stage)
         manifest["outputs"] = {
             f"{new}/{path.removeprefix(f'{old}/')}"

@@ -3,7 +3,6 @@
 import contextlib
 import copy
 import dataclasses
-import fcntl
 import functools
 import pathlib
 from collections.abc import Iterator
@@ -77,35 +76,23 @@ class Run:
     def locked(self) -> Iterator[None]:
         """Keeps a second process out of the run directory.
 
-        The system lets go of the lock when a process ends, however it ends.
-
         Raises:
           UserError: another process is at work in it.
         """
         if jax.process_index() > 0:
             yield
             return
-        self.workdir.mkdir(parents=True, exist_ok=True)
-        with (self.workdir / ".lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(
-                    f"another process is at work in '{self.workdir}': wait for it, or"
-                    " give another --workdir"
-                ) from None
+        busy = (
+            f"another process is at work in '{self.workdir}': wait for it, or give"
+            " another --workdir"
+        )
+        with files.lock(self.workdir, busy=busy):
             yield
 
     @property
     def is_locked(self) -> bool:
         """Whether a process is at work in the run directory."""
-        if not (self.workdir / ".lock").exists():
-            return False
-        try:
-            with self.locked():
-                return False
-        except UserError:
-            return True
+        return files.is_locked(self.workdir)
 
     @functools.cached_property
     def dataset(self) -> Dataset:

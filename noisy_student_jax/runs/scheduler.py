@@ -202,7 +202,7 @@ def _perform_one(run: Run, stage: Stage, label: str, *, goes_on: bool) -> None:
 
 def _made_anything(run: Run, stage: Stage) -> bool:
     made = [*stage.outputs, *stage.working_files]
-    return any((run.workdir / path).exists() for path in made)
+    return any(files.exists(run.workdir / path) for path in made)
 
 
 def _identity(run: Run, stage: Stage) -> Identity:

@@ -9,10 +9,10 @@ been copied off the devices, so that the next step may have its buffers.
 """
 
 import concurrent.futures
+import contextlib
 import logging
 import pathlib
 import re
-import shutil
 from typing import Any
 
 import jax
@@ -53,7 +53,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Returns the steps that have a manifest, in order."""
-        names = (path.name for path in self.folder.glob("step_*.json"))
+        names = (p.name for p in files.list_folder(self.folder, "step_*.json"))
         found = (re.fullmatch(r"step_(\d+)\.json", name) for name in names)
         return sorted(int(match[1]) for match in found if match)
 
@@ -71,11 +71,9 @@ class Checkpoints:
         if step in self.steps():
             if self._intact(step):
                 return
-            self._manifest(step).unlink()
+            files.remove(self._manifest(step))
         target = self._path(step)
-        if target.exists():
-            # Damaged, or a save that was cut short.
-            shutil.rmtree(target)
+        files.remove(target)  # damaged, or a save that was cut short
         try:
             # Returns once the state has been copied. On CPU the copy may be the
             # buffers themselves: as long as they are looked at, no step is given them.
@@ -136,8 +134,9 @@ class Checkpoints:
         if jax.process_index() == 0:
             files.write_json(self._manifest(step), self._record(step))
             for old in self.steps()[: -self.keep]:
-                self._manifest(old).unlink()
-                shutil.rmtree(self._path(old), ignore_errors=True)
+                files.remove(self._manifest(old))
+                with contextlib.suppress(OSError):
+                    files.remove(self._path(old))
 
     def _not_saved(self, step: int, error: Exception) -> NotSavedError:
         return NotSavedError(
@@ -152,7 +151,7 @@ class Checkpoints:
         except UserError:
             return False
         path = self._path(step)
-        return path.is_dir() and manifest == self._record(step)
+        return files.is_folder(path) and manifest == self._record(step)
 
     def _record(self, step: int) -> dict[str, Any]:
         """Returns what the manifest of a step says."""

@@ -155,12 +155,10 @@ class MetricsLog:
 
     def __init__(self, folder: pathlib.Path, first_step: int):
         """Opens the log; lines after `first_step` will be made again, so they go."""
-        folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / "metrics.jsonl"
         kept = [e for e in read_metrics(self.path) if e["step"] <= first_step]
         lines = "".join(json.dumps(entry) + "\n" for entry in kept)
         files.write_atomically(self.path, lines)
-        self._file = self.path.open("a", encoding="utf-8")
         try:
             self._board = SummaryWriter(
                 str(folder / "tensorboard"), purge_step=first_step + 1
@@ -171,15 +169,13 @@ class MetricsLog:
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """Adds the metrics of a step."""
-        self._file.write(json.dumps({"step": step, **metrics}) + "\n")
-        self._file.flush()
+        files.append(self.path, json.dumps({"step": step, **metrics}) + "\n")
         if self._board:
             for name, value in metrics.items():
                 self._board.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Closes both."""
-        self._file.close()
+        """Closes what TensorBoard reads."""
         if self._board:
             self._board.close()
 
@@ -187,8 +183,8 @@ class MetricsLog:
 def read_metrics(path: pathlib.Path) -> list[dict[str, float]]:
     """Reads ``metrics.jsonl``; a last line that was cut short is left out."""
     entries = []
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
+    if files.is_file(path):
+        for line in files.read_text(path).splitlines():
             try:
                 entries.append(json.loads(line))
             except json.JSONDecodeError:

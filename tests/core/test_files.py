@@ -3,12 +3,13 @@
 import hashlib
 import json
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from noisy_student_jax.core import files
-from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.core.errors import DamagedFileError, UserError
 
 
 def test_what_is_written_is_what_is_read(tmp_path):
@@ -125,3 +126,245 @@ def test_what_was_cut_short_is_swept_and_nothing_else(tmp_path):
     files.remove_unfinished(tmp_path)
 
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
+
+
+TABLE = pa.table({"b": [1, 2], "a": [3, 4]}).replace_schema_metadata({"made": "by us"})
+
+
+def write_table(path):
+    files.write_parquet(path, TABLE)
+
+
+def write_array(path):
+    files.write_array(path, np.arange(6.0).reshape(2, 3))
+
+
+def write_arrays(path):
+    files.write_arrays(path, a=np.arange(3), b=np.ones((2, 2)))
+
+
+def read_in_pieces(path):
+    with files.open_parquet(path) as file:
+        return list(file.iter_batches(1))
+
+
+KINDS = {
+    "table": (write_table, files.read_parquet),
+    "table in pieces": (write_table, read_in_pieces),
+    "array": (write_array, files.read_array),
+    "mapped array": (write_array, files.map_array),
+    "arrays": (write_arrays, files.read_arrays),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("damage", ["empty", "cut short", "something else", "a folder"])
+def test_a_damaged_file_is_named_in_one_sentence(tmp_path, kind, damage):
+    write, read = KINDS[kind]
+    path = tmp_path / "file"
+    write(path)
+    read(path)  # as it should be
+    data = path.read_bytes()
+    path.unlink()
+    if damage == "a folder":
+        path.mkdir()
+    else:
+        path.write_bytes(
+            {
+                "empty": b"",
+                "cut short": data[: len(data) // 2],
+                "something else": b"<html>not here</html>",
+            }[damage]
+        )
+
+    with pytest.raises(DamagedFileError) as caught:
+        read(path)
+
+    said = str(caught.value)
+    assert said.startswith(f"'{path}' is not readable ")
+    assert caught.value.reason and caught.value.reason in said
+    assert said.endswith("restore it, or move it away to have it made again")
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_that_is_not_there_is_not_called_damaged(tmp_path, kind):
+    _, read = KINDS[kind]
+
+    with pytest.raises(FileNotFoundError):
+        read(tmp_path / "missing")
+
+
+def test_a_page_damaged_within_a_table_is_noticed_while_it_is_read(tmp_path):
+    path = tmp_path / "table.parquet"
+    files.write_parquet(path, pa.table({"a": np.arange(100_000)}))
+    data = bytearray(path.read_bytes())
+    data[4:2000] = b"?" * 1996
+    path.write_bytes(data)
+
+    with (
+        pytest.raises(DamagedFileError, match=r"table\.parquet' is not readable"),
+        files.open_parquet(path) as file,
+    ):
+        list(file.iter_batches(10))
+
+
+def test_what_goes_wrong_elsewhere_is_not_blamed_on_the_file(tmp_path):
+    path = tmp_path / "table.parquet"
+    write_table(path)
+
+    with pytest.raises(ZeroDivisionError), files.open_parquet(path):
+        _ = 1 / 0
+
+
+def test_columns_come_in_the_order_asked_for_with_their_metadata(tmp_path):
+    path = tmp_path / "split=test.parquet"
+    write_table(path)
+
+    assert files.read_parquet(path, ["a"]).column_names == ["a"]
+    both = files.read_parquet(path, ["a", "b"])
+    assert both.column_names == ["a", "b"]
+    assert both.schema.metadata == {b"made": b"by us"}
+    assert files.read_parquet(path).equals(TABLE)
+    with pytest.raises(DamagedFileError, match="c"):
+        files.read_parquet(path, ["a", "c"])
+
+
+def test_arrays_survive_and_mapped_ones_are_read_only(tmp_path):
+    array = np.arange(6, dtype=np.float16).reshape(2, 3)
+    files.write_array(tmp_path / "one.npy", array)
+    files.write_arrays(tmp_path / "two.npz", a=array, b=np.array(["x", "yz"]))
+
+    read = files.read_array(tmp_path / "one.npy")
+    mapped = files.map_array(tmp_path / "one.npy")
+    both = files.read_arrays(tmp_path / "two.npz")
+
+    np.testing.assert_array_equal(read, array, strict=True)
+    np.testing.assert_array_equal(mapped, array, strict=True)
+    np.testing.assert_array_equal(both["a"], array, strict=True)
+    assert both["b"].tolist() == ["x", "yz"]
+    assert not mapped.flags.writeable
+
+
+def test_bytes_are_mapped_read_only(tmp_path):
+    (tmp_path / "file").write_bytes(b"abc")
+    (tmp_path / "empty").write_bytes(b"")
+
+    mapped = files.map_bytes(tmp_path / "file")
+
+    assert bytes(mapped) == b"abc" and mapped.readonly
+    with pytest.raises(DamagedFileError, match="empty' is not readable data"):
+        files.map_bytes(tmp_path / "empty")
+
+
+def test_text_is_read_with_its_line_ends(tmp_path):
+    (tmp_path / "file").write_bytes("a\r\nä\n".encode())
+    (tmp_path / "latin").write_bytes("ä".encode("latin-1"))
+
+    assert files.read_text(tmp_path / "file") == "a\r\nä\n"
+    with pytest.raises(DamagedFileError, match="latin' is not readable text"):
+        files.read_text(tmp_path / "latin")
+
+
+def test_what_is_appended_follows_what_was_there(tmp_path):
+    path = tmp_path / "new" / "log.jsonl"
+
+    files.append(path, "one ä\n")
+    files.append(path, "two\n")
+
+    assert path.read_text() == "one ä\ntwo\n"
+
+
+def test_what_cannot_be_appended_is_told_in_a_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(UserError, match=r"could not write .*file/log"):
+        files.append(tmp_path / "file" / "log", "one")
+
+
+def test_a_folder_is_listed_by_name_and_pattern(tmp_path):
+    for name in ("b.npy", "a.npy", "c.txt", ".d.npy.0a.tmp", "deep/e.npy"):
+        files.write_atomically(tmp_path / name, "")
+
+    def names(*pattern):
+        return [path.name for path in files.list_folder(tmp_path, *pattern)]
+
+    assert names("*.npy") == ["a.npy", "b.npy"]
+    assert names() == [".d.npy.0a.tmp", "a.npy", "b.npy", "c.txt", "deep"]
+    assert files.list_folder(tmp_path / "missing") == []
+    assert files.list_folder(tmp_path / "c.txt") == []
+
+
+def test_files_folders_and_what_is_not_there_are_removed(tmp_path):
+    for name in ("file", "folder/in/it", "kept"):
+        files.write_atomically(tmp_path / name, "")
+    (tmp_path / "link").symlink_to(tmp_path / "kept")
+
+    for name in ("file", "folder", "link", "missing", "kept/below"):
+        files.remove(tmp_path / name)
+
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+def test_what_is_moved_makes_the_folder_that_it_goes_to(tmp_path):
+    files.write_atomically(tmp_path / "a" / "file", "one")
+
+    files.move(tmp_path / "a", tmp_path / "superseded" / "1" / "a")
+
+    assert (tmp_path / "superseded" / "1" / "a" / "file").read_text() == "one"
+    assert not files.exists(tmp_path / "a")
+
+
+def test_a_copied_folder_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
+    for name in ("one", "deep/two"):
+        files.write_atomically(tmp_path / "a" / name, name)
+
+    def killed(number):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(files.os, "fsync", killed)
+        files.copy_folder(tmp_path / "a", tmp_path / "b")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+    files.copy_folder(tmp_path / "a", tmp_path / "b")
+
+    assert files.tree_hashes(tmp_path / "b", ["."]) == files.tree_hashes(
+        tmp_path / "a", ["."]
+    )
+
+
+def test_a_copied_file_takes_the_place_of_an_older_one(tmp_path):
+    (tmp_path / "a").write_bytes(b"new")
+    (tmp_path / "b").write_bytes(b"older")
+
+    files.copy_file(tmp_path / "a", tmp_path / "b")
+
+    assert (tmp_path / "b").read_bytes() == b"new"
+
+
+def test_a_locked_folder_lets_nobody_else_in_until_it_is_let_go(tmp_path):
+    folder = tmp_path / "run"
+
+    assert not files.is_locked(folder)
+    with files.lock(folder, busy="first"):
+        assert files.is_locked(folder)
+        with (
+            pytest.raises(UserError, match="somebody is in it"),
+            files.lock(folder, busy="somebody is in it"),
+        ):
+            pytest.fail("two were let in")
+        assert files.is_locked(folder)
+    assert not files.is_locked(folder)
+    with files.lock(folder, busy="again"):
+        pass
+
+
+def test_a_folder_that_cannot_be_made_cannot_be_locked(tmp_path):
+    (tmp_path / "file").write_text("")
+
+    with (
+        pytest.raises(UserError, match=r"could not write .*file/run"),
+        files.lock(tmp_path / "file" / "run", busy="busy"),
+    ):
+        pytest.fail("it was locked")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from noisy_student_jax.core import files
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.images.preprocessing import Preprocessing
 from noisy_student_jax.models import bundle as bundles
@@ -209,7 +210,7 @@ def test_a_disk_that_changes_numbers_is_found_out_while_writing(tmp_path, monkey
         tensors["params/dense/bias"] = tensors["params/dense/bias"] + 1
         return tensors
 
-    monkeypatch.setattr(bundles, "load_file", forgetful)
+    monkeypatch.setattr(files, "read_tensors", forgetful)
 
     with pytest.raises(OSError, match="did not keep tensor params/dense/bias"):
         bundles.write(some_bundle(), tmp_path)

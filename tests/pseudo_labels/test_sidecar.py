@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from noisy_student_jax.core import files
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.pseudo_labels import sidecar, writing
 
@@ -114,7 +115,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         file.write(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(sidecar.pq, "write_table", full)
+    monkeypatch.setattr(files.pq, "write_table", full)
     with pytest.raises(UserError, match=r"could not write .*No space left"):
         write(path, n=3)
     assert path.read_bytes() == before
@@ -245,14 +246,20 @@ def test_labels_of_two_models_are_not_mixed(tmp_path):
 
 def test_array_file_is_what_numpy_writes(tmp_path):
     rows = np.arange(24, dtype=np.float16).reshape(6, 2, 2)
-    with writing.ArrayFile(tmp_path / "a.npy", rows.shape, rows.dtype) as file:
+    with (
+        files.new_file(tmp_path / "a.npy") as opened,
+        writing.ArrayFile(opened, rows.shape, rows.dtype) as file,
+    ):
         file.append(rows[:4])
         with pytest.raises(ValueError, match="after float16"):
             file.append(rows[4:].astype(np.float32))
         file.append(rows[4:])
     np.testing.assert_array_equal(np.load(tmp_path / "a.npy", mmap_mode="r"), rows)
-    short = writing.ArrayFile(tmp_path / "b.npy", rows.shape, rows.dtype)
-    with pytest.raises(AssertionError, match="6 rows off"), short:
+    with (
+        pytest.raises(AssertionError, match="6 rows off"),
+        files.new_file(tmp_path / "b.npy") as opened,
+        writing.ArrayFile(opened, rows.shape, rows.dtype),
+    ):
         pass
 
 

@@ -9,7 +9,6 @@ import dataclasses
 import io
 import os
 import pathlib
-import shutil
 
 import numpy as np
 
@@ -132,7 +131,7 @@ def open_prepared(
       UserError: the cache is of another kind.
     """
     folder = pathlib.Path(folder).absolute()
-    if not (folder / MANIFEST).is_file():
+    if not files.is_file(folder / MANIFEST):
         return None
     _check_kind(folder, options.side)
     found = find(folder, listing, decoder=decoder_versions())
@@ -149,14 +148,13 @@ def open_prepared(
 def _open_cache(folder: pathlib.Path, side: int) -> None:
     """Makes a new cache, or makes sure that the one that is there is of our kind."""
     try:
-        if (folder / MANIFEST).is_file():
+        if files.is_file(folder / MANIFEST):
             _check_kind(folder, side)
             files.remove_unfinished(folder)
             return
     except OSError as error:
         raise files.not_written(folder, error) from error
-    if folder.is_dir():
-        files.remove_unfinished(folder)
+    files.remove_unfinished(folder)
     files.check_free(folder)
     versions = {"format": FORMAT, "side": side, "decoder": decoder_versions()}
     files.write_json(folder / MANIFEST, versions)
@@ -197,7 +195,7 @@ def _still_to_read(found: Found, never_read: dict[int, str]) -> list[int]:
 def _check_room(folder: pathlib.Path, sizes: np.ndarray, side: int) -> None:
     """Refuses to begin what surely cannot end."""
     need = int(np.minimum(sizes * _LARGEST_EXPANSION, side * side * 4).sum())
-    free = shutil.disk_usage(folder).free
+    free = files.free_space(folder)
     if need > free:
         raise UserError(
             f"preparing {len(sizes):,} images takes up to {need / 1e9:.3g} GB in"
@@ -228,7 +226,7 @@ def _open(
 
 def _write_quarantine(path: pathlib.Path, quarantined: list[tuple[str, str]]) -> None:
     if not quarantined:
-        path.unlink(missing_ok=True)
+        files.remove(path)
         return
     text = io.StringIO(newline="")
     csv.writer(text).writerows([("path", "reason"), *quarantined])
@@ -237,7 +235,8 @@ def _write_quarantine(path: pathlib.Path, quarantined: list[tuple[str, str]]) ->
 
 def _known_quarantine(path: pathlib.Path) -> dict[str, str]:
     try:
-        with path.open(encoding="utf-8", errors="replace", newline="") as file:
-            return {row.get("path"): row.get("reason") for row in csv.DictReader(file)}
+        text = files.read_bytes(path).decode("utf-8", errors="replace")
     except FileNotFoundError:
         return {}
+    rows = csv.DictReader(io.StringIO(text, newline=""))
+    return {row.get("path"): row.get("reason") for row in rows}

@@ -11,15 +11,14 @@ import dataclasses
 import functools
 import hashlib
 import json
-import mmap
 import pathlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.core import files
+from noisy_student_jax.core.errors import DamagedFileError, UserError
 from noisy_student_jax.core.protocols import Examples
 from noisy_student_jax.data.cache.listing import Listing, safe_text
 
@@ -126,15 +125,14 @@ def _note(
 
 def _whole_parts(folder: pathlib.Path) -> Iterator[tuple[int, pa.Table, str]]:
     """Yields number, table and decoder of each part that is whole."""
-    for path in sorted(folder.glob("part_*.parquet")):
+    for path in files.list_folder(folder, "part_*.parquet"):
         try:
             number = int(path.stem.removeprefix("part_"))
-            with pq.ParquetFile(path) as file:
-                facts = json.loads(file.schema_arrow.metadata[METADATA])
-                table = file.read().select(SCHEMA.names)
-            if path.with_suffix(".bin").stat().st_size == facts["bytes"]:
+            table = files.read_parquet(path, SCHEMA.names)
+            facts = json.loads(table.schema.metadata[METADATA])
+            if files.size(path.with_suffix(".bin")) == facts["bytes"]:
                 yield number, table, facts["decoder"]
-        except (OSError, pa.ArrowException, ValueError, KeyError, TypeError):
+        except (DamagedFileError, OSError, ValueError, KeyError, TypeError):
             continue  # damaged: its files are prepared again, and it is written over
 
 
@@ -232,13 +230,12 @@ class PreparedSource:
         pixels = np.frombuffer(self._pixels(part), np.uint8, size, offset)
         return pixels.reshape(height, width, 3)
 
-    def _open(self, number: int) -> mmap.mmap:
+    def _open(self, number: int) -> memoryview:
         path, _ = part_paths(self._folder, number)
         try:
-            with path.open("rb") as file:
-                return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except (OSError, ValueError) as error:
+            return files.map_bytes(path)
+        except (DamagedFileError, OSError) as error:
             raise UserError(
-                f"'{path}' can no longer be read ({error}): run the same command again,"
-                " which prepares what is missing"
+                f"'{path}' can no longer be read ({files.reason(error)}): run the same"
+                " command again, which prepares what is missing"
             ) from error

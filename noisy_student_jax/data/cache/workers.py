@@ -297,7 +297,7 @@ def _write_part(
     length, digest = 0, hashlib.sha256()
     with files.atomic_file(pixels_path) as pixels:
         # Of a damaged part that had this number: it must not speak for new pixels.
-        table_path.unlink(missing_ok=True)
+        files.remove(table_path)
         for position, entry in enumerate(entries):
             if connection.poll() or length >= recipe.bytes_per_part:
                 break
@@ -324,7 +324,7 @@ def _write_part(
         schema = SCHEMA.with_metadata({METADATA: json.dumps(facts)})
         files.write_parquet(table_path, pa.Table.from_pylist(records, schema))
     else:
-        pixels_path.unlink()
+        files.remove(pixels_path)
     return _Outcome(len(records) + len(unread), unread)
 
 

@@ -13,13 +13,12 @@ from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
 from noisy_student_jax.core import files
 from noisy_student_jax.core.console import printable
-from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.core.errors import DamagedFileError, UserError
 from noisy_student_jax.core.protocols import Examples
 from noisy_student_jax.data.cache.listing import safe_text
 from noisy_student_jax.data.encoded import Encoded, decoded
@@ -280,10 +279,10 @@ def kept_column(
     place = hashlib.sha256(f"{path.resolve()}\0{what}".encode("utf-8", "replace"))
     kept = folder / f"{place.hexdigest()[:32]}.parquet"
     try:
-        table = pq.read_table(kept)
+        table = files.read_parquet(kept)
         if json.loads((table.schema.metadata or {}).get(b"file", b"0")) == state:
             return table["number"].to_numpy()
-    except (OSError, pa.ArrowException, ValueError):
+    except (DamagedFileError, OSError, ValueError):
         pass  # not there yet, or damaged: made again
     try:
         numbers = make()

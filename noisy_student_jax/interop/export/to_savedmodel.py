@@ -42,7 +42,6 @@ def export(bundle: Bundle, output: pathlib.Path) -> str:
         savedmodel.write(
             folder, predict, bundle.variables, bundle.preprocessing, bundle.classes
         )
-        (folder / EXTRA).mkdir()
         files.write_json(folder / EXTRA / bundles.CARD, bundles.card(bundle))
         signatures, classes = savedmodel.read(folder)
         if classes != bundle.classes:
