@@ -4,6 +4,7 @@ Any Linen module with the call of this package's models can be measured, also on
 outside.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
+from noisy_student_jax.core.model_arguments import ModelArguments
 from noisy_student_jax.models.depthwise import IMPLEMENTATIONS
 from noisy_student_jax.models.initialize import abstract_variables
 
@@ -57,7 +59,7 @@ def activation_bytes(module: nn.Module, *, resolution: int, channels: int = 3) -
     module = _with_grouped_convolutions(module)
     variables = abstract_variables(module, resolution=resolution, channels=channels)
     # The least batch that batch norm can work on.
-    group = getattr(module, "batch_norm_group", 0) or 1
+    group = getattr(_arguments(module), "batch_norm_group", 0) or 1
     less, more = (
         _residual_bytes(module, variables, _images(batch, resolution, channels))
         for batch in (group, 2 * group)
@@ -67,9 +69,19 @@ def activation_bytes(module: nn.Module, *, resolution: int, channels: int = 3) -
 
 def _with_grouped_convolutions(module: nn.Module) -> nn.Module:
     # Sums of shifted slices are no convolutions, and would not be counted.
-    if getattr(module, "depthwise", None) in IMPLEMENTATIONS:
+    given = _arguments(module)
+    if getattr(given, "depthwise", None) not in IMPLEMENTATIONS:
+        return module
+    if given is module:
         return module.clone(depthwise="grouped")
-    return module
+    grouped = dataclasses.replace(given, depthwise="grouped")
+    return module.clone(arguments=grouped)
+
+
+def _arguments(module: nn.Module) -> nn.Module | ModelArguments:
+    """Returns what holds a module's arguments: itself, unless it is of this package."""
+    held = getattr(module, "arguments", None)
+    return held if isinstance(held, ModelArguments) else module
 
 
 def _images(batch: int, resolution: int, channels: int) -> jax.ShapeDtypeStruct:

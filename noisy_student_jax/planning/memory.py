@@ -118,7 +118,7 @@ def _held_on_cpu(student: Student) -> float:
     if student.config.model.dtype == "bfloat16":
         held *= CONVERTED
     module = plain.module
-    own = isinstance(module, EfficientNet) and module.layers == "own"
+    own = isinstance(module, EfficientNet) and module.arguments.layers == "own"
     if own and module.frozen_blocks < 0:
         stride = module.architecture.stem_stride
         held += patch_bytes(plain.resolution, stride=stride)

@@ -326,21 +326,7 @@ class Student:
     @property
     def arguments(self) -> dict[str, Any]:
         """What its architecture is created with."""
-        model = self.config.model
-        wanted = {
-            "dropout_rate": None if model.dropout_rate < 0 else model.dropout_rate,
-            "stochastic_depth": model.stochastic_depth,
-            "batch_norm_momentum": model.batch_norm_momentum,
-            "batch_norm_epsilon": model.batch_norm_epsilon,
-            "batch_norm_group": model.batch_norm_group,
-            "dtype": model.dtype,
-            "remat": model.remat,
-            "depthwise": model.depthwise,
-            "layers": model.layers,
-        }
-        accepted = models.accepted_arguments(model.name, among=tuple(wanted))
-        given = {name: value for name, value in wanted.items() if name in accepted}
-        return {"outputs": self.run.task.outputs, **given}
+        return models.arguments_of(self.config.model, outputs=self.run.task.outputs)
 
     @property
     def module(self) -> nn.Module:

@@ -141,8 +141,10 @@ def test_what_a_small_batch_may_not_be_divided_by_is_left_out(tiny):
     ).student(1)
     small = throughput._with_small_batch(student)
 
-    assert (small.config.train.microbatches, small.module.batch_norm_group) == (1, 0)
-    assert (student.config.train.microbatches, student.module.batch_norm_group) == (
+    group = small.module.arguments.batch_norm_group
+    assert (small.config.train.microbatches, group) == (1, 0)
+    group = student.module.arguments.batch_norm_group
+    assert (student.config.train.microbatches, group) == (
         3,
         6,
     )
