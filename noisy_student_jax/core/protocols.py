@@ -103,6 +103,12 @@ class Task(Protocol):
     def columns(self, predictions: Arrays, *, top_k: int) -> dict[str, pa.Array]:
         """Returns the task's own sidecar columns."""
 
+    def record_bytes(self, *, top_k: int) -> int:
+        """Returns how many bytes a record takes in those columns, for plans.
+
+        A task that lacks it is taken to keep two bytes for each class.
+        """
+
     def stored_targets(self, rows: pa.RecordBatch) -> Arrays:
         """Reads its columns back as arrays of fixed width, for memory maps."""
 
