@@ -12,7 +12,6 @@ import functools
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -23,9 +22,8 @@ from noisy_student_jax import models
 from noisy_student_jax.core import sharding
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.prefetch import late, read_ahead
-from noisy_student_jax.core.protocols import Arrays, Task
+from noisy_student_jax.core.protocols import Arrays, Preprocessor, Source, Task
 from noisy_student_jax.core.types import PyTree
-from noisy_student_jax.images.preprocessing import Preprocessing
 from noisy_student_jax.models import cost
 from noisy_student_jax.models.bundle import Bundle
 from noisy_student_jax.training.step import normalize
@@ -49,7 +47,7 @@ class Predictor:
         self,
         task: Task,
         module: nn.Module,
-        preprocessing: Preprocessing,
+        preprocessing: Preprocessor,
         *,
         batch: int = 256,
         ahead: int = 1,
@@ -246,7 +244,7 @@ class Read:
 
     indices: range
     status: list[str]
-    labels: Any
+    labels: np.ndarray | None
 
     @functools.cached_property
     def good(self) -> np.ndarray:
@@ -257,7 +255,7 @@ class Read:
 def predict_batches(
     predictor: Predictor,
     placed: dict[str, PyTree],
-    source: Any,
+    source: Source,
     batches: Iterable[range],
     *,
     before: Callable[[int], None] = lambda start: None,
@@ -322,7 +320,7 @@ class Predicted:
 def predict_source(
     predictor: Predictor,
     models: dict[str, PyTree],
-    source: Any,
+    source: Source,
     *,
     before_batch: Callable[[int], None] = lambda done: None,
 ) -> Predicted:

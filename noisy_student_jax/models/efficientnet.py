@@ -14,6 +14,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.model_arguments import ModelArguments
@@ -55,7 +56,7 @@ class Block(nn.Module):
     conv: Callable[..., nn.Module]
     norm: Callable[..., jax.Array]
     activation: Callable[[jax.Array], jax.Array]
-    dtype: Any
+    dtype: DTypeLike
     depthwise: str
 
     @nn.compact
@@ -313,7 +314,7 @@ def efficientnet(
     return EfficientNet(architecture, outputs, given, frozen_blocks)
 
 
-def _check(good: bool, name: str, value: Any, expected: str) -> None:
+def _check(good: bool, name: str, value: object, expected: str) -> None:
     if not good:
         raise UserError(f"The model's {name} must be {expected}, not {value!r}.")
 

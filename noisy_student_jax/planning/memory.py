@@ -6,7 +6,6 @@ was within a few per cent of it (``benchmarks/memory.py``).
 """
 
 import dataclasses
-from typing import Any
 
 import jax
 
@@ -53,7 +52,7 @@ class StepMemory:
         return int(self.fixed + self.per_image * at_once(student, devices) + more)
 
 
-def of_program(compiled: Any) -> int:
+def of_program(compiled: jax.stages.Compiled) -> int:
     """Returns the most that a compiled program holds on a device, in bytes.
 
     Its arguments, among them what it is given to write over, what it makes beside
@@ -70,7 +69,9 @@ def of_program(compiled: Any) -> int:
     )
 
 
-def of_step(compiled: Any, student: Student, *, devices: int) -> StepMemory | None:
+def of_step(
+    compiled: jax.stages.Compiled, student: Student, *, devices: int
+) -> StepMemory | None:
     """Reads off a student's compiled training step what it takes at any batch.
 
     Args:

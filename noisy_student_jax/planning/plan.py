@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from noisy_student_jax import models
-from noisy_student_jax.config import decisions, identity
+from noisy_student_jax.config import ConfigDict, decisions, identity
 from noisy_student_jax.config.accelerators import CHIPS
 from noisy_student_jax.config.decisions import Decision
 from noisy_student_jax.core import console, devices
@@ -368,7 +368,7 @@ def _chip_facts(run: Run) -> dict[str, Any] | None:
     return {**dataclasses.asdict(CHIPS[plan.chip]), "utilization": plan.utilization}
 
 
-def _chip_hours(operations: float, plan: Any) -> dict[str, float]:
+def _chip_hours(operations: float, plan: ConfigDict) -> dict[str, float]:
     if not plan.chip:
         return {}
     return {"chip_hours": flops.chip_hours(operations, plan)}
