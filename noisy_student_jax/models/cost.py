@@ -28,7 +28,7 @@ def parameter_count(module: nn.Module, *, resolution: int, channels: int = 3) ->
 
 def forward_flops(module: nn.Module, *, resolution: int, channels: int = 3) -> int:
     """Returns the floating point operations of one image's forward pass: `flops`."""
-    module = _with_grouped_convolutions(module)
+    module = with_grouped_convolutions(module)
     variables = abstract_variables(module, resolution=resolution, channels=channels)
     return flops(
         functools.partial(module.apply, train=False),
@@ -56,7 +56,7 @@ def activation_bytes(module: nn.Module, *, resolution: int, channels: int = 3) -
     left out. So is what the compiler needs beside it while it works a layer, or with
     `remat` a block, backwards (see `memory.HELD`).
     """
-    module = _with_grouped_convolutions(module)
+    module = with_grouped_convolutions(module)
     variables = abstract_variables(module, resolution=resolution, channels=channels)
     # The least batch that batch norm can work on.
     group = getattr(_arguments(module), "batch_norm_group", 0) or 1
@@ -67,8 +67,11 @@ def activation_bytes(module: nn.Module, *, resolution: int, channels: int = 3) -
     return (more - less) // group
 
 
-def _with_grouped_convolutions(module: nn.Module) -> nn.Module:
-    # Sums of shifted slices are no convolutions, and would not be counted.
+def with_grouped_convolutions(module: nn.Module) -> nn.Module:
+    """Returns a module with depthwise convolutions that are convolutions.
+
+    Sums of shifted slices are none, and would not be counted.
+    """
     given = _arguments(module)
     if getattr(given, "depthwise", None) not in IMPLEMENTATIONS:
         return module
