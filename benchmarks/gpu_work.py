@@ -207,8 +207,10 @@ def _convolutions(model: str, side: int, batch: int, dtype: str):
     import jax
     import jax.numpy as jnp
 
+    from noisy_student_jax.models.cost import with_grouped_convolutions
+
     ours = our_model(model, side, False, dtype)
-    module = ours.module.clone(depthwise="grouped")
+    module = with_grouped_convolutions(ours.module)
     images = jax.ShapeDtypeStruct((batch, side, side, 3), jnp.float32)
     jaxpr = jax.make_jaxpr(lambda v, x: module.apply(v, x, train=False))(
         ours.variables, images

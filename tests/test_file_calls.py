@@ -46,7 +46,7 @@ EXCEPTIONS = {
         "robustness/suites.py": {"is_dir"},
     },
     "weights from, and exports for, other programs, outside a run": {
-        "interop/export/command.py": {"exists", "is_symlink"},
+        "cli/export.py": {"exists", "is_symlink"},
         "interop/export/to_hub.py": {"glob", "is_file"},
         "interop/export/to_timm.py": {"load_file"},
         "interop/foreign.py": {"is_dir", "is_file", "load_file", "open"},

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import DTypeLike
 
 from noisy_student_jax.augment import randaugment
 from noisy_student_jax.augment.input_noise import (
@@ -140,7 +141,7 @@ def _fold_position(key: jax.Array, position: jax.Array) -> jax.Array:
     return jax.random.fold_in(key, position[1])
 
 
-def _check(dtype: Any, shape: tuple[int, ...], noise: InputNoise) -> None:
+def _check(dtype: DTypeLike, shape: tuple[int, ...], noise: InputNoise) -> None:
     if dtype != jnp.uint8:
         raise UserError(
             f"Input noise works on uint8 images, values 0–255, not on {dtype}: "

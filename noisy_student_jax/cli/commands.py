@@ -11,6 +11,7 @@ from noisy_student_jax.config import decisions
 from noisy_student_jax.core import console, files
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.preemption import Interruption
+from noisy_student_jax.core.protocols import Task
 from noisy_student_jax.evaluation.predictor import Predictor
 from noisy_student_jax.generation import init_weights
 from noisy_student_jax.generation.preconditions import check
@@ -372,7 +373,7 @@ def _conclude(one: Run) -> None:
     console.say(f"report: {one.workdir / 'report.html'}")
 
 
-def _rows(task: Any, predictions: dict[str, Any]) -> list[dict[str, Any]]:
+def _rows(task: Task, predictions: dict[str, Any]) -> list[dict[str, Any]]:
     """Turns predictions into one JSON-able dictionary an image."""
     buckets, scores = task.bucket(predictions), task.score(predictions)
     rows = []

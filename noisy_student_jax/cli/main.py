@@ -100,9 +100,9 @@ def _dispatch(arguments: list[str]) -> int:
     console.leave_stdout_to_machines(getattr(options, "json", False))
     # JAX and the rest are slow to import: not for --help or a mistyped command.
     from noisy_student_jax.cli import commands
+    from noisy_student_jax.cli.export import export
     from noisy_student_jax.core import devices
     from noisy_student_jax.interop import importing
-    from noisy_student_jax.interop.export.command import export
     from noisy_student_jax.planning.topology import slices
 
     if getattr(options, "topology", None):

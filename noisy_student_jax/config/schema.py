@@ -1,8 +1,11 @@
 """Every field of a config: its default, what it may be, whether it identifies a run."""
 
+import dataclasses
+
 import ml_collections
 
 from noisy_student_jax.config.accelerators import CHIPS
+from noisy_student_jax.core.model_arguments import ModelArguments
 
 ConfigDict = ml_collections.ConfigDict
 
@@ -100,15 +103,8 @@ _MODEL = {
     "interpolation": "bicubic",
     "mean": (),
     "std": (),
+    **dataclasses.asdict(ModelArguments()),
     "dropout_rate": -1.0,
-    "stochastic_depth": 0.2,
-    "batch_norm_momentum": 0.99,
-    "batch_norm_epsilon": 1e-3,
-    "batch_norm_group": 0,
-    "dtype": "float32",
-    "remat": False,
-    "depthwise": "auto",
-    "layers": "own",
 }
 _TRAIN = {
     "part": "all",

@@ -54,6 +54,12 @@ def size(path: pathlib.Path) -> int:
     return path.stat().st_size
 
 
+def identity(path: pathlib.Path) -> tuple[int, ...]:
+    """Returns what changes when a file is replaced or written to."""
+    found = path.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
 def list_folder(folder: pathlib.Path, pattern: str = "*") -> list[pathlib.Path]:
     """Lists what is directly in a folder; nothing if there is no folder.
 

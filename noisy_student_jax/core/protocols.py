@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from noisy_student_jax.core.types import Batch, PerStream, PyTree
 
 Arrays = dict[str, np.ndarray]
+Resize = Callable[[np.ndarray, int, tuple[float, ...] | None], np.ndarray]
+"""Of an image, the side of the square to make, and a box of the image or None."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +37,12 @@ class Examples:
 
 
 class Source(Protocol):
-    """Addressable records."""
+    """Addressable records.
+
+    A source may have more, which `data.sources` asks for where it is of use: ``labels``
+    of all records, ``[records, …]``; ``fingerprint``, a text that changes with them;
+    ``bytes_per_record``, of one image in memory.
+    """
 
     def __len__(self) -> int:
         """Number of records."""
@@ -45,6 +52,57 @@ class Source(Protocol):
 
     def read(self, indices: Sequence[int]) -> Examples:
         """Reads records in the order asked for."""
+
+
+class DivisibleSource(Source, Protocol):
+    """A source that can give some of its records as a source."""
+
+    def subset(self, indices: np.ndarray, *, labeled: bool = True) -> Source:
+        """Returns the records of int64 ``[records]``, without labels if not asked."""
+
+
+class Preprocessor(Protocol):
+    """Makes what a model reads, ``[height, width, channels]``, of a source's images."""
+
+    @property
+    def resolution(self) -> int:
+        """Height and width of what the model reads."""
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Per channel, on the 0–1 scale; the model's program subtracts it."""
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Per channel, on the 0–1 scale; the model's program divides by it."""
+
+    @property
+    def dtype(self) -> type[np.generic]:
+        """Of what `apply_all` returns."""
+
+    def apply_all(self, images: Iterable[np.ndarray]) -> np.ndarray:
+        """Makes what is evaluated: `dtype` ``[images, height, width, channels]``."""
+
+    def apply_all_to_train_on(self, images: Iterable[np.ndarray]) -> np.ndarray:
+        """Makes what is noised and learned from, of the same shape."""
+
+    def apply_crop(
+        self,
+        image: np.ndarray,
+        box: tuple[int, int, int, int],
+        *,
+        bicubic: Resize | None = None,
+    ) -> np.ndarray:
+        """Makes a crop of one image to learn from, ``[height, width, channels]``.
+
+        Args:
+          image: ``[height, width, channels]``.
+          box: top, left, height and width; of height 0 for evaluation's crop.
+          bicubic: of the same pixels as Pillow's, to be used in its place.
+        """
+
+    def blank(self) -> np.ndarray:
+        """Returns what stands in for one image, ``[height, width, channels]``."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +120,7 @@ class LossOptions:
     temperature: float = 1.0
 
     @classmethod
-    def from_config(cls, train: Any) -> LossOptions:
+    def from_config(cls, train: Mapping[str, Any]) -> LossOptions:
         """Takes the fields from a generation's ``train`` section."""
         return cls(**{f.name: train[f.name] for f in dataclasses.fields(cls)})
 
@@ -102,6 +160,12 @@ class Task(Protocol):
 
     def columns(self, predictions: Arrays, *, top_k: int) -> dict[str, pa.Array]:
         """Returns the task's own sidecar columns."""
+
+    def record_bytes(self, *, top_k: int) -> int:
+        """Returns how many bytes a record takes in those columns, for plans.
+
+        A task that lacks it is taken to keep two bytes for each class.
+        """
 
     def stored_targets(self, rows: pa.RecordBatch) -> Arrays:
         """Reads its columns back as arrays of fixed width, for memory maps."""

@@ -8,10 +8,14 @@ what is not here, count what the config expects).
 """
 
 import inspect
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from noisy_student_jax.core.registry import find, make
 from noisy_student_jax.data.sources import Dataset
+
+if TYPE_CHECKING:
+    # Decoding workers import this package, and no config.
+    from ml_collections import ConfigDict
 
 DATASETS = {
     "digits": "noisy_student_jax.data.digits:digits",
@@ -21,7 +25,7 @@ DATASETS = {
 __all__ = ["DATASETS", "Dataset", "load"]
 
 
-def load(data: Any, *, seed: int, **helpers: Any) -> Dataset:
+def load(data: "ConfigDict", *, seed: int, **helpers: Any) -> Dataset:
     """Loads the data set that a config's ``data`` section names.
 
     Args:

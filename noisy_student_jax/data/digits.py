@@ -1,15 +1,14 @@
 """Scikit-learn's handwritten digits: 1,797 real images, in the package itself."""
 
-from typing import Any
-
 import numpy as np
+from ml_collections import ConfigDict
 from sklearn.datasets import load_digits
 
 from noisy_student_jax.data.sources import ArraySource, Dataset
 from noisy_student_jax.data.splits import content_hashes, stratified
 
 
-def digits(data: Any, *, seed: int) -> Dataset:
+def digits(data: ConfigDict, *, seed: int) -> Dataset:
     """Loads the digits, split by content.
 
     Images are uint8 ``[8, 8, 3]`` (gray repeated), bright strokes on black.

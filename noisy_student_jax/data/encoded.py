@@ -5,7 +5,7 @@ import dataclasses
 import hashlib
 import os
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
 import numpy as np
 
@@ -35,6 +35,11 @@ class EncodedSource(Source, Protocol):
 
     def place(self, index: int) -> str:
         """Says where a record lies, the same whatever the source is called."""
+
+
+def is_encoded(source: Source) -> TypeGuard[EncodedSource]:
+    """Whether a source can give its records undecoded."""
+    return hasattr(source, "read_encoded")
 
 
 class FolderSource:

@@ -8,9 +8,10 @@ import glob
 import os
 import pathlib
 from collections.abc import Sequence
-from typing import Any
+from typing import NoReturn
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from noisy_student_jax.core.console import printable
 from noisy_student_jax.core.errors import UserError
@@ -24,7 +25,7 @@ ASSUMED = "sizes"
 class CountedRecords(Counted):
     """Encoded records that are only counted."""
 
-    def read_encoded(self, indices: Sequence[int]) -> Any:
+    def read_encoded(self, indices: Sequence[int]) -> NoReturn:
         """Refuses: there is nothing to be read.
 
         Raises:
@@ -33,7 +34,7 @@ class CountedRecords(Counted):
         raise UserError("these records are only counted, and cannot be read")
 
 
-def absent(data: Any) -> list[str]:
+def absent(data: ConfigDict) -> list[str]:
     """Returns which places are not on this machine, each as a phrase.
 
     Args:
@@ -55,7 +56,7 @@ def absent(data: Any) -> list[str]:
     return missing
 
 
-def counted(data: Any, *, name: str, absent: Sequence[str]) -> Dataset:
+def counted(data: ConfigDict, *, name: str, absent: Sequence[str]) -> Dataset:
     """Returns a data set of the sizes that a config expects.
 
     Args:

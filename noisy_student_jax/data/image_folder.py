@@ -13,12 +13,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from ml_collections import ConfigDict
 
 from noisy_student_jax.core import console, files
 from noisy_student_jax.core.console import Progress, printable
 from noisy_student_jax.core.errors import DamagedFileError, UserError
 from noisy_student_jax.core.preemption import Interruption
 from noisy_student_jax.data import expected
+from noisy_student_jax.data.encoded import is_encoded
 from noisy_student_jax.data.open import Opened, Opener
 from noisy_student_jax.data.sources import Dataset
 from noisy_student_jax.data.splits import (
@@ -33,7 +35,7 @@ NAMED = 5
 
 
 def own(
-    data: Any,
+    data: ConfigDict,
     *,
     seed: int,
     interruption: Interruption,
@@ -68,7 +70,7 @@ def own(
     }
     pool = opener.open("unlabeled") if data.sources.unlabeled else None
     facts: dict[str, Any] = {}
-    if hasattr(labeled.whole, "read_encoded") and not look_only:
+    if is_encoded(labeled.whole) and not look_only:
         console.say(
             "images are streamed, not read beforehand: one record in two places is"
             " found, a copy of an image under another name is not"
@@ -173,7 +175,7 @@ def _contradictory(labeled: Opened, facts: dict[str, Any]) -> np.ndarray:
 
 def _deal(
     labeled: Opened,
-    data: Any,
+    data: ConfigDict,
     held_out: dict[str, Opened],
     facts: dict[str, Any],
     *,
@@ -199,7 +201,7 @@ def _deal(
         told = ", ".join(
             f"{np.sum(parts == name):,} {name}" for name in (LABELED, *split_off)
         )
-        by = "name" if hasattr(labeled.whole, "read_encoded") else "content"
+        by = "name" if is_encoded(labeled.whole) else "content"
         facts["split"] = f"by a hash of their {by}, some of each class: {told}"
         if not look_only:
             flags = " and ".join(f"--config.{name}=DIR" for name in split_off)
@@ -232,7 +234,7 @@ def _known(path: pathlib.Path) -> dict[str, str]:
     return dict(zip(columns["sha256"], columns["part"], strict=True))
 
 
-def check_places(data: Any) -> None:
+def check_places(data: ConfigDict) -> None:
     """Refuses places that are not given, or cannot be meant.
 
     Raises:

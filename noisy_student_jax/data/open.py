@@ -4,14 +4,14 @@ import dataclasses
 import hashlib
 import pathlib
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from noisy_student_jax.core import console, files
 from noisy_student_jax.core.console import Progress
 from noisy_student_jax.core.preemption import Interruption
-from noisy_student_jax.core.protocols import Source
+from noisy_student_jax.core.protocols import DivisibleSource, Source
 from noisy_student_jax.data.cache.build import PrepareOptions, open_prepared, prepare
 from noisy_student_jax.data.cache.listing import (
     Listing,
@@ -44,7 +44,7 @@ class Opened:
     """
 
     name: str
-    whole: Any
+    whole: DivisibleSource
     content: list[str]
     dealt_by: list[str]
     labels: np.ndarray | None
@@ -99,7 +99,7 @@ class Opener:
 
     def __init__(
         self,
-        data: Any,
+        data: ConfigDict,
         interruption: Interruption,
         progress: Progress,
         *,

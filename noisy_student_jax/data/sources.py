@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from noisy_student_jax.core import unusable
-from noisy_student_jax.core.protocols import Examples, Source
-from noisy_student_jax.images.preprocessing import Preprocessing
+from noisy_student_jax.core.protocols import Examples, Preprocessor, Source
 
 READ_AT_ONCE = 256
 
@@ -97,15 +96,45 @@ def fingerprint(source: Source) -> str:
     digest = hashlib.sha256()
     for index in range(len(source)):
         digest.update(source.key(index).encode() + b"\0")
-    labels = getattr(source, "labels", None)
+    labels = known_labels(source)
     if labels is not None:
         digest.update(np.ascontiguousarray(labels).tobytes())
     return digest.hexdigest()
 
 
+def known_labels(source: Source) -> np.ndarray | None:
+    """Returns the labels of all records that a source holds, or None: it holds none.
+
+    None does not say that its records have no labels: see `labels_of`.
+    """
+    return getattr(source, "labels", None)
+
+
+def first_label(source: Source) -> np.ndarray:
+    """Returns the first record's label, ``[1, …]``, without reading an image if it can.
+
+    Args:
+      source: of labeled records.
+    """
+    labels = known_labels(source)
+    if labels is None:
+        labels = source.read([0]).labels
+    return labels[:1]
+
+
+def has_keys(source: Source) -> bool:
+    """Whether a source knows its records, and does not only count them."""
+    return hasattr(source, "key")
+
+
+def record_bytes(source: Source) -> int | None:
+    """Returns what one record's image takes in memory, if it is none to be resized."""
+    return getattr(source, "bytes_per_record", None)
+
+
 def labels_of(source: Source) -> np.ndarray:
     """Returns the labels of all records, ``[records, …]``, without keeping images."""
-    labels = getattr(source, "labels", None)
+    labels = known_labels(source)
     if labels is not None:
         return labels
     parts = [
@@ -133,7 +162,7 @@ def key_hashes(source: Source, indices: Sequence[int] | None = None) -> np.ndarr
 
 def read_all_good(
     source: Source,
-    preprocessing: Preprocessing,
+    preprocessing: Preprocessor,
     indices: Sequence[int] | None = None,
     *,
     part: str,

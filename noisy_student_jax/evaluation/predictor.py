@@ -12,7 +12,6 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -22,10 +21,9 @@ from jax.sharding import Mesh
 from noisy_student_jax import models
 from noisy_student_jax.core import sharding
 from noisy_student_jax.core.prefetch import Prefetcher
-from noisy_student_jax.core.protocols import Arrays, Task
+from noisy_student_jax.core.protocols import Arrays, Preprocessor, Source, Task
 from noisy_student_jax.core.types import PyTree
 from noisy_student_jax.core.unusable import refuse
-from noisy_student_jax.images.preprocessing import Preprocessing
 from noisy_student_jax.models import cost
 from noisy_student_jax.models.bundle import Bundle
 from noisy_student_jax.training.step import normalize
@@ -49,7 +47,7 @@ class Predictor:
         self,
         task: Task,
         module: nn.Module,
-        preprocessing: Preprocessing,
+        preprocessing: Preprocessor,
         *,
         batch: int = 256,
         ahead: int = 1,
@@ -247,7 +245,7 @@ class Read:
 
     indices: range
     status: list[str]
-    labels: Any
+    labels: np.ndarray | None
 
     @functools.cached_property
     def good(self) -> np.ndarray:
@@ -258,7 +256,7 @@ class Read:
 def predict_batches(
     predictor: Predictor,
     placed: dict[str, PyTree],
-    source: Any,
+    source: Source,
     batches: Sequence[range],
     *,
     before: Callable[[int], None] = lambda start: None,
@@ -327,7 +325,7 @@ class Predicted:
 def predict_source(
     predictor: Predictor,
     models: dict[str, PyTree],
-    source: Any,
+    source: Source,
     *,
     before_batch: Callable[[int], None] = lambda done: None,
 ) -> Predicted:

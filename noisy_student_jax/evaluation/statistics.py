@@ -8,6 +8,8 @@ import numpy as np
 
 LEANING = 0.9
 """A share of bootstrap samples on one side that is called probable, not sure."""
+CALIBRATION_BINS = 15
+"""Of confidence, in the calibration error and in its chart."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,3 +127,19 @@ def sentence(
 def _minus(points: float) -> str:
     # Adding zero turns a rounded −0.0 into 0.0.
     return f"{round(points, 1) + 0.0:.1f}".replace("-", "−")
+
+
+def calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
+    """Returns the expected calibration error, over equal-width bins of confidence.
+
+    Args:
+      confidence: from 0 to 1, ``[images]``.
+      right: 1 where an image is right, else 0, ``[images]``.
+    """
+    bins = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    gap = 0.0
+    for number in range(CALIBRATION_BINS):
+        inside = bins == number
+        if inside.any():
+            gap += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
+    return float(gap)

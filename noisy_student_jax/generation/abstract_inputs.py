@@ -1,12 +1,12 @@
 """Shapes of what a training step takes, before there is any of it."""
 
-from typing import Any
-
 import jax
 import numpy as np
 import optax
+from jax.typing import ArrayLike, DTypeLike
 
 from noisy_student_jax.core.types import Batch
+from noisy_student_jax.data.sources import first_label
 from noisy_student_jax.generation.trainable import Part
 from noisy_student_jax.training.state import TrainState
 
@@ -29,15 +29,12 @@ def of_batch(trained: Part) -> Batch:
     """Returns the shapes of a batch of both streams, as the pipelines make it."""
     student = trained.student
     layout, run = student.spec.layout, student.run
-    source = run.dataset.labeled
-    labels = getattr(source, "labels", None)
-    if labels is None:
-        labels = source.read([0]).labels
     number = np.float32(0)
     batch = {
         "image": many(trained.preprocessing.blank(), layout.total),
         "target": jax.tree.map(
-            lambda one: many(one[0], layout.total), run.task.targets(labels[:1])
+            lambda one: many(one[0], layout.total),
+            run.task.targets(first_label(run.dataset.labeled)),
         ),
         "weight": many(number, layout.total),
         "stream": many(np.int32(0), layout.total),
@@ -50,6 +47,8 @@ def of_batch(trained: Part) -> Batch:
     return batch
 
 
-def many(one: Any, count: int, *, dtype: Any = None) -> jax.ShapeDtypeStruct:
+def many(
+    one: ArrayLike, count: int, *, dtype: DTypeLike | None = None
+) -> jax.ShapeDtypeStruct:
     """Returns the shape of `count` examples like one, an array or a number."""
     return jax.ShapeDtypeStruct((count, *np.shape(one)), dtype or one.dtype)

@@ -18,7 +18,7 @@ from noisy_student_jax.config.schema import LABELS_ONLY, base_config
 from noisy_student_jax.core import files
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.types import PyTree
-from noisy_student_jax.data.sources import key_hashes
+from noisy_student_jax.data.sources import has_keys, key_hashes
 from noisy_student_jax.interop import published
 from noisy_student_jax.models import bundle as bundles
 from noisy_student_jax.models.bundle import Bundle
@@ -272,7 +272,7 @@ def refuse_judged(student: Generation, bundle: Bundle) -> None:
     parts = student.run.dataset.parts()
     for name in ("validation", "test"):
         source = parts[name]
-        if not hasattr(source, "key") or not len(bundle.trained_on):
+        if not has_keys(source) or not len(bundle.trained_on):
             continue  # only counted, or nothing is known
         shared = int(np.isin(key_hashes(source), bundle.trained_on).sum())
         if shared:

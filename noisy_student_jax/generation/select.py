@@ -4,6 +4,7 @@ from typing import Any
 
 from noisy_student_jax.core import console, files
 from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.data.sources import known_labels
 from noisy_student_jax.pseudo_labels import selection
 from noisy_student_jax.pseudo_labels.plan import SelectionOptions
 from noisy_student_jax.pseudo_labels.warnings import Expected
@@ -52,7 +53,7 @@ def _expected(teacher: Generation) -> Expected:
         )
     evaluation = files.read_json(teacher.paths.evaluation)
     return Expected.from_run(
-        getattr(run.dataset.labeled, "labels", None),
+        known_labels(run.dataset.labeled),
         classes=len(run.dataset.classes),
         scores=evaluation["splits"]["validation"].get("scores"),
     )

@@ -1,23 +1,24 @@
 """What a student learns from: its labeled stream, its second one, and their road."""
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
 
 from noisy_student_jax.augment.noise import InputNoise
 from noisy_student_jax.augment.randaugment_table import RandAugmentConstants
+from noisy_student_jax.config import ConfigDict
 from noisy_student_jax.core import files, unusable
 from noisy_student_jax.core.errors import UserError
-from noisy_student_jax.core.protocols import Source
+from noisy_student_jax.core.protocols import Preprocessor, Source
 from noisy_student_jax.core.types import STREAMS
+from noisy_student_jax.data.encoded import is_encoded
 from noisy_student_jax.data.order.block_shuffle import Lanes
 from noisy_student_jax.data.pipelines.device_resident import ResidentPipeline
 from noisy_student_jax.data.pipelines.host_fed import HostedPipeline, SourceFeed
 from noisy_student_jax.data.pipelines.stream import Noise, Stream
 from noisy_student_jax.data.quarantine import Quarantine
-from noisy_student_jax.data.sources import key_hashes, labels_of
+from noisy_student_jax.data.sources import key_hashes, labels_of, record_bytes
 from noisy_student_jax.generation import init_weights
 from noisy_student_jax.generation.trainable import FeatureSource, HeadOnFeatures, Part
 from noisy_student_jax.models import bundle as bundles
@@ -95,7 +96,7 @@ def make(student: Generation) -> Streams:
     return Streams(labeled, pseudo, np.unique(learned))
 
 
-def make_noise(section: Any) -> Noise:
+def make_noise(section: ConfigDict) -> Noise:
     """Reads one stream's noise from its section of the config."""
     return Noise(
         InputNoise(
@@ -118,7 +119,7 @@ def make_noise(section: Any) -> Noise:
 
 
 def _usable(
-    source: FeatureSource, picks: np.ndarray, name: str, data: Any
+    source: FeatureSource, picks: np.ndarray, name: str, data: ConfigDict
 ) -> np.ndarray:
     """Returns the picks of records that have features; tells of the others.
 
@@ -145,7 +146,7 @@ def input_noise(student: Generation, stream: str) -> InputNoise:
     return make_noise(student.spec.config.noise[stream]).input
 
 
-def make_lanes(section: Any) -> Lanes | None:
+def make_lanes(section: ConfigDict) -> Lanes | None:
     """Reads how streams are dealt out from the config's ``data`` section."""
     if not section.lanes:
         return None
@@ -153,7 +154,7 @@ def make_lanes(section: Any) -> Lanes | None:
 
 
 def open_pipeline(
-    student: Generation, learned: Streams, mesh: Mesh, preprocessing: Any
+    student: Generation, learned: Streams, mesh: Mesh, preprocessing: Preprocessor
 ) -> ResidentPipeline | HostedPipeline:
     """Chooses how the images come, and makes ready for the first batch.
 
@@ -173,7 +174,7 @@ def open_pipeline(
     images = sum(_distinct(stream) for stream in learned.both)
     if is_resident(student, sources, images):
         return ResidentPipeline(*road, **numbers)
-    if any(hasattr(source, "read_encoded") for source in sources):
+    if any(is_encoded(source) for source in sources):
         # TensorFlow is slow to import, and may not be there.
         from noisy_student_jax.data.streaming.feed import StreamingFeed
 
@@ -204,9 +205,11 @@ def is_resident(student: Generation, sources: list[Source], images: int) -> bool
     if spec.config.train.part == "all":
         if any(noise[stream].crop_area for stream in STREAMS[: len(sources)]):
             return False
-        if any(hasattr(source, "read_encoded") for source in sources):
+        if any(is_encoded(source) for source in sources):
             return False
-    each = getattr(sources[0], "bytes_per_record", 3 * spec.model.resolution**2)
+    each = record_bytes(sources[0])
+    if each is None:
+        each = 3 * spec.model.resolution**2
     if spec.taught_by:
         each += 3 * spec.taught_by.resolution**2
     held = images * each

@@ -9,7 +9,6 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Iterable
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -18,9 +17,9 @@ import numpy as np
 
 from noisy_student_jax.core import files
 from noisy_student_jax.core.errors import UserError
-from noisy_student_jax.core.protocols import Examples, Source
+from noisy_student_jax.core.protocols import Examples, Preprocessor, Resize, Source
 from noisy_student_jax.core.types import PyTree
-from noisy_student_jax.data.sources import fingerprint
+from noisy_student_jax.data.sources import fingerprint, known_labels
 from noisy_student_jax.evaluation.predictor import Predictor, predict_batches
 from noisy_student_jax.generation import init_weights
 from noisy_student_jax.models.bundle import Bundle
@@ -45,7 +44,7 @@ class Part:
 
     student: Generation
     module: nn.Module
-    preprocessing: Any
+    preprocessing: Preprocessor
 
     def source(self, source: Source, name: str) -> Source:
         """Returns the records as this part reads them.
@@ -153,6 +152,7 @@ class OnePixel:
     mean: tuple[float, ...] = (0.0,)
     # Of 255, so that normalizing leaves features as they are.
     std: tuple[float, ...] = (1 / 255,)
+    dtype = np.float32
 
     def apply_all(self, images: Iterable[np.ndarray]) -> np.ndarray:
         """See `Preprocessing`."""
@@ -165,7 +165,7 @@ class OnePixel:
         return np.zeros((1, 1, self.channels), np.float32)
 
     def apply_crop(
-        self, image: np.ndarray, box: tuple[int, ...], *, bicubic: Any = None
+        self, image: np.ndarray, box: tuple[int, ...], *, bicubic: Resize | None = None
     ) -> np.ndarray:
         """See `Preprocessing`."""
         del box, bicubic
@@ -246,7 +246,7 @@ class FeatureSource:
         """Takes the source of images, and what was computed of each."""
         self._source, self._features = source, features
         self.key, self.status = source.key, status
-        self.labels = getattr(source, "labels", None)
+        self.labels = known_labels(source)
         self.bytes_per_record = features.shape[1] * features.itemsize
 
     def __len__(self) -> int:

@@ -10,11 +10,13 @@ configuration as ``package.module:function``, without touching this package.
 Nothing but this table is imported before a model is asked for.
 """
 
+import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from noisy_student_jax.core.errors import UserError, nearest
+from noisy_student_jax.core.model_arguments import ModelArguments
 from noisy_student_jax.core.registry import find
 from noisy_student_jax.images.preprocessing import Preprocessing
 
@@ -72,10 +74,9 @@ def create(name: str, *, outputs: int, **arguments: Any) -> "nn.Module":
       name: one of `names()`, or ``package.module:function``.
       outputs: number of logits; 0 for feature maps only.
       **arguments: of the model; None stands for its own default. The package's
-        models take `dropout_rate`, `stochastic_depth`, `batch_norm_momentum`,
-        `batch_norm_epsilon`, `batch_norm_group`, `dtype`, `remat`, `depthwise`,
-        `layers` and `frozen_blocks`. (A model that takes `frozen_blocks` has an
-        attribute `frozen`, the names of its modules that are not trained then.)
+        models take the fields of `ModelArguments`, and `frozen_blocks`. (A model that
+        takes `frozen_blocks` has an attribute `frozen`, the names of its modules that
+        are not trained then.)
 
     Raises:
       UserError: If the name or an argument is unknown, or out of its range.
@@ -106,6 +107,29 @@ def accepted_arguments(name: str, *, among: tuple[str, ...] = ()) -> tuple[str, 
         for p in parameters
         if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)
     )
+
+
+def arguments_of(section: Mapping[str, Any], *, outputs: int) -> dict[str, Any]:
+    """Returns what a model is created with, as a config says it.
+
+    Args:
+      section: the config's ``model`` section.
+      outputs: see `create`.
+
+    Returns:
+      ``outputs``, and of the fields of `ModelArguments` those that the model takes.
+
+    Raises:
+      UserError: If the name is unknown.
+    """
+    wanted = {
+        field.name: section[field.name] for field in dataclasses.fields(ModelArguments)
+    }
+    rate = wanted["dropout_rate"]
+    wanted["dropout_rate"] = None if rate is None or rate < 0 else rate
+    accepted = accepted_arguments(section["name"], among=tuple(wanted))
+    given = {key: value for key, value in wanted.items() if key in accepted}
+    return {"outputs": outputs, **given}
 
 
 def resolution(name: str) -> int:

@@ -6,12 +6,12 @@ keeps the input alone, and needs one sum over it and one pass.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.models import initialize
@@ -42,7 +42,7 @@ class BatchNorm(nn.Module):
     epsilon: float
     group: int = 0
     own_gradient: bool = True
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, values: jax.Array) -> jax.Array:

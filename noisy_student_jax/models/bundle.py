@@ -6,7 +6,9 @@ reader: weights are only ever read with the preprocessing they were trained with
 """
 
 import dataclasses
+import functools
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -23,6 +25,8 @@ WEIGHTS = "model.safetensors"
 CARD = "model.json"
 TRAINED_ON = "trained_on.npy"
 SCHEMA = 1
+KEPT = 4
+"""Bundles that a process keeps in memory: as many as one stage reads."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +111,9 @@ def refuse_foreign_code(bundle: Bundle, folder: str | pathlib.Path) -> None:
 def read(folder: str | pathlib.Path) -> Bundle:
     """Reads and verifies a bundle.
 
+    An unchanged bundle is read and hashed once a process. Its arrays are shared by all
+    who read it, and read-only.
+
     Raises:
       UserError: not a bundle, damaged, or of a later schema.
     """
@@ -126,22 +133,20 @@ def read(folder: str | pathlib.Path) -> Bundle:
             f"'{folder / CARD}' has schema {schema}, but this version reads schema"
             f" {SCHEMA}: update noisy-student-jax"
         )
-    checked = {WEIGHTS: "sha256"}
+    checked = {WEIGHTS: str(card.get("sha256"))}
     if card.get("trained_on_sha256"):
         # Without it, evaluating on training images would go unnoticed.
-        checked[TRAINED_ON] = "trained_on_sha256"
-    for name, field in checked.items():
+        checked[TRAINED_ON] = str(card["trained_on_sha256"])
+    for name in checked:
         if not files.is_file(folder / name):
             raise UserError(
                 f"'{folder}' is not whole: its {CARD} speaks of {name}, which is not"
                 " there; copy the bundle again from where it came"
             )
-        if files.sha256(folder / name) != card.get(field):
-            raise UserError(
-                f"'{folder / name}' is damaged: its SHA-256 is not the one in {CARD};"
-                " copy the bundle again from where it came"
-            )
-    tensors = files.read_tensors(folder / WEIGHTS)
+    tensors, trained_on = _arrays(
+        folder,
+        tuple((name, files.identity(folder / name), checked[name]) for name in checked),
+    )
     try:
         return Bundle(
             architecture=card["architecture"],
@@ -152,12 +157,39 @@ def read(folder: str | pathlib.Path) -> Bundle:
             variables={"batch_stats": {}}
             | traverse_util.unflatten_dict(tensors, sep="/"),
             origin=card["origin"],
-            trained_on=(
-                files.read_array(folder / TRAINED_ON)
-                if TRAINED_ON in checked
-                else np.zeros(0, np.uint64)
-            ),
+            trained_on=trained_on,
             sha256=card["sha256"],
         )
     except (KeyError, TypeError) as error:
         raise UserError(f"'{folder / CARD}' lacks or garbles {error}") from error
+
+
+@functools.lru_cache(maxsize=KEPT)
+def _arrays(
+    folder: pathlib.Path, parts: tuple[tuple[str, tuple[int, ...], str], ...]
+) -> tuple[Mapping[str, np.ndarray], np.ndarray]:
+    """Verifies and loads a bundle's arrays, read-only.
+
+    Args:
+      folder: of the bundle.
+      parts: of each file its name, its identity and its SHA-256 by the card.
+
+    Returns:
+      The weights by path, and `Bundle.trained_on`.
+
+    Raises:
+      UserError: a file is damaged.
+    """
+    for name, _, sha256 in parts:
+        if files.sha256(folder / name) != sha256:
+            raise UserError(
+                f"'{folder / name}' is damaged: its SHA-256 is not the one in {CARD};"
+                " copy the bundle again from where it came"
+            )
+    tensors = files.read_tensors(folder / WEIGHTS)
+    trained_on = np.zeros(0, np.uint64)
+    if TRAINED_ON in (name for name, *_ in parts):
+        trained_on = files.read_array(folder / TRAINED_ON)
+    for array in (*tensors.values(), trained_on):
+        array.flags.writeable = False
+    return tensors, trained_on

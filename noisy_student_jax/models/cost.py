@@ -4,6 +4,7 @@ Any Linen module with the call of this package's models can be measured, also on
 outside.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
+from noisy_student_jax.core.model_arguments import ModelArguments
 from noisy_student_jax.models.depthwise import IMPLEMENTATIONS
 from noisy_student_jax.models.initialize import abstract_variables
 
@@ -26,7 +28,7 @@ def parameter_count(module: nn.Module, *, resolution: int, channels: int = 3) ->
 
 def forward_flops(module: nn.Module, *, resolution: int, channels: int = 3) -> int:
     """Returns the floating point operations of one image's forward pass: `flops`."""
-    module = _with_grouped_convolutions(module)
+    module = with_grouped_convolutions(module)
     variables = abstract_variables(module, resolution=resolution, channels=channels)
     return flops(
         functools.partial(module.apply, train=False),
@@ -54,10 +56,10 @@ def activation_bytes(module: nn.Module, *, resolution: int, channels: int = 3) -
     left out. So is what the compiler needs beside it while it works a layer, or with
     `remat` a block, backwards (see `memory.HELD`).
     """
-    module = _with_grouped_convolutions(module)
+    module = with_grouped_convolutions(module)
     variables = abstract_variables(module, resolution=resolution, channels=channels)
     # The least batch that batch norm can work on.
-    group = getattr(module, "batch_norm_group", 0) or 1
+    group = getattr(_arguments(module), "batch_norm_group", 0) or 1
     less, more = (
         _residual_bytes(module, variables, _images(batch, resolution, channels))
         for batch in (group, 2 * group)
@@ -65,11 +67,24 @@ def activation_bytes(module: nn.Module, *, resolution: int, channels: int = 3) -
     return (more - less) // group
 
 
-def _with_grouped_convolutions(module: nn.Module) -> nn.Module:
-    # Sums of shifted slices are no convolutions, and would not be counted.
-    if getattr(module, "depthwise", None) in IMPLEMENTATIONS:
+def with_grouped_convolutions(module: nn.Module) -> nn.Module:
+    """Returns a module with depthwise convolutions that are convolutions.
+
+    Sums of shifted slices are none, and would not be counted.
+    """
+    given = _arguments(module)
+    if getattr(given, "depthwise", None) not in IMPLEMENTATIONS:
+        return module
+    if given is module:
         return module.clone(depthwise="grouped")
-    return module
+    grouped = dataclasses.replace(given, depthwise="grouped")
+    return module.clone(arguments=grouped)
+
+
+def _arguments(module: nn.Module) -> nn.Module | ModelArguments:
+    """Returns what holds a module's arguments: itself, unless it is of this package."""
+    held = getattr(module, "arguments", None)
+    return held if isinstance(held, ModelArguments) else module
 
 
 def _images(batch: int, resolution: int, channels: int) -> jax.ShapeDtypeStruct:

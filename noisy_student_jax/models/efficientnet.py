@@ -5,15 +5,19 @@ A module takes images that are already normalized and returns its logits and, fo
 detector to stand on, the last feature map of each stride.
 """
 
+import dataclasses
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.core.model_arguments import ModelArguments
 from noisy_student_jax.models import architectures
 from noisy_student_jax.models.architectures import Architecture, Stage
 from noisy_student_jax.models.depthwise import IMPLEMENTATIONS
@@ -27,7 +31,12 @@ from noisy_student_jax.models.layers import (
     keep_factors,
 )
 
-DTYPES = ("float32", "bfloat16")
+CHOICES = {
+    "dtype": ("float32", "bfloat16"),
+    "depthwise": IMPLEMENTATIONS,
+    "layers": LAYERS,
+}
+"""What some of the arguments may be."""
 Noise = dict[str, jax.Array]
 
 
@@ -47,7 +56,7 @@ class Block(nn.Module):
     conv: Callable[..., nn.Module]
     norm: Callable[..., jax.Array]
     activation: Callable[[jax.Array], jax.Array]
-    dtype: Any
+    dtype: DTypeLike
     depthwise: str
 
     @nn.compact
@@ -104,20 +113,7 @@ class EfficientNet(nn.Module):
     Attributes:
       architecture: stem, stages and head.
       outputs: number of logits; 0 leaves out head and classifier.
-      dropout_rate: before the classifier.
-      stochastic_depth: the drop rate that the blocks' rates grow towards.
-      batch_norm_momentum: of the moving statistics.
-      batch_norm_epsilon: added to the variance.
-      batch_norm_group: examples that share batch statistics in training: each run of
-        so many in the batch has its own. 0 for the whole batch.
-      dtype: "float32" or "bfloat16", of the computation; parameters, batch
-        statistics and logits are float32.
-      remat: whether to compute each block again in the backward pass rather than
-        keep what it computed.
-      depthwise: how depthwise convolutions are computed, as in `depthwise_conv`.
-      layers: "own" computes 1×1 convolutions as matrix products, and batch norm and
-        activation with one gradient written out; "flax" leaves both to Flax and to
-        automatic differentiation. The variables are the same.
+      arguments: how it is noised, normalized and computed.
       frozen_blocks: the stem and so many blocks are not trained: in training they
         work as in inference, batch norm included, and no gradient reaches them (the
         authors' ``fix_layer_num``); -1 trains all, the stem too.
@@ -125,15 +121,7 @@ class EfficientNet(nn.Module):
 
     architecture: Architecture
     outputs: int
-    dropout_rate: float = 0.2
-    stochastic_depth: float = 0.2
-    batch_norm_momentum: float = 0.99
-    batch_norm_epsilon: float = 1e-3
-    batch_norm_group: int = 0
-    dtype: str = "float32"
-    remat: bool = False
-    depthwise: str = "auto"
-    layers: str = "own"
+    arguments: ModelArguments
     frozen_blocks: int = -1
 
     @property
@@ -179,7 +167,7 @@ class EfficientNet(nn.Module):
         hidden = conv(architecture.head, name="head_conv")(features[max(features)])
         hidden = norm(hidden, architecture.activation, train=train, name="head_bn")
         pooled = hidden.mean((1, 2), dtype=jnp.float32)
-        rate = self.dropout_rate if train else 0.0
+        rate = self.arguments.dropout_rate if train else 0.0
         logits = classify(
             pooled,
             self.outputs,
@@ -192,12 +180,13 @@ class EfficientNet(nn.Module):
     def _conv_and_norm(
         self,
     ) -> tuple[Callable[..., nn.Module], Callable[..., jax.Array]]:
-        shared = {"dtype": jnp.dtype(self.dtype), "implementation": self.layers}
+        given = self.arguments
+        shared = {"dtype": jnp.dtype(given.dtype), "implementation": given.layers}
         norm = functools.partial(
             batch_norm,
-            group=self.batch_norm_group,
-            momentum=self.batch_norm_momentum,
-            epsilon=self.batch_norm_epsilon,
+            group=given.batch_norm_group,
+            momentum=given.batch_norm_momentum,
+            epsilon=given.batch_norm_epsilon,
             **shared,
         )
         return functools.partial(convolution, **shared), norm
@@ -212,7 +201,7 @@ class EfficientNet(nn.Module):
         norm: Callable[..., jax.Array],
     ) -> dict[int, jax.Array]:
         """Returns the last map of each stride, of stem and blocks."""
-        architecture, dtype = self.architecture, jnp.dtype(self.dtype)
+        architecture, dtype = self.architecture, jnp.dtype(self.arguments.dtype)
         activation, stride = architecture.activation, architecture.stem_stride
         stem = conv(architecture.stem, kernel=3, stride=stride, name="stem_conv")
         stem_trained = train and self.frozen_blocks < 0
@@ -232,7 +221,7 @@ class EfficientNet(nn.Module):
                 norm=norms[train and index >= self.frozen_blocks],
                 activation=activation,
                 dtype=dtype,
-                depthwise=self.depthwise,
+                depthwise=self.arguments.depthwise,
                 name=f"blocks_{index}",
             )
             hidden = block(hidden, kept.get(index))
@@ -243,7 +232,7 @@ class EfficientNet(nn.Module):
         return features
 
     def _block_class(self, images: jax.Array) -> Callable[..., Block]:
-        build = nn.remat(Block) if self.remat else Block
+        build = nn.remat(Block) if self.arguments.remat else Block
         if self.is_initializing() or not isinstance(images, jax.core.Tracer):
             return build
         # Blocks that are alike are traced, differentiated and lowered once; a compiler
@@ -262,7 +251,7 @@ class EfficientNet(nn.Module):
         # The authors' rate: the first block is never dropped, and the last falls one
         # step short of the full rate.
         rates = {
-            index: self.stochastic_depth * index / len(blocks)
+            index: self.arguments.stochastic_depth * index / len(blocks)
             for index, stage in enumerate(blocks)
             if stage.adds and index >= self.frozen_blocks
         }
@@ -280,46 +269,40 @@ class EfficientNet(nn.Module):
     @property
     def head(self) -> Head:
         """What follows ``pooled``: dropout and classifier, by themselves."""
-        return Head(self.outputs, self.dropout_rate)
+        return Head(self.outputs, self.arguments.dropout_rate)
 
 
 def efficientnet(
     architecture: Architecture,
     *,
     outputs: int,
-    dropout_rate: float | None = None,
-    stochastic_depth: float = 0.2,
-    batch_norm_momentum: float = 0.99,
-    batch_norm_epsilon: float = 1e-3,
-    batch_norm_group: int = 0,
-    dtype: str = "float32",
-    remat: bool = False,
-    depthwise: str = "auto",
-    layers: str = "own",
     frozen_blocks: int = -1,
+    **arguments: float | int | str | bool | None,
 ) -> EfficientNet:
-    """Builds a member of the family; the arguments are `EfficientNet`'s.
+    """Builds a member of the family.
+
+    Args:
+      architecture: stem, stages and head.
+      outputs: see `EfficientNet`.
+      frozen_blocks: see `EfficientNet`.
+      **arguments: fields of `ModelArguments`.
 
     Raises:
       UserError: If an argument is out of its range.
     """
-    if dropout_rate is None:
-        dropout_rate = architecture.dropout_rate
+    given = ModelArguments(**arguments)
+    if given.dropout_rate is None:
+        given = dataclasses.replace(given, dropout_rate=architecture.dropout_rate)
     _check(outputs >= 0, "outputs", outputs, "0 or more")
-    for name, rate in (
-        ("dropout_rate", dropout_rate),
-        ("stochastic_depth", stochastic_depth),
-        ("batch_norm_momentum", batch_norm_momentum),
-    ):
+    for name in ("dropout_rate", "stochastic_depth", "batch_norm_momentum"):
+        rate = getattr(given, name)
         _check(0 <= rate < 1, name, rate, "at least 0 and below 1")
-    _check(batch_norm_epsilon > 0, "batch_norm_epsilon", batch_norm_epsilon, "positive")
-    _check(batch_norm_group >= 0, "batch_norm_group", batch_norm_group, "0 or more")
-    _check(dtype in DTYPES, "dtype", dtype, " or ".join(DTYPES))
-    for name, value, known in (
-        ("depthwise", depthwise, IMPLEMENTATIONS),
-        ("layers", layers, LAYERS),
-    ):
-        expected = ", ".join(known[:-1]) + " or " + known[-1]
+    epsilon, group = given.batch_norm_epsilon, given.batch_norm_group
+    _check(epsilon > 0, "batch_norm_epsilon", epsilon, "positive")
+    _check(group >= 0, "batch_norm_group", group, "0 or more")
+    for name, known in CHOICES.items():
+        value = getattr(given, name)
+        expected = f"{', '.join(known[:-1])} or {known[-1]}"
         _check(value in known, name, value, expected)
     blocks = len(architecture.blocks)
     _check(
@@ -328,31 +311,32 @@ def efficientnet(
         frozen_blocks,
         f"at most its {blocks} blocks, 0 for the stem alone or -1 for nothing",
     )
-    return EfficientNet(
-        architecture,
-        outputs,
-        dropout_rate,
-        stochastic_depth,
-        batch_norm_momentum,
-        batch_norm_epsilon,
-        batch_norm_group,
-        dtype,
-        remat,
-        depthwise,
-        layers,
-        frozen_blocks,
-    )
+    return EfficientNet(architecture, outputs, given, frozen_blocks)
 
 
-def _check(good: bool, name: str, value: Any, expected: str) -> None:
+def _check(good: bool, name: str, value: object, expected: str) -> None:
     if not good:
         raise UserError(f"The model's {name} must be {expected}, not {value!r}.")
+
+
+_SIGNATURE = inspect.Signature(
+    [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY)
+        for name in (
+            "outputs",
+            *(field.name for field in dataclasses.fields(ModelArguments)),
+            "frozen_blocks",
+        )
+    ]
+)
+"""What the members take, by name, as `models.accepted_arguments` asks it."""
 
 
 def _member(name: str) -> Callable[..., EfficientNet]:
     architecture = architectures.MEMBERS[name]
 
     build = functools.partial(efficientnet, architecture)
+    build.__signature__ = _SIGNATURE
     build.default_resolution = architecture.resolution
     build.default_mean = architecture.mean
     build.default_std = architecture.std

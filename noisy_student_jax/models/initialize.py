@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from jax.typing import DTypeLike
 
 from noisy_student_jax.core.types import PyTree
 
@@ -49,7 +50,9 @@ class Initializer:
     kind: str
     scale: Callable[[Shape], float]
 
-    def __call__(self, key: jax.Array, shape: Shape, dtype: Any = jnp.float32) -> Any:
+    def __call__(
+        self, key: jax.Array, shape: Shape, dtype: DTypeLike = jnp.float32
+    ) -> Any:
         """Draws with JAX, as Flax's own initializers do."""
         shape = tuple(shape)
         scale = self.scale(shape)

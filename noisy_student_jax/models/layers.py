@@ -1,10 +1,9 @@
 """Layers that the models of this package are built from."""
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from noisy_student_jax.models import initialize
 from noisy_student_jax.models.batch_norm import Activation, BatchNorm
@@ -21,7 +20,7 @@ def convolution(
     kernel: int = 1,
     stride: int = 1,
     bias: bool = False,
-    dtype: Any = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
     implementation: str = "own",
     name: str,
 ) -> nn.Module:
@@ -53,7 +52,7 @@ class Stem(nn.Module):
     channels: int
     kernel: int
     stride: int
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
@@ -74,7 +73,7 @@ class Pointwise(nn.Module):
 
     channels: int
     use_bias: bool = False
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
@@ -100,7 +99,7 @@ def batch_norm(
     group: int = 0,
     momentum: float,
     epsilon: float,
-    dtype: Any = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
     implementation: str = "own",
     name: str,
 ) -> jax.Array:
@@ -144,7 +143,7 @@ class DepthwiseConv(nn.Module):
     kernel: int
     stride: int = 1
     implementation: str = "auto"
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:

@@ -24,6 +24,7 @@ from noisy_student_jax.core import console, files
 from noisy_student_jax.core.console import Progress
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.preemption import Interruption
+from noisy_student_jax.core.protocols import Source
 from noisy_student_jax.data.image_folder import check_places
 from noisy_student_jax.data.open import Opener
 from noisy_student_jax.generation import init_weights
@@ -188,7 +189,7 @@ def look(config: ConfigDict, workdir: pathlib.Path) -> Facts:
     )
 
 
-def _source(data: Any, name: str) -> Any:
+def _source(data: ConfigDict, name: str) -> Source:
     """Opens a source without preparing it."""
     with data.unlocked():
         data.road = "streamed"

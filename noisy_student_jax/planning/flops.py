@@ -1,8 +1,8 @@
 """What a student takes: images, passes over the data, FLOPs, hours of a chip."""
 
 import math
-from typing import Any
 
+from noisy_student_jax.config import ConfigDict
 from noisy_student_jax.config.accelerators import CHIPS
 from noisy_student_jax.runs.run import Generation
 
@@ -95,7 +95,7 @@ def passes(student: Generation) -> dict[str, float]:
     return found
 
 
-def chip_hours(operations: float, plan: Any) -> float:
+def chip_hours(operations: float, plan: ConfigDict) -> float:
     """Returns hours of one chip.
 
     Args:

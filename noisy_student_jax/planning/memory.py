@@ -6,7 +6,6 @@ was within a few per cent of it (``benchmarks/memory.py``).
 """
 
 import dataclasses
-from typing import Any
 
 import jax
 
@@ -53,7 +52,7 @@ class StepMemory:
         return int(self.fixed + self.per_image * at_once(student, devices) + more)
 
 
-def of_program(compiled: Any) -> int:
+def of_program(compiled: jax.stages.Compiled) -> int:
     """Returns the most that a compiled program holds on a device, in bytes.
 
     Its arguments, among them what it is given to write over, what it makes beside
@@ -70,7 +69,9 @@ def of_program(compiled: Any) -> int:
     )
 
 
-def of_step(compiled: Any, student: Generation, *, devices: int) -> StepMemory | None:
+def of_step(
+    compiled: jax.stages.Compiled, student: Generation, *, devices: int
+) -> StepMemory | None:
     """Reads off a student's compiled training step what it takes at any batch.
 
     Args:
@@ -118,7 +119,7 @@ def _held_on_cpu(student: Generation) -> float:
     if student.spec.config.model.dtype == "bfloat16":
         held *= CONVERTED
     module = plain.spec.model.module
-    own = isinstance(module, EfficientNet) and module.layers == "own"
+    own = isinstance(module, EfficientNet) and module.arguments.layers == "own"
     if own and module.frozen_blocks < 0:
         stride = module.architecture.stem_stride
         held += patch_bytes(plain.spec.model.resolution, stride=stride)

@@ -6,10 +6,11 @@ from typing import Any
 import jax
 
 from noisy_student_jax import models
-from noisy_student_jax.config import decisions, identity
+from noisy_student_jax.config import ConfigDict, decisions, identity
 from noisy_student_jax.config.accelerators import CHIPS
 from noisy_student_jax.config.decisions import Decision
 from noisy_student_jax.core import console, devices
+from noisy_student_jax.core.protocols import Task
 from noisy_student_jax.data.expected import ASSUMED
 from noisy_student_jax.data.open import STREAMED
 from noisy_student_jax.generation import streams
@@ -20,7 +21,6 @@ from noisy_student_jax.planning.throughput import Speed, Speeds
 from noisy_student_jax.runs.run import Generation, Run
 from noisy_student_jax.runs.spec import GenerationSpec, Role, largest_side
 from noisy_student_jax.self_training import noisy_student
-from noisy_student_jax.tasks.classification import DEFAULT_TOP_K, FEW_CLASSES
 from noisy_student_jax.training.optimizer import decayed
 
 HALF = 2
@@ -332,12 +332,8 @@ def _disk(student: Generation, *, floats: int) -> int:
     bundles = 2 * floats * FLOAT32
     if student.spec.fine_tunes:
         return checkpoints + bundles
-    # As a sidecar keeps them: all classes, or the likeliest with their numbers.
-    classes = kept = len(run.dataset.classes)
     top_k = student.spec.config.labels.top_k
-    if top_k or classes > FEW_CLASSES:
-        kept = 3 * min(top_k or DEFAULT_TOP_K, classes)
-    record = KEY_BYTES + HALF * kept
+    record = KEY_BYTES + record_bytes(run.task, top_k=top_k)
     labels = len(run.dataset.test) * record
     if not student.spec.role.labels_only and student.spec.generation < run.last:
         # Sidecar; plan and targets of those selected, and picks.
@@ -345,6 +341,18 @@ def _disk(student: Generation, *, floats: int) -> int:
         pool = len(run.dataset.pool)
         labels += (pool + min(pool, draws)) * record + draws * PICK
     return checkpoints + bundles + labels
+
+
+def record_bytes(task: Task, *, top_k: int) -> int:
+    """Returns how many bytes a record takes in a sidecar, beside its key.
+
+    Args:
+      task: whose sidecar.
+      top_k: see `Task.columns`.
+    """
+    if hasattr(task, "record_bytes"):
+        return task.record_bytes(top_k=top_k)
+    return HALF * len(task.classes)
 
 
 def _devices(run: Run) -> int:
@@ -359,7 +367,7 @@ def _chip_facts(run: Run) -> dict[str, Any] | None:
     return {**dataclasses.asdict(CHIPS[plan.chip]), "utilization": plan.utilization}
 
 
-def _chip_hours(operations: float, plan: Any) -> dict[str, float]:
+def _chip_hours(operations: float, plan: ConfigDict) -> dict[str, float]:
     if not plan.chip:
         return {}
     return {"chip_hours": flops.chip_hours(operations, plan)}

@@ -14,6 +14,7 @@ from noisy_student_jax.augment.sharded import augment_spread
 from noisy_student_jax.core import sharding, types
 from noisy_student_jax.core.types import Batch, PyTree
 from noisy_student_jax.data.pipelines.draws import stream_keys
+from noisy_student_jax.data.sources import first_label
 from noisy_student_jax.evaluation.predictor import Predictor
 from noisy_student_jax.generation import init_weights, streams
 from noisy_student_jax.generation.train import step_and_state
@@ -200,13 +201,10 @@ class _Batches:
 def all_but_images(student: Generation) -> Batch:
     """Returns the rest of a batch; every target is the first labeled record's."""
     layout, run = student.spec.layout, student.run
-    source = run.dataset.labeled
-    labels = getattr(source, "labels", None)
-    if labels is None:
-        labels = source.read([0]).labels
+    label = first_label(run.dataset.labeled)
     ones = np.ones(layout.total, np.float32)
     return {
-        "target": run.task.targets(np.repeat(labels[:1], layout.total, axis=0)),
+        "target": run.task.targets(np.repeat(label, layout.total, axis=0)),
         "weight": ones,
         "stream": layout.stream(),
         "noise": {"dropout": ones, "stochastic_depth": ones},

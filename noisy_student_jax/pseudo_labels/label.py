@@ -18,7 +18,7 @@ from noisy_student_jax.core import files
 from noisy_student_jax.core.console import Progress
 from noisy_student_jax.core.errors import TrainingDivergedError
 from noisy_student_jax.core.preemption import Interruption
-from noisy_student_jax.core.protocols import Arrays, Task
+from noisy_student_jax.core.protocols import Arrays, Source, Task
 from noisy_student_jax.core.types import PyTree
 from noisy_student_jax.evaluation.predictor import Predictor, Read, predict_batches
 from noisy_student_jax.pseudo_labels import sidecar
@@ -44,7 +44,7 @@ def label_pool(
     predictor: Predictor,
     variables: PyTree,
     task: Task,
-    pool: Any,
+    pool: Source,
     shards: list[Shard],
     folder: pathlib.Path,
     *,
@@ -102,7 +102,7 @@ def label_pool(
 def _label_shard(
     predicted: Iterator[tuple[Read, dict[str, Arrays]]],
     task: Task,
-    pool: Any,
+    pool: Source,
     shard: Shard,
     top_k: int,
     progress: Progress,

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,7 +46,7 @@ class SelectionOptions:
     seed: int = 0
 
     @classmethod
-    def from_config(cls, section: Any) -> "SelectionOptions":
+    def from_config(cls, section: Mapping[str, Any]) -> "SelectionOptions":
         """Takes the fields from a student's ``selection`` section."""
         return cls(**{f.name: section[f.name] for f in dataclasses.fields(cls)})
 

@@ -9,14 +9,13 @@ from markupsafe import Markup
 
 from noisy_student_jax.core import files
 from noisy_student_jax.core.errors import DamagedFileError
-from noisy_student_jax.evaluation.statistics import wilson
+from noisy_student_jax.evaluation.statistics import CALIBRATION_BINS, wilson
 from noisy_student_jax.report import svg
 from noisy_student_jax.report.formatting import count, metric, percent
 from noisy_student_jax.report.pseudo import MANY_CLASSES, class_name
 from noisy_student_jax.report.students import Shown, control, generations
 from noisy_student_jax.runs.paths import PREDICTIONS
 from noisy_student_jax.runs.run import Run
-from noisy_student_jax.tasks.classification import CALIBRATION_BINS
 
 _PAIRS_SHOWN = 20
 _HEIGHT = 200

@@ -10,6 +10,7 @@ from noisy_student_jax import tasks
 from noisy_student_jax.core import console, files, unusable
 from noisy_student_jax.core.errors import Interrupted, UserError, nearest
 from noisy_student_jax.core.preemption import EXIT_STATUS, Interruption
+from noisy_student_jax.core.protocols import Source
 from noisy_student_jax.data.sources import fingerprint
 from noisy_student_jax.generation.evaluate import refuse_overlap
 from noisy_student_jax.models import bundle as bundles
@@ -126,7 +127,7 @@ def check_suite(name: str) -> None:
 def _evaluate(
     options: argparse.Namespace,
     bundle: Bundle,
-    images: Any,
+    images: pathlib.Path | Source,
     identity: dict[str, str],
     output: pathlib.Path | None,
     interruption: Interruption,
@@ -182,7 +183,7 @@ def _evaluate(
 def _perform(
     suite: str,
     subject: Subject,
-    images: Any,
+    images: pathlib.Path | Source,
     parts: Parts,
     epsilons: tuple[float, ...],
     alexnet: dict[str, float] | None,

@@ -9,11 +9,11 @@ from noisy_student_jax.core import types
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.protocols import Arrays, LossOptions
 from noisy_student_jax.core.types import Batch, PerStream, PyTree
+from noisy_student_jax.evaluation.statistics import calibration_error
 
 FEW_CLASSES = 128
 """Up to here a sidecar keeps every class's probability; above, the top k."""
 DEFAULT_TOP_K = 10
-CALIBRATION_BINS = 15
 
 
 class Classification:
@@ -80,6 +80,12 @@ class Classification:
         ids = np.argsort(-p, axis=1, kind="stable")[:, :k].astype(np.int32)
         top = np.take_along_axis(p, ids, axis=1).astype(np.float16)
         return {"top_ids": _list_array(ids), "top_probabilities": _list_array(top)}
+
+    def record_bytes(self, *, top_k: int) -> int:
+        """Of a sidecar's own columns: all in half precision, or the top k with ids."""
+        if top_k == 0 and self.outputs <= FEW_CLASSES:
+            return 2 * self.outputs
+        return (4 + 2) * min(top_k or DEFAULT_TOP_K, self.outputs)
 
     def stored_targets(self, rows: pa.RecordBatch) -> Arrays:
         """Lists of equal length → arrays ``[images, k]``."""
@@ -156,17 +162,6 @@ def training_target(
     else:
         pseudo = target
     return jnp.where((stream == types.PSEUDO)[:, None], pseudo, smooth)
-
-
-def calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
-    """Expected calibration error over equal-width bins of confidence."""
-    bins = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
-    gap = 0.0
-    for number in range(CALIBRATION_BINS):
-        inside = bins == number
-        if inside.any():
-            gap += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
-    return float(gap)
 
 
 def _list_array(matrix: np.ndarray) -> pa.Array:

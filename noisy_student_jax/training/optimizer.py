@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -39,7 +39,7 @@ class OptimizerOptions:
     weight_decay: float
 
     @classmethod
-    def from_config(cls, train: Any) -> "OptimizerOptions":
+    def from_config(cls, train: Mapping[str, Any]) -> "OptimizerOptions":
         """Takes the fields from a generation's ``train`` section."""
         return cls(**{f.name: train[f.name] for f in dataclasses.fields(cls)})
 
@@ -134,7 +134,7 @@ def decayed(params: PyTree, *, frozen: tuple[str, ...] = ()) -> PyTree:
       frozen: modules, of the outermost, that are not trained.
     """
 
-    def decays(path: tuple, _: Any) -> bool:
+    def decays(path: tuple, _: jax.Array) -> bool:
         names = [str(getattr(part, "key", part)) for part in path]
         if names[0] in frozen:
             return False

@@ -2,8 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import flax.linen as nn
 import jax
@@ -92,7 +92,9 @@ class Loss(Protocol):
         """Returns at least ``{"loss": …}``, sums and normalizers per stream."""
 
 
-def normalize(images: jax.Array, mean: Any, std: Any) -> jax.Array:
+def normalize(
+    images: jax.Array, mean: Sequence[float], std: Sequence[float]
+) -> jax.Array:
     """Maps values 0–255 to the model's scale: ``(x / 255 − mean) / std``.
 
     Args:
@@ -278,7 +280,7 @@ def jit_train_step(
     *,
     taught: bool = False,
     state_sharding: PyTree | None = None,
-) -> Any:
+) -> jax.stages.Wrapped:
     """Says sharding and donation of a step, and compiles nothing yet.
 
     Args:
@@ -303,7 +305,9 @@ def jit_train_step(
     )
 
 
-def jit_halves(step: TrainStep, mesh: Mesh, *, taught: bool = False) -> tuple[Any, Any]:
+def jit_halves(
+    step: TrainStep, mesh: Mesh, *, taught: bool = False
+) -> tuple[jax.stages.Wrapped, jax.stages.Wrapped]:
     """Says the same of a step's two halves, each to be a program of its own.
 
     Args:

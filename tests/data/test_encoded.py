@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from noisy_student_jax.data.cache.listing import list_classes, list_images
-from noisy_student_jax.data.encoded import FolderSource
-from noisy_student_jax.data.sources import fingerprint
+from noisy_student_jax.data.encoded import FolderSource, is_encoded
+from noisy_student_jax.data.sources import ArraySource, fingerprint
 from noisy_student_jax.images import decode
 
 
@@ -93,6 +93,11 @@ def test_what_cannot_be_read_or_decoded_says_why_and_the_others_stay(
         False,
     ]
     assert raw.status[1] == "ok"
+
+
+def test_a_source_of_files_is_encoded_and_one_of_images_is_not(source):
+    assert is_encoded(source)
+    assert not is_encoded(ArraySource([], []))
 
 
 def test_a_subset_keeps_keys_and_labels_together(source):

@@ -9,10 +9,14 @@ from noisy_student_jax import data
 from noisy_student_jax.config import base_config
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.protocols import Examples
+from noisy_student_jax.data.open import Counted
 from noisy_student_jax.data.sources import (
     ArraySource,
     fingerprint,
+    first_label,
+    has_keys,
     key_hashes,
+    known_labels,
     read_all_good,
     shard_bounds,
 )
@@ -68,6 +72,39 @@ def test_a_fingerprint_reads_no_pixels():
     blind = ArraySource(source().keys, None, source().labels)
 
     assert fingerprint(blind) == fingerprint(source())
+
+
+class Reading:
+    """A source that holds no labels: it reads them, and notes what it has read."""
+
+    def __init__(self):
+        self.asked = []
+
+    def __len__(self):
+        return 4
+
+    def key(self, index):
+        return f"{index}"
+
+    def read(self, indices):
+        self.asked += indices
+        images = [np.zeros((2, 2, 3), np.uint8)] * len(indices)
+        return Examples(images, ["ok"] * len(indices), np.array(indices) + 7)
+
+
+def test_the_first_label_is_read_only_where_it_is_not_held():
+    held, reading = source(), Reading()
+    held.read = None
+
+    assert first_label(held).tolist() == [0]
+    assert known_labels(reading) is None
+    assert first_label(reading).tolist() == [7]
+    assert reading.asked == [0]
+
+
+def test_a_source_that_only_counts_has_no_keys():
+    assert has_keys(source())
+    assert not has_keys(Counted(3, None))
 
 
 def test_hashes_of_keys_are_sorted_and_64_bits_wide():

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from noisy_student_jax.evaluation.statistics import (
+    CALIBRATION_BINS,
     Difference,
+    calibration_error,
     judge,
     paired_bootstrap,
     sentence,
@@ -180,3 +182,21 @@ def test_a_difference_that_rounds_to_zero_has_no_minus():
     said = sentence(difference, ours=0.9, theirs=0.9, against="teacher")
 
     assert "difference 0.0 [0.0, 0.0]" in said
+
+
+def test_calibration_weighs_bins_by_their_images():
+    # Three images of confidence 0.5, one right; one of 1.0, wrong.
+    confidence = np.array([0.5, 0.5, 0.5, 1.0])
+    right = np.array([1.0, 0.0, 0.0, 0.0])
+
+    expected = 0.75 * abs(1 / 3 - 0.5) + 0.25 * 1.0
+    assert calibration_error(confidence, right) == pytest.approx(expected)
+
+
+def test_calibration_joins_what_falls_into_one_bin():
+    # Alone they would be off by 0.5 each; together they are right.
+    inside = (0.5 + 0.5 / CALIBRATION_BINS) * np.ones(2)
+
+    found = calibration_error(inside, np.array([1.0, 0.0]))
+
+    assert found == pytest.approx(0.5 / CALIBRATION_BINS)

@@ -246,3 +246,11 @@ def test_heads_are_planned_and_measured(tiny_run, capsys):
     assert main(line) == 0
 
     assert "the whole run, about" in capsys.readouterr().out
+
+
+def test_features_are_prepared_as_the_type_that_is_told():
+    pixel = parts.OnePixel(3)
+    features = [np.ones((1, 1, 3), np.float32)] * 2
+
+    assert pixel.apply_all(features).dtype == pixel.dtype == pixel.blank().dtype
+    assert pixel.blank().shape == features[0].shape

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import os
 
+import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -71,6 +73,94 @@ def test_the_hash_is_that_of_the_weights(folder):
     sha256 = files.sha256(folder / bundles.WEIGHTS)
     assert bundles.read(folder).sha256 == sha256
     assert bundles.write(some_bundle(), folder).sha256 == sha256
+
+
+@pytest.fixture
+def loaded(monkeypatch):
+    """The files that have been hashed or loaded, by name."""
+    from noisy_student_jax.core import files
+
+    names = []
+
+    def noted(function):
+        def call(path):
+            names.append(path.name)
+            return function(path)
+
+        return call
+
+    monkeypatch.setattr(files, "sha256", noted(files.sha256))
+    monkeypatch.setattr(files, "read_tensors", noted(files.read_tensors))
+    return names
+
+
+def test_an_unchanged_bundle_is_read_and_hashed_once(folder, loaded):
+    first, second = bundles.read(folder), bundles.read(folder / bundles.CARD)
+
+    assert sorted(loaded) == [bundles.WEIGHTS] * 2 + [bundles.TRAINED_ON]
+    assert_same_tensors(first.variables, second.variables)
+    assert first.sha256 == second.sha256
+
+
+def test_a_bundle_that_was_replaced_is_read_again(folder, loaded):
+    before = bundles.read(folder)
+    variables = {"params": {"scale": np.ones(5, np.float32)}, "batch_stats": {}}
+    bundles.write(some_bundle(variables=variables), folder)
+    loaded.clear()
+
+    after = bundles.read(folder)
+
+    assert sorted(loaded) == [bundles.WEIGHTS] * 2 + [bundles.TRAINED_ON]
+    assert_same_tensors(after.variables, variables)
+    assert_same_tensors(before.variables, some_bundle().variables)
+
+
+def test_a_bundle_that_was_damaged_after_it_was_read_is_found_out(folder):
+    bundles.read(folder)
+    spoil(folder / bundles.WEIGHTS)
+    os.utime(folder / bundles.WEIGHTS, ns=(1, 1))
+
+    with pytest.raises(UserError, match=r"model\.safetensors' is damaged"):
+        bundles.read(folder)
+
+
+def test_a_card_that_was_changed_is_read_again(folder):
+    bundles.read(folder)
+    card = json.loads((folder / bundles.CARD).read_text())
+    card["origin"] = {"generation": 7}
+    (folder / bundles.CARD).write_text(json.dumps(card))
+
+    assert bundles.read(folder).origin == {"generation": 7}
+
+
+def test_who_shares_a_bundle_cannot_change_it_for_others(folder):
+    first = bundles.read(folder)
+    for array in (*jax.tree.leaves(first.variables), first.trained_on):
+        with pytest.raises(ValueError, match="read-only"):
+            array[...] = 0
+    first.variables["params"]["dense"].clear()
+    first.arguments.clear()
+    first.origin.clear()
+
+    second = bundles.read(folder)
+
+    assert_same_tensors(second.variables, some_bundle().variables)
+    assert second.arguments == some_bundle().arguments
+    assert second.origin == some_bundle().origin
+
+
+def test_no_more_than_a_few_bundles_are_kept(tmp_path, loaded):
+    places = [tmp_path / str(number) for number in range(bundles.KEPT + 1)]
+    for place in places:
+        bundles.write(some_bundle(), place)
+        bundles.read(place)
+    loaded.clear()
+
+    for place in reversed(places):
+        bundles.read(place)
+
+    # Of all but the first.
+    assert sorted(loaded) == [bundles.WEIGHTS] * 2 + [bundles.TRAINED_ON]
 
 
 def test_a_file_of_the_bundle_stands_for_its_folder(folder):

@@ -1,3 +1,5 @@
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,8 @@ from noisy_student_jax.models.cost import (
     forward_flops,
     parameter_count,
 )
+
+small_one = functools.partial(models.create, "efficientnet_test", outputs=10)
 
 
 @pytest.mark.parametrize(
@@ -89,11 +93,12 @@ def test_squeeze_excitation_and_classifier_count():
 
 
 def test_how_it_is_computed_does_not_change_the_count():
-    plain = models.create("efficientnet_test", outputs=10)
+    plain = small_one()
     expected = forward_flops(plain, resolution=8)
     for change in ({"remat": True}, {"dtype": "bfloat16"}, {"depthwise": "shifted"}):
-        assert forward_flops(plain.clone(**change), resolution=8) == expected
-        assert parameter_count(plain.clone(**change), resolution=8) == parameter_count(
+        changed = small_one(**change)
+        assert forward_flops(changed, resolution=8) == expected
+        assert parameter_count(changed, resolution=8) == parameter_count(
             plain, resolution=8
         )
 
@@ -123,21 +128,21 @@ def test_scans_count_each_turn_branches_the_costliest_and_jit_what_is_inside():
 
 
 def test_activation_memory_follows_pixels_precision_and_rematerialisation():
-    plain = models.create("efficientnet_test", outputs=10)
+    plain = small_one()
     small = activation_bytes(plain, resolution=8)
     # At least the stem's convolution: 8 × 8 pixels, 8 channels of 4 bytes.
     assert small > 8 * 8 * 8 * 4
     large = activation_bytes(plain, resolution=16)
     assert large / small == pytest.approx(4, rel=0.05)
-    assert activation_bytes(plain.clone(remat=True), resolution=8) < 0.5 * small
-    half = activation_bytes(plain.clone(dtype="bfloat16"), resolution=8)
+    assert activation_bytes(small_one(remat=True), resolution=8) < 0.5 * small
+    half = activation_bytes(small_one(dtype="bfloat16"), resolution=8)
     assert 0.5 * small <= half < 0.8 * small
 
 
 def test_activation_memory_of_batch_norm_groups_is_an_images_share():
-    plain = models.create("efficientnet_test", outputs=10)
+    plain = small_one()
     whole = activation_bytes(plain, resolution=16)
-    grouped = activation_bytes(plain.clone(batch_norm_group=3), resolution=16)
+    grouped = activation_bytes(small_one(batch_norm_group=3), resolution=16)
     assert grouped == pytest.approx(whole, rel=0.05)
 
 

@@ -292,9 +292,9 @@ def test_rematerialisation_changes_neither_parameters_nor_gradients(variables, i
 
 
 @functools.cache
-def repeating():
+def repeating(**arguments):
     """Its last three blocks are alike."""
-    module = tiny(stochastic_depth=0.5)
+    module = tiny(stochastic_depth=0.5, **arguments)
     first, second = module.architecture.stages
     stages = (first, dataclasses.replace(second, repeats=3))
     architecture = dataclasses.replace(module.architecture, stages=stages)
@@ -347,7 +347,7 @@ def test_sharing_a_program_changes_nothing(monkeypatch, images):
 
     monkeypatch.setattr(efficientnet.nn, "jit", counted)
     shared = gradient_and_statistics(module, drawn, images)
-    remat = gradient_and_statistics(module.clone(remat=True), drawn, images)
+    remat = gradient_and_statistics(repeating(remat=True), drawn, images)
     assert len(jitted) == 2
     monkeypatch.setattr(efficientnet.nn, "jit", lambda block, **_: block)
     alone = gradient_and_statistics(module, drawn, images)
@@ -450,13 +450,14 @@ def test_the_first_block_is_never_dropped():
         tiny().architecture,
         stages=(architectures.Stage(1, 3, 1, 1, 8, 8, fused=True),),
     )
-    noisy = tiny(stochastic_depth=0.9).clone(architecture=architecture)
+    noisy, still = (
+        tiny(stochastic_depth=rate).clone(architecture=architecture)
+        for rate in (0.9, 0.0)
+    )
     held = initialize(noisy, resolution=8, seed=0)
     image = np.ones((4, 8, 8, 3), np.float32)
     outputs, _ = noisy.apply(held, image, train=True, mutable=["batch_stats"])
-    quiet, _ = noisy.clone(stochastic_depth=0.0).apply(
-        held, image, train=True, mutable=["batch_stats"]
-    )
+    quiet, _ = still.apply(held, image, train=True, mutable=["batch_stats"])
     np.testing.assert_array_equal(outputs["logits"], quiet["logits"])
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import subprocess
 import sys
 import types
@@ -6,7 +7,9 @@ import flax.linen as nn
 import pytest
 
 from noisy_student_jax import models
+from noisy_student_jax.config.schema import base_config
 from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.core.model_arguments import ModelArguments
 
 
 class Outside(nn.Module):
@@ -60,7 +63,7 @@ def test_every_name_builds_a_module_and_has_a_resolution():
 def test_default_resolution_and_dropout_are_the_papers(name, size, dropout):
     name = f"efficientnet_{name}"
     assert models.resolution(name) == size
-    assert models.create(name, outputs=1).dropout_rate == dropout
+    assert models.create(name, outputs=1).arguments.dropout_rate == dropout
 
 
 def test_lite_has_a_normalization_of_its_own():
@@ -83,34 +86,72 @@ def test_the_small_image_variant_keeps_its_older_name():
 
 
 def test_defaults_are_the_papers_and_none_means_the_default():
-    nothing = dict.fromkeys(
-        (
-            "dropout_rate",
-            "stochastic_depth",
-            "batch_norm_momentum",
-            "batch_norm_epsilon",
-            "batch_norm_group",
-            "dtype",
-            "remat",
-            "depthwise",
-            "layers",
-        )
-    )
+    nothing = dict.fromkeys(dataclasses.asdict(ModelArguments()))
     module = models.create("efficientnet_b4", outputs=5, **nothing)
     assert module == models.create("efficientnet_b4", outputs=5)
-    assert module.dropout_rate == 0.4
-    assert module.stochastic_depth == 0.2
-    assert module.batch_norm_momentum == 0.99
-    assert module.batch_norm_epsilon == 1e-3
-    assert module.batch_norm_group == 0
-    assert module.dtype == "float32"
+    assert module.arguments == ModelArguments(
+        dropout_rate=0.4,
+        stochastic_depth=0.2,
+        batch_norm_momentum=0.99,
+        batch_norm_epsilon=1e-3,
+        batch_norm_group=0,
+        dtype="float32",
+        remat=False,
+        depthwise="auto",
+        layers="own",
+    )
 
 
 def test_zero_is_a_value_and_not_the_default():
     module = models.create(
         "efficientnet_b4", outputs=5, dropout_rate=0.0, stochastic_depth=0.0
     )
-    assert (module.dropout_rate, module.stochastic_depth) == (0.0, 0.0)
+    given = module.arguments
+    assert (given.dropout_rate, given.stochastic_depth) == (0.0, 0.0)
+
+
+def test_a_config_says_what_a_model_is_created_with():
+    section = base_config().model
+    assert models.arguments_of(section, outputs=7) == {
+        "outputs": 7,
+        "dropout_rate": None,
+        "stochastic_depth": 0.2,
+        "batch_norm_momentum": 0.99,
+        "batch_norm_epsilon": 1e-3,
+        "batch_norm_group": 0,
+        "dtype": "float32",
+        "remat": False,
+        "depthwise": "auto",
+        "layers": "own",
+    }
+    section.dropout_rate = 0.0
+    assert models.arguments_of(section, outputs=7)["dropout_rate"] == 0.0
+
+
+@pytest.mark.parametrize("nothing", [None, -1.0])
+def test_a_dropout_rate_that_is_left_open_is_the_models_own(nothing):
+    section = dict(base_config().model) | {"dropout_rate": nothing}
+    arguments = models.arguments_of(section, outputs=3)
+    assert arguments["dropout_rate"] is None
+    module = models.create(section["name"], **arguments)
+    assert module.arguments.dropout_rate == 0.2
+
+
+def test_a_model_is_given_what_it_takes_and_no_more(outside_name):
+    section = dict(base_config().model) | {"name": outside_name, "dropout_rate": 0.1}
+    arguments = models.arguments_of(section, outputs=3)
+    assert arguments == {"outputs": 3, "dropout_rate": 0.1}
+    section["name"] = "somebodys_models:sized"
+    arguments = models.arguments_of(section, outputs=3)
+    assert set(arguments) == {"outputs", *dataclasses.asdict(ModelArguments())}
+
+
+def test_a_member_takes_every_argument_and_how_much_of_it_is_frozen():
+    assert models.accepted_arguments("efficientnet_b0") == (
+        "outputs",
+        *dataclasses.asdict(ModelArguments()),
+        "frozen_blocks",
+    )
 
 
 def test_an_unknown_name_is_told_with_the_nearest():

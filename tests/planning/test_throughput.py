@@ -145,14 +145,10 @@ def test_what_a_small_batch_may_not_be_divided_by_is_left_out(tiny):
     ).student(1)
     small = throughput._with_small_batch(student)
 
-    assert (
-        small.spec.config.train.microbatches,
-        small.spec.model.module.batch_norm_group,
-    ) == (1, 0)
-    assert (
-        student.spec.config.train.microbatches,
-        student.spec.model.module.batch_norm_group,
-    ) == (
+    group = small.spec.model.module.arguments.batch_norm_group
+    assert (small.spec.config.train.microbatches, group) == (1, 0)
+    group = student.spec.model.module.arguments.batch_norm_group
+    assert (student.spec.config.train.microbatches, group) == (
         3,
         6,
     )

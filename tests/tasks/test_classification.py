@@ -10,11 +10,9 @@ from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.protocols import LossOptions
 from noisy_student_jax.core.types import LABELED, PSEUDO
 from noisy_student_jax.tasks.classification import (
-    CALIBRATION_BINS,
     DEFAULT_TOP_K,
     FEW_CLASSES,
     Classification,
-    calibration_error,
     training_target,
 )
 
@@ -92,24 +90,6 @@ def test_a_class_of_probability_zero_costs_much_and_not_everything():
     found = task_of(2).metrics({"probabilities": p}, np.array([1]))
 
     assert found["nll"] == pytest.approx(-np.log(1e-12))
-
-
-def test_calibration_weighs_bins_by_their_images():
-    # Three images of confidence 0.5, one right; one of 1.0, wrong.
-    confidence = np.array([0.5, 0.5, 0.5, 1.0])
-    right = np.array([1.0, 0.0, 0.0, 0.0])
-
-    expected = 0.75 * abs(1 / 3 - 0.5) + 0.25 * 1.0
-    assert calibration_error(confidence, right) == pytest.approx(expected)
-
-
-def test_calibration_joins_what_falls_into_one_bin():
-    # Alone they would be off by 0.5 each; together they are right.
-    inside = (0.5 + 0.5 / CALIBRATION_BINS) * np.ones(2)
-
-    found = calibration_error(inside, np.array([1.0, 0.0]))
-
-    assert found == pytest.approx(0.5 / CALIBRATION_BINS)
 
 
 def test_bucket_and_score_are_the_most_probable_class_and_how_much():
@@ -296,3 +276,17 @@ def test_a_task_is_found_by_name():
 def test_one_class_is_nothing_to_classify():
     with pytest.raises(UserError, match="at least two classes, got 1"):
         task_of(1)
+
+
+@pytest.mark.parametrize(
+    ("classes", "top_k"),
+    [(2, 0), (FEW_CLASSES, 0), (FEW_CLASSES + 1, 0), (9, 3), (4, 7)],
+)
+def test_a_record_takes_as_many_bytes_as_are_told(classes, top_k):
+    task = task_of(classes)
+    p = np.full((1, classes), 1 / classes, np.float32)
+
+    columns = task.columns({"probabilities": p}, top_k=top_k).values()
+
+    taken = sum(column.flatten().to_numpy().nbytes for column in columns)
+    assert task.record_bytes(top_k=top_k) == taken

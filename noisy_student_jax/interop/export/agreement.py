@@ -5,8 +5,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from noisy_student_jax import models, tasks
+from noisy_student_jax import models
 from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.core.protocols import Task
 from noisy_student_jax.models.bundle import Bundle
 from noisy_student_jax.training.step import normalize
 
@@ -30,12 +31,16 @@ def make_module(bundle: Bundle, **changes: Any) -> Any:
 class Reference:
     """A bundle's logits, to compare others' with."""
 
-    def __init__(self, bundle: Bundle):
-        """Compiles nothing yet."""
+    def __init__(self, bundle: Bundle, task: Task):
+        """Compiles nothing yet.
+
+        Args:
+          bundle: whose model.
+          task: its own.
+        """
         self.preprocessing = bundle.preprocessing
         self._variables = bundle.variables
         module = make_module(bundle)
-        task = tasks.create(bundle.task, bundle.classes)
 
         def predict(variables, images):
             return task.predict(module.apply(variables, images, train=False))

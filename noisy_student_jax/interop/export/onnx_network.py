@@ -134,7 +134,7 @@ class Network:
             "BatchNormalization",
             hidden,
             *(self._constant(value, f"{name}/{key}") for key, value in values.items()),
-            epsilon=self.module.batch_norm_epsilon,
+            epsilon=self.module.arguments.batch_norm_epsilon,
         )
 
     def _activate(self, hidden: str) -> str:

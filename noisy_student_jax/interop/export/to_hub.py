@@ -3,9 +3,9 @@
 import pathlib
 from typing import Any
 
-from noisy_student_jax import tasks
 from noisy_student_jax.core import files
 from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.core.protocols import Task
 from noisy_student_jax.interop import timm_names
 from noisy_student_jax.interop.export import model_card, to_timm
 from noisy_student_jax.models import bundle as bundles
@@ -17,7 +17,9 @@ OWN = "noisy_student"
 """Where the bundle is, if the folder's own weights are for timm."""
 
 
-def export(bundle: Bundle, output: pathlib.Path, *, source: pathlib.Path) -> str:
+def export(
+    bundle: Bundle, output: pathlib.Path, *, task: Task, source: pathlib.Path
+) -> str:
     """Writes a folder to push.
 
     Where timm has the model, the folder is timm's, and the bundle is in `OWN`;
@@ -26,6 +28,7 @@ def export(bundle: Bundle, output: pathlib.Path, *, source: pathlib.Path) -> str
     Args:
       bundle: to be written.
       output: the directory to be.
+      task: the bundle's own.
       source: where the bundle is; an evaluation is looked for beside it.
 
     Returns:
@@ -33,7 +36,6 @@ def export(bundle: Bundle, output: pathlib.Path, *, source: pathlib.Path) -> str
     """
     for_timm = _for_timm(bundle)
     evaluation = find_evaluation(source, bundle.sha256)
-    task = tasks.create(bundle.task, bundle.classes)
     with files.atomic_directory(output) as folder:
         own = folder / OWN if for_timm else folder
         bundles.write(bundle, own)

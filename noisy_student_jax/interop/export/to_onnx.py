@@ -8,6 +8,7 @@ import numpy as np
 
 from noisy_student_jax.core import files
 from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.core.protocols import Task
 from noisy_student_jax.interop.export import agreement, onnx_preprocessing
 from noisy_student_jax.interop.export.onnx_graph import Graph, library
 from noisy_student_jax.interop.export.onnx_network import Network
@@ -17,12 +18,15 @@ from noisy_student_jax.models.efficientnet import EfficientNet
 INPUT = "images"
 
 
-def export(bundle: Bundle, output: pathlib.Path, *, preprocess: bool = True) -> str:
+def export(
+    bundle: Bundle, output: pathlib.Path, *, task: Task, preprocess: bool = True
+) -> str:
     """Writes a bundle as an ONNX file, once onnxruntime agrees with the bundle.
 
     Args:
       bundle: to be written.
       output: the file to be.
+      task: the bundle's own.
       preprocess: whether the model takes uint8 ``[batch, height, width, 3]`` of any
         height and width, and crops, resizes and normalizes them itself; otherwise
         float32 ``[batch, 3, side, side]``, normalized.
@@ -38,7 +42,7 @@ def export(bundle: Bundle, output: pathlib.Path, *, preprocess: bool = True) -> 
     with files.atomic_file(output) as file:
         file.write(data)
         file.flush()
-        worst = _verify(bundle, file.name, preprocess=preprocess)
+        worst = _verify(bundle, task, file.name, preprocess=preprocess)
     return f"onnxruntime's predictions are the bundle's to {worst:.0e}"
 
 
@@ -79,10 +83,10 @@ def model_bytes(bundle: Bundle, *, preprocess: bool) -> bytes:
     )
 
 
-def _verify(bundle: Bundle, path: str, *, preprocess: bool) -> float:
+def _verify(bundle: Bundle, task: Task, path: str, *, preprocess: bool) -> float:
     runtime = library("onnxruntime")
     session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    reference = agreement.Reference(bundle)
+    reference = agreement.Reference(bundle, task)
 
     def run(images: np.ndarray) -> dict[str, np.ndarray]:
         names = ["probabilities", "logits"]

@@ -6,9 +6,9 @@ import pathlib
 import numpy as np
 from PIL import Image
 
-from noisy_student_jax import tasks
 from noisy_student_jax.core import files
 from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.core.protocols import Task
 from noisy_student_jax.interop.export import agreement
 from noisy_student_jax.models import bundle as bundles
 from noisy_student_jax.models.bundle import Bundle
@@ -17,12 +17,13 @@ EXTRA = "assets.extra"
 """TensorFlow's directory for what is no part of the program."""
 
 
-def export(bundle: Bundle, output: pathlib.Path) -> str:
+def export(bundle: Bundle, output: pathlib.Path, *, task: Task) -> str:
     """Writes a bundle as a SavedModel, once it agrees with the bundle.
 
     Args:
       bundle: to be written.
       output: the directory to be.
+      task: the bundle's own.
 
     Returns:
       What was seen when it was read again.
@@ -32,7 +33,6 @@ def export(bundle: Bundle, output: pathlib.Path) -> str:
     """
     from noisy_student_jax.interop.tensorflow import savedmodel
 
-    task = tasks.create(bundle.task, bundle.classes)
     module = agreement.make_module(bundle)
 
     def predict(variables, images):
@@ -46,7 +46,7 @@ def export(bundle: Bundle, output: pathlib.Path) -> str:
         signatures, classes = savedmodel.read(folder)
         if classes != bundle.classes:
             raise UserError("the SavedModel did not keep the class names as written")
-        reference = agreement.Reference(bundle)
+        reference = agreement.Reference(bundle, task)
         images = agreement.random_normalized(bundle)
         got = signatures[savedmodel.NORMALIZED](images)
         pairs = [(got, reference.of_normalized(images))]

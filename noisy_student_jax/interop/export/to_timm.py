@@ -56,7 +56,7 @@ def model_name(bundle: Bundle) -> str:
             " --format=savedmodel"
         )
     name = timm_names.model_name(bundle.architecture)
-    epsilon = agreement.make_module(bundle).batch_norm_epsilon
+    epsilon = agreement.make_module(bundle).arguments.batch_norm_epsilon
     if epsilon != EPSILON:
         raise UserError(
             f"timm's {name} has a batch-norm epsilon of {EPSILON:g} and this bundle's"

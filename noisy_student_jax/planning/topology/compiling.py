@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from noisy_student_jax.planning.topology.collectives import collectives
+from noisy_student_jax.planning.topology.collectives import Collective, collectives
 from noisy_student_jax.planning.topology.programs import Program
 from noisy_student_jax.planning.topology.slices import Slice
 
@@ -51,7 +51,7 @@ class Outcome:
     broken: bool = False
     memory: dict[str, int] = dataclasses.field(default_factory=dict)
     operations: dict[str, float] = dataclasses.field(default_factory=dict)
-    collectives: tuple[Any, ...] = ()
+    collectives: tuple[Collective, ...] = ()
 
     @property
     def fits(self) -> bool:

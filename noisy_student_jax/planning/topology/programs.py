@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Callable, Hashable
 
 import jax
-import numpy as np
 
 from noisy_student_jax.core import sharding
 from noisy_student_jax.core.errors import UserError
@@ -107,7 +106,7 @@ def _lowered_labeling(student: Generation, where: Slice) -> jax.stages.Lowered:
         batch=student.spec.config.labels.batch,
         devices=list(where.host),
     )
-    seen = getattr(trained.preprocessing, "dtype", np.float32)
+    seen = trained.preprocessing.dtype
     images = abstract_inputs.many(
         trained.preprocessing.blank(), predictor.batch, dtype=seen
     )

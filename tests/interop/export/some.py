@@ -61,10 +61,14 @@ def written(folder, *arguments, **changes):
     return folder
 
 
+def task(one):
+    """The task of a bundle."""
+    return tasks.create(one.task, one.classes)
+
+
 def predictions(one, images):
     """What `noisy-student predict` computes, image by image of any size."""
-    task = tasks.create(one.task, one.classes)
-    predictor = Predictor.from_bundle(one, task, batch=4)
+    predictor = Predictor.from_bundle(one, task(one), batch=4)
     return predictor(one.variables, one.preprocessing.apply_all(images))
 
 

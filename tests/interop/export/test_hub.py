@@ -29,7 +29,8 @@ def source(tmp_path):
 
 
 def export(source, output):
-    to_hub.export(bundles.read(source), output, source=source)
+    one = bundles.read(source)
+    to_hub.export(one, output, task=some.task(one), source=source)
     text = (output / "README.md").read_text(encoding="utf-8")
     _, front, body = text.split("---\n", 2)
     return yaml.safe_load(front), body

@@ -40,7 +40,7 @@ def lite():
 @pytest.fixture(scope="module")
 def lite_file(lite, tmp_path_factory):
     path = tmp_path_factory.mktemp("lite") / "model.onnx"
-    to_onnx.export(lite, path)
+    to_onnx.export(lite, path, task=some.task(lite))
     return path
 
 
@@ -99,11 +99,13 @@ def test_the_network_alone_takes_normalized_images(name, tmp_path):
     one = some.bundle(name, side=17)
     path = tmp_path / "model.onnx"
 
-    to_onnx.export(one, path, preprocess=False)
+    to_onnx.export(one, path, task=some.task(one), preprocess=False)
 
     images = agreement.random_normalized(one)
     got = run(session(path), images.transpose(0, 3, 1, 2))
-    some.assert_agree(got, agreement.Reference(one).of_normalized(images))
+    some.assert_agree(
+        got, agreement.Reference(one, some.task(one)).of_normalized(images)
+    )
 
 
 def test_depthwise_convolutions_are_grouped(lite_file):
@@ -154,10 +156,11 @@ def test_the_documented_program_needs_nothing_of_ours(lite, lite_file, tmp_path)
 
 
 def test_a_graph_that_computes_something_else_is_not_kept(tmp_path, monkeypatch):
+    one = some.bundle()
     monkeypatch.setattr(Network, "_activate", lambda self, hidden: hidden)
 
     with pytest.raises(UserError, match=r"read again and its \w+ differ"):
-        to_onnx.export(some.bundle(), tmp_path / "model.onnx")
+        to_onnx.export(one, tmp_path / "model.onnx", task=some.task(one))
     assert not list(tmp_path.iterdir())
 
 
@@ -166,7 +169,7 @@ def test_numbers_that_are_not_finite_are_not_kept(tmp_path):
     one.variables["params"]["classifier"]["bias"][0] = np.nan
 
     with pytest.raises(UserError, match="differ from the bundle's by nan"):
-        to_onnx.export(one, tmp_path / "model.onnx")
+        to_onnx.export(one, tmp_path / "model.onnx", task=some.task(one))
     assert not list(tmp_path.iterdir())
 
 
@@ -174,11 +177,15 @@ def test_a_bundle_of_half_precision_is_written_in_float32(tmp_path):
     one = some.bundle()
     half = some.bundle(arguments=one.arguments | {"dtype": "bfloat16"})
 
-    to_onnx.export(half, tmp_path / "model.onnx", preprocess=False)
+    to_onnx.export(
+        half, tmp_path / "model.onnx", task=some.task(half), preprocess=False
+    )
 
     images = agreement.random_normalized(one)
     got = run(session(tmp_path / "model.onnx"), images.transpose(0, 3, 1, 2))
-    some.assert_agree(got, agreement.Reference(one).of_normalized(images))
+    some.assert_agree(
+        got, agreement.Reference(one, some.task(one)).of_normalized(images)
+    )
 
 
 def test_a_model_from_outside_is_sent_to_another_format(tmp_path):
@@ -187,14 +194,15 @@ def test_a_model_from_outside_is_sent_to_another_format(tmp_path):
     )
 
     with pytest.raises(UserError, match=r"'outside\.gray:averages'.*savedmodel"):
-        to_onnx.export(foreign, tmp_path / "model.onnx")
+        to_onnx.export(foreign, tmp_path / "model.onnx", task=some.task(foreign))
 
 
 def test_a_model_too_large_for_the_format_is_told(tmp_path, monkeypatch):
+    one = some.bundle()
     monkeypatch.setattr(onnx.checker, "MAXIMUM_PROTOBUF", 1000)
 
     with pytest.raises(UserError, match="more than the 2 GiB of an ONNX file"):
-        to_onnx.export(some.bundle(), tmp_path / "model.onnx")
+        to_onnx.export(one, tmp_path / "model.onnx", task=some.task(one))
     assert not list(tmp_path.iterdir())
 
 

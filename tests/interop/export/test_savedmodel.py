@@ -25,7 +25,7 @@ def one():
 @pytest.fixture(scope="module")
 def folder(one, tmp_path_factory):
     path = tmp_path_factory.mktemp("saved") / "model"
-    to_savedmodel.export(one, path)
+    to_savedmodel.export(one, path, task=some.task(one))
     return path
 
 
@@ -58,7 +58,7 @@ def test_the_authors_resize_is_inside_too(tmp_path):
     from noisy_student_jax.interop.tensorflow import savedmodel
 
     one = some.bundle("test", side=33, interpolation="bicubic_tf1")
-    to_savedmodel.export(one, tmp_path / "model")
+    to_savedmodel.export(one, tmp_path / "model", task=some.task(one))
     photographs = some.photographs()
 
     call = savedmodel.read(tmp_path / "model")[0]["serving_default"]
@@ -72,7 +72,7 @@ def test_the_other_signature_takes_normalized_images(one, signatures):
 
     for count in (1, 2):
         got = signatures["normalized"](images[:count])
-        wanted = agreement.Reference(one).of_normalized(images[:count])
+        wanted = agreement.Reference(one, some.task(one)).of_normalized(images[:count])
         some.assert_agree(got, wanted)
 
 
@@ -123,7 +123,7 @@ def test_the_card_is_beside_it(one, folder):
     assert Preprocessing.from_json(card["preprocessing"]) == one.preprocessing
 
 
-def test_a_program_that_computes_something_else_is_not_kept(tmp_path, monkeypatch):
+def test_a_program_that_computes_something_else_is_not_kept(one, tmp_path, monkeypatch):
     from noisy_student_jax.interop.tensorflow import savedmodel
 
     resize = savedmodel.crop_and_resize
@@ -132,7 +132,7 @@ def test_a_program_that_computes_something_else_is_not_kept(tmp_path, monkeypatc
     )
 
     with pytest.raises(UserError, match="SavedModel was read again and its"):
-        to_savedmodel.export(some.bundle(), tmp_path / "model")
+        to_savedmodel.export(one, tmp_path / "model", task=some.task(one))
     assert not list(tmp_path.iterdir())
 
 
@@ -144,7 +144,7 @@ def test_a_model_and_a_task_from_outside_can_be_written(tmp_path):
         variables=averages(),
     )
 
-    to_savedmodel.export(foreign, tmp_path / "model")
+    to_savedmodel.export(foreign, tmp_path / "model", task=some.task(foreign))
 
     assert files.tree_hashes(tmp_path, ["model"])
 

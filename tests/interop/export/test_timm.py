@@ -24,7 +24,7 @@ def test_geffnet_loads_it_strictly_and_gives_the_same_logits(tmp_path):
     images = agreement.random_normalized(one)
     with torch.no_grad():
         logits = model(torch.tensor(images.transpose(0, 3, 1, 2))).numpy()
-    wanted = agreement.Reference(one).of_normalized(images)["logits"]
+    wanted = agreement.Reference(one, some.task(one)).of_normalized(images)["logits"]
     some.assert_agree({"logits": logits}, {"logits": wanted})
 
 

@@ -4,9 +4,11 @@ import argparse
 import pathlib
 from collections.abc import Callable
 
+from noisy_student_jax import tasks
 from noisy_student_jax.core import console, files
 from noisy_student_jax.core.errors import UserError, nearest
 from noisy_student_jax.core.preemption import Interruption
+from noisy_student_jax.core.protocols import Task
 from noisy_student_jax.interop.export import to_hub, to_onnx, to_savedmodel, to_timm
 from noisy_student_jax.models import bundle as bundles
 from noisy_student_jax.models.bundle import Bundle
@@ -33,11 +35,22 @@ def _writer(options: argparse.Namespace) -> Callable[[Bundle, pathlib.Path], str
     return {
         "timm": to_timm.export,
         "onnx": lambda bundle, output: to_onnx.export(
-            bundle, output, preprocess=not options.without_preprocessing
+            bundle,
+            output,
+            task=_task(bundle),
+            preprocess=not options.without_preprocessing,
         ),
-        "savedmodel": to_savedmodel.export,
-        "hub": lambda bundle, output: to_hub.export(bundle, output, source=source),
+        "savedmodel": lambda bundle, output: to_savedmodel.export(
+            bundle, output, task=_task(bundle)
+        ),
+        "hub": lambda bundle, output: to_hub.export(
+            bundle, output, task=_task(bundle), source=source
+        ),
     }[options.format]
+
+
+def _task(bundle: Bundle) -> Task:
+    return tasks.create(bundle.task, bundle.classes)
 
 
 def _check(options: argparse.Namespace) -> None:
