@@ -100,7 +100,7 @@ class Task(Protocol):
     def score(self, predictions: Arrays) -> np.ndarray:
         """Returns float32 ``[images]``: the confidence that selection thresholds."""
 
-    def columns(self, predictions: Arrays, *, top_k: int) -> dict[str, pa.Array]:
+    def columns(self, predictions: Arrays, *, top_k: int | None) -> dict[str, pa.Array]:
         """Returns the task's own sidecar columns."""
 
     def stored_targets(self, rows: pa.RecordBatch) -> Arrays:

@@ -40,7 +40,7 @@ def absent(data: Any) -> list[str]:
       data: the config's ``data`` section. Nothing is said of one that expects no
         sizes: what is wrong with its places is told when they are opened.
     """
-    if not data.expected.labeled:
+    if data.expected.labeled is None:
         return []
     places = dict(data.sources)
     missing = [
@@ -48,7 +48,7 @@ def absent(data: Any) -> list[str]:
         for name, place in places.items()
         if place and not _is_here(place)
     ]
-    if not places["labeled"]:
+    if places["labeled"] is None:
         missing.append("labeled (not given)")
     if not (places["unlabeled"] or data.labels_per_class):
         missing.append("unlabeled (not given)")
@@ -65,7 +65,7 @@ def counted(data: Any, *, name: str, absent: Sequence[str]) -> Dataset:
     """
     expected = data.expected
     streamed = data.road == "streamed" or any(
-        place.startswith(STREAMED) for place in data.sources.values()
+        place and place.startswith(STREAMED) for place in data.sources.values()
     )
     kind = CountedRecords if streamed else Counted
     # One label stands for all, and takes no room.

@@ -154,7 +154,7 @@ def input_noise(student: Student, stream: str) -> InputNoise:
 
 def make_lanes(section: Any) -> Lanes | None:
     """Reads how streams are dealt out from the config's ``data`` section."""
-    if not section.lanes:
+    if section.lanes is None:
         return None
     return Lanes(section.lanes, section.lane_block, section.lane_window)
 

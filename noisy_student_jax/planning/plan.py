@@ -107,13 +107,13 @@ def measured_facts(run: Run, *, speeds: Speeds = throughput.measure) -> dict[str
 
     Returns:
       `run_facts` of what would be run, and ``device``, ``hours`` of the whole run,
-      ``budget_hours`` (0 for none) and ``decisions``, what was given up for it.
+      ``budget_hours`` (None for no budget) and ``decisions``, what was given up.
 
     Raises:
       UserError: not even the smallest run fits the budget.
     """
     speeds = throughput.remembered(speeds)
-    given_up, limit = [], run.config.get("budget_hours", 0)
+    given_up, limit = [], run.config.budget_hours
     if limit:
         given_up = budget.fit(run, hours=limit, speeds=speeds)
         config = decisions.apply(run.config, given_up)
@@ -321,7 +321,7 @@ def _prepared_bytes(run: Run) -> int:
     if data.name != "own" or data.road != "prepared":
         return 0
     learned = (data.sources.labeled, data.sources.unlabeled)
-    if any(place.startswith(STREAMED) for place in learned):
+    if any(place and place.startswith(STREAMED) for place in learned):
         return 0
     images = sum(len(part) for part in run.dataset.parts().values())
     return images * (data.side or run.largest_side) ** 2 * 4
@@ -337,7 +337,7 @@ def _disk(student: Student, *, floats: int) -> int:
     # As a sidecar keeps them: all classes, or the likeliest with their numbers.
     classes = kept = len(run.dataset.classes)
     top_k = student.config.labels.top_k
-    if top_k or classes > FEW_CLASSES:
+    if top_k is not None or classes > FEW_CLASSES:
         kept = 3 * min(top_k or DEFAULT_TOP_K, classes)
     record = KEY_BYTES + HALF * kept
     labels = len(run.dataset.test) * record
@@ -356,13 +356,13 @@ def _devices(run: Run) -> int:
 
 def _chip_facts(run: Run) -> dict[str, Any] | None:
     plan = run.config.plan
-    if not plan.chip:
+    if plan.chip is None:
         return None
     return {**dataclasses.asdict(CHIPS[plan.chip]), "utilization": plan.utilization}
 
 
 def _chip_hours(operations: float, plan: Any) -> dict[str, float]:
-    if not plan.chip:
+    if plan.chip is None:
         return {}
     return {"chip_hours": flops.chip_hours(operations, plan)}
 
@@ -421,7 +421,7 @@ def _student_recipe(student: Student) -> list[str]:
 
 def _fixres_recipe(student: Student) -> list[str]:
     frozen = student.config.fixres.frozen_blocks
-    told = f"the stem and {frozen} blocks" if frozen >= 0 else "nothing"
+    told = f"the stem and {frozen} blocks" if frozen is not None else "nothing"
     return [
         f"  FixRes: at {student.resolution} px, {student.steps} steps of"
         f" {student.layout.labeled} labeled, the last of the schedule; frozen: {told}"

@@ -228,7 +228,7 @@ def _startable(student: Student) -> Student:
     if student.config.model.init != init_weights.TEACHER:
         return student
     config = student.config.copy_and_resolve_references()
-    config.model.init = ""
+    config.model.init = init_weights.RANDOM
     return dataclasses.replace(student, config=config)
 
 
@@ -243,7 +243,7 @@ def _with_small_batch(student: Student) -> Student:
     config.train.batch = groups * (layout.labeled // layout.groups)
     config.train.microbatches = 1
     # The smaller batch may not divide into groups, which cost next to nothing.
-    config.model.batch_norm_group = 0
+    config.model.batch_norm_group = None
     return dataclasses.replace(student, config=config)
 
 

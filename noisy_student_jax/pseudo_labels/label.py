@@ -47,7 +47,7 @@ def label_pool(
     shards: list[Shard],
     folder: pathlib.Path,
     *,
-    top_k: int,
+    top_k: int | None,
     metadata: dict[str, str],
     interruption: Interruption,
     progress: Progress,
@@ -103,7 +103,7 @@ def _label_shard(
     task: Task,
     pool: Any,
     shard: Shard,
-    top_k: int,
+    top_k: int | None,
     progress: Progress,
 ) -> dict[str, Any]:
     """Takes one shard's batches; of images, no more than a few are held."""

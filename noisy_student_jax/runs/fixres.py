@@ -44,7 +44,7 @@ _NO_NOISE = {
 def fine_tuned(student: "Student") -> "Student | None":
     """Returns a student as it is fine-tuned after training; None if it is not."""
     options = student.config.fixres
-    if student.trained or student.adopted or not options.resolution:
+    if student.trained or student.adopted or options.resolution is None:
         return None
     config = student.config.copy_and_resolve_references()
     config.model.resolution = options.resolution
@@ -77,12 +77,12 @@ def check(student: "Student") -> None:
     if student.config.train.part == "head":
         raise UserError(
             "config.fixres.resolution is given, but config.train.part is 'head', whose"
-            " features are computed once: set fixres.resolution to 0"
+            " features are computed once: set fixres.resolution to none"
         )
     if not (student.config.train.steps or student.config.train.epochs):
         raise UserError(
             "config.fixres.resolution is given, so that fixres.steps or fixres.epochs"
-            " has to be above 0"
+            " has to be given"
         )
     if schedule_start(student) < 0:
         raise UserError(
@@ -94,7 +94,7 @@ def check(student: "Student") -> None:
     except UserError as error:
         raise UserError(
             f"config.fixres.frozen_blocks={student.config.fixres.frozen_blocks} cannot"
-            f" be: {error} (-1 freezes nothing)"
+            f" be: {error} (none freezes nothing)"
         ) from None
 
 

@@ -18,7 +18,7 @@ import time
 from typing import Any
 
 from noisy_student_jax.core import files
-from noisy_student_jax.config import flatten
+from noisy_student_jax.config import flatten, renamed
 from noisy_student_jax.core.errors import UserError
 
 VERSIONS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -64,13 +64,11 @@ class Ledger:
 
     def manifest(self, stage: str) -> dict[str, Any] | None:
         """Returns the manifest of a finished stage, or None."""
-        path = self._path(stage)
-        return files.read_json(path) if path.is_file() else None
+        return _read(self._path(stage))
 
     def started(self, stage: str) -> dict[str, Any] | None:
         """Returns what an unfinished stage was started with, or None."""
-        path = self._path(stage, ".started")
-        return files.read_json(path) if path.is_file() else None
+        return _read(self._path(stage, ".started"))
 
     def outputs_digest(self, stage: str) -> str:
         """Returns one digest over all files that a finished stage made.
@@ -244,6 +242,10 @@ def environment_changes(before: dict[str, Any]) -> list[str]:
         for key in sorted(now.keys() | before.keys())
         if now.get(key) != before.get(key)
     ]
+
+
+def _read(path: pathlib.Path) -> dict[str, Any] | None:
+    return renamed.record(files.read_json(path)) if path.is_file() else None
 
 
 def _jsonable(value: Any) -> Any:

@@ -263,9 +263,9 @@ class Student:
         return self.generation in LABELS_ONLY
 
     @property
-    def adopted(self) -> str:
+    def adopted(self) -> str | None:
         """The bundle that the run was given in place of a trained first teacher."""
-        return self.run.config.teacher if self.generation == 0 else ""
+        return self.run.config.teacher if self.generation == 0 else None
 
     @property
     def folder(self) -> pathlib.Path:
@@ -319,8 +319,8 @@ class Student:
             resolution=self.resolution,
             crop_padding=model.crop_padding,
             interpolation=model.interpolation,
-            mean=tuple(model.mean) or mean,
-            std=tuple(model.std) or std,
+            mean=tuple(mean if model.mean is None else model.mean),
+            std=tuple(std if model.std is None else model.std),
         )
 
     @property
@@ -328,11 +328,11 @@ class Student:
         """What its architecture is created with."""
         model = self.config.model
         wanted = {
-            "dropout_rate": None if model.dropout_rate < 0 else model.dropout_rate,
+            "dropout_rate": model.dropout_rate,
             "stochastic_depth": model.stochastic_depth,
             "batch_norm_momentum": model.batch_norm_momentum,
             "batch_norm_epsilon": model.batch_norm_epsilon,
-            "batch_norm_group": model.batch_norm_group,
+            "batch_norm_group": model.batch_norm_group or 0,
             "dtype": model.dtype,
             "remat": model.remat,
             "depthwise": model.depthwise,
@@ -351,7 +351,7 @@ class Student:
     def trainee(self) -> nn.Module:
         """Its model as it is trained: with its shallow blocks frozen, if it has any."""
         frozen = self.config.fixres.frozen_blocks
-        if not self.trained or frozen < 0:
+        if not self.trained or frozen is None:
             return self.module
         arguments = {**self.arguments, "frozen_blocks": frozen}
         return models.create(self.config.model.name, **arguments)

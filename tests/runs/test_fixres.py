@@ -206,7 +206,7 @@ def test_what_is_frozen_has_no_gradient_and_no_batch_statistics():
         ("fixres.steps=99", "more than the training itself has"),
         ("fixres.frozen_blocks=99", "config.fixres.frozen_blocks=99 cannot be"),
         ("fixres.batch=0.5", "config.fixres.batch takes a value of type int"),
-        ("fixres.epochs=0", "has to be above 0"),
+        ("fixres.epochs=none", "has to be given"),
         ("model.name=outside.gray:averages", "takes no argument 'frozen_blocks'"),
     ],
 )
