@@ -43,6 +43,7 @@ class Identity:
         for key in sorted(ours.keys() | theirs.keys()):
             old, new = theirs.get(key, "(absent)"), ours.get(key, "(absent)")
             if old != new:
+                old, new = ("none" if one is None else one for one in (old, new))
                 phrases.append(f"config.{key}: {old} → {new}")
         for name in sorted(self.inputs.keys() | other["inputs"].keys()):
             if self.inputs.get(name) != other["inputs"].get(name):

@@ -203,8 +203,8 @@ def test_what_is_frozen_has_no_gradient_and_no_batch_statistics():
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("fixres.steps=99", "more than the training itself has"),
-        ("fixres.frozen_blocks=99", "config.fixres.frozen_blocks=99 cannot be"),
+        ("generations[1].fixres.steps=99", "more than the training itself has"),
+        ("generations[1].fixres.frozen_blocks=99", "config.fixres.frozen_blocks=99 cannot be"),
         ("fixres.batch=0.5", "config.fixres.batch takes a value of type int"),
         ("fixres.epochs=none", "has to be given"),
         ("model.name=outside.gray:averages", "takes no argument 'frozen_blocks'"),
