@@ -170,8 +170,7 @@ def complete(config: ConfigDict, overrides: Sequence[str] = ()) -> ConfigDict:
         made[owner] = _layered(usual, alone, said[owner], defined, where=where)
     whole = {name: made.pop(name) for name in LABELS_ONLY}
     whole |= {**shared, "generations": tuple(ConfigDict(one) for one in made.values())}
-    # A copy, whose sections are nobody else's.
-    completed = ConfigDict(copy.deepcopy(whole))
+    completed = ConfigDict(whole)
     completed.lock()
     return completed
 

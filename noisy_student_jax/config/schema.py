@@ -43,10 +43,11 @@ RULES = {
     MODEL: "the model's own value, or that of the bundle that it starts from",
     DECIDED: "decided from images of one's own and the machine",
     RUN: "the run knows: its folder, its images, its machine, its data set",
-    OTHER: "the other of steps and epochs says it; with both open, see 'decided'",
+    OTHER: "the other of steps and epochs says how long",
 }
 """What fills a field that is ``None``. ``decided`` is `planning.auto_config`'s work,
-for images of one's own; elsewhere such a field has to be given."""
+for images of one's own; elsewhere such a field has to be given. So are the steps, where
+``train.steps`` and ``train.epochs`` are both open."""
 
 _INFINITY = float("inf")
 ABOVE_0 = (1e-12, _INFINITY)

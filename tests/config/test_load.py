@@ -203,6 +203,13 @@ def test_a_key_of_before_is_understood(file):
     assert not any(owner.noise.labeled.flip for owner in owners(config))
 
 
+def test_what_is_up_to_date_stays_as_it_is():
+    config = plain(base_config())
+    config["data"]["options"] = {"labelled": "", "steps": 0}
+
+    assert renamed.settings(config) == {**config, "generations": []}
+
+
 def test_what_was_written_before_and_back_is_the_same():
     config = plain(base_config())
 
