@@ -1,7 +1,7 @@
 """CIFAR-10 as somebody's own images: some with labels, the others without.
 
     python benchmarks/cifar10.py CIFAR10 --labels=40 --pool=4000 --test=2000 --seeds=3
-    python benchmarks/cifar10.py CIFAR10 --config.init= --config.budget_hours=0.6
+    python benchmarks/cifar10.py CIFAR10 --config.init=random --config.budget_hours=0.6
 
 CIFAR10 holds image files as ``train/CLASS/*`` and ``test/CLASS/*``. Of each class some
 training images, chosen by a hash of their names and the seed, become a labeled folder,

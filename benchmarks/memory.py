@@ -65,7 +65,7 @@ def student_of(case: dict[str, Any]) -> Generation:
     config = base_config()
     config.model.update(name=case["model"], resolution=case["resolution"])
     config.model.update({k: case[k] for k in ("dtype", "remat") if k in case})
-    config.train.update(batch=case["batch"], epochs=0.0, steps=10)
+    config.train.update(batch=case["batch"], epochs=None, steps=10)
     config.train.microbatches = case.get("microbatches", 1)
     # Nothing but the step; what else lies on the device is plain to add.
     config.data.update(resident_gigabytes=0.0, prefetch=0, labels_per_class=3)

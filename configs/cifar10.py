@@ -33,7 +33,7 @@ def get_config() -> ConfigDict:
     config.train.update(
         batch=64,
         ratio=7.0,
-        epochs=0.0,
+        epochs=None,
         steps=40_000,
         decay_epochs=6.0,
         weight_decay=1e-4,

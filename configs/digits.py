@@ -26,7 +26,7 @@ def get_config() -> ConfigDict:
     config.train.update(
         batch=32,
         ratio=3.0,
-        epochs=0.0,
+        epochs=None,
         steps=800,
         optimizer="adamw",
         learning_rate=0.016,

@@ -17,20 +17,19 @@ def get_config() -> ConfigDict:
     config = base_config()
     config.data.name = "own"
     config.model.update(
-        name="auto",
-        init="auto",
-        crop_padding=-1,
+        name=None,
+        init=None,
+        crop_padding=None,
         # Short runs: at the paper's 0.99 the statistics remember their start.
         batch_norm_momentum=0.9,
     )
     config.train.update(
-        part="auto",
+        part=None,
         batch=32,
         ratio=3.0,
-        epochs=0.0,
-        steps=0,
+        epochs=None,
         optimizer="adamw",
-        learning_rate=0.0,
+        learning_rate=None,
         schedule="cosine",
         warmup_epochs=5.0,
         weight_decay=0.01,
@@ -39,12 +38,12 @@ def get_config() -> ConfigDict:
     for stream in ("labeled", "pseudo"):
         config.noise[stream].update(
             randaugment_magnitude=10.0,
-            randaugment_translate=-1.0,
-            randaugment_cutout=-1.0,
-            crop_area=-1.0,
-            crop_padding=-1,
+            randaugment_translate=None,
+            randaugment_cutout=None,
+            crop_area=None,
+            crop_padding=None,
         )
-    config.selection.update(per_class=0, min_score=0.5)
+    config.selection.update(per_class=None, min_score=0.5)
     # The smaller the model, the less noise it bears (as in the paper's B0–B7).
     teacher = {
         # As many images in a step as a student sees: with fewer, students fell far

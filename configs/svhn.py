@@ -37,7 +37,7 @@ def get_config() -> ConfigDict:
     config.train.update(
         batch=128,
         ratio=5.0,
-        epochs=0.0,
+        epochs=None,
         steps=109_474,
         decay_epochs=1.372,
         weight_decay=1e-4,

@@ -18,7 +18,8 @@ UNLABELED="$(place "$2")"
 FLAGS=()
 for flag in "${@:3}"; do
   case "$flag" in
-    --config.init=pretrained | --config.init=teacher) ;; # words, no places
+    --config.init=pretrained | --config.init=teacher | --config.init=random | \
+      --config.*=none) ;; # words, no places
     --config.test=* | --config.validation=* | --config.data.cache=* | \
       --config.init=* | --config.teacher=*)
       flag="${flag%%=*}=$(place "${flag#*=}")" ;;

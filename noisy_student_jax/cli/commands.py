@@ -7,7 +7,7 @@ from typing import Any
 
 from noisy_student_jax import config as configs
 from noisy_student_jax import tasks
-from noisy_student_jax.config import decisions
+from noisy_student_jax.config import decisions, renamed
 from noisy_student_jax.core import console, files
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.preemption import Interruption
@@ -362,7 +362,7 @@ def _stage_name(one: Run, options: Options, kind: str) -> str:
 
 
 def _conclude(one: Run) -> None:
-    summary = files.read_json(one.workdir / judgment.SUMMARY)
+    summary = renamed.respelled(files.read_json(one.workdir / judgment.SUMMARY))
     console.say()
     console.say(judgment.table(one, summary))
     console.say()

@@ -1,14 +1,16 @@
 """Configs: read from a file, overridden, completed and checked before use.
 
-A config file has ``get_config()`` and starts from `base_config`. `load` reads it,
-applies ``--config.key=value`` overrides, and completes it: every generation, and
-the models that it is compared with, get a full copy of the sections a generation
-owns, so that what is written as ``config.json`` is all that a run reads. The fields
-are in `fields`.
+A config file has ``get_config()`` and starts from `base_config`. `load` reads it and
+merges its layers once, the later over the earlier: what the file says for all, what it
+says for one owner of sections, what the command line (``--config.key=value``) says for
+all, and what that says for one owner. So every generation, and the models that it is
+compared with, get a full copy of the sections a generation owns, and what is written as
+``config.json`` is all that a run reads. The fields are in `schema`.
 """
 
 import ast
 import copy
+import functools
 import importlib.util
 import json
 import math
@@ -17,19 +19,21 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ml_collections.config_flags import config_path
-
+from noisy_student_jax.config import renamed
 from noisy_student_jax.config.schema import (
-    CHOICES,
+    ABOVE_0,
+    DECIDED,
     DEFINED,
+    FIELDS,
     GENERATION_SECTIONS,
     LABELS_ONLY,
-    OPERATIONAL,
-    POSITIVE,
-    RANGES,
+    OWNERS,
+    RULES,
     SHORT_NAMES,
     ConfigDict,
+    Field,
     base_config,
+    field,
 )
 from noisy_student_jax.core import files
 from noisy_student_jax.core.errors import UserError, nearest, one_line
@@ -49,17 +53,18 @@ __all__ = [
     "to_json",
 ]
 
-_OWNERS = ("generations", *LABELS_ONLY)
-
-_OWNER = re.compile(rf"^(generations\[\d+\]|{'|'.join(LABELS_ONLY)})\.")
+_OWNED = re.compile(rf"^(generations\[\d+\]|{'|'.join(LABELS_ONLY)})\.(.+)$")
 
 _TYPES = {
     bool: "true or false",
     int: "a whole number",
     float: "a number",
     str: "a text",
-    tuple: "a tuple of three numbers, or empty",
+    tuple: "a tuple of three numbers",
 }
+
+Layer = dict[str, Any]
+"""What is said of some fields: values by dotted path."""
 
 
 def load(
@@ -83,9 +88,9 @@ def load(
       UserError: no such file, no ``get_config``, an unknown key, a wrong type or
         value; the message names the key.
     """
-    config = _execute(pathlib.Path(path))
-    own = {name: plain(config.get(name, {})) for name in LABELS_ONLY}
-    config = decide(_override(complete(config), overrides, labels_only=own))
+    config = complete(_execute(pathlib.Path(path)), overrides)
+    refuse_renamed(config)
+    config = decide(config)
     check(config)
     return config
 
@@ -98,7 +103,7 @@ def defaults(overrides: Sequence[str] = ()) -> ConfigDict:
     """
     config = base_config()
     config.generations = ({},)
-    config = _override(complete(config), overrides, labels_only={})
+    config = complete(config, overrides)
     check(config)
     return config
 
@@ -112,42 +117,62 @@ def from_json(path: pathlib.Path) -> ConfigDict:
     stored = files.read_json(path)
     if not isinstance(stored, dict) or not isinstance(stored.get("generations"), list):
         raise UserError(f"'{path}' is not the resolved config of a run: restore it")
+    stored = renamed.settings(stored)
     config = ConfigDict({**stored, "generations": tuple(stored["generations"])})
     config = complete(config)
     check(config)
     return config
 
 
-def complete(config: ConfigDict) -> ConfigDict:
+def complete(config: ConfigDict, overrides: Sequence[str] = ()) -> ConfigDict:
     """Gives every generation, and those of `LABELS_ONLY`, a full copy of its sections.
 
-    The latter take what they do not say themselves from the last generation.
+    Layers are merged in their order of precedence, the lowest first: what the config
+    says for all, what it says for an owner of sections, what the overrides say for
+    all, and what they say for that owner. Those of `LABELS_ONLY` follow the last
+    generation so made, except in what the config or the overrides say of them alone;
+    what `DEFINED` says of them stands above everything.
 
     Raises:
-      UserError: no generations, or a key that the base does not know.
+      UserError: no generations, a key that the base does not know, or a value of a
+        wrong type.
     """
-    _check_keys(plain(config), plain(base_config()), "config")
-    config = copy.deepcopy(config)
-    if not config.generations:
+    given = plain(config)
+    _check_keys(given, plain(base_config()), "config")
+    if not given["generations"]:
         raise UserError(
             "config.generations is empty: name at least the teacher's, for example"
             " ({'model': {'name': 'efficientnet_b0'}},)"
         )
-    shared = {name: plain(config[name]) for name in GENERATION_SECTIONS}
-    generations = [
-        _merged(shared, plain(own), f"config.generations[{number}]")
-        for number, own in enumerate(config.generations)
-    ]
-    followed = {
-        name: _followed(generations[-1], plain(config[name]), name)
-        for name in LABELS_ONLY
+    own = {f"generations[{k}]": one for k, one in enumerate(given["generations"])}
+    own |= {name: given[name] for name in LABELS_ONLY}
+    shared = {key: one for key, one in given.items() if key not in OWNERS}
+    shared = _with_types(shared)
+    said = _read(overrides, shared, own)
+    shared = _layered(shared, said[""], where="config")
+    sections = {name: shared[name] for name in GENERATION_SECTIONS}
+    of_all = {
+        path: value
+        for path, value in said[""].items()
+        if path.split(".")[0] in GENERATION_SECTIONS
     }
-    config.unlock()
-    config.generations = tuple(ConfigDict(one) for one in generations)
-    for name, sections in followed.items():
-        config[name] = ConfigDict(sections)
-    config.lock()
-    return config
+    made: dict[str, Any] = {}
+    for owner, one in own.items():
+        where = f"config.{owner}"
+        if owner not in LABELS_ONLY:
+            last = _layered(sections, one, of_all, said[owner], where=where)
+            made[owner] = last
+            continue
+        # What is said for all has reached it by the last generation.
+        alone = _without(one, of_all)
+        usual = {"enabled": FIELDS[f"{owner}.enabled"].default, **last}
+        defined = DEFINED.get(owner, {})
+        made[owner] = _layered(usual, alone, said[owner], defined, where=where)
+    whole = {name: made.pop(name) for name in LABELS_ONLY}
+    whole |= {**shared, "generations": tuple(ConfigDict(one) for one in made.values())}
+    completed = ConfigDict(whole)
+    completed.lock()
+    return completed
 
 
 def check(config: ConfigDict) -> None:
@@ -156,30 +181,66 @@ def check(config: ConfigDict) -> None:
     Raises:
       UserError: names the field, its value, and what it may be.
     """
-    leaves, known = flatten(plain(config)), flatten(plain(base_config()))
-    for path in sorted(leaves, key=_owner):
-        value = leaves[path]
-        field = _OWNER.sub("", path)
-        pattern = re.sub(r"^noise\.\w+\.", "noise.*.", field)
-        choices = CHOICES.get(pattern)
-        if choices and value not in choices:
+    refuse_renamed(config)
+    for path, value in _in_order(config):
+        if (one := field(path)) is None:
+            continue  # a free option
+        if value is None and one.none is not None:
+            continue
+        if one.choices and value not in one.choices:
             raise UserError(
                 f"config.{path} is '{value}', but may only be one of"
-                f" {', '.join(choices)}{nearest(str(value), choices)}"
+                f" {', '.join(one.choices)}{nearest(str(value), one.choices)}"
             )
-        _check_type(path, value, known.get(field, known.get(path)))
-        if pattern in RANGES:
-            low, high = RANGES[pattern]
-            if not low <= value <= high:
-                raise UserError(
-                    f"config.{path} is {value}, but must be {_limits(low, high)}"
-                )
+        _check_type(path, value, one)
+        if one.limits and not one.limits[0] <= value <= one.limits[1]:
+            raise UserError(
+                f"config.{path} is {value}, but must be {_limits(*one.limits)}"
+            )
     for number, generation in enumerate(config.generations):
         train = generation.train
-        if (train.steps > 0) == (train.epochs > 0):
+        if (train.steps is None) == (train.epochs is None):
             raise UserError(
-                f"generation {number} needs either train.steps or train.epochs above"
-                f" zero, got steps={train.steps} and epochs={train.epochs:g}"
+                f"generation {number} needs either train.steps or train.epochs, and"
+                f" the other none, got steps={_shown(train.steps)} and"
+                f" epochs={_shown(train.epochs)}"
+            )
+    owners = [(f"generations[{k}].", one) for k, one in enumerate(config.generations)]
+    for prefix, owner in [*owners, *((f"{n}.", config[n]) for n in LABELS_ONLY)]:
+        if path := next(iter(undecided(owner)), None):
+            raise UserError(
+                f"config.{prefix}{path} is none, and only for images of your own"
+                " (config.data.name=own) is it decided what it becomes: give a value"
+            )
+
+
+def undecided(owner: ConfigDict) -> list[str]:
+    """Returns the fields of an owner of sections that are to be decided yet."""
+    values = flatten({name: plain(owner[name]) for name in GENERATION_SECTIONS})
+    found = [
+        path
+        for path, value in values.items()
+        if value is None and FIELDS[path].none == DECIDED
+    ]
+    if owner.selection.method == "all" and "selection.per_class" in found:
+        # Every record is taken once.
+        found.remove("selection.per_class")
+    return found
+
+
+def refuse_renamed(config: ConfigDict) -> None:
+    """Refuses values that once stood for something that is written otherwise now.
+
+    Raises:
+      UserError: names the field, and how it is written.
+    """
+    for path, value in _in_order(config):
+        one = field(path)
+        now = renamed.value(_of_owner(path)[1], value) if one else value
+        if one and now != value:
+            means = f" ({RULES[one.none]})" if now is None else ""
+            raise UserError(
+                f"config.{path} is {value!r}, which is written {_shown(now)} now{means}"
             )
 
 
@@ -210,9 +271,15 @@ def identity(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     kept = {}
     for key, value in section.items():
         path = f"{prefix}.{key}" if prefix else key
-        if path in OPERATIONAL:
+        known = field(path)
+        if known and known.operational:
             continue
-        kept[key] = identity(value, path) if isinstance(value, dict) else value
+        if isinstance(value, dict):
+            # A section of which nothing is left is no part of it either.
+            if (inside := identity(value, path)) or not value:
+                kept[key] = inside
+        else:
+            kept[key] = value
     return kept
 
 
@@ -267,113 +334,123 @@ def _execute(path: pathlib.Path) -> ConfigDict:
     return config
 
 
-def _override(
-    config: ConfigDict, overrides: Sequence[str], *, labels_only: dict[str, dict]
-) -> ConfigDict:
-    """Applies ``--config.key=value`` arguments to a complete config.
+def _read(
+    overrides: Sequence[str], shared: dict[str, Any], own: dict[str, Any]
+) -> dict[str, Layer]:
+    """Reads ``--config.key=value`` arguments.
 
-    A key of a generation's section given without a generation is given to all of
-    them and to those of `LABELS_ONLY`. These follow the last generation, also where
-    that was overridden, except in what the config file (`labels_only`) or an argument
-    says of them alone.
+    Args:
+      overrides: the arguments; of two for one field the last counts.
+      shared: sections that all share.
+      own: what is said of each owner alone.
+
+    Returns:
+      What they say of all, under an empty name, and of each owner.
+
+    Raises:
+      UserError: no such field, or a value of a wrong type.
     """
-    wanted = []
+    said: dict[str, Layer] = {owner: {} for owner in ("", *own)}
+    every = flatten(shared)
+    sections = [path for path in every if path.split(".")[0] in GENERATION_SECTIONS]
+    known = [*every]
+    for owner in own:
+        known += [f"{owner}.{path}" for path in sections]
+    known += [f"{name}.enabled" for name in LABELS_ONLY]
     for override in overrides:
         if "=" not in override:
             raise UserError(f"'{override}' has no value: write {override}=VALUE")
         name, text = override.removeprefix("--config.").split("=", 1)
-        name = SHORT_NAMES.get(name, name)
-        for target in _targets(config, name):
-            _require(config, target)
-            value = _parse(text, config_path.get_value(target, config), name)
-            wanted.append((target, value))
-    for target, value in wanted:
-        config_path.set_value(target, config, value)
-    last = plain(config.generations[-1])
-    for name in LABELS_ONLY:
-        own = {**labels_only.get(name, {}), "enabled": config[name].enabled}
-        with config.unlocked():
-            config[name] = ConfigDict(_followed(last, own, name))
-    for target, value in wanted:
-        if target.startswith(tuple(f"{name}." for name in LABELS_ONLY)):
-            config_path.set_value(target, config, value)
-    for name, sections in DEFINED.items():
-        config[name].update(sections)
-    return config
+        name = SHORT_NAMES.get(renamed.word(name), name)
+        name = ".".join(renamed.word(part) for part in name.split("."))
+        _require(name, known, generations=len(own) - len(LABELS_ONLY))
+        owner, path = _of_owner(name)
+        one = field(name) or Field(type(every[path]), None, "a free option")
+        said[owner][path] = _parse(text, one, name)
+    return said
 
 
-def _parse(text: str, default: Any, name: str) -> Any:
-    """Reads a value of the type that the field has."""
-    wanted = type(default)
+def _parse(text: str, one: Field, name: str) -> Any:
+    """Reads a value of the type that a field has."""
+    if one.none is not None and text.lower() == "none":
+        return None
     try:
-        if wanted is str:
+        if one.kind is str:
             return text
-        if wanted is bool:
+        if one.kind is bool:
             return {"true": True, "false": False}[text.lower()]
         value = ast.literal_eval(text)
-        if wanted is float and type(value) is int:
+        if one.kind is float and type(value) is int:
             return float(value)
-        if wanted is tuple and isinstance(value, (list, tuple)):
+        if one.kind is tuple and isinstance(value, (list, tuple)):
             return tuple(value)
-        if type(value) is wanted:
+        if type(value) is one.kind:
             return value
     except (KeyError, ValueError, SyntaxError):
         pass
+    or_none = ", or none" if one.none is not None else ""
     raise UserError(
-        f"config.{name} takes a value of type {wanted.__name__}, but got '{text}'"
+        f"config.{name} takes a value of type {one.kind.__name__}{or_none}, but got"
+        f" '{text}'"
     )
 
 
-def _targets(config: ConfigDict, name: str) -> list[str]:
-    """Returns the fields that an override means."""
-    if name.split(".")[0] not in GENERATION_SECTIONS:
-        return [name]
-    owners = [f"generations[{k}]" for k in range(len(config.generations))]
-    return [name, *(f"{owner}.{name}" for owner in [*owners, *LABELS_ONLY])]
-
-
-def _require(config: ConfigDict, name: str) -> None:
-    known = flatten(plain(config))
+def _require(name: str, known: list[str], *, generations: int) -> None:
     if name in known:
         return
     if any(path.startswith((f"{name}.", f"{name}[")) for path in known):
         raise UserError(f"config.{name} is a section: set one of the fields in it")
     match = re.match(r"generations\[(\d+)\]", name)
-    if match and int(match[1]) >= len(config.generations):
+    if match and int(match[1]) >= generations:
         raise UserError(
-            f"config.{name}: there are only generations 0 to"
-            f" {len(config.generations) - 1}"
+            f"config.{name}: there are only generations 0 to {generations - 1}"
         )
-    raise UserError(f"config.{name} does not exist{nearest(name, list(known))}")
+    raise UserError(f"config.{name} does not exist{nearest(name, known)}")
 
 
-def _owner(path: str) -> int:
-    """Orders fields: what all share first, then the generations'."""
-    return next((n for n, o in enumerate(_OWNERS, 1) if path.startswith(o)), 0)
+def _of_owner(path: str) -> tuple[str, str]:
+    """Splits a path into the owner of its section, empty if all share, and the rest."""
+    match = _OWNED.match(path)
+    return (match[1], match[2]) if match else ("", path)
 
 
-def _check_type(path: str, value: Any, default: Any) -> None:
-    if default is None:
-        return  # a free option
+def _in_order(config: ConfigDict) -> list[tuple[str, Any]]:
+    """Returns fields and values: what all share first, then the generations'."""
+
+    def owner(path: str) -> int:
+        return next((n for n, o in enumerate(OWNERS, 1) if path.startswith(o)), 0)
+
+    leaves = flatten(plain(config))
+    return [(path, leaves[path]) for path in sorted(leaves, key=owner)]
+
+
+def _shown(value: Any) -> str:
+    """Writes a value as the command line takes it."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "none" if value is None else f"{value}"
+
+
+def _check_type(path: str, value: Any, one: Field) -> None:
     members = value if isinstance(value, (tuple, list)) else [value]
-    if any(isinstance(one, float) and not math.isfinite(one) for one in members):
+    if any(isinstance(m, float) and not math.isfinite(m) for m in members):
         raise UserError(f"config.{path} is {value}, but must be a finite number")
-    if isinstance(default, tuple):
-        # Empty: what the model was made for.
-        good = isinstance(value, (tuple, list)) and len(value) in (0, 3)
+    if one.kind is tuple:
+        good = isinstance(value, (tuple, list)) and len(value) == 3
         good = good and all(type(member) in (int, float) for member in value)
-    elif type(default) is float:
+    elif one.kind is float:
         good = type(value) in (int, float)
     else:
-        good = type(value) is type(default)
+        good = type(value) is one.kind
     if not good:
+        or_none = ", or none" if one.none is not None else ""
         raise UserError(
-            f"config.{path} is {value!r}, but must be {_TYPES[type(default)]}"
+            f"config.{path} is {value!r}, but must be {_TYPES[one.kind]}{or_none}"
         )
 
 
 def _limits(low: float, high: float) -> str:
-    if (low, high) == POSITIVE:
+    if (low, high) == ABOVE_0:
         return "above 0"
     return f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
 
@@ -399,13 +476,47 @@ def _check_keys(given: dict, known: dict, where: str) -> None:
             _check_keys(value, known[key], f"{where}.{key}")
 
 
-def _followed(last: dict, own: dict, name: str) -> dict:
-    """Returns the last generation's sections with an owner's own on top."""
-    own = dict(own)
-    enabled = own.pop("enabled", plain(base_config())[name]["enabled"])
-    followed = _merged(last, own, f"config.{name}")
-    defined = _merged(followed, DEFINED.get(name, {}), f"config.{name}")
-    return {"enabled": enabled, **defined}
+def _with_types(tree: dict[str, Any]) -> dict[str, Any]:
+    """Turns whole numbers given for fields of numbers into those."""
+    layer: Layer = {}
+    for path, value in flatten(tree).items():
+        one = field(path)
+        if one and one.kind is float and type(value) is int:
+            layer[path] = float(value)
+    return _layered(tree, layer, where="config")
+
+
+def _layered(base: dict, *layers: dict, where: str) -> dict:
+    """Returns `base` with layers on top, the highest last: trees, or by path."""
+    trees = [_nested(layer) for layer in layers]
+    return functools.reduce(
+        lambda under, over: _merged(under, over, where), trees, base
+    )
+
+
+def _nested(layer: Any) -> Any:
+    """Returns a layer as a tree."""
+    if not isinstance(layer, dict):
+        return layer
+    tree: dict[str, Any] = {}
+    for path, value in layer.items():
+        *sections, name = path.split(".")
+        inside = tree
+        for section in sections:
+            inside = inside.setdefault(section, {})
+        inside[name] = value
+    return tree
+
+
+def _without(tree: Any, paths: Layer, prefix: str = "") -> Any:
+    """Returns a tree without the fields at some paths."""
+    if not isinstance(tree, dict):
+        return tree
+    return {
+        key: _without(value, paths, f"{prefix}{key}.")
+        for key, value in tree.items()
+        if f"{prefix}{key}" not in paths
+    }
 
 
 def _merged(shared: dict, own: dict, where: str) -> dict:

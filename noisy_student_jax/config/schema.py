@@ -1,6 +1,15 @@
-"""Every field of a config: its default, what it may be, whether it identifies a run."""
+"""Every field of a config, in one table: default, type, limits, and what fills it.
+
+A field that may be left open, or that names something which may be absent, may be
+``None`` (on the command line ``none``). `RULES` says what fills it then. ``"auto"``
+stands only where it names a strategy that is chosen when a program is lowered or a
+reader is opened: ``model.depthwise``, ``noise.*.randaugment_form``, ``data.decoder``.
+"""
 
 import dataclasses
+import re
+from collections.abc import Sequence
+from typing import Any
 
 import ml_collections
 
@@ -16,184 +25,311 @@ LABELS_ONLY = ("control", "probe", "fine_tuning")
 """What is trained beside the generations, on labels only, to compare them with. Each
 takes from the last generation what it does not say itself."""
 
+OWNERS = ("generations", *LABELS_ONLY)
+"""What has sections of its own."""
+
 DEFINED = {
     "probe": {
         "train": {"part": "head", "ratio": 0.0},
         "noise": {"labeled": {"dropout": False}},
-        "fixres": {"resolution": 0},
+        "fixres": {"resolution": None},
     },
     "fine_tuning": {"train": {"part": "all", "ratio": 0.0}},
 }
 """What makes some of `LABELS_ONLY` what they are; nothing overrides it."""
 
-OPERATIONAL = (
-    "checkpoint",
-    "log",
-    # Where weights lie that a model starts from; their hash is an input of its stage.
-    "model.init",
-    # Where the state lives while it is trained; it is the same state.
-    "train.shard_state",
-    # Whether it was compiled by this process or an earlier one: it is the same program.
-    "train.reuse_program",
-    # Where images lie and how they are brought in: what they are is told by their keys.
-    "data.sources",
-    "data.cache",
-    "data.side",
-    "data.workers",
-    "data.max_quarantined",
-    "data.resident_gigabytes",
-    "data.prefetch",
-    # How it is computed; the pixels are the same.
-    "noise.labeled.randaugment_form",
-    "noise.pseudo.randaugment_form",
-    # The same pixels either way.
-    "data.augment",
-    "labels.batch",
-    "evaluation.batch",
-    "evaluation.in_pieces",
-    # What `plan` reckons with; no run reads them.
-    "data.expected",
-    "plan",
-)
-"""Fields that change how a run goes but not its result; no stage depends on them."""
-
-_DATA = {
-    "name": "digits",
-    "sources": {
-        "labeled": "",
-        "unlabeled": "",
-        "validation": "",
-        "test": "",
-    },
-    "road": "prepared",
-    "decoder": "auto",
-    "augment": "host",
-    "cache": "",
-    "side": 0,
-    "workers": 0,
-    "max_quarantined": 0.05,
-    "resident_gigabytes": 2.0,
-    "prefetch": 1,
-    "lanes": 0,
-    "lane_block": 256,
-    "lane_window": 16,
-    "image_feature": "",
-    "label_feature": "",
-    "first_label": 1,
-    "labels_per_class": 0,
-    "validation": 200,
-    "test": 600,
-    "validation_fraction": 0.1,
-    "test_fraction": 0.2,
-    "pool_shards": 4,
-    "expected": {
-        "labeled": 0,
-        "pool": 0,
-        "validation": 0,
-        "test": 0,
-        "classes": 0,
-    },
-    "options": {},
+OFF, MODEL, DECIDED, RUN, OTHER = "off", "model", "decided", "run", "other"
+RULES = {
+    OFF: "there is none, or it is off",
+    MODEL: "the model's own value, or that of the bundle that it starts from",
+    DECIDED: "decided from images of one's own and the machine",
+    RUN: "the run knows: its folder, its images, its machine, its data set",
+    OTHER: "the other of steps and epochs says how long",
 }
+"""What fills a field that is ``None``. ``decided`` is `planning.auto_config`'s work,
+for images of one's own; elsewhere such a field has to be given. So are the steps, where
+``train.steps`` and ``train.epochs`` are both open."""
+
+_INFINITY = float("inf")
+ABOVE_0 = (1e-12, _INFINITY)
+_FROM_0 = (0, _INFINITY)
+_FROM_1 = (1, _INFINITY)
+_FRACTION = (0.0, 1.0)
+_SEED = (0, 2**31 - 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """A field of a config.
+
+    Attributes:
+      kind: its type.
+      default: the value of the paper's ImageNet runs.
+      about: its meaning.
+      limits: the least and the largest number that it may be.
+      choices: the texts that it may be; any if there are none.
+      none: which of `RULES` fills it where it is ``None``; ``None`` if it may not be.
+      operational: whether it changes how a run goes but not its result; no stage
+        depends on it.
+    """
+
+    kind: type
+    default: Any
+    about: str
+    limits: tuple[float, float] | None = None
+    choices: tuple[str, ...] = ()
+    none: str | None = None
+    operational: bool = False
+
+
+def _whole(default: Any, limits: tuple, about: str, none: Any = None) -> Field:
+    return Field(int, default, about, limits=limits, none=none)
+
+
+def _number(default: Any, limits: tuple, about: str, none: Any = None) -> Field:
+    return Field(float, default, about, limits=limits, none=none)
+
+
+def _text(default: Any, about: str, none: Any = None) -> Field:
+    return Field(str, default, about, none=none)
+
+
+def _one_of(choices: Sequence[str], about: str, *, first: bool = True) -> Field:
+    default, none = (choices[0], None) if first else (None, OFF)
+    return Field(str, default, about, choices=tuple(choices), none=none)
+
+
+def _switch(default: bool, about: str) -> Field:
+    return Field(bool, default, about)
+
+
+def _operational(**fields: Any) -> dict[str, Any]:
+    return {
+        key: _operational(**one)
+        if isinstance(one, dict)
+        else dataclasses.replace(one, operational=True)
+        for key, one in fields.items()
+    }
+
+
+_EXPECTED = {
+    "labeled": _whole(None, _FROM_1, "labeled images", OFF),
+    "pool": _whole(None, _FROM_1, "unlabeled images", OFF),
+    "validation": _whole(None, _FROM_1, "validation images", OFF),
+    "test": _whole(None, _FROM_1, "test images", OFF),
+    "classes": _whole(None, _FROM_1, "classes", OFF),
+}
+"""Of data that are not here: `plan` reckons with it; no run reads it."""
+_DATA = {
+    "name": _text("digits", "data set: 'digits', 'own', or 'module:function'"),
+    "road": _one_of(("prepared", "streamed"), "how people's images come"),
+    "decoder": _one_of(("auto", "plain"), "which JPEG decoder; auto: the fastest here"),
+    "lanes": _whole(None, _FROM_1, "sequential readers of slow storage", OFF),
+    "lane_block": _whole(256, _FROM_1, "records that a lane reads in a row"),
+    "lane_window": _whole(16, _FROM_1, "blocks that a lane shuffles among"),
+    "image_feature": _text(None, "name of the images in record files", RUN),
+    "label_feature": _text(None, "name of the labels in record files", RUN),
+    "first_label": _whole(1, (0, 1), "number of the first class in TFRecord files"),
+    "labels_per_class": _whole(None, _FROM_1, "labels kept; None keeps all", OFF),
+    "validation": _whole(200, _FROM_1, "validation images of the digits"),
+    "test": _whole(600, _FROM_1, "test images of the digits"),
+    "validation_fraction": _number(0.1, (0.001, 0.9), "split off if none are given"),
+    "test_fraction": _number(0.2, (0.001, 0.9), "split off if none are given"),
+    "pool_shards": _whole(4, _FROM_1, "files that the pool's labels are kept in"),
+    "options": {},
+    # Where images lie and how they are brought in: what they are is told by their keys.
+    **_operational(
+        sources={
+            "labeled": _text(None, "folder, tfds: or tfrecord: of labeled images", OFF),
+            "unlabeled": _text(None, "the same of unlabeled images", OFF),
+            "validation": _text(None, "the same of validation images", OFF),
+            "test": _text(None, "the same of test images", OFF),
+        },
+        augment=_one_of(("host", "device"), "where noise is applied; the same pixels"),
+        cache=_text(None, "folder of prepared images", RUN),
+        side=_whole(None, _FROM_1, "shorter side of prepared images", RUN),
+        workers=_whole(None, _FROM_1, "processes that prepare images", RUN),
+        max_quarantined=_number(0.05, _FRACTION, "share of unusable images allowed"),
+        resident_gigabytes=_number(2.0, _FROM_0, "most images kept on the devices"),
+        prefetch=_whole(1, (0, 8), "batches made ahead"),
+        expected=_EXPECTED,
+    ),
+}
+_OWN = ModelArguments()
 _MODEL = {
-    "name": "efficientnet_b0",
-    "init": "",
-    "resolution": 0,
-    "crop_padding": 32,
-    "interpolation": "bicubic",
-    "mean": (),
-    "std": (),
-    **dataclasses.asdict(ModelArguments()),
-    "dropout_rate": -1.0,
+    "name": _text("efficientnet_b0", "architecture, or 'module:function'", DECIDED),
+    # Their hash is an input of the stage.
+    **_operational(
+        init=_text("random", "'random', 'teacher', 'pretrained', or a bundle", DECIDED)
+    ),
+    "resolution": _whole(None, _FROM_1, "side of the images", MODEL),
+    "crop_padding": _whole(32, _FROM_0, "border cut off in evaluation", DECIDED),
+    "interpolation": _one_of(
+        ("bicubic", "bilinear", "nearest", "bicubic_tf1"), "how images are resized"
+    ),
+    "mean": Field(tuple, None, "of each channel, on the 0–1 scale", none=MODEL),
+    "std": Field(tuple, None, "of each channel, on the 0–1 scale", none=MODEL),
+    "dropout_rate": _number(
+        _OWN.dropout_rate, (0.0, 0.999), "before the classifier", MODEL
+    ),
+    "stochastic_depth": _number(
+        _OWN.stochastic_depth, (0.0, 0.999), "of the last block; less before"
+    ),
+    "batch_norm_momentum": _number(
+        _OWN.batch_norm_momentum, _FRACTION, "of the moving statistics"
+    ),
+    "batch_norm_epsilon": _number(
+        _OWN.batch_norm_epsilon, ABOVE_0, "added to the variance"
+    ),
+    "batch_norm_group": _whole(None, _FROM_1, "images that share statistics", OFF),
+    "dtype": _one_of(("float32", "bfloat16"), "of the activations"),
+    "remat": _switch(
+        _OWN.remat, "activations are computed again for the backward pass"
+    ),
+    "depthwise": _one_of(("auto", "grouped", "shifted"), "auto: chosen when lowered"),
+    "layers": _one_of(("own", "flax"), "own gradients, or Flax's layers"),
 }
 _TRAIN = {
-    "part": "all",
-    "batch": 2048,
-    "ratio": 14.0,
-    "epochs": 350.0,
-    "steps": 0,
-    "microbatches": 1,
-    "shard_state": False,
-    "reuse_program": True,
-    "optimizer": "rmsprop",
-    "learning_rate": 0.016,
-    "schedule": "exponential",
-    "decay_epochs": 2.4,
-    "decay_factor": 0.97,
-    "warmup_epochs": 5.0,
-    "momentum": 0.9,
-    "weight_decay": 1e-5,
-    "label_smoothing": 0.1,
-    "loss_normalization": "code",
-    "targets": "soft",
-    "temperature": 1.0,
-    "ema_decay": 0.9999,
+    "part": Field(
+        str, "all", "all, or the head alone", choices=("all", "head"), none=DECIDED
+    ),
+    "batch": _whole(2048, _FROM_1, "labeled images in a step"),
+    "ratio": _number(14.0, _FROM_0, "pseudo-labeled images to a labeled one"),
+    "epochs": _number(350.0, ABOVE_0, "over the labeled images", OTHER),
+    "steps": _whole(None, _FROM_1, "in place of epochs", OTHER),
+    "microbatches": _whole(1, _FROM_1, "parts of a batch computed in turn"),
+    **_operational(
+        shard_state=_switch(False, "each device keeps a part of the state"),
+        reuse_program=_switch(True, "a compiled program of an earlier process is used"),
+    ),
+    "optimizer": _one_of(("rmsprop", "sgd", "adamw"), "TensorFlow's RMSProp"),
+    "learning_rate": _number(0.016, ABOVE_0, "peak per 256 labeled images", DECIDED),
+    "schedule": _one_of(("exponential", "cosine", "constant"), "after the warm-up"),
+    "decay_epochs": _number(2.4, ABOVE_0, "of a stair of the exponential schedule"),
+    "decay_factor": _number(0.97, _FRACTION, "of a stair of the exponential schedule"),
+    "warmup_epochs": _number(5.0, _FROM_0, "of the learning rate, from zero"),
+    "momentum": _number(0.9, (0.0, 0.9999), "of RMSProp and SGD"),
+    "weight_decay": _number(1e-5, _FROM_0, "of all but batch norm's scale and bias"),
+    "label_smoothing": _number(0.1, (0.0, 0.999), "of true labels"),
+    "loss_normalization": _one_of(("code", "sum", "average"), "of the two streams"),
+    "targets": _one_of(("soft", "hard"), "what pseudo-labels are"),
+    "temperature": _number(1.0, ABOVE_0, "of soft pseudo-labels"),
+    "ema_decay": _number(0.9999, (0.0, 0.9999999), "of the averaged weights"),
 }
 _NOISE = {
-    "randaugment_layers": 2,
-    "randaugment_magnitude": 27.0,
-    "randaugment_behavior": "reference",
-    "randaugment_translate": 100.0,
-    "randaugment_cutout": 40.0,
-    "randaugment_form": "auto",
-    "flip": True,
-    "crop_area": 0.0,
-    "crop_padding": 0,
-    "cutout_size": 0,
-    "dropout": True,
-    "stochastic_depth": True,
+    "randaugment_layers": _whole(2, (0, 16), "operations on each image"),
+    "randaugment_magnitude": _number(27.0, (0.0, 30.0), "of the operations"),
+    "randaugment_behavior": _one_of(
+        ("reference", "clean"), "the authors', or repaired"
+    ),
+    "randaugment_translate": _number(100.0, _FROM_0, "most, in pixels", DECIDED),
+    "randaugment_cutout": _number(40.0, _FROM_0, "most, in pixels", DECIDED),
+    # The pixels are the same.
+    **_operational(
+        randaugment_form=_one_of(
+            ("auto", "one_by_one", "together"), "auto: chosen when lowered"
+        )
+    ),
+    "flip": _switch(True, "half of the images are mirrored"),
+    "crop_area": _number(0.0, _FRACTION, "least share of a crop; 0: no crop", DECIDED),
+    "crop_padding": _whole(0, _FROM_0, "border that crops move in, in pixels", DECIDED),
+    "cutout_size": _whole(0, _FROM_0, "side of a gray square, in pixels"),
+    "dropout": _switch(True, "dropout is on for this stream"),
+    "stochastic_depth": _switch(True, "stochastic depth is on for this stream"),
 }
-_SELECTION = {
-    "method": "paper",
-    "min_score": 0.3,
-    "per_class": 130_000,
-    "max_copies": 0,
-    "seed": 0,
-    "relabel": False,
+_SCHEMA: dict[str, Any] = {
+    "seed": _whole(0, _SEED, "of everything that is drawn"),
+    "task": _text("classification", "what is learned, or 'module:function'"),
+    "budget_hours": _number(None, ABOVE_0, "the run is fitted to", OFF),
+    "teacher": _text(None, "bundle in place of the first teacher", OFF),
+    "data": _DATA,
+    "model": _MODEL,
+    "train": _TRAIN,
+    "noise": {"labeled": _NOISE, "pseudo": _NOISE},
+    "labels": {
+        **_operational(batch=_whole(256, _FROM_1, "images labeled at once")),
+        "top_k": _whole(None, _FROM_1, "classes kept; None: all, of many some", RUN),
+        "mode": _one_of(("stored", "on_the_fly"), "labels on disk, or in the step"),
+    },
+    "selection": {
+        "method": _one_of(("paper", "reference", "all"), "how it is balanced"),
+        "min_score": _number(0.3, _FRACTION, "scores below are left out"),
+        "per_class": _whole(130_000, _FROM_1, "draws of each class", DECIDED),
+        "max_copies": _whole(None, _FROM_1, "most draws of one record", OFF),
+        "seed": _whole(0, _SEED, "of ties and of the last repeats"),
+        "relabel": _switch(False, "the teacher's own selection is labeled anew"),
+    },
+    "fixres": {
+        "resolution": _whole(None, _FROM_1, "side of the fine-tuning's images", OFF),
+        "epochs": _number(1.5, ABOVE_0, "over the labeled images", OTHER),
+        "steps": _whole(None, _FROM_1, "in place of epochs", OTHER),
+        "frozen_blocks": _whole(0, (0, 10_000), "and the stem; None: nothing", OFF),
+        "batch": _whole(None, _FROM_1, "None: as in training", RUN),
+    },
+    "generations": (),
+    "control": {"enabled": _switch(True, "labels alone, the last student's model")},
+    "probe": {"enabled": _switch(False, "labels alone, the head of given weights")},
+    "fine_tuning": {"enabled": _switch(False, "labels alone, all of given weights")},
+    "evaluation": {
+        **_operational(
+            batch=_whole(256, _FROM_1, "images at once"),
+            in_pieces=_switch(True, "large batches on a CPU are computed in pieces"),
+        ),
+        "confidence": _number(0.95, (0.5, 0.9999), "of intervals"),
+        "bootstrap": _whole(10_000, (100, 10_000_000), "samples of an interval"),
+    },
+    **_operational(
+        checkpoint={
+            "every_steps": _whole(1000, _FROM_1, "between checkpoints"),
+            "keep": _whole(2, _FROM_1, "checkpoints kept"),
+            "asynchronous": _switch(True, "training goes on meanwhile"),
+        },
+        log={
+            "every_steps": _whole(100, _FROM_1, "between lines of metrics.jsonl"),
+            "validate_every_steps": _whole(1000, _FROM_1, "between validations"),
+            "every_seconds": _number(10.0, _FROM_0, "between lines on the screen"),
+        },
+        # What `plan` reckons with; no run reads it.
+        plan={
+            "chip": _one_of(tuple(CHIPS), "whose hours are told", first=False),
+            "devices": _whole(None, _FROM_1, "None: as many as are here", RUN),
+            "utilization": _number(0.1, (0.001, 1.0), "share of its peak that is used"),
+        },
+    ),
 }
-_FIXRES = {
-    "resolution": 0,
-    "epochs": 1.5,
-    "steps": 0,
-    "frozen_blocks": 0,
-    "batch": 0,
-}
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Field]:
+    found: dict[str, Field] = {}
+    for key, value in tree.items():
+        if isinstance(value, Field):
+            found[prefix + key] = value
+        elif isinstance(value, dict):
+            found |= _flat(value, f"{prefix}{key}.")
+    return found
+
+
+FIELDS = _flat(_SCHEMA)
+"""Every field by its dotted path."""
+
+OWNER = re.compile(rf"^(generations\[\d+\]|{'|'.join(LABELS_ONLY)})\.(?!enabled$)")
+"""What stands before the path of a field of one owner of sections."""
+
+
+def field(path: str) -> Field | None:
+    """Returns the field at a path, also one of an owner; None for a free option."""
+    return FIELDS.get(OWNER.sub("", path))
 
 
 def base_config() -> ConfigDict:
     """Returns every field, at the value of the paper's ImageNet runs."""
-    return ConfigDict(
-        {
-            "seed": 0,
-            "task": "classification",
-            "budget_hours": 0.0,
-            "teacher": "",
-            "data": _DATA,
-            "model": _MODEL,
-            "train": _TRAIN,
-            "noise": {"labeled": dict(_NOISE), "pseudo": dict(_NOISE)},
-            "labels": {"batch": 256, "top_k": 0, "mode": "stored"},
-            "selection": _SELECTION,
-            "fixres": _FIXRES,
-            "generations": (),
-            "control": {"enabled": True},
-            "probe": {"enabled": False},
-            "fine_tuning": {"enabled": False},
-            "evaluation": {
-                "batch": 256,
-                "in_pieces": True,
-                "confidence": 0.95,
-                "bootstrap": 10_000,
-            },
-            "checkpoint": {"every_steps": 1000, "keep": 2, "asynchronous": True},
-            "log": {
-                "every_steps": 100,
-                "validate_every_steps": 1000,
-                "every_seconds": 10.0,
-            },
-            "plan": {"chip": "", "devices": 0, "utilization": 0.1},
-        }
-    )
+
+    def defaults(tree: Any) -> Any:
+        if isinstance(tree, dict):
+            return {key: defaults(value) for key, value in tree.items()}
+        return tree.default if isinstance(tree, Field) else tree
+
+    return ConfigDict(defaults(_SCHEMA))
 
 
 SHORT_NAMES = {
@@ -205,101 +341,3 @@ SHORT_NAMES = {
     "train": "train.part",
 }
 """What people may write on the command line for a longer name."""
-
-CHOICES = {
-    "data.road": ("prepared", "streamed"),
-    "data.decoder": ("auto", "plain"),
-    "data.augment": ("host", "device"),
-    "model.interpolation": ("bicubic", "bilinear", "nearest", "bicubic_tf1"),
-    "noise.*.randaugment_behavior": ("reference", "clean"),
-    "noise.*.randaugment_form": ("auto", "one_by_one", "together"),
-    "model.dtype": ("float32", "bfloat16"),
-    "model.depthwise": ("auto", "grouped", "shifted"),
-    "model.layers": ("own", "flax"),
-    "train.part": ("all", "head"),
-    "train.optimizer": ("rmsprop", "sgd", "adamw"),
-    "train.schedule": ("exponential", "cosine", "constant"),
-    "train.loss_normalization": ("code", "sum", "average"),
-    "train.targets": ("soft", "hard"),
-    "labels.mode": ("stored", "on_the_fly"),
-    "selection.method": ("paper", "reference", "all"),
-    "plan.chip": ("", *CHIPS),
-}
-
-_FRACTION = (0.0, 1.0)
-POSITIVE = (1e-12, float("inf"))
-_AT_LEAST_ZERO = (0.0, float("inf"))
-_AT_LEAST_ONE = (1, float("inf"))
-RANGES = {
-    "seed": (0, 2**31 - 1),
-    "budget_hours": _AT_LEAST_ZERO,
-    "data.side": _AT_LEAST_ZERO,
-    "data.workers": _AT_LEAST_ZERO,
-    "data.max_quarantined": _FRACTION,
-    "data.resident_gigabytes": _AT_LEAST_ZERO,
-    "data.prefetch": (0, 8),
-    "data.lanes": _AT_LEAST_ZERO,
-    "data.lane_block": _AT_LEAST_ONE,
-    "data.lane_window": _AT_LEAST_ONE,
-    "data.validation_fraction": (0.001, 0.9),
-    "data.test_fraction": (0.001, 0.9),
-    "data.first_label": (0, 1),
-    "data.labels_per_class": _AT_LEAST_ZERO,
-    "data.validation": _AT_LEAST_ONE,
-    "data.test": _AT_LEAST_ONE,
-    "data.pool_shards": _AT_LEAST_ONE,
-    "data.expected.labeled": _AT_LEAST_ZERO,
-    "data.expected.pool": _AT_LEAST_ZERO,
-    "data.expected.validation": _AT_LEAST_ZERO,
-    "data.expected.test": _AT_LEAST_ZERO,
-    "data.expected.classes": _AT_LEAST_ZERO,
-    "model.resolution": _AT_LEAST_ZERO,
-    "model.crop_padding": _AT_LEAST_ZERO,
-    "model.dropout_rate": (-1.0, 0.999),
-    "model.stochastic_depth": (0.0, 0.999),
-    "model.batch_norm_momentum": _FRACTION,
-    "model.batch_norm_epsilon": POSITIVE,
-    "model.batch_norm_group": _AT_LEAST_ZERO,
-    "train.batch": _AT_LEAST_ONE,
-    "train.ratio": _AT_LEAST_ZERO,
-    "train.epochs": _AT_LEAST_ZERO,
-    "train.steps": _AT_LEAST_ZERO,
-    "train.microbatches": _AT_LEAST_ONE,
-    "train.learning_rate": POSITIVE,
-    "train.decay_epochs": POSITIVE,
-    "train.decay_factor": _FRACTION,
-    "train.warmup_epochs": _AT_LEAST_ZERO,
-    "train.momentum": (0.0, 0.9999),
-    "train.weight_decay": _AT_LEAST_ZERO,
-    "train.label_smoothing": (0.0, 0.999),
-    "train.temperature": POSITIVE,
-    "train.ema_decay": (0.0, 0.9999999),
-    "noise.*.randaugment_layers": (0, 16),
-    "noise.*.randaugment_magnitude": (0.0, 30.0),
-    "noise.*.randaugment_translate": _AT_LEAST_ZERO,
-    "noise.*.randaugment_cutout": _AT_LEAST_ZERO,
-    "noise.*.crop_area": _FRACTION,
-    "noise.*.crop_padding": _AT_LEAST_ZERO,
-    "noise.*.cutout_size": _AT_LEAST_ZERO,
-    "labels.batch": _AT_LEAST_ONE,
-    "labels.top_k": _AT_LEAST_ZERO,
-    "selection.min_score": _FRACTION,
-    "selection.per_class": _AT_LEAST_ONE,
-    "selection.max_copies": _AT_LEAST_ZERO,
-    "selection.seed": (0, 2**31 - 1),
-    "fixres.resolution": _AT_LEAST_ZERO,
-    "fixres.epochs": _AT_LEAST_ZERO,
-    "fixres.steps": _AT_LEAST_ZERO,
-    "fixres.frozen_blocks": (-1, 10_000),
-    "fixres.batch": _AT_LEAST_ZERO,
-    "evaluation.batch": _AT_LEAST_ONE,
-    "evaluation.confidence": (0.5, 0.9999),
-    "evaluation.bootstrap": (100, 10_000_000),
-    "checkpoint.every_steps": _AT_LEAST_ONE,
-    "checkpoint.keep": _AT_LEAST_ONE,
-    "log.every_steps": _AT_LEAST_ONE,
-    "log.validate_every_steps": _AT_LEAST_ONE,
-    "log.every_seconds": _AT_LEAST_ZERO,
-    "plan.devices": _AT_LEAST_ZERO,
-    "plan.utilization": (0.001, 1.0),
-}

@@ -158,10 +158,10 @@ class Task(Protocol):
     def score(self, predictions: Arrays) -> np.ndarray:
         """Returns float32 ``[images]``: the confidence that selection thresholds."""
 
-    def columns(self, predictions: Arrays, *, top_k: int) -> dict[str, pa.Array]:
+    def columns(self, predictions: Arrays, *, top_k: int | None) -> dict[str, pa.Array]:
         """Returns the task's own sidecar columns."""
 
-    def record_bytes(self, *, top_k: int) -> int:
+    def record_bytes(self, *, top_k: int | None) -> int:
         """Returns how many bytes a record takes in those columns, for plans.
 
         A task that lacks it is taken to keep two bytes for each class.

@@ -4,6 +4,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from sklearn.datasets import load_digits
 
+from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.data.sources import ArraySource, Dataset
 from noisy_student_jax.data.splits import content_hashes, stratified
 
@@ -17,7 +18,15 @@ def digits(data: ConfigDict, *, seed: int) -> Dataset:
       data: the config's ``data`` section (``test``, ``validation`` and
         ``labels_per_class`` are used).
       seed: of the labeled draw.
+
+    Raises:
+      UserError: every label is to be kept, or a class has too few images.
     """
+    if data.labels_per_class is None:
+        raise UserError(
+            "config.data.labels_per_class is none, which leaves no digits for the pool:"
+            " give the number of labels that each class keeps"
+        )
     raw = load_digits()
     gray = np.round(raw.images * (255 / 16)).astype(np.uint8)
     images = np.repeat(gray[..., None], 3, axis=-1)

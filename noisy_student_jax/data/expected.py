@@ -41,7 +41,7 @@ def absent(data: ConfigDict) -> list[str]:
       data: the config's ``data`` section. Nothing is said of one that expects no
         sizes: what is wrong with its places is told when they are opened.
     """
-    if not data.expected.labeled:
+    if data.expected.labeled is None:
         return []
     places = dict(data.sources)
     missing = [
@@ -49,7 +49,7 @@ def absent(data: ConfigDict) -> list[str]:
         for name, place in places.items()
         if place and not _is_here(place)
     ]
-    if not places["labeled"]:
+    if places["labeled"] is None:
         missing.append("labeled (not given)")
     if not (places["unlabeled"] or data.labels_per_class):
         missing.append("unlabeled (not given)")
@@ -66,7 +66,7 @@ def counted(data: ConfigDict, *, name: str, absent: Sequence[str]) -> Dataset:
     """
     expected = data.expected
     streamed = data.road == "streamed" or any(
-        place.startswith(STREAMED) for place in data.sources.values()
+        place and place.startswith(STREAMED) for place in data.sources.values()
     )
     kind = CountedRecords if streamed else Counted
     # One label stands for all, and takes no room.

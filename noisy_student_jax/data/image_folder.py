@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 from ml_collections import ConfigDict
 
+from noisy_student_jax.config import renamed
 from noisy_student_jax.core import console, files
 from noisy_student_jax.core.console import Progress, printable
 from noisy_student_jax.core.errors import DamagedFileError, UserError
@@ -66,9 +67,9 @@ def own(
     held_out = {
         name: opener.open(name, classes=labeled.classes)
         for name in (VALIDATION, TEST)
-        if data.sources[name]
+        if data.sources[name] is not None
     }
-    pool = opener.open("unlabeled") if data.sources.unlabeled else None
+    pool = opener.open("unlabeled") if data.sources.unlabeled is not None else None
     facts: dict[str, Any] = {}
     if is_encoded(labeled.whole) and not look_only:
         console.say(
@@ -95,7 +96,7 @@ def own(
     claims.deal(labeled.content, dealt)
     labeled = labeled.subset(np.flatnonzero(dealt == LABELED))
     rest = None
-    if data.labels_per_class:
+    if data.labels_per_class is not None:
         labeled, rest = _few_labels(labeled, data.labels_per_class, seed, facts)
     if pool is None:
         pool = rest
@@ -231,7 +232,8 @@ def _known(path: pathlib.Path) -> dict[str, str]:
             f" ({files.reason(error)}): restore it, or remove it and start a new run"
         ) from error
     columns = table.to_pydict()
-    return dict(zip(columns["sha256"], columns["part"], strict=True))
+    parts = map(renamed.word, columns["part"])
+    return dict(zip(columns["sha256"], parts, strict=True))
 
 
 def check_places(data: ConfigDict) -> None:
@@ -241,12 +243,12 @@ def check_places(data: ConfigDict) -> None:
       UserError: says which.
     """
     places = data.sources
-    if not places.labeled:
+    if places.labeled is None:
         raise UserError(
             "no labeled images are given: say where they are with"
             " --config.labeled=DIR, a folder with one sub-folder per class"
         )
-    if not places.unlabeled and not data.labels_per_class:
+    if places.unlabeled is None and data.labels_per_class is None:
         raise UserError(
             "no unlabeled images are given: say where they are with"
             " --config.unlabeled=DIR, a folder of images (or how many labels a class"

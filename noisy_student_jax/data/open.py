@@ -112,7 +112,7 @@ class Opener:
         learned = (data.sources.labeled, data.sources.unlabeled)
         # A batch comes by one road.
         self._streams = data.road == "streamed" or any(
-            place.startswith(STREAMED) for place in learned
+            place and place.startswith(STREAMED) for place in learned
         )
 
     def open(self, name: str, *, classes: Sequence[str] | None = None) -> Opened:
@@ -207,7 +207,7 @@ class Opener:
                 ("image", self._data.image_feature),
                 ("label", self._data.label_feature),
             )
-            if own
+            if own is not None
         }
         # TensorFlow is slow to import, and may not be there.
         if kind == "tfds":

@@ -13,7 +13,7 @@ import numpy as np
 from flax import traverse_util
 
 from noisy_student_jax import models
-from noisy_student_jax.config import ConfigDict
+from noisy_student_jax.config import ConfigDict, renamed
 from noisy_student_jax.config.schema import LABELS_ONLY, base_config
 from noisy_student_jax.core import files
 from noisy_student_jax.core.errors import UserError
@@ -25,7 +25,7 @@ from noisy_student_jax.models.bundle import Bundle
 from noisy_student_jax.models.initialize import initialize
 from noisy_student_jax.runs.run import Generation
 
-AUTO = "auto"
+RANDOM = "random"
 TEACHER = "teacher"
 PRETRAINED = "pretrained"
 HEAD = "params/classifier/"
@@ -52,8 +52,8 @@ def given(student: Generation) -> Bundle | None:
 
 def is_given(student: Generation) -> bool:
     """Whether a student starts from given weights; see `given`."""
-    init = student.spec.config.model.init
-    return bool(init) and (init != TEACHER or student.spec.teacher is not None)
+    init, teacher = student.spec.config.model.init, student.spec.teacher
+    return init != RANDOM and (init != TEACHER or teacher is not None)
 
 
 def digests(student: Generation) -> dict[str, str]:
@@ -168,18 +168,19 @@ def with_given(config: ConfigDict) -> ConfigDict:
       UserError: there is no such bundle.
     """
     filled = config.copy_and_resolve_references()
-    if config.teacher:
+    if config.teacher is not None:
         bundle = _read(config.teacher, "config.teacher")
         _be(filled.generations[0], bundle, config.teacher)
     for section in (*filled.generations, *(filled[name] for name in LABELS_ONLY)):
         model = section.model
-        if model.init in ("", AUTO, TEACHER, PRETRAINED):
+        if model.init in (None, RANDOM, TEACHER, PRETRAINED):
             continue
         bundle = _read(model.init, "config.model.init")
-        if model.name == AUTO:
+        if model.name is None:
             model.name = bundle.architecture
-        model.mean = tuple(model.mean) or bundle.preprocessing.mean
-        model.std = tuple(model.std) or bundle.preprocessing.std
+        for field in ("mean", "std"):
+            if model[field] is None:
+                model[field] = getattr(bundle.preprocessing, field)
     return filled
 
 
@@ -192,12 +193,13 @@ def _be(generation: ConfigDict, bundle: Bundle, place: str) -> None:
     for field in models.accepted_arguments(bundle.architecture):
         if field in model:
             model[field] = usual[field]
-    model.name, model.init = bundle.architecture, ""
+    model.name, model.init = bundle.architecture, RANDOM
     for field in FROM_BUNDLE:
         model[field] = getattr(bundle.preprocessing, field)
     for field, value in bundle.arguments.items():
         if field in model and value is not None:
-            model[field] = value
+            # A model says 0 where a config says None.
+            model[field] = renamed.value(f"model.{field}", value)
     generation.train.part = "all"
 
 

@@ -127,12 +127,12 @@ def _check_fine_tuning(spec: GenerationSpec) -> None:
     if spec.config.train.part == "head":
         raise UserError(
             "config.fixres.resolution is given, but config.train.part is 'head', whose"
-            " features are computed once: set fixres.resolution to 0"
+            " features are computed once: set fixres.resolution to none"
         )
-    if not (spec.config.train.steps or spec.config.train.epochs):
+    if spec.config.train.steps is None and spec.config.train.epochs is None:
         raise UserError(
             "config.fixres.resolution is given, so that fixres.steps or fixres.epochs"
-            " has to be above 0"
+            " has to be given"
         )
     if spec.schedule.start < 0:
         raise UserError(
@@ -144,5 +144,5 @@ def _check_fine_tuning(spec: GenerationSpec) -> None:
     except UserError as error:
         raise UserError(
             f"config.fixres.frozen_blocks={spec.config.fixres.frozen_blocks} cannot"
-            f" be: {error} (-1 freezes nothing)"
+            f" be: {error} (none freezes nothing)"
         ) from None

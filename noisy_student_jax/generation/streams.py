@@ -148,7 +148,7 @@ def input_noise(student: Generation, stream: str) -> InputNoise:
 
 def make_lanes(section: ConfigDict) -> Lanes | None:
     """Reads how streams are dealt out from the config's ``data`` section."""
-    if not section.lanes:
+    if section.lanes is None:
         return None
     return Lanes(section.lanes, section.lane_block, section.lane_window)
 

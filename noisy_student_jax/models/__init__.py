@@ -125,8 +125,7 @@ def arguments_of(section: Mapping[str, Any], *, outputs: int) -> dict[str, Any]:
     wanted = {
         field.name: section[field.name] for field in dataclasses.fields(ModelArguments)
     }
-    rate = wanted["dropout_rate"]
-    wanted["dropout_rate"] = None if rate is None or rate < 0 else rate
+    wanted["batch_norm_group"] = wanted["batch_norm_group"] or 0
     accepted = accepted_arguments(section["name"], among=tuple(wanted))
     given = {key: value for key, value in wanted.items() if key in accepted}
     return {"outputs": outputs, **given}

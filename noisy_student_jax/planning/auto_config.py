@@ -1,15 +1,15 @@
 """What a config leaves open, decided from the data and the machine, and said.
 
-A field is left open by ``"auto"`` (a model's name, what it starts from, the part that
-is trained), 0 (resolution, steps, learning rate, records per class) or −1 (noise
-measured in pixels, the crop). What is decided is kept in the run directory: a folder
-that grows does not change a run that has begun.
+A field is left open by ``None``; which ones are decided here, the table of fields says
+(`config.schema`: `DECIDED`, and the steps). What is decided is kept in the run
+directory: a folder that grows does not change a run that has begun.
 """
 
 import contextlib
 import dataclasses
 import json
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,9 +17,16 @@ import numpy as np
 
 from noisy_student_jax import config as configs
 from noisy_student_jax import models
-from noisy_student_jax.config import ConfigDict, decisions, identity, plain
+from noisy_student_jax.config import (
+    ConfigDict,
+    decisions,
+    identity,
+    plain,
+    renamed,
+)
 from noisy_student_jax.config.decisions import Decision
-from noisy_student_jax.config.schema import LABELS_ONLY
+from noisy_student_jax.config.load import undecided
+from noisy_student_jax.config.schema import LABELS_ONLY, OWNER
 from noisy_student_jax.core import console, files
 from noisy_student_jax.core.console import Progress
 from noisy_student_jax.core.errors import UserError
@@ -28,15 +35,12 @@ from noisy_student_jax.core.protocols import Source
 from noisy_student_jax.data.image_folder import check_places
 from noisy_student_jax.data.open import Opener
 from noisy_student_jax.generation import init_weights
-from noisy_student_jax.generation.init_weights import AUTO
+from noisy_student_jax.generation.init_weights import RANDOM
 from noisy_student_jax.generation.preconditions import check
 from noisy_student_jax.images.decode import UndecodableImageError, header
 from noisy_student_jax.interop import published
 from noisy_student_jax.planning import budget
 from noisy_student_jax.runs.run import DECISIONS, Run, with_places
-
-OPEN = -1
-"""What leaves open a field of noise."""
 
 SMALL = 48
 """Images up to this shorter side are not photographs: they are used whole."""
@@ -100,38 +104,39 @@ def decide(config: ConfigDict, facts: Facts) -> list[Decision]:
     for owner, section in _sections(config):
         number = _rung(owner, config)
         model = section.model.name
-        if model == AUTO:
+        if model is None:
             model = ladder[min(number, len(ladder) - 1)]
             made.append(Decision(f"{owner}model.name", model, _why(ladder, facts)))
         init = section.model.init
-        if init == AUTO:
-            init = init_weights.PRETRAINED if model in facts.pretrained else ""
+        if init is None:
+            init = init_weights.PRETRAINED if model in facts.pretrained else RANDOM
             made.append(Decision(f"{owner}model.init", init, _says_start(init, model)))
         part = section.train.part
-        if part == AUTO:
-            part = "head" if init and facts.machine == "cpu" else "all"
+        if part is None:
+            part = "head" if init != RANDOM and facts.machine == "cpu" else "all"
             made.append(Decision(f"{owner}train.part", part, _SAYS_PART[part]))
         side = section.model.resolution
-        if not side and section.model.name == AUTO:
+        if side is None and section.model.name is None:
             side = _resolution(facts, model, init)
             why = f"resolution: {side} px"
             made.append(Decision(f"{owner}model.resolution", side, why))
         side = side or models.resolution(model)
         made += _noise(owner, section, side, part)
-        if section.model.crop_padding == OPEN:
+        if section.model.crop_padding is None:
             padding = 0 if kind == "small" else side // 8
             why = f"evaluation crop: {side} of {side + padding} px"
             made.append(Decision(f"{owner}model.crop_padding", padding, why))
-        if not section.selection.per_class:
+        if section.selection.per_class is None:
             each = max(1, facts.pool // facts.classes)
             why = f"pseudo-labeled draws per class: {each:,}, a fair share of the pool"
             made.append(Decision(f"{owner}selection.per_class", each, why))
-        if not section.train.steps and not section.train.epochs:
+        if section.train.steps is None and section.train.epochs is None:
             steps = _steps(owner, section, facts)
             why = f"steps: {steps:,} of {section.train.batch} labeled images each"
             made.append(Decision(f"{owner}train.steps", steps, why))
-        if not section.train.learning_rate:
-            how = "head" if part == "head" else "fine-tuning" if init else "scratch"
+        if section.train.learning_rate is None:
+            how = "scratch" if init == RANDOM else "fine-tuning"
+            how = "head" if part == "head" else how
             rate = RATES[how][min(number, 1)]
             why = f"learning rate: {rate:g} per 256 labeled images, for {how}"
             made.append(Decision(f"{owner}train.learning_rate", rate, why))
@@ -139,7 +144,7 @@ def decide(config: ConfigDict, facts: Facts) -> list[Decision]:
         made += [
             Decision(f"{name}.enabled", False, "no probe: there is no given body")
             for name in ("probe", "fine_tuning")
-            if config[name].enabled and config[name].model.init in ("", AUTO)
+            if config[name].enabled and config[name].model.init in (None, RANDOM)
         ]
     return made
 
@@ -171,13 +176,13 @@ def look(config: ConfigDict, workdir: pathlib.Path) -> Facts:
             " image that can be read: is it the right folder?"
         )
     fractions = {
-        name: 0.0 if data.sources[name] else data[f"{name}_fraction"]
+        name: 0.0 if data.sources[name] is not None else data[f"{name}_fraction"]
         for name in ("validation", "test")
     }
     learned = round(count * (1 - sum(fractions.values())))
-    if data.labels_per_class:
+    if data.labels_per_class is not None:
         pool, learned = learned, min(learned, data.labels_per_class * classes)
-    if data.sources.unlabeled:
+    if data.sources.unlabeled is not None:
         pool = len(_source(data, "unlabeled"))
     return Facts(
         machine="cpu" if jax.default_backend() == "cpu" else "accelerator",
@@ -221,14 +226,14 @@ def decided(
     if files.is_file(path):
         found = files.read_json(path)
         try:
-            if found["asked"] == _asked(config):
-                return [Decision(**one) for one in found["decisions"]]
+            if found["asked"] in (_asked(config), _asked(config, renamed.before)):
+                return [_read(one) for one in found["decisions"]]
         except (KeyError, TypeError) as error:
             raise UserError(
                 f"'{path}' is damaged: restore it, or remove it to decide anew"
             ) from error
     made = decide(config, look(config, workdir)) if is_open(config) else []
-    if fit and config.budget_hours > 0:
+    if fit and config.budget_hours is not None:
         whole = decisions.apply(config, made)
         configs.check(whole)
         run = Run(whole, workdir, interruption=interruption, look_only=True)
@@ -252,14 +257,36 @@ def record(config: ConfigDict, made: list[Decision]) -> dict[str, Any]:
     return {"asked": _asked(config), "decisions": rows}
 
 
-def _asked(config: ConfigDict) -> str:
+def _read(row: dict[str, Any]) -> Decision:
+    """Reads a decision, also one of before."""
+    path = ".".join(renamed.word(part) for part in row["field"].split("."))
+    value = renamed.value(OWNER.sub("", path), row["value"])
+    return Decision(path, value, row["why"])
+
+
+def _asked(
+    config: ConfigDict, written: Callable[..., Any] = lambda tree, path="": tree
+) -> str:
+    """Returns a digest of what decisions depend on.
+
+    Args:
+      config: complete, not checked.
+      written: turns a part of the config into how it is written in the digest.
+    """
+
+    def part(section: Any, path: str = "") -> Any:
+        return written(identity(plain(section), path), path)
+
     # What is operational, and how the result is judged, decides nothing.
     asked = {
-        "budget_hours": config.budget_hours,
-        "data": identity(plain(config.data), "data"),
-        "students": [identity(plain(one)) for one in config.generations],
-        "inits": [section.model.init for _, section in _sections(config)],
-        **{name: identity(plain(config[name])) for name in LABELS_ONLY},
+        "budget_hours": written(config.budget_hours, "budget_hours"),
+        "data": part(config.data, "data"),
+        "students": [part(one) for one in config.generations],
+        "inits": [
+            written(section.model.init, "model.init")
+            for _, section in _sections(config)
+        ],
+        **{name: part(config[name]) for name in LABELS_ONLY},
     }
     return files.digest(json.loads(json.dumps(asked)))
 
@@ -272,15 +299,8 @@ def _sections(config: ConfigDict) -> list[tuple[str, ConfigDict]]:
 
 
 def _has_open_fields(section: ConfigDict) -> bool:
-    noise = [value for one in section.noise.values() for value in one.values()]
-    return (
-        AUTO in (section.model.name, section.model.init, section.train.part)
-        or not section.train.learning_rate
-        or section.model.crop_padding == OPEN
-        or not section.selection.per_class
-        or not (section.train.steps or section.train.epochs)
-        or OPEN in noise
-    )
+    steps = section.train.steps is None and section.train.epochs is None
+    return steps or bool(undecided(section))
 
 
 def _ladder(config: ConfigDict, facts: Facts, kind: str) -> tuple[str, ...]:
@@ -288,7 +308,7 @@ def _ladder(config: ConfigDict, facts: Facts, kind: str) -> tuple[str, ...]:
     wanted = config.generations[-1].model.init
     if wanted == init_weights.PRETRAINED:
         return PRETRAINED_LADDER
-    if wanted == AUTO and set(PRETRAINED_LADDER) <= set(facts.pretrained):
+    if wanted is None and set(PRETRAINED_LADDER) <= set(facts.pretrained):
         return PRETRAINED_LADDER
     return LADDERS[facts.machine, kind]
 
@@ -311,7 +331,7 @@ def _why(ladder: tuple[str, ...], facts: Facts) -> str:
 
 
 def _says_start(init: str, model: str) -> str:
-    if init:
+    if init != RANDOM:
         return "models start from published ImageNet weights"
     if model in PRETRAINED_LADDER:
         return f"'{model}' starts from random weights: its package is not installed"
@@ -332,7 +352,7 @@ _SAYS_PART = {
 
 
 def _resolution(facts: Facts, model: str, init: str) -> int:
-    if init:
+    if init != RANDOM:
         # Published weights know photographs; small images are enlarged for them.
         if facts.machine == "cpu":
             return 128 if facts.shorter_side < 160 else 160
@@ -370,5 +390,5 @@ def _noise(owner: str, section: ConfigDict, side: int, part: str) -> list[Decisi
         Decision(f"{owner}noise.{stream}.{field}", value, why)
         for stream, noise in section.noise.items()
         for field, value in decided.items()
-        if noise[field] == OPEN
+        if noise[field] is None
     ]

@@ -150,8 +150,8 @@ def _fewer_steps(student: Generation, percent: int) -> list[tuple]:
     if percent < LEAST_PERCENT:
         told += ", too little to learn from: expect a poor result"
     changed = [("train.steps", steps, told)]
-    if train.epochs:
-        changed.append(("train.epochs", 0.0, told))
+    if train.epochs is not None:
+        changed.append(("train.epochs", None, told))
     if student.spec.refined:
         finer = student.final.spec.schedule.steps
         fewer = max(1, round(finer * steps / asked))
@@ -174,8 +174,10 @@ def _smaller_images(student: Generation, strides: int) -> list[tuple]:
         value = functools.reduce(
             lambda part, name: part[name], field.split("."), student.spec.config
         )
+        if not value:
+            continue  # none, or not there
         pixels = max(1, round(value * side / asked))
-        if value > 0 and pixels != value:
+        if pixels != value:
             told = "crops and noise in pixels scaled with the images"
             changed.append((field, type(value)(pixels), told))
     return changed

@@ -82,8 +82,9 @@ def draws_an_epoch(student: Generation) -> int:
     if selection.method == "all":
         return len(data.pool)
     full = selection.per_class * len(data.classes)
-    most = selection.max_copies * len(data.pool)
-    return min(full, most) if most else full
+    if selection.max_copies is None:
+        return full
+    return min(full, selection.max_copies * len(data.pool))
 
 
 def passes(student: Generation) -> dict[str, float]:

@@ -105,7 +105,7 @@ def estimated(student: Generation, *, devices: int) -> int:
     XLA makes them early and holds them to the end.
     """
     per_image = HELD * student.cost.activation_bytes
-    if jax.default_backend() == "cpu" and not student.run.config.plan.chip:
+    if jax.default_backend() == "cpu" and student.run.config.plan.chip is None:
         per_image = _held_on_cpu(student)
     return state_bytes(student, devices) + int(per_image * at_once(student, devices))
 

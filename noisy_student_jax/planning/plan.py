@@ -108,13 +108,13 @@ def measured_facts(run: Run, *, speeds: Speeds = throughput.measure) -> dict[str
 
     Returns:
       `run_facts` of what would be run, and ``device``, ``hours`` of the whole run,
-      ``budget_hours`` (0 for none) and ``decisions``, what was given up for it.
+      ``budget_hours`` (None for no budget) and ``decisions``, what was given up.
 
     Raises:
       UserError: not even the smallest run fits the budget.
     """
     speeds = throughput.remembered(speeds)
-    given_up, limit = [], run.config.get("budget_hours", 0)
+    given_up, limit = [], run.config.budget_hours
     if limit:
         given_up = budget.fit(run, hours=limit, speeds=speeds)
         config = decisions.apply(run.config, given_up)
@@ -319,7 +319,7 @@ def _prepared_bytes(run: Run) -> int:
     if data.name != "own" or data.road != "prepared":
         return 0
     learned = (data.sources.labeled, data.sources.unlabeled)
-    if any(place.startswith(STREAMED) for place in learned):
+    if any(place and place.startswith(STREAMED) for place in learned):
         return 0
     images = sum(len(part) for part in run.dataset.parts().values())
     return images * (data.side or largest_side(run.config)) ** 2 * 4
@@ -343,7 +343,7 @@ def _disk(student: Generation, *, floats: int) -> int:
     return checkpoints + bundles + labels
 
 
-def record_bytes(task: Task, *, top_k: int) -> int:
+def record_bytes(task: Task, *, top_k: int | None) -> int:
     """Returns how many bytes a record takes in a sidecar, beside its key.
 
     Args:
@@ -362,13 +362,13 @@ def _devices(run: Run) -> int:
 
 def _chip_facts(run: Run) -> dict[str, Any] | None:
     plan = run.config.plan
-    if not plan.chip:
+    if plan.chip is None:
         return None
     return {**dataclasses.asdict(CHIPS[plan.chip]), "utilization": plan.utilization}
 
 
 def _chip_hours(operations: float, plan: ConfigDict) -> dict[str, float]:
-    if not plan.chip:
+    if plan.chip is None:
         return {}
     return {"chip_hours": flops.chip_hours(operations, plan)}
 

@@ -230,7 +230,7 @@ def _startable(student: Generation) -> Generation:
     if student.spec.config.model.init != init_weights.TEACHER:
         return student
     config = student.spec.config.copy_and_resolve_references()
-    config.model.init = ""
+    config.model.init = init_weights.RANDOM
     return student.changed(config)
 
 
@@ -245,7 +245,7 @@ def _with_small_batch(student: Generation) -> Generation:
     config.train.batch = groups * (layout.labeled // layout.groups)
     config.train.microbatches = 1
     # The smaller batch may not divide into groups, which cost next to nothing.
-    config.model.batch_norm_group = 0
+    config.model.batch_norm_group = None
     return student.changed(config)
 
 

@@ -48,7 +48,7 @@ def label_pool(
     shards: list[Shard],
     folder: pathlib.Path,
     *,
-    top_k: int,
+    top_k: int | None,
     metadata: dict[str, str],
     interruption: Interruption,
     progress: Progress,
@@ -104,7 +104,7 @@ def _label_shard(
     task: Task,
     pool: Source,
     shard: Shard,
-    top_k: int,
+    top_k: int | None,
     progress: Progress,
 ) -> dict[str, Any]:
     """Takes one shard's batches; of images, no more than a few are held."""

@@ -32,7 +32,7 @@ class SelectionOptions:
         ``reference`` equal is enough, and it is a whole number of hundredths.
       per_class: the paper's K, 130,000 there; ``all`` does not look at it.
       max_copies: the most often that one record is drawn, even if its class then has
-        fewer draws than `per_class`; 0 for no cap, as in the paper.
+        fewer draws than `per_class`; None for no cap, as in the paper.
       seed: for ties at the cut and for the draw of who is repeated once more.
 
     Raises:
@@ -42,7 +42,7 @@ class SelectionOptions:
     method: Literal["paper", "reference", "all"] = "paper"
     min_score: float = 0.3
     per_class: int | None = None
-    max_copies: int = 0
+    max_copies: int | None = None
     seed: int = 0
 
     @classmethod
@@ -82,10 +82,11 @@ class SelectionOptions:
                 f"per_class is {self.per_class!r} but must be a whole number of "
                 "images, 1 or more"
             )
-        if not _is_integer(self.max_copies) or not 0 <= self.max_copies < 1 << 31:
+        copies = self.max_copies
+        if copies is not None and not (_is_integer(copies) and 0 < copies < 1 << 31):
             raise UserError(
-                f"max_copies is {self.max_copies!r} but must be a whole number of "
-                "draws of one record, or 0 for no cap"
+                f"max_copies is {copies!r} but must be a whole number of draws of one "
+                "record, 1 or more, or None for no cap"
             )
         if not _is_integer(self.seed) or not 0 <= self.seed < 1 << 63:
             raise UserError(
@@ -120,7 +121,7 @@ class SelectionOptions:
           int64 `[classes]`: `per_class`, or what `max_copies` leaves of it.
         """
         draws = np.full_like(records, self.per_class)
-        if self.max_copies:
+        if self.max_copies is not None:
             draws = np.minimum(draws, records * self.max_copies)
         return draws
 

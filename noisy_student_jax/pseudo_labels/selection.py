@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from noisy_student_jax.config import renamed
 from noisy_student_jax.core import files
 from noisy_student_jax.core.errors import DamagedFileError, UserError
 from noisy_student_jax.pseudo_labels import sidecar, warnings, writing
@@ -195,7 +196,8 @@ def _survey(
 
 def kept_options(selection_directory: Path) -> SelectionOptions:
     """Returns what an earlier selection was made with."""
-    return SelectionOptions(**files.read_json(selection_directory / SUMMARY)["options"])
+    options = files.read_json(selection_directory / SUMMARY)["options"]
+    return SelectionOptions(**renamed.settings(options, "selection"))
 
 
 def _origin(kept: Path, plan: KeptPlan) -> dict[str, Any]:

@@ -146,7 +146,7 @@ def capped_classes(
       options: what was asked for.
       names: of the classes; may be empty.
     """
-    if options.method == "all" or not options.max_copies:
+    if options.method == "all" or options.max_copies is None:
         return None
     draws = options.most_draws(eligible)
     short = np.flatnonzero((eligible > 0) & (draws < options.per_class))

@@ -4,6 +4,7 @@ import base64
 import pathlib
 from typing import Any
 
+from noisy_student_jax.config import renamed
 from noisy_student_jax.core import files
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.report.contact_sheet import CONTACT_SHEET
@@ -24,7 +25,7 @@ def dataset(workdir: pathlib.Path) -> dict[str, Any]:
 
 def _parts(path: pathlib.Path) -> dict[str, Any]:
     try:
-        found = files.read_json(path)
+        found = renamed.respelled(files.read_json(path))
         rows = [
             {
                 "part": part,

@@ -6,7 +6,7 @@ import re
 import shlex
 from typing import Any
 
-from noisy_student_jax.config import GENERATION_SECTIONS, flatten, plain
+from noisy_student_jax.config import GENERATION_SECTIONS, flatten, plain, renamed
 from noisy_student_jax.config.schema import LABELS_ONLY
 from noisy_student_jax.core import files
 from noisy_student_jax.core.errors import UserError
@@ -62,7 +62,7 @@ def _manifests(run: Run) -> list[dict[str, Any]]:
         if path.name.endswith(".started.json"):
             continue
         try:
-            manifest = files.read_json(path)
+            manifest = renamed.respelled(files.read_json(path))
         except UserError:
             continue
         # This report's own is written after it, so what is there is of an earlier one.

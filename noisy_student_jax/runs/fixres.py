@@ -44,7 +44,7 @@ def fine_tuning_config(config: ConfigDict) -> ConfigDict | None:
       config: the sections that it is trained with.
     """
     options = config.fixres
-    if not options.resolution:
+    if options.resolution is None:
         return None
     tuned = config.copy_and_resolve_references()
     tuned.model.resolution = options.resolution
@@ -72,7 +72,12 @@ def schedule_start(*, steps: int, steps_per_epoch: float, epochs: float) -> int:
 
 
 def origin(
-    *, resolution: int, trained_at: int, frozen_blocks: int, steps: int, sha256: str
+    *,
+    resolution: int,
+    trained_at: int,
+    frozen_blocks: int | None,
+    steps: int,
+    sha256: str,
 ) -> dict[str, Any]:
     """Returns what a bundle says of its fine-tuning.
 

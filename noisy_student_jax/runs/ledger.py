@@ -16,8 +16,8 @@ import platform
 import time
 from typing import Any
 
+from noisy_student_jax.config import flatten, renamed
 from noisy_student_jax.core import files
-from noisy_student_jax.config import flatten
 from noisy_student_jax.core.errors import UserError
 
 VERSIONS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -42,6 +42,7 @@ class Identity:
         for key in sorted(ours.keys() | theirs.keys()):
             old, new = theirs.get(key, "(absent)"), ours.get(key, "(absent)")
             if old != new:
+                old, new = ("none" if one is None else one for one in (old, new))
                 phrases.append(f"config.{key}: {old} → {new}")
         for name in sorted(self.inputs.keys() | other["inputs"].keys()):
             if self.inputs.get(name) != other["inputs"].get(name):
@@ -63,13 +64,11 @@ class Ledger:
 
     def manifest(self, stage: str) -> dict[str, Any] | None:
         """Returns the manifest of a finished stage, or None."""
-        path = self._path(stage)
-        return files.read_json(path) if files.is_file(path) else None
+        return _read(self._path(stage))
 
     def started(self, stage: str) -> dict[str, Any] | None:
         """Returns what an unfinished stage was started with, or None."""
-        path = self._path(stage, ".started")
-        return files.read_json(path) if files.is_file(path) else None
+        return _read(self._path(stage, ".started"))
 
     def outputs_digest(self, stage: str) -> str:
         """Returns one digest over all files that a finished stage made.
@@ -240,6 +239,10 @@ def environment_changes(before: dict[str, Any]) -> list[str]:
         for key in sorted(now.keys() | before.keys())
         if now.get(key) != before.get(key)
     ]
+
+
+def _read(path: pathlib.Path) -> dict[str, Any] | None:
+    return renamed.record(files.read_json(path)) if files.is_file(path) else None
 
 
 def _jsonable(value: Any) -> Any:

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 from noisy_student_jax.core import console, files
-from noisy_student_jax.runs import ledger
 from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.runs import ledger
 from noisy_student_jax.runs.ledger import Identity
 from noisy_student_jax.runs.run import Run
 

@@ -66,24 +66,24 @@ class Classification:
         """The probability of the most probable class."""
         return predictions["probabilities"].max(axis=1).astype(np.float32)
 
-    def columns(self, predictions: Arrays, *, top_k: int) -> dict[str, pa.Array]:
+    def columns(self, predictions: Arrays, *, top_k: int | None) -> dict[str, pa.Array]:
         """All probabilities in half precision, or the top k where classes are many.
 
         Args:
           predictions: of `predict`.
-          top_k: 0 decides by the number of classes.
+          top_k: None decides by the number of classes.
         """
         p = predictions["probabilities"]
-        if top_k == 0 and self.outputs <= FEW_CLASSES:
+        if top_k is None and self.outputs <= FEW_CLASSES:
             return {"probabilities": _list_array(p.astype(np.float16))}
         k = min(top_k or DEFAULT_TOP_K, self.outputs)
         ids = np.argsort(-p, axis=1, kind="stable")[:, :k].astype(np.int32)
         top = np.take_along_axis(p, ids, axis=1).astype(np.float16)
         return {"top_ids": _list_array(ids), "top_probabilities": _list_array(top)}
 
-    def record_bytes(self, *, top_k: int) -> int:
+    def record_bytes(self, *, top_k: int | None) -> int:
         """Of a sidecar's own columns: all in half precision, or the top k with ids."""
-        if top_k == 0 and self.outputs <= FEW_CLASSES:
+        if top_k is None and self.outputs <= FEW_CLASSES:
             return 2 * self.outputs
         return (4 + 2) * min(top_k or DEFAULT_TOP_K, self.outputs)
 

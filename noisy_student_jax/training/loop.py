@@ -11,6 +11,7 @@ from typing import Any
 import jax
 from tensorboardX import SummaryWriter
 
+from noisy_student_jax.config import renamed
 from noisy_student_jax.core import console, files
 from noisy_student_jax.core.console import Progress
 from noisy_student_jax.core.errors import NotSavedError, TrainingDivergedError
@@ -186,7 +187,7 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, float]]:
     if files.is_file(path):
         for line in files.read_text(path).splitlines():
             try:
-                entries.append(json.loads(line))
+                entries.append(renamed.respelled(json.loads(line)))
             except json.JSONDecodeError:
                 break
     return entries

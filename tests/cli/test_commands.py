@@ -100,7 +100,7 @@ def test_a_recipe_names_what_does_not_decay(capsys):
         in out
     )
     assert (
-        "selection: max_copies=0, method=paper, min_score=0.05, per_class=20, seed=0"
+        "selection: max_copies=None, method=paper, min_score=0.05, per_class=20, seed=0"
         in out
     )
 
@@ -197,7 +197,7 @@ def test_select_takes_what_a_config_says(labels, tmp_path, capsys):
         "method": "paper",
         "min_score": 0.05,
         "per_class": 2,
-        "max_copies": 0,
+        "max_copies": None,
         "seed": 0,
     }
 

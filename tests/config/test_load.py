@@ -1,11 +1,23 @@
 """Configs: how they are read, completed and overridden, and what they identify."""
 
+import dataclasses
 import json
 
 import pytest
 
 from noisy_student_jax import config as configs
-from noisy_student_jax.config import base_config, complete, flatten, identity, plain
+from noisy_student_jax.config import (
+    base_config,
+    complete,
+    flatten,
+    identity,
+    plain,
+    renamed,
+    schema,
+)
+from noisy_student_jax.core.model_arguments import ModelArguments
+
+EPOCHS_NONE = "--config.train.epochs=none"
 
 FILE = """
 from noisy_student_jax.config import base_config
@@ -17,7 +29,7 @@ def get_config():
         {"model": {"name": "efficientnet_b7"}},
         {"train": {"ratio": 28.0}, "noise": {"pseudo": {"flip": False}}},
     )
-    config.control.train = {"steps": 7, "epochs": 0.0}
+    config.control.train = {"steps": 7, "epochs": None}
     return config
 """
 
@@ -69,7 +81,7 @@ def test_the_control_is_the_last_student_but_for_what_it_says_itself(file):
     last = flatten(plain(config.generations[-1]))
     assert control.pop("enabled") is True
     assert {key for key in last if last[key] != control[key]} == set(said)
-    assert (config.control.train.steps, config.control.train.epochs) == (7, 0.0)
+    assert (config.control.train.steps, config.control.train.epochs) == (7, None)
 
 
 def test_a_control_that_is_switched_off_is_complete_all_the_same(file):
@@ -127,7 +139,7 @@ def test_the_control_follows_the_last_generation_where_that_is_overridden(file):
         [
             "--config.generations[1].train.ratio=7",
             "--config.generations[1].train.steps=9",
-            "--config.generations[1].train.epochs=0",
+            "--config.generations[1].train.epochs=none",
             "--config.generations[0].train.batch=16",
         ],
     )
@@ -137,13 +149,78 @@ def test_the_control_follows_the_last_generation_where_that_is_overridden(file):
     assert config.control.train.batch == 64
 
 
-def test_the_last_of_two_overrides_wins(file):
-    config = configs.load(
-        file,
-        ["--config.generations[0].train.batch=16", "--config.train.batch=32"],
-    )
+def test_the_last_of_two_overrides_of_one_field_wins(file):
+    config = configs.load(file, ["--config.train.batch=16", "--config.train.batch=32"])
 
     assert [owner.train.batch for owner in owners(config)] == [32, 32, 32]
+
+
+@pytest.mark.parametrize("turned", [1, -1])
+def test_an_override_of_one_owner_beats_one_of_all_in_any_order(file, turned):
+    overrides = ["--config.generations[1].train.batch=16", "--config.train.batch=32"]
+
+    config = configs.load(file, overrides[::turned])
+
+    # The control follows the last generation.
+    assert [owner.train.batch for owner in owners(config)] == [32, 16, 16]
+
+
+def test_an_override_of_all_beats_what_the_file_says_of_one(file):
+    config = configs.load(
+        file, ["--config.train.ratio=3", "--config.train.steps=9", EPOCHS_NONE]
+    )
+
+    assert [owner.train.ratio for owner in owners(config)] == [3.0, 3.0, 3.0]
+    assert [owner.train.steps for owner in owners(config)] == [9, 9, 9]
+
+
+def test_what_defines_the_probe_is_above_every_override(file):
+    config = configs.load(
+        file, ["--config.probe.train.part=all", "--config.probe.train.batch=4"]
+    )
+
+    assert (config.probe.train.part, config.probe.train.batch) == ("head", 4)
+    assert config.probe.train.ratio == 0.0
+    assert config.probe.fixres.resolution is None
+
+
+def test_a_field_may_be_none_where_the_table_says_what_fills_it(file):
+    config = configs.load(file, ["--config.model.resolution=none"])
+    assert config.model.resolution is None
+
+    for path, field in schema.FIELDS.items():
+        assert field.none is None or field.none in schema.RULES, path
+        assert field.default is not None or field.none, path
+
+
+def test_no_default_is_a_value_that_stood_for_none():
+    for path, field in schema.FIELDS.items():
+        assert renamed.value(path, field.default) == field.default, path
+    assert renamed.NONE.keys() <= schema.FIELDS.keys()
+
+
+def test_a_key_of_before_is_understood(file):
+    config = configs.load(file, ["--config.noise.labelled.flip=false"])
+
+    assert not any(owner.noise.labeled.flip for owner in owners(config))
+
+
+def test_what_is_up_to_date_stays_as_it_is():
+    config = plain(base_config())
+    config["data"]["options"] = {"labelled": "", "steps": 0}
+
+    assert renamed.settings(config) == {**config, "generations": []}
+
+
+def test_what_was_written_before_and_back_is_the_same():
+    config = plain(base_config())
+
+    before = renamed.before(config)
+
+    assert before["noise"].keys() == {"labelled", "pseudo"}
+    assert before["model"]["dropout_rate"] == -1.0
+    assert before["model"]["init"] == ""
+    assert renamed.settings(before) == {**config, "generations": []}
 
 
 @pytest.mark.parametrize(
@@ -158,6 +235,10 @@ def test_the_last_of_two_overrides_wins(file):
         ("model.remat=False", False),
         ("model.mean=(0.1,0.2,0.3)", (0.1, 0.2, 0.3)),
         ("model.mean=[0.1,0.2,0.3]", (0.1, 0.2, 0.3)),
+        ("model.mean=none", None),
+        ("teacher=none", None),
+        ("budget_hours=2", 2.0),
+        ("budget_hours=none", None),
         ("noise.pseudo.flip=false", False),
         ("log.every_seconds=5", 5.0),
     ],
@@ -235,7 +316,7 @@ def test_operational_fields_identify_nothing():
 def test_a_part_of_the_config_drops_its_own_operational_fields():
     config = plain(base_config())
 
-    assert identity(config["labels"], "labels") == {"mode": "stored", "top_k": 0}
+    assert identity(config["labels"], "labels") == {"mode": "stored", "top_k": None}
     kept = identity(config["train"], "train")
     assert config["train"].keys() - kept.keys() == {
         "shard_state",
@@ -257,7 +338,7 @@ def test_the_base_is_the_papers_recipe():
     assert train.loss_normalization == "code"
     model = base_config().model
     assert (model.batch_norm_momentum, model.batch_norm_epsilon) == (0.99, 1e-3)
-    assert (model.stochastic_depth, model.dropout_rate) == (0.2, -1)
+    assert (model.stochastic_depth, model.dropout_rate) == (0.2, None)
     assert model.crop_padding == 32
     selection = base_config().selection
     assert (selection.min_score, selection.per_class) == (0.3, 130_000)
@@ -278,3 +359,12 @@ def test_leaves_are_named_as_overrides_name_them():
         "many[1].c": 3,
         "numbers": (1, 2),
     }
+
+
+def test_the_model_section_has_the_defaults_that_models_have():
+    section = base_config().model
+    own = dataclasses.asdict(ModelArguments())
+    # None is the whole batch here.
+    own["batch_norm_group"] = own["batch_norm_group"] or None
+
+    assert {name: section[name] for name in own} == own

@@ -10,7 +10,7 @@ def get_config() -> ConfigDict:
     config.data.update(name="outside.squares:squares", labels_per_class=10)
     config.data.update(validation=60, test=120, pool_shards=3)
     config.model.update(name="outside.squares:heat_map", crop_padding=0)
-    config.train.update(batch=20, ratio=2.0, epochs=0.0, steps=80, warmup_epochs=1.0)
+    config.train.update(batch=20, ratio=2.0, epochs=None, steps=80, warmup_epochs=1.0)
     config.train.update(optimizer="adamw", learning_rate=0.15, ema_decay=0.9)
     for stream in ("labeled", "pseudo"):
         config.noise[stream].update(randaugment_layers=0, flip=False)

@@ -11,7 +11,7 @@ def get_config() -> ConfigDict:
     config.data.update(validation=20, test=30, pool_shards=2)
     config.data.options = ConfigDict({"pool": 40})
     config.model.update(name="outside.gray:averages", crop_padding=0)
-    config.train.update(batch=6, ratio=2.0, epochs=0.0, steps=30, warmup_epochs=1.0)
+    config.train.update(batch=6, ratio=2.0, epochs=None, steps=30, warmup_epochs=1.0)
     config.train.update(optimizer="sgd", learning_rate=2.0, ema_decay=0.9)
     for stream in ("labeled", "pseudo"):
         config.noise[stream].update(randaugment_layers=0, flip=True, crop_padding=1)

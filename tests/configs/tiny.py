@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
     config.train.update(
         batch=16,
         ratio=1.0,
-        epochs=0.0,
+        epochs=None,
         steps=12,
         warmup_epochs=1.0,
         learning_rate=0.05,

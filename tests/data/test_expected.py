@@ -47,7 +47,7 @@ def test_a_tfds_data_set_is_where_tfds_keeps_it(tmp_path, monkeypatch):
 
 def test_where_no_sizes_are_expected_the_places_are_opened(tmp_path):
     data = section(tmp_path)
-    data.expected.labeled = 0
+    data.expected.labeled = None
     assert expected.absent(data) == []
 
 

@@ -194,7 +194,7 @@ def test_what_cannot_be_used_is_named(copied, tmp_path):
 
 
 def test_without_a_pool_the_rest_of_the_labeled_images_is_the_pool(folders, tmp_path):
-    found = load(folders, tmp_path, sources={"unlabeled": ""}, labels_per_class=4)
+    found = load(folders, tmp_path, sources={"unlabeled": None}, labels_per_class=4)
 
     assert np.bincount(found.labeled.labels).tolist() == [4, 4, 4]
     assert found.pool.labels is None
@@ -243,8 +243,8 @@ def test_runs_with_other_fractions_share_a_cache(copied, tmp_path):
 @pytest.mark.parametrize(
     ("sources", "message"),
     [
-        ({"labeled": ""}, "--config.labeled=DIR"),
-        ({"unlabeled": ""}, "--config.unlabeled=DIR"),
+        ({"labeled": None}, "--config.labeled=DIR"),
+        ({"unlabeled": None}, "--config.unlabeled=DIR"),
         ({"unlabeled": "{root}/labeled"}, "are the same"),
         ({"unlabeled": "{root}/labeled/cat"}, "lies in config.labeled"),
         ({"test": "{root}/labeled/cat"}, "lies in config.labeled"),
@@ -253,7 +253,7 @@ def test_runs_with_other_fractions_share_a_cache(copied, tmp_path):
     ],
 )
 def test_places_that_cannot_be_meant_are_refused(folders, tmp_path, sources, message):
-    sources = {k: v.format(root=folders) for k, v in sources.items()}
+    sources = {k: v and v.format(root=folders) for k, v in sources.items()}
 
     with pytest.raises(UserError, match=message):
         load(folders, tmp_path / "cache", sources=sources)

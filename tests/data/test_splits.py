@@ -66,7 +66,7 @@ def test_sizes_are_what_was_asked_for_of_every_class():
 @pytest.mark.parametrize(("test", "validation"), [(600, 200), (333, 77)])
 def test_sizes_are_what_was_asked_for_in_all(test, validation):
     data = base_config().data
-    data.update(test=test, validation=validation)
+    data.update(test=test, validation=validation, labels_per_class=1)
     digits = load(data, seed=0)
 
     assert (len(digits.test), len(digits.validation)) == (test, validation)

@@ -91,7 +91,7 @@ def test_weights_of_another_architecture_are_refused_by_name(tiny_run):
 
 def test_the_mean_that_given_weights_know_is_taken_with_them(tiny_run):
     place = tiny_run / "generation_1" / "model"
-    asked = config.load(TINY, [f"--config.init={place}", "--config.model.mean=()"])
+    asked = config.load(TINY, [f"--config.init={place}", "--config.model.mean=none"])
 
     filled = init_weights.with_given(asked)
 
@@ -174,7 +174,7 @@ def test_a_start_from_the_teacher_is_not_one_from_nothing(tiny_run):
 
     random, warm = (
         self_training.training(student(tiny_run, 1, flag).run, 1)[0]
-        for flag in ("--config.init=", "--config.init=teacher")
+        for flag in ("--config.init=random", "--config.init=teacher")
     )
 
     assert random.inputs != warm.inputs

@@ -172,13 +172,13 @@ def test_a_size_that_is_slower_than_thought_makes_room_for_the_next(a_run):
 
 
 def test_epochs_become_steps(a_run):
-    overrides = ("train.steps=0", "train.epochs=1000.0")
+    overrides = ("train.steps=none", "train.epochs=1000.0")
     run = a_run(*LARGE[:2], *overrides)
     assert run.student(1).spec.schedule.steps == 1875
     after = fitted(run, 0.5 * hours_of(run))
 
     for one in after.students:
-        assert one.spec.config.train.epochs == 0.0
+        assert one.spec.config.train.epochs is None
         assert 750 <= one.spec.schedule.steps < 1875
 
 

@@ -240,7 +240,7 @@ def test_plan_measures_for_machines(capsys, hurried, tmp_path, monkeypatch):
     assert all(one.pop("hours")["train"] > 0 for one in entries)
     assert facts.pop("hours")["total"] > 0
     assert re.match(r"cpu \(\d+ × ", facts.pop("device"))
-    assert (facts.pop("budget_hours"), facts.pop("decisions")) == (0, [])
+    assert (facts.pop("budget_hours"), facts.pop("decisions")) == (None, [])
     for found, memory_from in ((facts, "compiled"), (plain, "estimated")):
         for one in [*found["generations"], found["control"]]:
             assert one.pop("memory_from") == memory_from

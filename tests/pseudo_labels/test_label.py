@@ -84,7 +84,7 @@ def label(folder, pool=None, *, teacher=None, shards=3, interruption=None):
         pool,
         [Shard(number, *ends) for number, ends in enumerate(bounds)],
         folder,
-        top_k=0,
+        top_k=None,
         metadata=METADATA,
         interruption=interruption or Interruption(),
         progress=Progress(every_seconds=1e9),

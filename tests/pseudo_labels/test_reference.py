@@ -90,7 +90,7 @@ records_strategy = st.lists(
     records=records_strategy,
     min_score=st.integers(0, 98),
     per_class=st.integers(1, 12),
-    max_copies=st.integers(0, 4),
+    max_copies=st.none() | st.integers(1, 4),
     shards=st.integers(1, 4),
 )
 def test_equals_the_walk_on_anything(

@@ -114,7 +114,7 @@ records_strategy = st.lists(
 @given(
     records=records_strategy,
     per_class=st.integers(1, 12),
-    max_copies=st.integers(0, 4),
+    max_copies=st.none() | st.integers(1, 4),
     seed=st.integers(0, 2**63 - 1),
     shards=st.integers(1, 4),
 )
@@ -328,7 +328,7 @@ def test_plan_and_summary_files(tmp_path):
         "noisy_student.method": "paper",
         "noisy_student.min_score": "0.25",
         "noisy_student.per_class": "20",
-        "noisy_student.max_copies": "0",
+        "noisy_student.max_copies": "",
         "noisy_student.seed": "5",
         "noisy_student.model_sha256": "ab" * 32,
     }

@@ -62,7 +62,7 @@ class Page(HTMLParser):
 def make_run(workdir, *, classes=CLASSES, generations=3, control=True):
     config = configs.base_config()
     config.data.pool_shards = 1
-    config.train.steps, config.train.epochs = 10, 0.0
+    config.train.steps, config.train.epochs = 10, None
     config.model.name = "efficientnet_test"
     config.generations = tuple({} for _ in range(generations))
     config.control.enabled = control

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 from support import TINY, command
 
+from noisy_student_jax.cli.main import main
+from noisy_student_jax.core import sharding
+from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.generation import streams
 from noisy_student_jax.generation.preconditions import check
-from noisy_student_jax.models import bundle as bundles
-from noisy_student_jax.cli.main import main
-from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.generation.train import step_and_state
+from noisy_student_jax.generation.trainable import part
+from noisy_student_jax.models import bundle as bundles
 from noisy_student_jax.models import create
 from noisy_student_jax.models.initialize import initialize
-from noisy_student_jax.generation.trainable import part
-from noisy_student_jax.core import sharding
 from noisy_student_jax.training.optimizer import OptimizerOptions, make_schedule
 
 ON = (
@@ -203,10 +203,13 @@ def test_what_is_frozen_has_no_gradient_and_no_batch_statistics():
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("fixres.steps=99", "more than the training itself has"),
-        ("fixres.frozen_blocks=99", "config.fixres.frozen_blocks=99 cannot be"),
+        ("generations[1].fixres.steps=99", "more than the training itself has"),
+        (
+            "generations[1].fixres.frozen_blocks=99",
+            "config.fixres.frozen_blocks=99 cannot be",
+        ),
         ("fixres.batch=0.5", "config.fixres.batch takes a value of type int"),
-        ("fixres.epochs=0", "has to be above 0"),
+        ("fixres.epochs=none", "has to be given"),
         ("model.name=outside.gray:averages", "takes no argument 'frozen_blocks'"),
     ],
 )

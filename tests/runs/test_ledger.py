@@ -3,8 +3,8 @@
 import pytest
 
 from noisy_student_jax.core import files
-from noisy_student_jax.runs import ledger
 from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.runs import ledger
 from noisy_student_jax.runs.ledger import Identity, Ledger
 
 STAGE = "generation_0/train"

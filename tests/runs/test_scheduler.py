@@ -434,7 +434,7 @@ def test_a_stage_that_was_started_goes_on(run, capsys):
     found = refused(
         capsys, line("label", run, "--generation=0", "--config.labels.top_k=1")
     )
-    assert "config.labels.top_k: 0 → 1" in found
+    assert "config.labels.top_k: none → 1" in found
 
 
 def test_started_on_another_machine_is_said(run, capsys):

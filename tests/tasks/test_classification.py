@@ -28,7 +28,7 @@ def probabilities(rows, classes, seed=0):
 
 def stored(task, p, **options):
     """What a sidecar gives back of predictions."""
-    columns = task.columns({"probabilities": p}, **({"top_k": 0} | options))
+    columns = task.columns({"probabilities": p}, **({"top_k": None} | options))
     rows = pa.record_batch(list(columns.values()), names=list(columns))
     return columns, task.stored_targets(rows)
 

@@ -40,12 +40,12 @@ class PrepareOptions:
     Attributes:
       side: shorter side that is kept, in pixels; smaller images stay as they are.
       max_quarantined: fraction of the files that may be unusable.
-      workers: processes; 0 for one per visible core.
+      workers: processes; None for one per visible core.
     """
 
     side: int
     max_quarantined: float = 0.05
-    workers: int = 0
+    workers: int | None = None
 
 
 def prepare(

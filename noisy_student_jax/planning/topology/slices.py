@@ -67,7 +67,7 @@ class Slice:
         """What a config's ``plan`` section says of it."""
         # With half a chip a device, hours of a chip would be told wrongly.
         known = self.chip and self.memory == CHIPS[self.chip].memory
-        return {"devices": len(self.devices), "chip": self.chip if known else ""}
+        return {"devices": len(self.devices), "chip": self.chip if known else None}
 
 
 def only_compile() -> None:

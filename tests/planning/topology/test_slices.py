@@ -112,8 +112,8 @@ def test_a_plan_reckons_with_whole_chips_only():
 
     v5e = [Device("TPU v5 lite", coords=(x, 0, 0)) for x in range(2)]
     assert section(*v5e) == {"devices": 2, "chip": "tpu_v5e"}
-    assert section(*[Device("TPU v4")] * 2) == {"devices": 2, "chip": ""}
-    assert section(Device("TPU v99")) == {"devices": 1, "chip": ""}
+    assert section(*[Device("TPU v4")] * 2) == {"devices": 2, "chip": None}
+    assert section(Device("TPU v99")) == {"devices": 1, "chip": None}
 
 
 def test_labeling_is_a_hosts_own():

@@ -1,0 +1,139 @@
+"""What was written before under other names and values, and how it is written now.
+
+Keys got American spelling. What a config leaves open, or does without, became
+``None``; before, each field had a value of its own for that. Whatever reads a file of a
+run passes it through here, so that a run of then resumes and an identity recorded then
+compares equal. The values are none that a field may have today: what is up to date
+stays as it is.
+"""
+
+from typing import Any
+
+from noisy_student_jax.config.schema import LABELS_ONLY
+
+WORDS = {
+    "labelled": "labeled",
+    "unlabelled": "unlabeled",
+    "pseudo_labelled": "pseudo_labeled",
+}
+"""Keys, and what stands between the slashes of a key, by what they were."""
+
+NOISE_IN_PIXELS = {
+    "randaugment_translate": -1.0,
+    "randaugment_cutout": -1.0,
+    "crop_area": -1.0,
+    "crop_padding": -1,
+}
+NONE = {
+    "budget_hours": 0.0,
+    "teacher": "",
+    **{f"data.sources.{n}": "" for n in ("labeled", "unlabeled", "validation", "test")},
+    "data.cache": "",
+    "data.side": 0,
+    "data.workers": 0,
+    "data.lanes": 0,
+    "data.image_feature": "",
+    "data.label_feature": "",
+    "data.labels_per_class": 0,
+    **{f"data.expected.{n}": 0 for n in ("labeled", "pool", "validation", "test")},
+    "data.expected.classes": 0,
+    "model.name": "auto",
+    "model.init": "auto",
+    "model.resolution": 0,
+    "model.crop_padding": -1,
+    "model.mean": (),
+    "model.std": (),
+    "model.dropout_rate": -1.0,
+    "model.batch_norm_group": 0,
+    "train.part": "auto",
+    "train.epochs": 0.0,
+    "train.steps": 0,
+    "train.learning_rate": 0.0,
+    **{f"noise.labeled.{name}": value for name, value in NOISE_IN_PIXELS.items()},
+    **{f"noise.pseudo.{name}": value for name, value in NOISE_IN_PIXELS.items()},
+    "labels.top_k": 0,
+    "selection.per_class": 0,
+    "selection.max_copies": 0,
+    "fixres.resolution": 0,
+    "fixres.epochs": 0.0,
+    "fixres.steps": 0,
+    "fixres.frozen_blocks": -1,
+    "fixres.batch": 0,
+    "plan.chip": "",
+    "plan.devices": 0,
+}
+"""What stood for ``None``, by field."""
+
+OTHERS = {"model.init": ("", "random")}
+"""What else had another value: before, and now."""
+
+
+def word(key: str) -> str:
+    """Returns a key as it is spelled now."""
+    return "/".join(WORDS.get(part, part) for part in key.split("/"))
+
+
+def respelled(tree: Any) -> Any:
+    """Returns a tree of dictionaries and lists with every key as it is spelled now."""
+    if isinstance(tree, dict):
+        return {word(key): respelled(value) for key, value in tree.items()}
+    return [respelled(one) for one in tree] if isinstance(tree, list) else tree
+
+
+def value(field: str, given: Any) -> Any:
+    """Returns a field's value as it is written now.
+
+    Args:
+      field: its path, without an owner.
+      given: its value, of then or of now.
+    """
+    if field in OTHERS and given == OTHERS[field][0]:
+        return OTHERS[field][1]
+    compared = tuple(given) if isinstance(given, list) else given
+    stands_for_none = (
+        field in NONE and not isinstance(given, bool) and compared == NONE[field]
+    )
+    return None if stands_for_none else given
+
+
+def settings(tree: Any, path: str = "") -> Any:
+    """Returns a config, or a part of one, as it is written now.
+
+    Args:
+      tree: plain dictionaries and lists.
+      path: where in a run's or an owner's config it stands.
+    """
+    if path == "data.options":
+        return tree
+    if path == "generations" and isinstance(tree, (list, tuple)):
+        return [settings(one) for one in tree]
+    if not isinstance(tree, dict):
+        return value(path, tree)
+    if path in LABELS_ONLY:
+        path = ""
+    return {
+        word(key): settings(one, f"{path}.{word(key)}" if path else word(key))
+        for key, one in tree.items()
+    }
+
+
+def before(tree: Any, path: str = "") -> Any:
+    """Returns a part of a config as it was written before; see `settings`."""
+    if path == "data.options":
+        return tree
+    if isinstance(tree, dict):
+        words = {new: old for old, new in WORDS.items()}
+        return {
+            words.get(key, key): before(one, f"{path}.{key}" if path else key)
+            for key, one in tree.items()
+        }
+    if tree is None:
+        return NONE.get(path)
+    if path in OTHERS and tree == OTHERS[path][1]:
+        return OTHERS[path][0]
+    return tree
+
+
+def record(found: dict[str, Any]) -> dict[str, Any]:
+    """Returns a record of the ledger as it is written now."""
+    return {**respelled(found), "config": settings(found["config"])}
