@@ -227,7 +227,9 @@ def test_a_head_without_a_body_is_refused(tmp_path, capsys):
     told = capsys.readouterr().err
     assert told.count("\n") == 1
     assert "generation 0" in told.replace("_", " ")
-    assert "config.model.init='random' gives generation_0 no weights to start from" in told
+    assert (
+        "config.model.init='random' gives generation_0 no weights to start from" in told
+    )
 
 
 def test_a_head_without_a_teacher_to_start_from_is_refused(tmp_path, capsys):

@@ -126,7 +126,7 @@ def test_a_large_batch_is_stood_in_for_by_few_groups_of_the_same_mix(
     assert stand_in.spec.layout == small
     whole = student.spec.layout
     assert small.labeled * whole.pseudo == small.pseudo * whole.labeled
-    small.check(devices=1, microbatches=stand_in.config.train.microbatches)
+    small.check(devices=1, microbatches=stand_in.spec.config.train.microbatches)
     assert student.spec.layout == whole, "the student itself is left alone"
 
 
