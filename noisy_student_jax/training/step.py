@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 from jax.sharding import Mesh
 
 from noisy_student_jax.core import random_keys, sharding, types
@@ -103,8 +104,10 @@ def normalize(images: jax.Array, mean: Any, std: Any) -> jax.Array:
     Returns:
       float32 of the same shape.
     """
-    mean = jnp.asarray(mean, jnp.float32) * 255
-    std = jnp.asarray(std, jnp.float32) * 255
+    mean, std = (
+        lax.broadcast_to_rank(jnp.asarray(each, jnp.float32) * 255, images.ndim)
+        for each in (mean, std)
+    )
     return (images.astype(jnp.float32) - mean) / std
 
 
