@@ -95,6 +95,11 @@ def defaults(overrides: Sequence[str] = ()) -> ConfigDict:
 
     Raises:
       UserError: see `load`.
+
+    Example:
+      >>> config = defaults(["--config.train.batch=64"])
+      >>> config.train.batch, config.generations[0].train.batch
+      (64, 64)
     """
     config = base_config()
     config.generations = ({},)
@@ -184,7 +189,12 @@ def check(config: ConfigDict) -> None:
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Returns leaves by dotted path; members of tuples of sections by ``[index]``."""
+    """Returns leaves by dotted path; members of tuples of sections by ``[index]``.
+
+    Example:
+      >>> flatten({"model": {"name": "b0"}, "generations": ({"seed": 1},)})
+      {'model.name': 'b0', 'generations[0].seed': 1}
+    """
     if isinstance(tree, dict):
         leaves = {}
         for key, value in tree.items():
