@@ -55,7 +55,10 @@ def console_speaks_to_people():
 
 @pytest.fixture(scope="session", autouse=True)
 def memory_is_given_back():
-    """Commands that are called here leave the C library of this process as it is."""
+    """Commands that are called here leave the C library of this process as it is.
+
+    Those that are started in a process of their own (`support.command`) do not.
+    """
     from noisy_student_jax.core import devices
 
     with pytest.MonkeyPatch.context() as patch:
