@@ -7,8 +7,9 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 
 RUNTIME = [
-    "flax>=0.12",
-    "jax>=0.10",
+    # Before 0.12.7 it calls what JAX 0.10 deprecates.
+    "flax>=0.12.7",
+    "jax>=0.10.0",
     "jinja2",
     "markupsafe",
     "ml_collections",

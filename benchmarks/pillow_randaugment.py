@@ -37,7 +37,7 @@ def augment(
         picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     for number in rng.integers(len(table.OPS), size=layers):
         op = table.OPS[number]
-        argument = table.argument(op, magnitude, constants)
+        argument = table.argument(op, magnitude, constants=constants)
         if op.signed and rng.integers(2):
             argument = -argument
         picture = _apply(picture, op.name, argument, rng)

@@ -1,12 +1,47 @@
 """Fixtures that the tests share."""
 
+import functools
 import os
 import pathlib
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+import jax
 import pytest
 from support import TINY, jax_keeps
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def others_may_promote():
+    """Two functions of other libraries rely on promotion, in models we train.
+
+    Flax takes float32 statistics from bfloat16 values; Optax raises a decay, a Python
+    number, to the power of an int32.
+    """
+    import optax
+    from flax.linen import normalization
+
+    with pytest.MonkeyPatch.context() as patch:
+        for owner, name in (
+            (normalization, "_normalize"),
+            (optax.tree, "bias_correction"),
+        ):
+            patch.setattr(owner, name, promoting(getattr(owner, name)))
+        yield
+
+
+def promoting(function):
+    """Lets a function, and it alone, promote as JAX does by default."""
+
+    @functools.wraps(function)
+    def call(*arguments, **options):
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            return function(*arguments, **options)
+
+    return call
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +55,10 @@ def console_speaks_to_people():
 
 @pytest.fixture(scope="session", autouse=True)
 def memory_is_given_back():
-    """Commands that are called here leave the C library of this process as it is."""
+    """Commands that are called here leave the C library of this process as it is.
+
+    Those that are started in a process of their own (`support.command`) do not.
+    """
     from noisy_student_jax.core import devices
 
     with pytest.MonkeyPatch.context() as patch:

@@ -95,9 +95,9 @@ def _equalizing(counts: jax.Array) -> jax.Array:
     """
     level = lax.broadcasted_iota(jnp.int32, counts.shape, 0)
     # The brightest value that occurs does not count: it has no steps above it.
-    brightest = jnp.where(counts > 0, level, 0).max(axis=0)
-    last = jnp.where(level == brightest, counts, 0).sum(axis=0)
-    step = (counts.sum(axis=0) - last) // 255
+    brightest = jnp.where(counts > 0, level, 0).max(axis=0, keepdims=True)
+    last = jnp.where(level == brightest, counts, 0).sum(axis=0, keepdims=True)
+    step = (counts.sum(axis=0, keepdims=True) - last) // 255
     divisor = jnp.maximum(step, 1)
     below = jnp.cumsum(counts, axis=0) - counts
     table = jnp.clip((below + step // 2) // divisor, 0, 255)
@@ -240,7 +240,8 @@ def contrast_from_mean(image: jax.Array, factor: float | jax.Array) -> jax.Array
     # Below 2³² up to 16 million pixels.
     total = _gray(image).astype(jnp.uint32).sum(dtype=jnp.uint32)
     whole = lax.div(total, pixels)
-    level = whole + (2 * (total - whole * pixels) >= pixels)
+    half_up = 2 * (total - whole * pixels) >= pixels
+    level = whole + half_up.astype(jnp.uint32)
     return _blend(jnp.full_like(image, level.astype(jnp.uint8)), image, factor)
 
 

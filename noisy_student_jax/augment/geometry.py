@@ -18,7 +18,9 @@ from noisy_student_jax.augment.rounding import rounded
 Negative = bool | jax.Array
 
 
-def rotate(image: jax.Array, degrees: float, negative: Negative = False) -> jax.Array:
+def rotate(
+    image: jax.Array, degrees: float, *, negative: Negative = False
+) -> jax.Array:
     """Rotates about the center, counter-clockwise as seen for positive degrees.
 
     Args:
@@ -32,7 +34,7 @@ def rotate(image: jax.Array, degrees: float, negative: Negative = False) -> jax.
     return _transform(image, "Rotate", degrees, negative)
 
 
-def shear_x(image: jax.Array, slope: float, negative: Negative = False) -> jax.Array:
+def shear_x(image: jax.Array, slope: float, *, negative: Negative = False) -> jax.Array:
     """Takes row y from `slope`·y further right; the origin is the top-left pixel.
 
     Args:
@@ -46,7 +48,7 @@ def shear_x(image: jax.Array, slope: float, negative: Negative = False) -> jax.A
     return _transform(image, "ShearX", slope, negative)
 
 
-def shear_y(image: jax.Array, slope: float, negative: Negative = False) -> jax.Array:
+def shear_y(image: jax.Array, slope: float, *, negative: Negative = False) -> jax.Array:
     """Takes column x from `slope`·x further down; the origin is the top-left pixel.
 
     Args:
@@ -61,7 +63,7 @@ def shear_y(image: jax.Array, slope: float, negative: Negative = False) -> jax.A
 
 
 def translate_x(
-    image: jax.Array, pixels: float, negative: Negative = False
+    image: jax.Array, pixels: float, *, negative: Negative = False
 ) -> jax.Array:
     """Moves the image left by `pixels`, which may be a fraction.
 
@@ -77,7 +79,7 @@ def translate_x(
 
 
 def translate_y(
-    image: jax.Array, pixels: float, negative: Negative = False
+    image: jax.Array, pixels: float, *, negative: Negative = False
 ) -> jax.Array:
     """Moves the image up by `pixels`, which may be a fraction.
 

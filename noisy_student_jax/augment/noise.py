@@ -23,6 +23,7 @@ from noisy_student_jax.augment.input_noise import (
     RANDAUGMENT,
     InputNoise,
 )
+from noisy_student_jax.core import random_keys
 from noisy_student_jax.core.errors import UserError
 
 
@@ -94,7 +95,7 @@ def stream_key(seed: int, generation: int, stream: int) -> jax.Array:
         generation: 0 for the first teacher.
         stream: `LABELED` or `PSEUDO`, of ``noisy_student_jax.types``.
     """
-    key = jax.random.fold_in(jax.random.key(seed), generation)
+    key = jax.random.fold_in(random_keys.key(seed), generation)
     return jax.random.fold_in(key, stream)
 
 

@@ -67,8 +67,8 @@ def augment(
             table.argument(
                 op,
                 noise.randaugment_magnitude,
-                noise.constants,
-                noise.randaugment_behavior,
+                constants=noise.constants,
+                behavior=noise.randaugment_behavior,
             ),
             negative=bool(draws["randaugment_negative"][layer]),
             row=int(draws["randaugment_row"][layer]),

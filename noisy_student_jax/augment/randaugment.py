@@ -161,14 +161,14 @@ def _branch(
     op: table.Op, magnitude: float, constants: RandAugmentConstants, behavior: str
 ) -> Callable[[jax.Array, Draws], jax.Array]:
     """Returns the row as a function of an image and one layer's draws."""
-    argument = table.argument(op, magnitude, constants, behavior)
+    argument = table.argument(op, magnitude, constants=constants, behavior=behavior)
     if op.name == "Cutout":
         return lambda image, drawn: cutout(
             image, 2 * argument, row=drawn.row, column=drawn.column
         )
     function = FUNCTIONS[op.function(behavior)]
     if op.signed:
-        return lambda image, drawn: function(image, argument, drawn.negative)
+        return lambda image, drawn: function(image, argument, negative=drawn.negative)
     if argument is None:
         return lambda image, drawn: function(image)
     return lambda image, drawn: function(image, argument)

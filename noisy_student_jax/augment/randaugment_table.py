@@ -188,6 +188,7 @@ def named(name: str) -> Op:
 def argument(
     op: Op,
     magnitude: float,
+    *,
     constants: RandAugmentConstants = IMAGENET_CONSTANTS,
     behavior: str = "reference",
 ) -> Argument:

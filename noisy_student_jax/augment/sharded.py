@@ -5,7 +5,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from noisy_student_jax.augment.input_noise import InputNoise
 from noisy_student_jax.augment.noise import augment_batch, example_keys
-from noisy_student_jax.core import sharding
+from noisy_student_jax.core import random_keys, sharding
 
 
 def augment_spread(
@@ -39,7 +39,7 @@ def augment_spread(
     def local(key, positions, images, rows):
         if rows is not None:
             images = images[rows]
-        keys = example_keys(jax.random.wrap_key_data(key), positions)
+        keys = example_keys(random_keys.wrap(key), positions)
         return augment_batch(keys, images, noise)
 
     # On its own device each example may be taken one by one; left to the partitioner,

@@ -1,6 +1,6 @@
 """JAX's random bits, drawn in NumPy for many keys at once.
 
-What ``jax.random`` gives for its default generator, ``threefry2x32`` with
+What ``jax.random`` gives for the keys of ``core/random_keys.py``, ``threefry2x32`` with
 ``jax_threefry_partitionable``, which the host can so draw without a device: keys and
 counters are hashed, and nothing else depends on the order or the number of draws.
 
@@ -16,7 +16,7 @@ _PARITY = np.uint32(0x1BD11BDA)
 
 
 def key(seed: int) -> np.ndarray:
-    """Returns the words of ``jax.random.key(seed)``.
+    """Returns the words of ``random_keys.key(seed)``.
 
     Args:
         seed: of its bits the low 32 count, as they do where JAX has no 64-bit integers.

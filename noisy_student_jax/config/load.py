@@ -88,7 +88,7 @@ def load(
       UserError: no such file, no ``get_config``, an unknown key, a wrong type or
         value; the message names the key.
     """
-    config = complete(_execute(pathlib.Path(path)), overrides)
+    config = complete(_execute(pathlib.Path(path)), overrides=overrides)
     refuse_renamed(config)
     config = decide(config)
     check(config)
@@ -100,10 +100,15 @@ def defaults(overrides: Sequence[str] = ()) -> ConfigDict:
 
     Raises:
       UserError: see `load`.
+
+    Example:
+      >>> config = defaults(["--config.train.batch=64"])
+      >>> config.train.batch, config.generations[0].train.batch
+      (64, 64)
     """
     config = base_config()
     config.generations = ({},)
-    config = complete(config, overrides)
+    config = complete(config, overrides=overrides)
     check(config)
     return config
 
@@ -124,7 +129,7 @@ def from_json(path: pathlib.Path) -> ConfigDict:
     return config
 
 
-def complete(config: ConfigDict, overrides: Sequence[str] = ()) -> ConfigDict:
+def complete(config: ConfigDict, *, overrides: Sequence[str] = ()) -> ConfigDict:
     """Gives every generation, and those of `LABELS_ONLY`, a full copy of its sections.
 
     Layers are merged in their order of precedence, the lowest first: what the config
@@ -245,7 +250,12 @@ def refuse_renamed(config: ConfigDict) -> None:
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Returns leaves by dotted path; members of tuples of sections by ``[index]``."""
+    """Returns leaves by dotted path; members of tuples of sections by ``[index]``.
+
+    Example:
+      >>> flatten({"model": {"name": "b0"}, "generations": ({"seed": 1},)})
+      {'model.name': 'b0', 'generations[0].seed': 1}
+    """
     if isinstance(tree, dict):
         leaves = {}
         for key, value in tree.items():

@@ -96,7 +96,7 @@ def value(field: str, given: Any) -> Any:
     return None if stands_for_none else given
 
 
-def settings(tree: Any, path: str = "") -> Any:
+def settings(tree: Any, *, path: str = "") -> Any:
     """Returns a config, or a part of one, as it is written now.
 
     Args:
@@ -112,19 +112,19 @@ def settings(tree: Any, path: str = "") -> Any:
     if path in LABELS_ONLY:
         path = ""
     return {
-        word(key): settings(one, f"{path}.{word(key)}" if path else word(key))
+        word(key): settings(one, path=f"{path}.{word(key)}" if path else word(key))
         for key, one in tree.items()
     }
 
 
-def before(tree: Any, path: str = "") -> Any:
+def before(tree: Any, *, path: str = "") -> Any:
     """Returns a part of a config as it was written before; see `settings`."""
     if path == "data.options":
         return tree
     if isinstance(tree, dict):
         words = {new: old for old, new in WORDS.items()}
         return {
-            words.get(key, key): before(one, f"{path}.{key}" if path else key)
+            words.get(key, key): before(one, path=f"{path}.{key}" if path else key)
             for key, one in tree.items()
         }
     if tree is None:

@@ -23,6 +23,13 @@ class BatchLayout:
     Attributes:
       labeled: labeled examples in the global batch (the paper's B_l).
       pseudo: pseudo-labeled examples in the global batch.
+
+    Example:
+      Two groups, each of one labeled and two pseudo-labeled images:
+
+      >>> layout = BatchLayout.from_ratio(2, 2.0)
+      >>> layout.groups, layout.stream().tolist()
+      (2, [0, 1, 1, 0, 1, 1])
     """
 
     labeled: int

@@ -9,7 +9,7 @@ _last_is_progress = False
 _lines_to_stderr = False
 
 
-def leave_stdout_to_machines(machines: bool = True) -> None:
+def leave_stdout_to_machines(machines: bool) -> None:
     """Sends what is meant for people to standard error from now on, or not."""
     global _lines_to_stderr
     _lines_to_stderr = machines

@@ -60,7 +60,7 @@ def identity(path: pathlib.Path) -> tuple[int, ...]:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def list_folder(folder: pathlib.Path, pattern: str = "*") -> list[pathlib.Path]:
+def list_folder(folder: pathlib.Path, *, pattern: str = "*") -> list[pathlib.Path]:
     """Lists what is directly in a folder; nothing if there is no folder.
 
     Args:
@@ -109,7 +109,9 @@ def read_json(path: pathlib.Path) -> Any:
         raise _damaged(path, "JSON", error) from error
 
 
-def read_parquet(path: pathlib.Path, columns: Sequence[str] | None = None) -> pa.Table:
+def read_parquet(
+    path: pathlib.Path, *, columns: Sequence[str] | None = None
+) -> pa.Table:
     """Reads a table with the metadata of its schema.
 
     Args:
@@ -377,7 +379,7 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 
 def remove_unfinished(folder: pathlib.Path) -> None:
     """Removes what writes that were cut short left in a folder, and nothing else."""
-    for path in list_folder(folder, _UNFINISHED):
+    for path in list_folder(folder, pattern=_UNFINISHED):
         remove(path)
 
 

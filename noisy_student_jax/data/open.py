@@ -271,7 +271,7 @@ def _hashed(text: str) -> str:
 def _cache_folder(cache: pathlib.Path, name: str, side: int) -> pathlib.Path:
     """Returns where images of a side are: there, or where larger ones are already."""
     made = []
-    for folder in files.list_folder(cache, f"{_SIDE}*"):
+    for folder in files.list_folder(cache, pattern=f"{_SIDE}*"):
         found = folder.name.removeprefix(_SIDE)
         if found.isdigit() and int(found) >= side and files.exists(folder / name):
             made.append(int(found))

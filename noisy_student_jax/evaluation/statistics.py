@@ -42,6 +42,11 @@ def wilson(successes: float, images: int, confidence: float) -> tuple[float, flo
       successes: number of images counted right (may be a sum of fractions).
       images: number of images.
       confidence: for example 0.95.
+
+    Example:
+      >>> low, high = wilson(90, 100, 0.95)
+      >>> round(low, 3), round(high, 3)
+      (0.826, 0.945)
     """
     z = statistics.NormalDist().inv_cdf((1 + confidence) / 2)
     share = successes / images

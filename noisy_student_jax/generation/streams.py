@@ -245,7 +245,7 @@ def _check_keys(student: Generation, picks: np.ndarray, pool: Source) -> None:
       UserError: the plan was made from labels of another pool.
     """
     folder = student.teacher.paths.selection
-    planned = files.read_parquet(folder / selection.PLAN, ["key"])["key"]
+    planned = files.read_parquet(folder / selection.PLAN, columns=["key"])["key"]
     planned = planned.combine_chunks()
     for record, row in picks.tolist():
         key = planned[row].as_py()

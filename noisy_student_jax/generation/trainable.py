@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from noisy_student_jax.core import files
+from noisy_student_jax.core import files, random_keys
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.protocols import Examples, Preprocessor, Resize, Source
 from noisy_student_jax.core.types import PyTree
@@ -95,7 +95,7 @@ def width(student: Generation) -> int:
     """Returns the channels of what the head of a student's model reads."""
     module, side = student.spec.model.module, student.spec.model.resolution
     outputs = jax.eval_shape(
-        lambda images: module.init_with_output(jax.random.key(0), images)[0],
+        lambda images: module.init_with_output(random_keys.key(0), images)[0],
         jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32),
     )
     return outputs["pooled"].shape[-1]

@@ -28,6 +28,7 @@ class Name:
 def load(
     file: BinaryIO,
     known: Mapping[str, Any],
+    *,
     persistent: Callable[[Any], Any] | None = None,
 ) -> Any:
     """Reads one pickle, and leaves the file behind its end.

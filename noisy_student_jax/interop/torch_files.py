@@ -207,7 +207,7 @@ def _read_zip(path: pathlib.Path) -> Any:
             raise RefusedPickleError("it was saved on a big-endian machine")
         storages = _Storages()
         pickle = io.BytesIO(archive.read(pickles[0]))
-        value = restricted_pickle.load(pickle, _KNOWN, storages.find)
+        value = restricted_pickle.load(pickle, _KNOWN, persistent=storages.find)
         for key, storage in storages.items():
             member = members.get(f"{root}data/{key}")
             size = storage.count * storage.dtype.itemsize
@@ -230,7 +230,7 @@ def _read_legacy(path: pathlib.Path) -> Any:
         if machine.get("little_endian") is not True:
             raise RefusedPickleError("it was saved on a big-endian machine")
         storages = _Storages()
-        value = restricted_pickle.load(data, _KNOWN, storages.find)
+        value = restricted_pickle.load(data, _KNOWN, persistent=storages.find)
         keys = restricted_pickle.load(data, {})
         if not isinstance(keys, list) or sorted(map(str, keys)) != sorted(storages):
             raise EOFError("its list of storages is not that of its tensors")

@@ -92,8 +92,10 @@ def _forward(values, scale, bias, group, epsilon, activation):
     # Rounding may take the difference below zero.
     variance = jnp.maximum(0, _mean(jnp.square(seen), group) - jnp.square(mean))
     factor = lax.rsqrt(variance + epsilon)
-    slope = factor * scale
-    normed = seen * _to_each(slope, seen) + _to_each(bias - mean * slope, seen)
+    slope = factor * _to_groups(scale)
+    normed = seen * _to_each(slope, seen) + _to_each(
+        _to_groups(bias) - mean * slope, seen
+    )
     residuals = (values, scale, bias, mean, factor)
     return (activation(normed).astype(values.dtype), mean, variance), residuals
 
@@ -104,8 +106,10 @@ def _backward(group, epsilon, activation, residuals, gradients):
     # same before, and keeps that instead.
     seen, gradient = lax.optimization_barrier((values, gradients[0]))
     seen, gradient = seen.astype(jnp.float32), gradient.astype(jnp.float32)
-    slope = factor * scale
-    normed = seen * _to_each(slope, seen) + _to_each(bias - mean * slope, seen)
+    slope = factor * _to_groups(scale)
+    normed = seen * _to_each(slope, seen) + _to_each(
+        _to_groups(bias) - mean * slope, seen
+    )
     (gradient,) = jax.vjp(activation, normed)[1](gradient)
     to_bias = _mean(gradient, group)
     to_scale = (_mean(gradient * seen, group) - mean * to_bias) * factor
@@ -133,10 +137,15 @@ def _mean(values: jax.Array, group: int) -> jax.Array:
     return examples.reshape(-1, group, channels).mean(1)
 
 
+def _to_groups(parameter: jax.Array) -> jax.Array:
+    """Gives each group what is every channel's, ``[1, channels]``."""
+    return lax.broadcast_to_rank(parameter, 2)
+
+
 def _to_each(statistic: jax.Array, values: jax.Array) -> jax.Array:
     """Gives each example what is its group's, to be broadcast."""
     groups, channels = statistic.shape
     if groups == 1:
-        return statistic[0]
+        return lax.broadcast_to_rank(statistic[0], values.ndim)
     repeated = jnp.repeat(statistic, len(values) // groups, axis=0)
     return repeated.reshape(len(values), *[1] * (values.ndim - 2), channels)

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
+from noisy_student_jax.core import random_keys
 from noisy_student_jax.core.model_arguments import ModelArguments
 from noisy_student_jax.models.depthwise import IMPLEMENTATIONS
 from noisy_student_jax.models.initialize import abstract_variables
@@ -96,7 +97,7 @@ def _residual_bytes(
 ) -> int:
     def pullback(variables: dict[str, Any], images: jax.Array) -> Any:
         rest = {key: value for key, value in variables.items() if key != "params"}
-        streams = {name: jax.random.key(0) for name in ("dropout", "stochastic_depth")}
+        streams = {name: random_keys.key(0) for name in ("dropout", "stochastic_depth")}
 
         def forward(parameters: Any) -> Any:
             return module.apply(

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from noisy_student_jax.models.padding import convolve, pad, pad_same, same_pads
@@ -117,7 +118,7 @@ def _shifted(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     padded = pad_same(images, kernel, stride)
     rows, columns = -(-height // stride), -(-width // stride)
     # Twenty-five additions in bfloat16 would lose what one rounding keeps.
-    total = jnp.zeros((), jnp.promote_types(images.dtype, jnp.float32))
+    total = jnp.zeros((), np.promote_types(images.dtype, np.float32))
     for i, j in _taps(kernel):
         window = lax.slice(
             padded,
@@ -130,7 +131,8 @@ def _shifted(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
             ),
             (1, stride, stride, 1),
         )
-        total = total + window.astype(total.dtype) * kernel[i, j, 0]
+        tap = lax.broadcast_to_rank(kernel[i, j, 0].astype(total.dtype), window.ndim)
+        total = total + window.astype(total.dtype) * tap
     return total.astype(images.dtype)
 
 
@@ -153,13 +155,14 @@ def _shifted_images_gradient(
     padded = pad(
         gradient,
         [(before, max(0, groups[0] - rows)), (before, max(0, groups[1] - columns))],
-    ).astype(jnp.promote_types(gradient.dtype, jnp.float32))
+    ).astype(np.promote_types(gradient.dtype, np.float32))
     total = jnp.zeros((), padded.dtype)
     for i, j in itertools.product(range(meetings), repeat=2):
         y, x = before - i, before - j
-        window = padded[:, y : y + groups[0], x : x + groups[1]]
         # [batch, group row, row in it, group column, column in it, channels]
-        total = total + window[:, :, None, :, None] * taps[i, :, :, j]
+        window = padded[:, y : y + groups[0], x : x + groups[1]][:, :, None, :, None]
+        tap = lax.broadcast_to_rank(taps[i, :, :, j].astype(total.dtype), window.ndim)
+        total = total + window * tap
     whole = total.reshape(batch, groups[0] * stride, groups[1] * stride, channels)
     whole = whole[:, top : top + height, left : left + width]
     return whole.astype(gradient.dtype)

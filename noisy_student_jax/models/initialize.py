@@ -26,6 +26,7 @@ import numpy as np
 from flax import struct
 from jax.typing import DTypeLike
 
+from noisy_student_jax.core import random_keys
 from noisy_student_jax.core.types import PyTree
 
 Shape = tuple[int, ...]
@@ -157,7 +158,7 @@ def _marked(module: nn.Module, resolution: int, channels: int) -> PyTree:
 def _shapes(module: nn.Module, resolution: int, channels: int) -> PyTree:
     images = jax.ShapeDtypeStruct((1, resolution, resolution, channels), jnp.float32)
     with _marks():
-        return jax.eval_shape(lambda x: module.init(jax.random.key(0), x), images)
+        return jax.eval_shape(lambda x: module.init(random_keys.key(0), x), images)
 
 
 _remembered = functools.lru_cache(maxsize=16)(_shapes)
@@ -222,7 +223,7 @@ def _generator(
 def _compiled(
     module: nn.Module, resolution: int, channels: int, seed: int, generation: int
 ) -> PyTree:
-    key = jax.random.fold_in(jax.random.key(seed), generation)
+    key = jax.random.fold_in(random_keys.key(seed), generation)
     images = jnp.zeros((1, resolution, resolution, channels))
     variables = nn.meta.unbox(jax.jit(module.init)(key, images))
     return jax.tree_util.tree_map(np.array, variables)

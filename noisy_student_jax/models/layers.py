@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.typing import DTypeLike
 
 from noisy_student_jax.models import initialize
@@ -87,7 +88,8 @@ class Pointwise(nn.Module):
         product = product.reshape(*images.shape[:-1], self.channels)
         if self.use_bias:
             bias = self.param("bias", initialize.ZEROS, (self.channels,), jnp.float32)
-            product = product + bias.astype(self.dtype)
+            bias = lax.broadcast_to_rank(bias.astype(self.dtype), product.ndim)
+            product = product + bias
         return product
 
 
@@ -209,5 +211,5 @@ def keep_factors(
       the expectation stays; 1 where there is no noise.
     """
     keep = 1.0 - rate
-    factors = jax.random.bernoulli(key, keep, shape) / keep
+    factors = jax.random.bernoulli(key, keep, shape).astype(jnp.float32) / keep
     return factors if noise is None else jnp.where(noise > 0, factors, 1.0)

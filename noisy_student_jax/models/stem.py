@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from noisy_student_jax.models.padding import convolve, pad_same
@@ -57,13 +58,15 @@ def _on(cpu, images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 
 def _sum_of_taps(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     k, _, inputs, _ = kernel.shape
-    total = jnp.zeros((), jnp.promote_types(images.dtype, jnp.float32))
+    total = jnp.zeros((), np.promote_types(images.dtype, np.float32))
     padded = pad_same(images, kernel, stride)
     for i, row in enumerate(_windows(padded, k, stride, axis=1)):
         for j, window in enumerate(_windows(row, k, stride, axis=2)):
             for channel in range(inputs):
                 pixels = window[..., channel : channel + 1].astype(total.dtype)
-                total = total + pixels * kernel[i, j, channel]
+                weights = kernel[i, j, channel].astype(total.dtype)
+                weights = lax.broadcast_to_rank(weights, pixels.ndim)
+                total = total + pixels * weights
     return total.astype(images.dtype)
 
 

@@ -226,7 +226,10 @@ def decided(
     if files.is_file(path):
         found = files.read_json(path)
         try:
-            if found["asked"] in (_asked(config), _asked(config, renamed.before)):
+            if found["asked"] in (
+                _asked(config),
+                _asked(config, written=renamed.before),
+            ):
                 return [_read(one) for one in found["decisions"]]
         except (KeyError, TypeError) as error:
             raise UserError(
@@ -265,7 +268,7 @@ def _read(row: dict[str, Any]) -> Decision:
 
 
 def _asked(
-    config: ConfigDict, written: Callable[..., Any] = lambda tree, path="": tree
+    config: ConfigDict, *, written: Callable[..., Any] = lambda tree, path="": tree
 ) -> str:
     """Returns a digest of what decisions depend on.
 
@@ -275,15 +278,15 @@ def _asked(
     """
 
     def part(section: Any, path: str = "") -> Any:
-        return written(identity(plain(section), path), path)
+        return written(identity(plain(section), path), path=path)
 
     # What is operational, and how the result is judged, decides nothing.
     asked = {
-        "budget_hours": written(config.budget_hours, "budget_hours"),
+        "budget_hours": written(config.budget_hours, path="budget_hours"),
         "data": part(config.data, "data"),
         "students": [part(one) for one in config.generations],
         "inits": [
-            written(section.model.init, "model.init")
+            written(section.model.init, path="model.init")
             for _, section in _sections(config)
         ],
         **{name: part(config[name]) for name in LABELS_ONLY},

@@ -32,6 +32,11 @@ def score_rank(score: np.ndarray) -> np.ndarray:
 
     Returns:
       uint64 `[n]` below 2³²; −0 and 0 are the same.
+
+    Example:
+      >>> ranks = score_rank(np.array([0.5, -1.0, 0.25], np.float32))
+      >>> np.argsort(ranks).tolist()
+      [1, 2, 0]
     """
     bits = (score + np.float32(0)).view(np.uint32)
     flip = np.where(bits >> 31, np.uint32(0xFFFFFFFF), np.uint32(0x80000000))

@@ -159,7 +159,7 @@ def load_picks(
             "select stage first or correct the path"
         )
     picks = _load(directory / PICKS)
-    paths = files.list_folder(directory / TARGETS, "*.npy")
+    paths = files.list_folder(directory / TARGETS, pattern="*.npy")
     return picks, {path.stem: _load(path) for path in paths}
 
 
@@ -197,7 +197,7 @@ def _survey(
 def kept_options(selection_directory: Path) -> SelectionOptions:
     """Returns what an earlier selection was made with."""
     options = files.read_json(selection_directory / SUMMARY)["options"]
-    return SelectionOptions(**renamed.settings(options, "selection"))
+    return SelectionOptions(**renamed.settings(options, path="selection"))
 
 
 def _origin(kept: Path, plan: KeptPlan) -> dict[str, Any]:

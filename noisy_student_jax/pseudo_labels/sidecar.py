@@ -158,7 +158,7 @@ def shards(directory: str | Path) -> list[Path]:
             f"there is no directory of pseudo-labels at {directory}; run the label "
             "stage first or correct the path"
         )
-    found = files.list_folder(directory, "*.parquet")
+    found = files.list_folder(directory, pattern="*.parquet")
     paths = [path for path in found if path.name != QUARANTINE]
     if not paths:
         raise UserError(

@@ -58,7 +58,7 @@ def _config(run: Run) -> dict[str, Any]:
 def _manifests(run: Run) -> list[dict[str, Any]]:
     """Reads the manifests of the finished stages, in the order of the loop."""
     found = []
-    for path in files.list_folder(run.ledger.folder, "*.json"):
+    for path in files.list_folder(run.ledger.folder, pattern="*.json"):
         if path.name.endswith(".started.json"):
             continue
         try:

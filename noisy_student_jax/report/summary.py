@@ -189,7 +189,7 @@ def _paired(one: Generation, other: Generation) -> tuple[np.ndarray, np.ndarray]
     found = [
         dict(zip(*(rows[name].to_pylist() for name in rows.column_names), strict=True))
         for rows in (
-            files.read_parquet(student.paths.predictions, ["key", "primary"])
+            files.read_parquet(student.paths.predictions, columns=["key", "primary"])
             for student in (one, other)
         )
     ]

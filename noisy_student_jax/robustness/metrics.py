@@ -54,6 +54,7 @@ NOISES = ("gaussian_noise", "shot_noise")
 
 def corruption_errors(
     errors: Mapping[str, Sequence[float]],
+    *,
     normalizers: Mapping[str, float] = ALEXNET_ERRORS,
 ) -> dict[str, float]:
     """Returns CE of each corruption: ``Σ_s err(c, s) / Σ_s err_AlexNet(c, s)``.

@@ -194,7 +194,7 @@ class Ledger:
           old: the output, a folder, relative to the run directory.
           new: what it is to be called.
         """
-        for path in files.list_folder(self.folder, "*.json"):
+        for path in files.list_folder(self.folder, pattern="*.json"):
             record = files.read_json(path)
             made = record.get("outputs", {})
             if any(name.startswith(f"{new}/") for name in made):

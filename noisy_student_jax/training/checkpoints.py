@@ -53,7 +53,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Returns the steps that have a manifest, in order."""
-        names = (p.name for p in files.list_folder(self.folder, "step_*.json"))
+        names = (p.name for p in files.list_folder(self.folder, pattern="step_*.json"))
         found = (re.fullmatch(r"step_(\d+)\.json", name) for name in names)
         return sorted(int(match[1]) for match in found if match)
 

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from noisy_student_jax.core import random_keys
 from noisy_student_jax.core.types import PyTree
 
 
@@ -42,7 +43,7 @@ class TrainState(flax.struct.PyTreeNode):
         given = variables["params"], variables.get("batch_stats", {})
         # Copies: the step donates its state, and a buffer can be given once.
         (params, batch_stats), (ema_params, ema_batch_stats) = _twice(given)
-        key = jax.random.fold_in(jax.random.key(seed), generation)
+        key = jax.random.fold_in(random_keys.key(seed), generation)
         return cls(
             step=jnp.zeros((), jnp.int32),
             params=params,

@@ -9,9 +9,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 from jax.sharding import Mesh
 
-from noisy_student_jax.core import sharding, types
+from noisy_student_jax.core import random_keys, sharding, types
 from noisy_student_jax.core.batch_layout import BatchLayout
 from noisy_student_jax.core.sharding import NOT_SHARED, Sharing
 from noisy_student_jax.core.types import Batch, PyTree
@@ -105,8 +106,10 @@ def normalize(
     Returns:
       float32 of the same shape.
     """
-    mean = jnp.asarray(mean, jnp.float32) * 255
-    std = jnp.asarray(std, jnp.float32) * 255
+    mean, std = (
+        lax.broadcast_to_rank(jnp.asarray(each, jnp.float32) * 255, images.ndim)
+        for each in (mean, std)
+    )
     return (images.astype(jnp.float32) - mean) / std
 
 
@@ -182,7 +185,7 @@ class TrainStep:
         sharing: Sharing = NOT_SHARED,
     ) -> tuple[PyTree, PyTree, Metrics]:
         """Returns the gradient, the new batch statistics and what was measured."""
-        key = jax.random.fold_in(jax.random.wrap_key_data(state.noise_key), state.step)
+        key = jax.random.fold_in(random_keys.wrap(state.noise_key), state.step)
         work = self._whole if self.options.microbatches == 1 else self._microbatched
         # What the model computes with is whole; what is kept is a share.
         params, batch_stats = sharing.whole((state.params, state.batch_stats))

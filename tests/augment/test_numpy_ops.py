@@ -54,13 +54,17 @@ def on_device(height, width):
 
     def several(op, image):
         values = [
-            argument(op, magnitude, CONSTANTS)
+            argument(op, magnitude, constants=CONSTANTS)
             for magnitude in MAGNITUDES[height, width]
         ]
         function = device.FUNCTIONS.get(op.name)
         if op.signed:
-            signed = jax.vmap(function, (None, None, 0))
-            return jnp.stack([signed(image, v, jnp.array(SIGNS)) for v in values])
+            signs = jnp.array(SIGNS)
+            signed = [
+                jax.vmap(lambda sign, v=v: function(image, v, negative=sign))(signs)
+                for v in values
+            ]
+            return jnp.stack(signed)
         if op.name == "Cutout":
             where = {"row": height // 2, "column": width // 3}
             found = [device.cutout(image, 2 * value, **where) for value in values]

@@ -52,7 +52,7 @@ def pictures(height, width):
 def calls(op, behavior, magnitudes=MAGNITUDES):
     """Yields (function, argument, sign) of what a row calls."""
     for magnitude in (5,) if argument(op, 5) is None else magnitudes:
-        value = argument(op, magnitude, CONSTANTS, behavior)
+        value = argument(op, magnitude, constants=CONSTANTS, behavior=behavior)
         for sign in (1, -1) if op.signed else (1,):
             yield op.function(behavior), value, sign
 
@@ -71,7 +71,7 @@ def on_device(shape):
             return backend.cutout(image, 2 * value, row=3, column=5)
         function = backend.FUNCTIONS[name]
         if op.signed:
-            return function(image, value, negative)
+            return function(image, value, negative=negative)
         return function(image) if value is None else function(image, value)
 
     def everything(image):

@@ -117,9 +117,9 @@ def test_contrast_is_the_only_function_that_clean_changes():
 
 
 def test_svhn_moves_and_hides_less():
-    assert argument(named("TranslateX"), 5, SVHN_CONSTANTS) == 2.0
-    assert argument(named("Cutout"), 5, SVHN_CONSTANTS) == 2
-    assert argument(named("Cutout"), 9, RandAugmentConstants(cutout=4.5)) == 4
+    assert argument(named("TranslateX"), 5, constants=SVHN_CONSTANTS) == 2.0
+    assert argument(named("Cutout"), 5, constants=SVHN_CONSTANTS) == 2
+    assert argument(named("Cutout"), 9, constants=RandAugmentConstants(cutout=4.5)) == 4
 
 
 def test_mistakes_are_told():

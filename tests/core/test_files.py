@@ -221,13 +221,13 @@ def test_columns_come_in_the_order_asked_for_with_their_metadata(tmp_path):
     path = tmp_path / "split=test.parquet"
     write_table(path)
 
-    assert files.read_parquet(path, ["a"]).column_names == ["a"]
-    both = files.read_parquet(path, ["a", "b"])
+    assert files.read_parquet(path, columns=["a"]).column_names == ["a"]
+    both = files.read_parquet(path, columns=["a", "b"])
     assert both.column_names == ["a", "b"]
     assert both.schema.metadata == {b"made": b"by us"}
     assert files.read_parquet(path).equals(TABLE)
     with pytest.raises(DamagedFileError, match="c"):
-        files.read_parquet(path, ["a", "c"])
+        files.read_parquet(path, columns=["a", "c"])
 
 
 def test_arrays_survive_and_mapped_ones_are_read_only(tmp_path):
@@ -286,10 +286,10 @@ def test_a_folder_is_listed_by_name_and_pattern(tmp_path):
     for name in ("b.npy", "a.npy", "c.txt", ".d.npy.0a.tmp", "deep/e.npy"):
         files.write_atomically(tmp_path / name, "")
 
-    def names(*pattern):
-        return [path.name for path in files.list_folder(tmp_path, *pattern)]
+    def names(**pattern):
+        return [path.name for path in files.list_folder(tmp_path, **pattern)]
 
-    assert names("*.npy") == ["a.npy", "b.npy"]
+    assert names(pattern="*.npy") == ["a.npy", "b.npy"]
     assert names() == [".d.npy.0a.tmp", "a.npy", "b.npy", "c.txt", "deep"]
     assert files.list_folder(tmp_path / "missing") == []
     assert files.list_folder(tmp_path / "c.txt") == []

@@ -1,12 +1,11 @@
 """What a step frees stays in the process, so that the next need not clear it anew."""
 
-import os
 import platform
 import subprocess
 import sys
 
 import pytest
-from support import ROOT
+from support import ROOT, untold_environment
 
 SCRIPT = """
 import resource, sys
@@ -26,17 +25,23 @@ ahead = jax.config.read("jax_cpu_enable_async_dispatch")
 print(min(faults() for _ in range(4)), ahead)
 """
 
+COMMAND = """
+import sys
+from noisy_student_jax.cli.main import main
+status = main(sys.argv[1:])
+import jax
+print(status, jax.config.read("jax_cpu_enable_async_dispatch"))
+"""
+
 glibc = pytest.mark.skipif(
     platform.libc_ver()[0] != "glibc", reason="another C library than glibc"
 )
 
 
 def run(**environment):
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
-    clean.pop("GLIBC_TUNABLES", None)
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT],
-        env=clean | {"JAX_PLATFORMS": "cpu"} | environment,
+        env=untold_environment() | {"JAX_PLATFORMS": "cpu"} | environment,
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -60,3 +65,20 @@ def test_glibc_stays_as_the_user_set_it():
     kept, faults = run(MALLOC_TRIM_THRESHOLD_="131072")
     assert not kept
     assert faults > 5 * 8000
+
+
+@glibc
+@pytest.mark.parametrize(("command", "steps"), [("run", True), ("status", False)])
+def test_commands_that_take_steps_keep_it(command, steps, tmp_path):
+    line = [command, f"--workdir={tmp_path / 'nothing here'}"]
+    if command == "run":
+        line.append(f"--config={tmp_path / 'nothing there'}")
+    done = subprocess.run(
+        [sys.executable, "-c", COMMAND, *line],
+        env=untold_environment() | {"JAX_PLATFORMS": "cpu"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+
+    assert done.stdout.splitlines()[-1] == f"2 {not steps}", done.stderr

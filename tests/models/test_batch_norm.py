@@ -62,7 +62,8 @@ def train(module, variables, values):
             {**variables, "params": params}, values, mutable=["batch_stats"]
         )
         weights = jnp.cos(jnp.arange(out[0].size, dtype=jnp.float32))
-        return jnp.sum(jnp.sin(out) * weights.reshape(out[0].shape)), (out, updated)
+        weighted = jnp.sin(out).astype(jnp.float32) * weights.reshape(1, *out.shape[1:])
+        return jnp.sum(weighted), (out, updated)
 
     gradient, (out, updated) = jax.grad(loss, (0, 1), has_aux=True)(
         variables["params"], values

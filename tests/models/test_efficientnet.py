@@ -154,13 +154,14 @@ def written_out(variables, images, activation=swish):
         )
 
     def norm(x, scope, name):
-        p, s = (tree[name] for tree in scope)
+        p, s = jax.tree.map(lambda one: one[None, None, None], [t[name] for t in scope])
         return (x - s["mean"]) / jnp.sqrt(s["var"] + 1e-3) * p["scale"] + p["bias"]
 
     def gate(x, p):
         squeezed = x.mean((1, 2)) @ p["se_reduce"]["kernel"][0, 0]
-        squeezed = activation(squeezed + p["se_reduce"]["bias"])
-        logits = squeezed @ p["se_expand"]["kernel"][0, 0] + p["se_expand"]["bias"]
+        squeezed = activation(squeezed + p["se_reduce"]["bias"][None])
+        logits = squeezed @ p["se_expand"]["kernel"][0, 0]
+        logits += p["se_expand"]["bias"][None]
         return x * (1 / (1 + jnp.exp(-logits)))[:, None, None]
 
     top = (params, stats)
@@ -179,7 +180,7 @@ def written_out(variables, images, activation=swish):
 
     x = activation(norm(conv(x, params["head_conv"]["kernel"]), top, "head_bn"))
     classifier = params["classifier"]
-    return x.mean((1, 2)) @ classifier["kernel"] + classifier["bias"]
+    return x.mean((1, 2)) @ classifier["kernel"] + classifier["bias"][None]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,6 @@ class Brightness(nn.Module):
     @nn.compact
     def __call__(self, images, *, train):
         gain = self.param("gain", nn.initializers.constant(20.0), ())
-        centers = (jnp.arange(self.outputs) + 0.5) / self.outputs
+        centers = (jnp.arange(self.outputs, dtype=jnp.float32) + 0.5) / self.outputs
         mean = images.mean(axis=(1, 2, 3))[:, None]
-        return {"logits": -gain * jnp.abs(mean - centers)}
+        return {"logits": -gain * jnp.abs(mean - centers[None])}

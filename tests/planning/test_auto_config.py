@@ -128,7 +128,7 @@ def test_a_config_that_leaves_nothing_open_is_left_alone(tmp_path):
 
 
 def test_facts_are_found_in_folders(places, tmp_path):
-    open_config = configs.complete(_execute(FOLDER), overrides(places))
+    open_config = configs.complete(_execute(FOLDER), overrides=overrides(places))
 
     facts = auto_config.look(open_config, tmp_path / "run")
 
@@ -138,7 +138,7 @@ def test_facts_are_found_in_folders(places, tmp_path):
 
 
 def test_what_was_decided_stays_when_folders_grow(places, tmp_path):
-    open_config = configs.complete(_execute(FOLDER), overrides(places))
+    open_config = configs.complete(_execute(FOLDER), overrides=overrides(places))
     workdir = tmp_path / "run"
     workdir.mkdir()
     made = auto_config.decided(open_config, workdir, Interruption())
@@ -157,7 +157,7 @@ def test_what_was_decided_stays_when_folders_grow(places, tmp_path):
 def test_a_folder_in_which_nothing_can_be_read_is_refused(places, tmp_path):
     for path in (places / "labeled").rglob("*.png"):
         path.write_bytes(b"<html>not found</html>")
-    open_config = configs.complete(_execute(FOLDER), overrides(places))
+    open_config = configs.complete(_execute(FOLDER), overrides=overrides(places))
 
     with pytest.raises(UserError, match=r"none of 16 files .* is it the right folder"):
         auto_config.look(open_config, tmp_path / "run")
@@ -181,7 +181,7 @@ def test_that_nothing_had_to_be_given_up_is_kept_too(tmp_path, monkeypatch):
 
 def test_another_start_is_decided_anew(places, tmp_path):
     asked = [
-        configs.complete(_execute(FOLDER), [*overrides(places), flag])
+        configs.complete(_execute(FOLDER), overrides=[*overrides(places), flag])
         for flag in ("--config.init=none", "--config.init=random", "--config.init=out")
     ]
 
@@ -191,7 +191,7 @@ def test_another_start_is_decided_anew(places, tmp_path):
 
 
 def test_damaged_decisions_are_named(places, tmp_path):
-    open_config = configs.complete(_execute(FOLDER), overrides(places))
+    open_config = configs.complete(_execute(FOLDER), overrides=overrides(places))
     (tmp_path / auto_config.DECISIONS).write_text('{"decisions": [1]}')
 
     with pytest.raises(UserError, match="damaged"):

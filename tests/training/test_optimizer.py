@@ -213,7 +213,7 @@ def test_the_gradient_of_l2_is_each_weight_that_decays():
     found = jax.grad(lambda p: 5 * optimizers.l2(p, frozen=("classifier",)))(params)
 
     decays = optimizers.decayed(params, frozen=("classifier",))
-    expected = jax.tree.map(lambda w, decays: 5 * w * decays, params, decays)
+    expected = jax.tree.map(lambda w, decays: 5 * w * float(decays), params, decays)
     assert jax.tree.structure(found) == jax.tree.structure(expected)
     for ours, theirs in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
         np.testing.assert_array_equal(ours, theirs)

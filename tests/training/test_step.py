@@ -141,7 +141,7 @@ def take(
         module,
         loss or classification_loss(),
         optimizer,
-        lambda number: 0.25 + number,
+        lambda number: 0.25 + jnp.asarray(number, jnp.float32),
         StepOptions(**({"ratio": 2.0} | step_options)),
         mean=MEAN,
         std=STD,
@@ -505,7 +505,9 @@ def test_noise_is_new_in_every_microbatch():
     before, _, metrics = take(Noised(), examples, loss=watch, microbatches=2, group=6)
 
     dense = before.params["dropout"]
-    still = inputs(examples)[:6] @ np.asarray(dense["kernel"]) + dense["bias"]
+    still = inputs(examples)[:6] @ np.asarray(dense["kernel"]) + np.asarray(
+        dense["bias"]
+    )
     # The mean over two microbatches of 0 or 2: 1 where they differ.
     ratio = np.round(np.asarray(metrics["labeled/dropout"]) / still, 3)
     assert np.any(ratio == 1)

@@ -125,10 +125,10 @@ def _note(
 
 def _whole_parts(folder: pathlib.Path) -> Iterator[tuple[int, pa.Table, str]]:
     """Yields number, table and decoder of each part that is whole."""
-    for path in files.list_folder(folder, "part_*.parquet"):
+    for path in files.list_folder(folder, pattern="part_*.parquet"):
         try:
             number = int(path.stem.removeprefix("part_"))
-            table = files.read_parquet(path, SCHEMA.names)
+            table = files.read_parquet(path, columns=SCHEMA.names)
             facts = json.loads(table.schema.metadata[METADATA])
             if files.size(path.with_suffix(".bin")) == facts["bytes"]:
                 yield number, table, facts["decoder"]

@@ -33,6 +33,15 @@ def order(
 
     Raises:
       ValueError: `size` is not positive.
+
+    Example:
+      Two epochs of five records:
+
+      >>> epochs, records = order(0, 0, np.arange(10), 5)
+      >>> epochs.tolist()
+      [0, 0, 0, 0, 0, 1, 1, 1, 1, 1]
+      >>> sorted(records[:5].tolist())
+      [0, 1, 2, 3, 4]
     """
     if size <= 0:
         raise ValueError(f"a stream needs at least one record, got {size}")

@@ -1,0 +1,136 @@
+"""What is public is documented, and its options are named where it is called."""
+
+import dataclasses
+import functools
+import importlib
+import inspect
+import pkgutil
+import re
+from collections.abc import Iterator
+
+import noisy_student_jax
+
+PACKAGE = noisy_student_jax.__name__
+SECTION = re.compile(r"^(\w+):$", re.MULTILINE)
+TITLES = {"Args", "Attributes"}
+
+POSITIONAL = {
+    "augment.rounding.rounded": {"low", "high"},  # as `jnp.clip`
+    "cli.main.main": {"arguments"},
+    "config.load.defaults": {"overrides"},
+    "config.load.flatten": {"prefix"},  # of its own recursion
+    "config.load.identity": {"prefix"},
+    "config.load.load": {"overrides"},
+    "core.console.Progress.update": {"note"},
+    "core.console.say": {"line"},
+    "core.devices.idle_gpu": {"root"},
+    "core.sharding.make_mesh": {"devices"},
+    "data.pipelines.draws.Draws.of_step": {"mesh"},
+    "data.pipelines.draws.Draws.of_steps": {"mesh"},
+    "data.pipelines.draws.assemble": {"weights", "teacher_images"},
+    "data.sources.key_hashes": {"indices"},
+    "data.sources.read_all_good": {"indices"},
+    "interop.export.onnx_graph.Graph.constant": {"dtype"},  # as `np.array`
+    "models.layers.batch_norm": {"activation"},
+    "planning.throughput.remembered": {"speeds"},
+    "pseudo_labels.sidecar.batches": {"columns"},
+    "training.step.TrainStep.gradients": {"taught_by"},
+}
+"""What may be passed by its place, as what a call is about and not an option of it."""
+
+
+def modules() -> list[str]:
+    found = pkgutil.walk_packages(noisy_student_jax.__path__, f"{PACKAGE}.")
+    return [PACKAGE, *(m.name for m in found if not m.name.endswith("__main__"))]
+
+
+module = importlib.import_module
+
+
+def public(name: str) -> Iterator[tuple[str, object]]:
+    """Yields what a module defines for others, and what its classes do, by name."""
+    short = name.removeprefix(f"{PACKAGE}.")
+    for key, value in vars(module(name)).items():
+        if key.startswith("_") or getattr(value, "__module__", None) != name:
+            continue
+        if inspect.isclass(value):
+            yield f"{short}.{key}", value
+            fields = getattr(value, "__dataclass_fields__", {})
+            for attribute, part in vars(value).items():
+                if isinstance(part, staticmethod | classmethod):
+                    part = part.__func__
+                if attribute.startswith("_") or attribute in fields:
+                    continue
+                if inspect.isfunction(part) or isinstance(
+                    part, property | functools.cached_property
+                ):
+                    yield f"{short}.{key}.{attribute}", part
+        elif callable(value) and hasattr(value, "__name__"):
+            yield f"{short}.{key}", value
+
+
+def everything() -> list[tuple[str, object]]:
+    return [pair for name in modules() for pair in public(name)]
+
+
+def sections(documentation: str) -> dict[str, str]:
+    """Splits a docstring by the titles of its sections."""
+    _, *parts = SECTION.split(inspect.cleandoc(documentation))
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+def entries(section: str) -> list[str]:
+    """Returns the names that a section of a docstring explains."""
+    lines = [line for line in section.splitlines() if line.strip()]
+    indents = [len(line) - len(line.lstrip()) for line in lines]
+    named = [
+        line.split(":")[0].strip()
+        for line, indent in zip(lines, indents, strict=True)
+        if indent == indents[0]
+    ]
+    return [name.strip(" *") for names in named for name in names.split(",")]
+
+
+def named_by(value: object, title: str) -> set[str] | None:
+    """Returns what that section of a docstring may name; None for anything."""
+    if title == "Args":
+        return set(inspect.signature(value).parameters)
+    if not dataclasses.is_dataclass(value) and not hasattr(value, "_fields"):
+        return None  # attributes that only a constructor makes
+    owners = value.__mro__
+    annotated = {name for one in owners for name in inspect.get_annotations(one)}
+    return annotated | {name for one in owners for name in vars(one)}
+
+
+def test_what_is_public_has_a_docstring():
+    # A class's own: what it inherits says what another class is.
+    bare = {name for name in modules() if not module(name).__doc__}
+    bare |= {key for key, value in everything() if not value.__doc__}
+
+    assert not bare
+
+
+def test_optional_arguments_are_passed_by_name():
+    found = {}
+    for key, value in everything():
+        if not inspect.isfunction(inspect.unwrap(value)):
+            continue
+        for argument in inspect.signature(value).parameters.values():
+            optional = argument.default is not argument.empty
+            if optional and argument.kind is argument.POSITIONAL_OR_KEYWORD:
+                found.setdefault(key, set()).add(argument.name)
+
+    assert found == POSITIONAL
+
+
+def test_docstrings_name_what_there_is():
+    wrong = []
+    for key, value in everything():
+        told = sections(value.__doc__ or "")
+        for title in TITLES & told.keys():
+            known = named_by(value, title)
+            for name in entries(told[title]):
+                if known is not None and name not in known:
+                    wrong.append(f"{key}, {title}: {name}")
+
+    assert not wrong
