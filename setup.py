@@ -62,6 +62,7 @@ setup(
     extras_require={
         "dev": [
             "hypothesis",
+            "mypy",
             "pre-commit",
             "pytest",
             "pytest-xdist",

@@ -11,12 +11,10 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-import ml_collections
+from ml_collections import ConfigDict
 
 from noisy_student_jax.config.accelerators import CHIPS
 from noisy_student_jax.core.model_arguments import ModelArguments
-
-ConfigDict = ml_collections.ConfigDict
 
 GENERATION_SECTIONS = ("model", "train", "noise", "labels", "selection", "fixres")
 """What a generation may say for itself; the rest is the run's."""
@@ -122,7 +120,9 @@ _EXPECTED = {
 """Of data that are not here: `plan` reckons with it; no run reads it."""
 _DATA = {
     "name": _text("digits", "data set: 'digits', 'own', or 'module:function'"),
-    "road": _one_of(("prepared", "streamed"), "how people's images come"),
+    "pipeline": _one_of(
+        ("prepared", "streamed"), "prepared once and cached, or streamed"
+    ),
     "decoder": _one_of(("auto", "plain"), "which JPEG decoder; auto: the fastest here"),
     "lanes": _whole(None, _FROM_1, "sequential readers of slow storage", OFF),
     "lane_block": _whole(256, _FROM_1, "records that a lane reads in a row"),

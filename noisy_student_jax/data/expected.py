@@ -65,7 +65,7 @@ def counted(data: ConfigDict, *, name: str, absent: Sequence[str]) -> Dataset:
       absent: which places are not here; kept as the reason.
     """
     expected = data.expected
-    streamed = data.road == "streamed" or any(
+    streamed = data.pipeline == "streamed" or any(
         place and place.startswith(STREAMED) for place in data.sources.values()
     )
     kind = CountedRecords if streamed else Counted

@@ -111,7 +111,7 @@ class Opener:
         self._look_only = look_only
         learned = (data.sources.labeled, data.sources.unlabeled)
         # A batch comes by one road.
-        self._streams = data.road == "streamed" or any(
+        self._streams = data.pipeline == "streamed" or any(
             place and place.startswith(STREAMED) for place in learned
         )
 

@@ -197,7 +197,7 @@ def look(config: ConfigDict, workdir: pathlib.Path) -> Facts:
 def _source(data: ConfigDict, name: str) -> Source:
     """Opens a source without preparing it."""
     with data.unlocked():
-        data.road = "streamed"
+        data.pipeline = "streamed"
     opener = Opener(data, Interruption(), Progress(), look_only=True)
     return opener.open(name).source()
 

@@ -316,7 +316,7 @@ def _taught_bytes(student: Generation, *, resident: int) -> int:
 def _prepared_bytes(run: Run) -> int:
     """Returns what people's images take once prepared, at an aspect ratio of 4:3."""
     data = run.config.data
-    if data.name != "own" or data.road != "prepared":
+    if data.name != "own" or data.pipeline != "prepared":
         return 0
     learned = (data.sources.labeled, data.sources.unlabeled)
     if any(place and place.startswith(STREAMED) for place in learned):

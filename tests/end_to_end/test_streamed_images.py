@@ -63,9 +63,9 @@ def quarantined(workdir):
 def test_folders_without_a_cache(folders, tmp_path):
     workdir = tmp_path / "run"
 
-    road = ["--config.data.road=streamed", "--config.data.augment=device", *SHORT]
+    ways = ["--config.data.pipeline=streamed", "--config.data.augment=device", *SHORT]
 
-    assert main(line("run", folders, workdir, *road)) == 0
+    assert main(line("run", folders, workdir, *ways)) == 0
 
     splits, classes = counts(workdir)
     assert len(classes) == CLASSES
@@ -102,8 +102,8 @@ def test_record_files(records, tmp_path):
 def test_a_record_that_is_damaged_later_is_named_in_training(folders, tmp_path):
     own, workdir = tmp_path / "own", tmp_path / "run"
     shutil.copytree(folders, own)
-    road = ["--config.data.road=streamed", *SHORT]
-    assert main(line("prepare", own, workdir, *road)) == 0
+    ways = ["--config.data.pipeline=streamed", *SHORT]
+    assert main(line("prepare", own, workdir, *ways)) == 0
     # As large as before, and of the same time: only its bytes are others.
     victims = sorted((own / "labeled" / "cat").glob("*.png"))
     for path in victims[:4]:
@@ -111,7 +111,7 @@ def test_a_record_that_is_damaged_later_is_named_in_training(folders, tmp_path):
         path.write_bytes(b"x" * found.st_size)
         os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
 
-    more = [*road, "--config.data.max_quarantined=0.2"]
+    more = [*ways, "--config.data.max_quarantined=0.2"]
     assert main([*line("train", own, workdir, *more), "--generation=0"]) == 0
 
     lines = (workdir / "generation_0/train/quarantine.csv").read_text().splitlines()
@@ -130,9 +130,9 @@ def test_a_torn_test_image_is_left_out_and_the_verdict_stands(
         shutil.copy(path, copy)
     torn = sorted(test.rglob("*.png"))[7]
     torn.write_bytes(torn.read_bytes()[:60])
-    road = ["--config.data.road=streamed", f"--config.test={test}", *SHORT]
+    ways = ["--config.data.pipeline=streamed", f"--config.test={test}", *SHORT]
 
-    assert main(line("run", folders, workdir, *road)) == 0
+    assert main(line("run", folders, workdir, *ways)) == 0
 
     summary = json.loads((workdir / "summary.json").read_text())
     assert summary["splits"]["test"] == 47
@@ -145,7 +145,7 @@ def test_a_torn_test_image_is_left_out_and_the_verdict_stands(
     assert f"{told} and are left out, the first being '{key}'" in said
     # Not where fewer are allowed.
     (workdir / "generation_0" / "evaluation.json").unlink()
-    fewer = [*road, "--config.data.max_quarantined=0.02"]
+    fewer = [*ways, "--config.data.max_quarantined=0.02"]
     again = [*line("evaluate", folders, workdir, *fewer), "--generation=0"]
     assert main([*again, "--again"]) == 2
     assert f"{told}, more than config.data.max_quar" in capsys.readouterr().err
