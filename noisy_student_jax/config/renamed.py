@@ -1,7 +1,7 @@
 """What was written before under other names and values, and how it is written now.
 
-Keys got American spelling and the field's words. What a config leaves open, or does without, became
-``None``; before, each field had a value of its own for that. Whatever reads a file of a
+Keys got American spelling and the field's words. What a config leaves open, or does
+without, became ``None``; before, each field had a value of its own for that. Whatever reads a file of a
 run passes it through here, so that a run of then resumes and an identity recorded then
 compares equal. The values are none that a field may have today: what is up to date
 stays as it is.

@@ -121,7 +121,7 @@ _EXPECTED = {
 _DATA = {
     "name": _text("digits", "data set: 'digits', 'own', or 'module:function'"),
     "pipeline": _one_of(
-        ("prepared", "streamed"), "prepared once and cached, or streamed"
+        ("prepared", "streamed"), "images are cached, or streamed"
     ),
     "decoder": _one_of(("auto", "plain"), "which JPEG decoder; auto: the fastest here"),
     "lanes": _whole(None, _FROM_1, "sequential readers of slow storage", OFF),
