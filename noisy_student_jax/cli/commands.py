@@ -3,6 +3,7 @@
 import argparse
 import pathlib
 import shlex
+from collections.abc import Iterator
 from typing import Any
 
 from noisy_student_jax import config as configs
@@ -141,7 +142,7 @@ def status(options: Options, interruption: Interruption) -> int:
     whole = noisy_student(one)
     found = scheduler.standings(one, whole)
     running = one.is_locked
-    rows = []
+    rows: list[dict[str, Any]] = []
     for stage in whole:
         manifest = one.ledger.manifest(stage.name)
         standing = found[stage.name]
@@ -192,7 +193,7 @@ def predict(options: Options, interruption: Interruption) -> int:
                 images.append(decode(path))
             except UndecodableImageError as error:
                 problems[path] = str(error)
-        predictions = iter(())
+        predictions: Iterator[dict[str, Any]] = iter(())
         if images:
             whole = predictor(variables, bundle.preprocessing.apply_all(images))
             predictions = iter(_rows(task, whole))
@@ -245,7 +246,7 @@ def plan(options: Options, interruption: Interruption) -> int:
     if where:
         config.plan.update(where.section)
     one = Run(config, workdir, interruption=interruption, look_only=True, believe=True)
-    check(one, devices=where and len(where.devices))
+    check(one, devices=len(where.devices) if where else None)
     if options.recipe:
         console.say(planning.recipe(one))
         return 0

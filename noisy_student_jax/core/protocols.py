@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from noisy_student_jax.core.types import Batch, PerStream, PyTree
 
 Arrays = dict[str, np.ndarray]
-Resize = Callable[[np.ndarray, int, tuple[float, ...] | None], np.ndarray]
+Resize = Callable[
+    [np.ndarray, int, tuple[float, float, float, float] | None], np.ndarray
+]
 """Of an image, the side of the square to make, and a box of the image or None."""
 
 

@@ -12,6 +12,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from typing import Protocol
 
 import flax.linen as nn
 import jax
@@ -36,6 +37,13 @@ WORTHWHILE = 64
 """A call may have so many times fewer images where there are cores to spare."""
 
 
+class Predicts(Protocol):
+    """The part of a task that a predictor needs."""
+
+    def predict(self, outputs: PyTree) -> dict[str, jax.Array]:
+        """See `Task`."""
+
+
 class Predictor:
     """Applies a model in evaluation mode: no dropout, no stochastic depth.
 
@@ -45,7 +53,7 @@ class Predictor:
 
     def __init__(
         self,
-        task: Task,
+        task: Predicts,
         module: nn.Module,
         preprocessing: Preprocessor,
         *,
@@ -209,12 +217,12 @@ def _cores() -> Executor:
 
 
 def _program(
-    task: Task,
+    task: Predicts,
     module: nn.Module,
     mean: tuple[float, ...],
     std: tuple[float, ...],
     mesh: Mesh,
-) -> Callable[[PyTree, jax.Array], dict[str, jax.Array]]:
+) -> jax.stages.Wrapped:
     """Makes the program that predicts a batch."""
     spread = sharding.along_batch(mesh)
 

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import optax
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import DTypeLike
 
 from noisy_student_jax.core.types import Batch
 from noisy_student_jax.data.sources import first_label
@@ -48,7 +48,10 @@ def of_batch(trained: Part) -> Batch:
 
 
 def many(
-    one: ArrayLike, count: int, *, dtype: DTypeLike | None = None
+    one: jax.Array | np.ndarray | np.generic,
+    count: int,
+    *,
+    dtype: DTypeLike | None = None,
 ) -> jax.ShapeDtypeStruct:
     """Returns the shape of `count` examples like one, an array or a number."""
     return jax.ShapeDtypeStruct((count, *np.shape(one)), dtype or one.dtype)

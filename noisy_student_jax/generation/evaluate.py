@@ -32,9 +32,11 @@ def evaluate(student: Generation) -> dict[str, Any]:
     refuse_overlap(ema, run.dataset.test)
     trained = part(student.final)
     made = predictor(trained, batch=batch)
-    splits, judged = {}, ("validation", "test")
-    sources = run.dataset.parts()
-    sources = {name: trained.source(sources[name], name) for name in judged}
+    splits: dict[str, dict[str, Any]] = {}
+    parts = run.dataset.parts()
+    sources = {
+        name: trained.source(parts[name], name) for name in ("validation", "test")
+    }
     run.progress.start(sum(map(len, sources.values())), "images")
 
     def before_batch(done: int) -> None:

@@ -7,6 +7,7 @@ direction that a few labeled images say nothing of.
 
 import dataclasses
 import pathlib
+from typing import Any
 
 import jax
 import numpy as np
@@ -40,11 +41,11 @@ def given(student: Generation) -> Bundle | None:
     Raises:
       UserError: there are no such weights, or they are damaged.
     """
-    model = student.spec.config.model
-    if not is_given(student):
+    model, teacher = student.spec.config.model, student.teacher
+    if model.init == RANDOM:
         return None
     if model.init == TEACHER:
-        return bundles.read(student.teacher.paths.model)
+        return bundles.read(teacher.paths.model) if teacher else None
     if model.init == PRETRAINED:
         return published.lite_bundle(model.name)
     return _read(model.init, "config.model.init")
@@ -66,11 +67,9 @@ def digests(student: Generation) -> dict[str, str]:
     """
     spec = student.spec
     name = "teacher" if spec.adopted else "init"
-    if not spec.adopted and not is_given(student):
-        return {}
     if not spec.adopted and spec.config.model.init == TEACHER:
         # It comes from a stage that this one needs.
-        return {name: TEACHER}
+        return {name: TEACHER} if spec.teacher else {}
     try:
         bundle = given_teacher(student) if spec.adopted else given(student)
     except UserError:
@@ -78,7 +77,9 @@ def digests(student: Generation) -> dict[str, str]:
         if finished and name in finished["inputs"]:
             return {name: finished["inputs"][name]}
         raise
-    known = {"weights": bundle.sha256, "classes": list(bundle.classes)}
+    if bundle is None:
+        return {}
+    known: dict[str, Any] = {"weights": bundle.sha256, "classes": list(bundle.classes)}
     if spec.adopted:
         # It is taken as it is, with what its card says of its use.
         known |= {
@@ -251,18 +252,21 @@ def check(student: Generation) -> None:
     if student.spec.adopted:
         check_teacher(student)
         refuse_judged(student, given_teacher(student))
-    elif is_given(student) and student.spec.config.model.init == TEACHER:
-        ours, theirs = student.cost.shapes, student.teacher.cost.shapes
+    elif student.spec.config.model.init == TEACHER:
+        teacher = student.teacher
+        if teacher is None:
+            return
+        ours, theirs = student.cost.shapes, teacher.cost.shapes
         if jax.tree.map(np.shape, ours) != jax.tree.map(np.shape, theirs):
             raise UserError(
                 f"config.model.init is '{TEACHER}', but model"
                 f" '{student.spec.model.name}' is not the teacher's,"
-                f" '{student.teacher.spec.model.name}': give both the same, or start"
+                f" '{teacher.spec.model.name}': give both the same, or start"
                 " from something else"
             )
-    elif is_given(student):
+    elif bundle := given(student):
         initial_variables(student)
-        refuse_judged(student, given(student))
+        refuse_judged(student, bundle)
 
 
 def refuse_judged(student: Generation, bundle: Bundle) -> None:
@@ -287,7 +291,9 @@ def refuse_judged(student: Generation, bundle: Bundle) -> None:
 
 def given_teacher(student: Generation) -> Bundle:
     """Returns the bundle that a run was given for its first teacher."""
-    return _read(student.spec.adopted, "config.teacher")
+    place = student.spec.adopted
+    assert place is not None, "only an adopted generation has a given teacher"
+    return _read(place, "config.teacher")
 
 
 def _read(place: str, field: str) -> Bundle:

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 from jax.sharding import Mesh
 
-from noisy_student_jax.augment.noise import InputNoise
+from noisy_student_jax.augment.input_noise import InputNoise
 from noisy_student_jax.augment.randaugment_table import RandAugmentConstants
 from noisy_student_jax.config import ConfigDict
 from noisy_student_jax.core import files, unusable
@@ -15,12 +15,13 @@ from noisy_student_jax.core.types import STREAMS
 from noisy_student_jax.data.encoded import is_encoded
 from noisy_student_jax.data.order.block_shuffle import Lanes
 from noisy_student_jax.data.pipelines.device_resident import ResidentPipeline
-from noisy_student_jax.data.pipelines.host_fed import HostedPipeline, SourceFeed
+from noisy_student_jax.data.pipelines.host_fed import Feed, HostedPipeline, SourceFeed
 from noisy_student_jax.data.pipelines.stream import Noise, Stream
 from noisy_student_jax.data.quarantine import Quarantine
 from noisy_student_jax.data.sources import key_hashes, labels_of, record_bytes
 from noisy_student_jax.generation import init_weights
 from noisy_student_jax.generation.trainable import FeatureSource, HeadOnFeatures, Part
+from noisy_student_jax.images.preprocessing import Preprocessing
 from noisy_student_jax.models import bundle as bundles
 from noisy_student_jax.pseudo_labels import selection
 from noisy_student_jax.runs.run import Generation
@@ -88,11 +89,13 @@ def make(student: Generation) -> Streams:
     if spec.role.labels_only:
         noise = make_noise(spec.config.noise.pseudo)
         return Streams(labeled, dataclasses.replace(labeled, noise=noise), own)
-    pseudo, drawn = _pseudo_labeled(student)
-    teacher = bundles.read(student.teacher.paths.model)
+    teacher = student.teacher
+    assert teacher is not None, "only models on labels alone have no teacher"
+    pseudo, drawn = _pseudo_labeled(student, teacher)
+    bundle = bundles.read(teacher.paths.model)
     if spec.taught_by:
-        pseudo = dataclasses.replace(pseudo, teacher=teacher.preprocessing)
-    learned = np.concatenate([own, drawn, teacher.trained_on])
+        pseudo = dataclasses.replace(pseudo, teacher=bundle.preprocessing)
+    learned = np.concatenate([own, drawn, bundle.trained_on])
     return Streams(labeled, pseudo, np.unique(learned))
 
 
@@ -169,19 +172,29 @@ def open_pipeline(
     """
     data = student.run.config.data
     numbers = {"seed": student.run.config.seed, "generation": student.spec.number}
-    road = (learned.both, student.spec.layout, mesh, preprocessing)
+    shared = (learned.both, student.spec.layout, mesh, preprocessing)
     sources = [stream.source for stream in learned.both]
     images = sum(_distinct(stream) for stream in learned.both)
     if is_resident(student, sources, images):
-        return ResidentPipeline(*road, **numbers)
+        return ResidentPipeline(*shared, **numbers)
+    feed: Feed
     if any(is_encoded(source) for source in sources):
         # TensorFlow is slow to import, and may not be there.
         from noisy_student_jax.data.streaming.feed import StreamingFeed
 
+        assert isinstance(preprocessing, Preprocessing), "features are not encoded"
         noised = data.augment == "host"
-        feed = StreamingFeed(*road, **numbers, noised=noised, decoder=data.decoder)
+        feed = StreamingFeed(
+            learned.both,
+            student.spec.layout,
+            mesh,
+            preprocessing=preprocessing,
+            **numbers,
+            noised=noised,
+            decoder=data.decoder,
+        )
     else:
-        feed = SourceFeed(*road, **numbers, decoder=data.decoder)
+        feed = SourceFeed(*shared, **numbers, decoder=data.decoder)
     quarantine = Quarantine(
         student.paths.training / QUARANTINE,
         records=images,
@@ -233,18 +246,18 @@ def _labeled(student: Generation) -> Stream:
     )
 
 
-def _check_keys(student: Generation, picks: np.ndarray, pool: Source) -> None:
-    """Makes sure that each label is of the image that it is joined to.
+def _check_keys(teacher: Generation, picks: np.ndarray, pool: Source) -> None:
+    """Checks that each label belongs to the image that it is joined to.
 
     Args:
-      student: to be trained on them.
+      teacher: the generation whose labels were selected.
       picks: int64 ``[records, 2]``: record of the pool, row of the plan.
       pool: the unlabeled images.
 
     Raises:
       UserError: the plan was made from labels of another pool.
     """
-    folder = student.teacher.paths.selection
+    folder = teacher.paths.selection
     planned = files.read_parquet(folder / selection.PLAN, columns=["key"])["key"]
     planned = planned.combine_chunks()
     for record, row in picks.tolist():
@@ -257,12 +270,14 @@ def _check_keys(student: Generation, picks: np.ndarray, pool: Source) -> None:
             )
 
 
-def _pseudo_labeled(student: Generation) -> tuple[Stream, np.ndarray]:
-    """Returns the stream, and the hashes of the keys in it."""
+def _pseudo_labeled(
+    student: Generation, teacher: Generation
+) -> tuple[Stream, np.ndarray]:
+    """Returns the pseudo-labeled stream and the hashes of its records' keys."""
     pool = student.run.dataset.pool
-    picks, targets = selection.load_picks(student.teacher.paths.selection)
+    picks, targets = selection.load_picks(teacher.paths.selection)
     drawn, first = np.unique(picks[:, 0], return_index=True)
-    _check_keys(student, picks[first], pool)
+    _check_keys(teacher, picks[first], pool)
     stream = Stream(
         source=pool,
         picks=picks,
@@ -271,4 +286,4 @@ def _pseudo_labeled(student: Generation) -> tuple[Stream, np.ndarray]:
         noise=make_noise(student.spec.config.noise.pseudo),
         lanes=make_lanes(student.run.config.data),
     )
-    return stream, key_hashes(pool, drawn)
+    return stream, key_hashes(pool, drawn.tolist())

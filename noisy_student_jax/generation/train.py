@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -85,9 +86,10 @@ def train(student: Generation) -> dict[str, Any]:
 
 def teacher_of(student: Generation) -> tuple[Teacher | None, PyTree | None]:
     """Returns what labels in a student's steps, and its variables; None if nothing."""
-    if not student.spec.taught_by:
+    generation = student.teacher
+    if generation is None or not student.spec.taught_by:
         return None, None
-    task, bundle = student.run.task, bundles.read(student.teacher.paths.model)
+    task, bundle = student.run.task, bundles.read(generation.paths.model)
     teacher = Teacher(
         models.create(bundle.architecture, **bundle.arguments),
         lambda outputs: task.taught_targets(task.predict(outputs)),
@@ -204,7 +206,7 @@ def _loop_options(student: Generation) -> loop.LoopOptions:
     )
 
 
-def _validation(trained: Part):
+def _validation(trained: Part) -> Callable[[TrainState], dict[str, float]]:
     """Returns a function that measures a state, raw and EMA, on validation images."""
     run = trained.student.run
     made = predictor(trained, batch=run.config.evaluation.batch)

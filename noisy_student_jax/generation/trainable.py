@@ -165,7 +165,11 @@ class OnePixel:
         return np.zeros((1, 1, self.channels), np.float32)
 
     def apply_crop(
-        self, image: np.ndarray, box: tuple[int, ...], *, bicubic: Resize | None = None
+        self,
+        image: np.ndarray,
+        box: tuple[int, int, int, int],
+        *,
+        bicubic: Resize | None = None,
     ) -> np.ndarray:
         """See `Preprocessing`."""
         del box, bicubic
@@ -173,7 +177,9 @@ class OnePixel:
 
 
 class HeadOnFeatures(Part):
-    """The head of a student's model, on features of its frozen body."""
+    """The head of a student's model, on features of its frozen backbone."""
+
+    preprocessing: OnePixel
 
     def source(self, source: Source, name: str) -> "FeatureSource":
         """See `Part`; features that are not there yet are computed, and kept."""
@@ -236,7 +242,9 @@ class HeadOnFeatures(Part):
 
     @functools.cached_property
     def _body(self) -> Bundle:
-        return init_weights.given(self.student)
+        bundle = init_weights.given(self.student)
+        assert bundle is not None, "`head` refuses a model without given weights"
+        return bundle
 
 
 class FeatureSource:

@@ -31,16 +31,18 @@ from noisy_student_jax.core import console, files
 from noisy_student_jax.core.console import Progress
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.preemption import Interruption
-from noisy_student_jax.core.protocols import Source
+from noisy_student_jax.data.encoded import EncodedSource, is_encoded
 from noisy_student_jax.data.image_folder import check_places
 from noisy_student_jax.data.open import Opener
+from noisy_student_jax.data.sources import labels_of
 from noisy_student_jax.generation import init_weights
 from noisy_student_jax.generation.init_weights import RANDOM
 from noisy_student_jax.generation.preconditions import check
 from noisy_student_jax.images.decode import UndecodableImageError, header
 from noisy_student_jax.interop import published
 from noisy_student_jax.planning import budget
-from noisy_student_jax.runs.run import DECISIONS, Run, with_places
+from noisy_student_jax.runs.paths import DECISIONS
+from noisy_student_jax.runs.run import Run, with_places
 
 SMALL = 48
 """Images up to this shorter side are not photographs: they are used whole."""
@@ -162,7 +164,7 @@ def look(config: ConfigDict, workdir: pathlib.Path) -> Facts:
     data = with_places(config.data, workdir, side=1)
     check_places(data)
     labeled = _source(data, "labeled")
-    count, classes = len(labeled), len(np.unique(labeled.labels))
+    count, classes = len(labeled), len(np.unique(labels_of(labeled)))
     sides = []
     # Spread over the classes, which stand one after the other.
     some = np.linspace(0, len(labeled) - 1, min(HEADERS_READ, len(labeled)))
@@ -194,12 +196,14 @@ def look(config: ConfigDict, workdir: pathlib.Path) -> Facts:
     )
 
 
-def _source(data: ConfigDict, name: str) -> Source:
+def _source(data: ConfigDict, name: str) -> EncodedSource:
     """Opens a source without preparing it."""
     with data.unlocked():
         data.pipeline = "streamed"
     opener = Opener(data, Interruption(), Progress(), look_only=True)
-    return opener.open(name).source()
+    source = opener.open(name).source()
+    assert is_encoded(source), "a streamed source keeps its records encoded"
+    return source
 
 
 def decided(

@@ -25,6 +25,7 @@ So a larger budget never gives smaller images, nor, for the same images, fewer s
 import bisect
 import functools
 import itertools
+from typing import Any
 
 from noisy_student_jax import models
 from noisy_student_jax.config import decisions
@@ -72,7 +73,8 @@ def fit(
       UserError: not even the smallest run fits.
     """
     allowed, speeds = MARGIN * hours, throughput.remembered(speeds)
-    last, measured = _last_stride(run), {}
+    last = _last_stride(run)
+    measured: dict[str, tuple[int, Speed]] = {}
     for strides in range(last + 1):
         if (
             0 < strides < last
@@ -140,7 +142,7 @@ def _given_up(
     ]
 
 
-def _fewer_steps(student: Generation, percent: int) -> list[tuple]:
+def _fewer_steps(student: Generation, percent: int) -> list[tuple[str, Any, str]]:
     """Returns fields, values and what to tell."""
     train, asked = student.spec.config.train, student.spec.schedule.steps
     steps = max(1, asked * percent // 100)
@@ -149,7 +151,7 @@ def _fewer_steps(student: Generation, percent: int) -> list[tuple]:
     told = f"steps {asked:,} → {steps:,}"
     if percent < LEAST_PERCENT:
         told += ", too little to learn from: expect a poor result"
-    changed = [("train.steps", steps, told)]
+    changed: list[tuple[str, Any, str]] = [("train.steps", steps, told)]
     if train.epochs is not None:
         changed.append(("train.epochs", None, told))
     if student.spec.refined:
@@ -164,7 +166,7 @@ def _fewer_steps(student: Generation, percent: int) -> list[tuple]:
     return changed
 
 
-def _smaller_images(student: Generation, strides: int) -> list[tuple]:
+def _smaller_images(student: Generation, strides: int) -> list[tuple[str, Any, str]]:
     """Returns fields, values and what to tell."""
     side, asked = _side(student, strides), student.spec.model.resolution
     if side == asked:

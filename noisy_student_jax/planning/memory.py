@@ -82,9 +82,10 @@ def of_step(
     Returns:
       None where the compiler does not tell.
     """
-    if not (held := of_program(compiled)):
+    told = compiled.memory_analysis()
+    if told is None or not (held := of_program(compiled)):
         return None
-    temporary = compiled.memory_analysis().temp_size_in_bytes
+    temporary = told.temp_size_in_bytes
     microbatches = student.spec.config.train.microbatches
     gradient = student.cost.parameters * FLOAT32
     images = at_once(student, devices)

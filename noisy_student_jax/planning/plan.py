@@ -335,9 +335,10 @@ def _disk(student: Generation, *, floats: int) -> int:
     top_k = student.spec.config.labels.top_k
     record = KEY_BYTES + record_bytes(run.task, top_k=top_k)
     labels = len(run.dataset.test) * record
-    if not student.spec.role.labels_only and student.spec.generation < run.last:
+    generation = student.spec.generation
+    if isinstance(generation, int) and generation < run.last:
         # Sidecar; plan and targets of those selected, and picks.
-        draws = flops.draws_an_epoch(run.student(student.spec.generation + 1))
+        draws = flops.draws_an_epoch(run.student(generation + 1))
         pool = len(run.dataset.pool)
         labels += (pool + min(pool, draws)) * record + draws * PICK
     return checkpoints + bundles + labels

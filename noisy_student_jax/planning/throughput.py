@@ -86,8 +86,8 @@ def measure(student: Generation, *, seconds: float = 1.5) -> Speed:
     )
     state = jax.device_put(state, held)
     batches = _Batches(trained, mesh)
-    compiled = jit_train_step(step, mesh, state_sharding=held)
-    compiled = compiled.lower(state, batches(0)).compile()
+    program = jit_train_step(step, mesh, state_sharding=held)
+    compiled = program.lower(state, batches(0)).compile()
 
     def train(number: int) -> PyTree:
         nonlocal state
@@ -152,8 +152,8 @@ def hours(student: Generation, speed: Speed) -> dict[str, float]:
         # At another resolution; an image is taken to cost as its area.
         final = student.final
         scale = spec.model.resolution / final.spec.model.resolution
-        more = hours(final, speed.scaled(scale**2))
-        found = {what: one + more[what] for what, one in found.items()}
+        finer = hours(final, speed.scaled(scale**2))
+        found = {what: one + finer[what] for what, one in found.items()}
     return {**found, "total": sum(found.values())}
 
 
@@ -174,10 +174,12 @@ class _Batches:
         noises = [streams.input_noise(student, name) for name in types.STREAMS]
         self._keys = stream_keys(len(self._sizes), seed=0, generation=0, mesh=mesh)
         self._noised = jax.jit(
-            lambda *each: self._interleaved(
+            lambda keys, positions, images: self._interleaved(
                 [
-                    augment_spread(mesh, *own, noise)
-                    for noise, *own in zip(noises, *each, strict=False)
+                    augment_spread(mesh, key, drawn, own, noise)
+                    for noise, key, drawn, own in zip(
+                        noises, keys, positions, images, strict=False
+                    )
                 ]
             ),
             out_shardings=sharding.along_batch(mesh),

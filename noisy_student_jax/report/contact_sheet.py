@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from noisy_student_jax.augment.crops import crop_boxes
+from noisy_student_jax.augment.input_noise import InputNoise
 from noisy_student_jax.augment.noise import (
-    InputNoise,
     augment_batch,
     example_keys,
     split_positions,
@@ -50,7 +50,15 @@ _NAMES = 150  # pixels that names of groups have
 _NARROWEST = 760  # pixels, so that the lines of text have room
 
 _PAPER, _INK, _FAINT, _RULE = "#fbfbf9", "#1d1d1b", "#6f6f6a", "#dcdcd6"
-_TITLE, _TEXT, _SMALL = (ImageFont.load_default(size) for size in (22, 15, 13))
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    font = ImageFont.load_default(size)
+    assert isinstance(font, ImageFont.FreeTypeFont), "Pillow's sized font is FreeType's"
+    return font
+
+
+_TITLE, _TEXT, _SMALL = _font(22), _font(15), _font(13)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 import math
 import re
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeGuard
 
 from noisy_student_jax.core import console
 
@@ -10,13 +11,13 @@ NOTHING = "–"
 _FRACTIONS = re.compile(r"top\d+|ap\d*|accuracy|recall|precision")
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
     """Whether this is a finite number."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return number and math.isfinite(value)
 
 
-def is_interval(value: Any) -> bool:
+def is_interval(value: Any) -> TypeGuard[Sequence[float]]:
     """Whether this is a pair of finite numbers."""
     return (
         isinstance(value, (list, tuple))

@@ -73,7 +73,7 @@ def _confusion(table: pa.Table | str, classes: list[str]) -> dict[str, Any]:
         ((n, *pair) for pair, n in found.items() if pair[0] != pair[1]),
         key=lambda one: (-one[0], one[1:]),
     )
-    said = {
+    said: dict[str, Any] = {
         "missing": None,
         "images": count(len(truth)),
         "wrong": count(sum(n for n, _, _ in wrong)),

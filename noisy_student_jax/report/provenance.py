@@ -40,7 +40,7 @@ def _config(run: Run) -> dict[str, Any]:
     }
     for name in run.compared_with:
         own = {k: v for k, v in config[name].items() if k != "enabled"}
-        trained[Role(name).title] = flatten(own)
+        trained[Role(name).display_name] = flatten(own)
     fields = list(dict.fromkeys(name for one in trained.values() for name in one))
     rows = []
     for field in fields:

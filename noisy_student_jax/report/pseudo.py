@@ -160,7 +160,9 @@ def _balance(
 ) -> dict[str, Any] | None:
     """Draws records per class: predicted, selected, drawn."""
     per_class = found.get("per_class") or {}
-    series = [per_class.get(name) for name in ("before", "selected", "draws")]
+    series: list[list[int]] = [
+        per_class.get(name) or [] for name in ("before", "selected", "draws")
+    ]
     if not all(series) or not max(map(max, series)):
         return None
     if len(series[0]) <= MANY_CLASSES:

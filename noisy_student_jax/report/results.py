@@ -40,9 +40,9 @@ _ROW = 52
 
 def verdict(workdir: pathlib.Path, summary: dict[str, Any]) -> dict[str, Any]:
     """Returns what the section on the verdict says."""
-    found = summary["verdict"] or {}
-    rival = _RIVALS.get(found.get("against"))
-    headline = _HEADLINES.get(found.get("outcome"))
+    found: dict[str, Any] = summary["verdict"] or {}
+    rival = _RIVALS.get(found.get("against", ""))
+    headline = _HEADLINES.get(found.get("outcome", ""))
     if rival and headline:
         headline = headline.format(rival=rival, Rival=rival[0].upper() + rival[1:])
     else:

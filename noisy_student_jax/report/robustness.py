@@ -9,16 +9,20 @@ from noisy_student_jax.robustness import results
 
 def table(students: list[Shown]) -> dict[str, Any] | None:
     """Returns a row for each model that a suite was run on; None without any."""
-    rows, epsilons = [], []
+    rows: list[dict[str, Any]] = []
+    epsilons: list[str] = []
     for one in students:
         worn = results.read(one.folder, "corruptions")
         attacked = results.read(one.folder, "fgsm")
-        if not (worn or attacked):
+        if worn:
+            clean = worn["clean_error"]
+        elif attacked:
+            clean = 1 - attacked["clean_top1"]
+        else:
             continue
         top1 = attacked["top1"] if attacked else {}
         epsilons += [epsilon for epsilon in top1 if epsilon not in epsilons]
         relative = worn and worn["relative"]
-        clean = worn["clean_error"] if worn else 1 - attacked["clean_top1"]
         rows.append(
             {
                 "title": one.title,

@@ -50,7 +50,9 @@ def students_of(workdir: pathlib.Path, summary: dict[str, Any]) -> list[Shown]:
         )
     for entry in summary["baselines"]:
         name = entry["name"]
-        shown.append(Shown(Role(name).title, "baseline", workdir / name, entry, None))
+        shown.append(
+            Shown(Role(name).display_name, "baseline", workdir / name, entry, None)
+        )
     return shown
 
 

@@ -72,7 +72,9 @@ def table(run: Run, summary: dict[str, Any]) -> str:
     ]
     if summary["control"]:
         entries.append((Role.CONTROL, summary["control"]))
-    entries += [(Role(entry["name"]).title, entry) for entry in summary["baselines"]]
+    entries += [
+        (Role(entry["name"]).display_name, entry) for entry in summary["baselines"]
+    ]
     for name, entry in entries:
         low, high = (100 * end for end in entry["interval"])
         rows.append(
@@ -107,9 +109,9 @@ def _generation(student: Generation) -> dict[str, Any]:
 def _trained(student: Generation) -> dict[str, Any]:
     """Returns what the summary says of a trained model."""
     ledger = student.run.ledger
-    trained = ledger.manifest(f"{student.spec.name}/train")
+    trained = ledger.finished(f"{student.spec.name}/train")
     final = student.final
-    refined = ledger.manifest(f"{student.spec.name}/{final.spec.stage}")
+    refined = ledger.finished(f"{student.spec.name}/{final.spec.stage}")
     evaluation = files.read_json(student.paths.evaluation)
     test, validation = (evaluation["splits"][part] for part in ("test", "validation"))
     seconds = sum(

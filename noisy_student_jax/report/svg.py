@@ -56,8 +56,8 @@ def chart(
 
 def text(x: float, y: float, *words: Any, anchor: str = "start", **more: Any) -> Markup:
     """Writes text at a fraction of the width and a height in pixels."""
-    anchor = None if anchor == "start" else anchor
-    return tag("text", *words, x=across(x), y=y, text_anchor=anchor, **more)
+    shown = None if anchor == "start" else anchor
+    return tag("text", *words, x=across(x), y=y, text_anchor=shown, **more)
 
 
 def line(x1: float, y1: float, x2: float, y2: float, css: str) -> Markup:

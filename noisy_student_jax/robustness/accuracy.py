@@ -81,9 +81,7 @@ class Batches:
             if good.any():
                 used += int(good.sum())
                 images = self.preprocessing.apply_all(
-                    image
-                    for image, use in zip(examples.images, good, strict=True)
-                    if use
+                    image for image in examples.images if image is not None
                 )
                 yield images, np.asarray(examples.labels)[good]
         if not used:

@@ -188,21 +188,24 @@ def _perform(
     epsilons: tuple[float, ...],
     alexnet: dict[str, float] | None,
 ) -> dict[str, Any]:
-    if suite in ("imagenet_a", "imagenet_r"):
-        return suites.some_classes(subject, images, parts)
-    if suite == "imagenet_c":
-        return suites.imagenet_c(subject, images, parts)
-    if suite == "imagenet_p":
-        return suites.imagenet_p(subject, images, parts, alexnet=alexnet)
+    source: Source
     left_out: dict[str, int] = {}
     if isinstance(images, pathlib.Path):
-        images, _, left_out = folders.open_classes(
+        if suite in ("imagenet_a", "imagenet_r"):
+            return suites.some_classes(subject, images, parts)
+        if suite == "imagenet_c":
+            return suites.imagenet_c(subject, images, parts)
+        if suite == "imagenet_p":
+            return suites.imagenet_p(subject, images, parts, alexnet=alexnet)
+        source, _, left_out = folders.open_classes(
             images, subject.bundle.classes, images.name
         )
-    if suite == "fgsm":
-        found = suites.attacked(subject, images, parts, epsilons=epsilons)
     else:
-        found = suites.corrupted(subject, images, parts)
+        source = images
+    if suite == "fgsm":
+        found = suites.attacked(subject, source, parts, epsilons=epsilons)
+    else:
+        found = suites.corrupted(subject, source, parts)
     warnings = [f"left out: {number:,} {why}" for why, number in left_out.items()]
     return {**found, "warnings": found["warnings"] + warnings}
 

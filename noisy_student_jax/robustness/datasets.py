@@ -124,6 +124,7 @@ def open_classes(
     folders = folders_in(place)
     matched = match(folders, classes, printable(str(place)))
     listing = list_classes(place, classes=folders)
+    assert listing.labels is not None, "a listing of classes is labeled"
     table = np.array([matched.index.get(folder, -1) for folder in folders])
     labels = table[listing.labels]
     left_out = dict(listing.left_out)
@@ -200,7 +201,8 @@ def list_clips(
     """
     folders = folders_in(place)
     matched = match(folders, classes, printable(str(place)))
-    clips, left_out = [], {}
+    clips: list[Clip] = []
+    left_out: dict[str, int] = {}
     for folder in matched.unknown:
         count = sum(1 for one in (place / folder).iterdir() if _may_be_clip(one))
         left_out[f"clips of '{printable(folder)}', no class of the model"] = count

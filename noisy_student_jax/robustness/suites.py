@@ -1,6 +1,7 @@
 """The suites: what each reads, counts and tells."""
 
 import dataclasses
+import functools
 import pathlib
 from typing import Any
 
@@ -171,7 +172,9 @@ def imagenet_p(
     cut = whole_image(subject.bundle)
     missing = [p for p in measures.PERTURBATIONS if p not in kinds]
     parts.expect(list(kinds))
-    warnings, found, left_out = size_warnings(subject.bundle), {}, {}
+    warnings = size_warnings(subject.bundle)
+    found: dict[str, dict[str, Any]] = {}
+    left_out: dict[str, int] = {}
     for name, folder in kinds.items():
         clips, out = datasets.list_clips(folder, subject.bundle.classes)
         for why, number in out.items():
@@ -179,8 +182,8 @@ def imagenet_p(
         found[name] = parts.perform(
             name,
             len(clips),
-            lambda before, clips=clips, name=name: _flips(
-                subject, clips, cut, before, noise=name in measures.NOISES
+            functools.partial(
+                _flips, subject, clips, cut, noise=name in measures.NOISES
             ),
             unit="clips",
         )

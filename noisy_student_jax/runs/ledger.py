@@ -66,6 +66,19 @@ class Ledger:
         """Returns the manifest of a finished stage, or None."""
         return _read(self._path(stage))
 
+    def finished(self, stage: str) -> dict[str, Any]:
+        """Returns the manifest of a stage that must have finished.
+
+        Raises:
+          UserError: the stage has not finished.
+        """
+        manifest = self.manifest(stage)
+        if manifest is None:
+            raise UserError(
+                f"stage {stage} has not finished in '{self.workdir}': run it first"
+            )
+        return manifest
+
     def started(self, stage: str) -> dict[str, Any] | None:
         """Returns what an unfinished stage was started with, or None."""
         return _read(self._path(stage, ".started"))
@@ -76,12 +89,7 @@ class Ledger:
         Raises:
           UserError: the stage has not finished.
         """
-        manifest = self.manifest(stage)
-        if manifest is None:
-            raise UserError(
-                f"stage {stage} has not finished in '{self.workdir}': run it first"
-            )
-        return files.digest(manifest["outputs"])
+        return files.digest(self.finished(stage)["outputs"])
 
     def changed_outputs(self, stage: str, outputs: list[str]) -> list[str]:
         """Returns files of a finished stage that changed, went, or came.
@@ -90,7 +98,7 @@ class Ledger:
           stage: its name.
           outputs: files and folders that it makes, relative to the run directory.
         """
-        recorded = self.manifest(stage)["outputs"]
+        recorded = self.finished(stage)["outputs"]
         found = files.tree_hashes(self.workdir, outputs)
         return sorted(
             path
@@ -175,7 +183,7 @@ class Ledger:
         Returns:
           Some of `elsewhere`.
         """
-        recorded = self.manifest(stage)["outputs"]
+        recorded = self.finished(stage)["outputs"]
         return {
             new: old
             for new, old in elsewhere.items()
@@ -202,7 +210,7 @@ class Ledger:
                 self.supersede(record["stage"], sorted(folders))
         files.remove(self.workdir / new)
         files.copy_folder(self.workdir / old, self.workdir / new)
-        manifest = self.manifest(stage)
+        manifest = self.finished(stage)
         manifest["outputs"] = {
             f"{new}/{path.removeprefix(f'{old}/')}"
             if path.startswith(f"{old}/")

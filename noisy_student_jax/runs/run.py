@@ -151,8 +151,8 @@ class Run:
         Raises:
           KeyError: there is none.
         """
-        rival = generation in self.compared_with
-        return self.named(generation if rival else f"generation_{generation}")
+        name = str(generation)
+        return self.named(name if name in self.compared_with else f"generation_{name}")
 
     @property
     def last(self) -> int:

@@ -163,8 +163,8 @@ def _check_needs(run: Run, chosen: list[Stage], found: dict[str, Standing]) -> N
 def _perform_one(run: Run, stage: Stage, label: str, *, goes_on: bool) -> None:
     identity = _identity(run, stage)
     console.say(f"{label}{': goes on' if goes_on else ''}")
-    if goes_on:
-        started = run.ledger.started(stage.name)
+    started = run.ledger.started(stage.name) if goes_on else None
+    if started is not None:
         for change in ledger.environment_changes(started["environment"]):
             console.warn(
                 f"{stage.name} was started elsewhere ({change}): the result is the"

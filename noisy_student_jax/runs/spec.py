@@ -46,7 +46,7 @@ class Role(enum.StrEnum):
         return self in LABELS_ONLY
 
     @property
-    def title(self) -> str:
+    def display_name(self) -> str:
         """The role as tables name it."""
         return self.replace("_", "-")
 
@@ -207,7 +207,7 @@ class GenerationSpec:
         return StepKey(
             self.model.key,
             self.frozen_blocks,
-            self.taught_by and self.taught_by.key,
+            None if self.taught_by is None else self.taught_by.key,
             self.layout,
             train.part,
             train.microbatches,

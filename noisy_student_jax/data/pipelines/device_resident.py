@@ -20,11 +20,11 @@ from noisy_student_jax.augment.sharded import augment_spread
 from noisy_student_jax.core import sharding
 from noisy_student_jax.core.batch_layout import BatchLayout
 from noisy_student_jax.core.prefetch import Prefetcher
+from noisy_student_jax.core.protocols import Preprocessor
 from noisy_student_jax.core.types import STREAMS, Batch
 from noisy_student_jax.data.pipelines.draws import Draws, assemble, stream_keys
 from noisy_student_jax.data.pipelines.stream import Stream
 from noisy_student_jax.data.sources import read_all_good
-from noisy_student_jax.images.preprocessing import Preprocessing
 
 DRAWS_AT_ONCE = 1 << 15
 """The host says this many draws at a time, in whole steps: some milliseconds' work."""
@@ -43,7 +43,7 @@ class ResidentPipeline:
         streams: list[Stream],
         layout: BatchLayout,
         mesh: Mesh,
-        preprocessing: Preprocessing,
+        preprocessing: Preprocessor,
         *,
         seed: int,
         generation: int,

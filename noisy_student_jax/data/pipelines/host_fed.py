@@ -20,6 +20,7 @@ from noisy_student_jax.augment.sharded import augment_spread
 from noisy_student_jax.core import sharding
 from noisy_student_jax.core.batch_layout import BatchLayout
 from noisy_student_jax.core.prefetch import Prefetcher
+from noisy_student_jax.core.protocols import Preprocessor
 from noisy_student_jax.core.types import Batch
 from noisy_student_jax.data.pipelines.draws import (
     Drawn,
@@ -30,7 +31,7 @@ from noisy_student_jax.data.pipelines.draws import (
 )
 from noisy_student_jax.data.pipelines.stream import Stream
 from noisy_student_jax.data.quarantine import Quarantine
-from noisy_student_jax.images.preprocessing import Preprocessing, compiled_bicubic
+from noisy_student_jax.images.preprocessing import compiled_bicubic
 
 _STEPS_AHEAD = 2
 
@@ -150,7 +151,7 @@ class CroppingFeed:
     streams: list[Stream]
     layout: BatchLayout
     mesh: Mesh
-    preprocessing: Preprocessing
+    preprocessing: Preprocessor
     _: dataclasses.KW_ONLY
     seed: int
     generation: int
@@ -219,7 +220,7 @@ class SourceFeed(CroppingFeed):
 
     def _all(
         self,
-        preprocessing: Preprocessing,
+        preprocessing: Preprocessor,
         images: list[np.ndarray | None],
         boxes: list[tuple[int, int, int, int]],
     ) -> np.ndarray:

@@ -77,6 +77,7 @@ class StreamingFeed(CroppingFeed):
       noised: whether the input noise is added here; else only the crops are made.
     """
 
+    preprocessing: Preprocessing
     noised: bool = True
 
     def __post_init__(self):

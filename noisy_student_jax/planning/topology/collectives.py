@@ -91,7 +91,8 @@ def collectives(text: str) -> list[Collective]:
 
 def _computations(text: str) -> Iterator[tuple[str, tuple[bool, list[str]]]]:
     """Yields name, whether it is the entry, and lines of each computation."""
-    name, entry, lines = None, False, []
+    name, entry = None, False
+    lines: list[str] = []
     for line in text.splitlines():
         if name is None:
             if header := _HEADER.match(line):
@@ -164,6 +165,8 @@ def _members(line: str) -> int:
 
 
 def _array_bytes(dtype: str, shape: str) -> int:
-    bits = 8 if dtype == "pred" else int(_BITS.search(dtype)[0])
+    width = _BITS.search(dtype)
+    # A token has no width.
+    bits = 8 if dtype == "pred" else int(width[0]) if width else 0
     elements = math.prod(int(length) for length in filter(None, shape.split(",")))
     return -(-elements * bits // 8)

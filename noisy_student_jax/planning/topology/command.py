@@ -1,6 +1,7 @@
 """``noisy-student plan --topology``: compiles a config's programs and reports them."""
 
 import argparse
+from collections.abc import Hashable
 from typing import Any
 
 from noisy_student_jax.core import console
@@ -36,7 +37,11 @@ def asked_for(options: argparse.Namespace) -> Slice | None:
 
 
 def facts(
-    run: Run, where: Slice, *, generation: str | None = None, compile_program=None
+    run: Run,
+    where: Slice,
+    *,
+    generation: str | None = None,
+    compile_program: Compile | None = None,
 ) -> dict[str, Any]:
     """Compiles what a run would compile on a slice, and proposes what would fit.
 
@@ -56,7 +61,7 @@ def facts(
     Raises:
       UserError: there is no such generation, or its batch does not divide.
     """
-    known: dict[tuple, Outcome] = {}
+    known: dict[Hashable, Outcome] = {}
     reckoning = Reckoning(where)
     ask = compile_program or (lambda one: compiling.compiled(one, where))
 
@@ -68,7 +73,8 @@ def facts(
     students = _students(run, generation)
     # What cannot be is told before any minute is spent.
     planned = [(student, programs(student, where)) for student in students]
-    told, proposed, seen = [], [], {}
+    told, proposed = [], []
+    seen: dict[Hashable, Program] = {}
     for student, own in planned:
         results = [(program, once(program)) for program in own]
         told += [

@@ -83,7 +83,7 @@ def compiled(program: Program, where: Slice) -> Outcome:
         seconds=seconds,
         memory=memory,
         operations=_operations(executable.cost_analysis()),
-        collectives=tuple(collectives(executable.as_text())),
+        collectives=tuple(collectives(executable.as_text() or "")),
     )
 
 
@@ -117,7 +117,8 @@ def refusal(message: str, *, limit: float, seconds: float) -> Outcome:
 @contextlib.contextmanager
 def _nothing_kept() -> Iterator[None]:
     """Keeps programs for other machines out of the cache of this one's."""
-    before = jax.config.jax_enable_compilation_cache
+    # JAX adds its options to the class at import time, where no checker sees them.
+    before = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
     jax.config.update("jax_enable_compilation_cache", False)
     try:
         yield

@@ -147,7 +147,8 @@ def propose(
     # Its training and its FixRes share the setting.
     steps = [student, student.final] if student.spec.refined else [student]
     limit = min(outcome.limit for outcome in compiled.values())
-    own, last = Setting.of(student), ()
+    own = Setting.of(student)
+    last: tuple[tuple[Program, Outcome], ...] = ()
     for setting in settings(student, devices=len(where.devices)):
         if setting == own or tried >= TRIES * len(compiled):
             continue
@@ -180,7 +181,7 @@ def propose_labels(
       outcome: what was told of its labeling program as it is.
       compile_program: asks the compiler.
     """
-    verified = ()
+    verified: tuple[tuple[Program, Outcome], ...] = ()
     for tried, batch in enumerate(_smaller_batches(student, where, outcome), 1):
         config = student.spec.config.copy_and_resolve_references()
         config.labels.batch = batch
