@@ -1,1 +1,1 @@
-"""A run: its directory, its stages, and the ledger that it keeps."""
+"""A run: its directory, its stages and its ledger."""

@@ -1,4 +1,4 @@
-"""What a model costs: parameters, FLOPs, activations; worked out once for each."""
+"""Parameters, FLOPs and activation memory of models, computed once for each model."""
 
 import dataclasses
 import functools
@@ -13,22 +13,22 @@ from noisy_student_jax.runs.spec import ModelSpec
 
 @dataclasses.dataclass(frozen=True)
 class ModelCost:
-    """What a model costs. Each figure is worked out when it is first asked for.
+    """Costs of a model. Each figure is computed on first access.
 
     Attributes:
-      model: in question.
+      model: the model.
     """
 
     model: ModelSpec
 
     @functools.cached_property
     def shapes(self) -> PyTree:
-        """Its variables, as shapes and dtypes."""
+        """Shapes and dtypes of the variables."""
         return abstract_variables(self.model.module, resolution=self.model.resolution)
 
     @functools.cached_property
     def parameters(self) -> int:
-        """Number of its parameters."""
+        """Number of parameters."""
         return sum(leaf.size for leaf in jax.tree.leaves(self.shapes["params"]))
 
     @functools.cached_property
@@ -38,19 +38,19 @@ class ModelCost:
 
     @functools.cached_property
     def activation_bytes(self) -> int:
-        """Bytes that one more image takes in training."""
+        """Bytes of activations that one image adds in training."""
         return cost.activation_bytes(
             self.model.module, resolution=self.model.resolution
         )
 
 
 class Costs:
-    """The costs of models, remembered: a large one takes seconds to go through."""
+    """A cache of model costs: tracing a large model takes seconds."""
 
     def __init__(self) -> None:
-        """Knows none yet."""
+        """Starts empty."""
         self._known: dict[tuple, ModelCost] = {}
 
     def of(self, model: ModelSpec) -> ModelCost:
-        """Returns a model's cost: one for all that cost the same."""
+        """Returns a model's cost, shared by all models with the same key."""
         return self._known.setdefault(model.key, ModelCost(model))

@@ -1,21 +1,20 @@
-"""FixRes: a trained model is fine-tuned at the resolution that it will be used at.
+"""FixRes: fine-tunes a trained model at its test resolution.
 
 Touvron et al., "Fixing the train-test resolution discrepancy" (2019), as the paper uses
-it for its largest models: a short training on labeled images that are not augmented,
-at the larger resolution, with the shallow layers frozen. How many is not published.
+it for its largest models: a short training on unaugmented labeled images at the larger
+resolution, with the shallow layers frozen. The number of frozen layers is unpublished.
 
-What the paper leaves open is as the hooks of the authors' code leave it (``main.py``,
+The remaining details follow the hooks in the authors' code (``main.py``,
 ``efficientnet_model.py``, ``utils.py``):
 
-- ``remove_aug``: images are cropped as in evaluation and not flipped. It touches images
-  only: dropout and stochastic depth stay on in the layers that are trained, as they are
-  for labeled images in training.
-- ``fix_layer_num``: the stem and so many blocks work as in inference, without
-  stochastic depth and on their moving statistics, and do not decay.
+- ``remove_aug``: images are cropped as in evaluation and not flipped. Dropout and
+  stochastic depth stay on in the trained layers, as for labeled images in training.
+- ``fix_layer_num``: the stem and the first blocks run in inference mode, without
+  stochastic depth and on their moving statistics, and are not decayed.
 - ``init_model_path``: raw weights start from the moving averages, and so do the new
-  averages, whose ramp starts again; so do the optimizer's. (An average of the decay
-  0.9999 that went on would hardly notice a thousand steps.)
-- ``train_last_step_num``: the learning rate is that of the last steps of the schedule.
+  averages, whose ramp starts again; the optimizer's averages start again as well. (An
+  average with decay 0.9999 that continued would hardly move in a thousand steps.)
+- ``train_last_step_num``: the learning rate follows the last steps of the schedule.
 """
 
 from typing import Any
@@ -24,9 +23,9 @@ from noisy_student_jax.config import ConfigDict
 
 STAGE = "fixres"
 BEFORE = "before_fixres"
-"""The folder of the bundle that is fine-tuned, which remains."""
+"""Folder of the bundle before fine-tuning, which is kept."""
 NUMBERS_FROM = 1 << 17
-"""Past the numbers of everything that is trained: other draws, other dropout."""
+"""First random-key number of fine-tunings, beyond those of all other models."""
 
 _NO_NOISE = {
     "randaugment_layers": 0,
@@ -38,10 +37,10 @@ _NO_NOISE = {
 
 
 def fine_tuning_config(config: ConfigDict) -> ConfigDict | None:
-    """Returns a generation's sections as it is fine-tuned; None if it is not.
+    """Returns the config sections of a generation's fine-tuning, or None without one.
 
     Args:
-      config: the sections that it is trained with.
+      config: the sections that the generation is trained with.
     """
     options = config.fixres
     if options.resolution is None:
@@ -59,14 +58,14 @@ def fine_tuning_config(config: ConfigDict) -> ConfigDict | None:
 
 
 def schedule_start(*, steps: int, steps_per_epoch: float, epochs: float) -> int:
-    """Returns the step of the training's schedule that a fine-tuning begins at.
+    """Returns the step of the learning-rate schedule at which fine-tuning starts.
 
-    Its steps are counted in batches of the fine-tuning, so that an epoch stays one.
+    Steps are counted in batches of the fine-tuning, which keeps the length of an epoch.
 
     Args:
-      steps: of the fine-tuning.
-      steps_per_epoch: of the fine-tuning.
-      epochs: of the training.
+      steps: steps of the fine-tuning.
+      steps_per_epoch: steps per epoch of the fine-tuning.
+      epochs: epochs of the training.
     """
     return round(epochs * steps_per_epoch) - steps
 
@@ -79,14 +78,14 @@ def origin(
     steps: int,
     sha256: str,
 ) -> dict[str, Any]:
-    """Returns what a bundle says of its fine-tuning.
+    """Returns the record of a fine-tuning in a bundle's origin.
 
     Args:
-      resolution: that it was fine-tuned at.
-      trained_at: resolution that it was trained at.
-      frozen_blocks: as the config says.
-      steps: of the fine-tuning.
-      sha256: of the weights that it started from.
+      resolution: resolution of the fine-tuning, in pixels.
+      trained_at: resolution of the training, in pixels.
+      frozen_blocks: the config's ``fixres.frozen_blocks``.
+      steps: steps of the fine-tuning.
+      sha256: SHA-256 of the initial weights.
     """
     return {
         "resolution": resolution,

@@ -1,11 +1,10 @@
-"""The ledger: which stages happened, from what, and what came out.
+"""The ledger: records the finished stages of a run, their inputs and their outputs.
 
-``WORKDIR/ledger/NAME.json`` is written last, after everything a stage makes. A
-stage without it did not happen; one with it is skipped, as long as the config
-fields and the inputs that it read are unchanged and its files are what they were.
-``NAME.started.json`` says what an unfinished stage was started with, so that it is
-never continued as something else. Nothing is deleted: what has to be made again is
-moved to ``WORKDIR/superseded``.
+``WORKDIR/ledger/NAME.json`` is written last, after all outputs of a stage. A stage
+without it has not finished; a stage with it is skipped, as long as its config fields,
+its inputs and its output files are unchanged. ``NAME.started.json`` records the
+identity of an unfinished stage, so that it is never continued under another one.
+Nothing is deleted: outdated files are moved to ``WORKDIR/superseded``.
 """
 
 import dataclasses
@@ -25,10 +24,10 @@ VERSIONS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 @dataclasses.dataclass(frozen=True)
 class Identity:
-    """Everything a stage's result depends on.
+    """Everything that a stage's result depends on.
 
     Attributes:
-      config: the identity fields of the config that the stage reads.
+      config: the config's identity fields that the stage reads.
       inputs: digest of each input, by name.
     """
 
@@ -36,7 +35,7 @@ class Identity:
     inputs: dict[str, str]
 
     def differences(self, other: dict[str, Any]) -> list[str]:
-        """Says how a recorded identity differs from this one, a phrase each."""
+        """Returns a phrase for each difference from a recorded identity."""
         phrases = []
         ours, theirs = flatten(_jsonable(self.config)), flatten(other["config"])
         for key in sorted(ours.keys() | theirs.keys()):
@@ -50,7 +49,7 @@ class Identity:
         return phrases
 
     def record(self) -> dict[str, Any]:
-        """Returns what the ledger keeps of it."""
+        """Returns the identity as the ledger stores it."""
         return {"config": _jsonable(self.config), "inputs": self.inputs}
 
 
@@ -58,7 +57,7 @@ class Ledger:
     """The ledger of one run directory."""
 
     def __init__(self, workdir: pathlib.Path):
-        """Opens it; makes nothing until a stage begins."""
+        """Opens the ledger; nothing is written before a stage begins."""
         self.workdir = workdir
         self.folder = workdir / "ledger"
 
@@ -67,7 +66,7 @@ class Ledger:
         return _read(self._path(stage))
 
     def finished(self, stage: str) -> dict[str, Any]:
-        """Returns the manifest of a stage that must have finished.
+        """Returns the manifest of a finished stage.
 
         Raises:
           UserError: the stage has not finished.
@@ -80,11 +79,11 @@ class Ledger:
         return manifest
 
     def started(self, stage: str) -> dict[str, Any] | None:
-        """Returns what an unfinished stage was started with, or None."""
+        """Returns the start record of an unfinished stage, or None."""
         return _read(self._path(stage, ".started"))
 
     def outputs_digest(self, stage: str) -> str:
-        """Returns one digest over all files that a finished stage made.
+        """Returns one digest over all output files of a finished stage.
 
         Raises:
           UserError: the stage has not finished.
@@ -92,11 +91,11 @@ class Ledger:
         return files.digest(self.finished(stage)["outputs"])
 
     def changed_outputs(self, stage: str, outputs: list[str]) -> list[str]:
-        """Returns files of a finished stage that changed, went, or came.
+        """Returns the files of a finished stage that were changed, removed or added.
 
         Args:
-          stage: its name.
-          outputs: files and folders that it makes, relative to the run directory.
+          stage: name of the stage.
+          outputs: its output files and folders, relative to the run directory.
         """
         recorded = self.finished(stage)["outputs"]
         found = files.tree_hashes(self.workdir, outputs)
@@ -107,7 +106,7 @@ class Ledger:
         )
 
     def begin(self, stage: str, identity: Identity) -> None:
-        """Notes that a stage starts with this identity."""
+        """Records the start of a stage with this identity."""
         record = {
             "stage": stage,
             **identity.record(),
@@ -117,11 +116,11 @@ class Ledger:
         files.write_json(self._path(stage, ".started"), record)
 
     def forget_start(self, stage: str) -> None:
-        """Removes the note of a start that a finished stage no longer needs."""
+        """Removes the start record of a finished stage."""
         files.remove(self._path(stage, ".started"))
 
     def spend(self, stage: str, seconds: float) -> None:
-        """Adds time to what an unfinished stage has taken so far."""
+        """Adds seconds to the time that an unfinished stage has taken so far."""
         if record := self.started(stage):
             record["seconds"] = record.get("seconds", 0.0) + seconds
             files.write_json(self._path(stage, ".started"), record)
@@ -135,7 +134,7 @@ class Ledger:
         counts: dict[str, Any],
         seconds: float,
     ) -> None:
-        """Hashes the stage's files and writes its manifest, the last thing it does."""
+        """Hashes the stage's outputs, then writes its manifest."""
         started = self.started(stage) or {}
         record = {
             "schema": 1,
@@ -152,10 +151,10 @@ class Ledger:
         self.forget_start(stage)
 
     def supersede(self, stage: str, outputs: list[str]) -> pathlib.Path | None:
-        """Moves a stage's files and records out of the way; deletes nothing.
+        """Moves a stage's files and records to ``superseded``; deletes nothing.
 
         Returns:
-          The folder they are in now, or None if there were none.
+          The folder that holds them now, or None if there were none.
         """
         moved = [self._path(stage), self._path(stage, ".started")]
         moved += [self.workdir / path for path in outputs]
@@ -166,22 +165,22 @@ class Ledger:
             files.exists(folder / path.relative_to(self.workdir)) for path in moved
         ):
             number += 1
-        # Folders before what is in them.
+        # Folders come before their files.
         for path in sorted(moved):
             if not files.exists(path):
-                continue  # moved already, with the folder it was in
+                continue  # moved with its folder
             files.move(path, folder / path.relative_to(self.workdir))
         return folder
 
     def misplaced(self, stage: str, elsewhere: dict[str, str]) -> dict[str, str]:
-        """Returns the outputs of a finished stage that have another name so far.
+        """Returns the outputs of a finished stage that still have another name.
 
         Args:
-          stage: its name.
-          elsewhere: the other name of an output, by the name that it should have.
+          stage: name of the stage.
+          elsewhere: the other name of each output, by its current name.
 
         Returns:
-          Some of `elsewhere`.
+          The entries of `elsewhere` that apply.
         """
         recorded = self.finished(stage)["outputs"]
         return {
@@ -193,14 +192,14 @@ class Ledger:
     def relocate(self, stage: str, old: str, new: str) -> None:
         """Gives an output of a finished stage another name.
 
-        It is copied, so that at every moment its manifest is true; what remains under
-        the old name belongs to nobody. What another stage had made under the new name
-        is moved to ``superseded``, with the rest of that stage.
+        The output is copied, so that its manifest is true at every moment; the files
+        under the old name then belong to no stage. A stage with outputs under the new
+        name is moved to ``superseded`` as a whole.
 
         Args:
-          stage: its name.
-          old: the output, a folder, relative to the run directory.
-          new: what it is to be called.
+          stage: name of the stage.
+          old: the output folder, relative to the run directory.
+          new: its new name.
         """
         for path in files.list_folder(self.folder, pattern="*.json"):
             record = files.read_json(path)
@@ -224,7 +223,7 @@ class Ledger:
 
 
 def environment() -> dict[str, Any]:
-    """What bit-equality depends on: machine, cores, devices, versions."""
+    """Returns the conditions of bit-equality: machine, cores, devices and versions."""
     import jax
 
     return {
@@ -240,7 +239,7 @@ def environment() -> dict[str, Any]:
 
 
 def environment_changes(before: dict[str, Any]) -> list[str]:
-    """Says what of a recorded environment is different now, a phrase each."""
+    """Returns a phrase for each difference between a recorded environment and now."""
     now, before = flatten(environment()), flatten(before)
     return [
         f"{key}: {before.get(key)} → {now.get(key)}"

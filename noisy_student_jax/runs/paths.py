@@ -1,4 +1,4 @@
-"""Where a run keeps what: names and places of its files."""
+"""Names and places of a run's files."""
 
 import dataclasses
 import pathlib
@@ -13,16 +13,16 @@ EVALUATION = "evaluation.json"
 PREDICTIONS = "predictions.parquet"
 DECISIONS = "decisions.json"
 PREPARED = "prepared"
-"""The folder of a run's prepared images, unless they are kept elsewhere."""
+"""Default folder of a run's prepared images."""
 
 
 @dataclasses.dataclass(frozen=True)
 class GenerationPaths:
-    """Where a generation, or a model to compare with, keeps what.
+    """Paths of a generation, or of a baseline.
 
     Attributes:
-      folder: that all of it is in.
-      stage: that trains it, with a folder of its own.
+      folder: parent folder of all its files.
+      stage: name of the stage that trains it, and of that stage's folder.
       refined: whether FixRes fine-tunes it afterwards.
     """
 
@@ -32,40 +32,40 @@ class GenerationPaths:
 
     @property
     def training(self) -> pathlib.Path:
-        """Checkpoints and logs of the stage that trains it."""
+        """Checkpoints and logs of the training stage."""
         return self.folder / self.stage
 
     @property
     def model(self) -> pathlib.Path:
-        """The bundle of its last averaged weights: what labels and is used."""
+        """Bundle of the final averaged weights, used for labeling and prediction."""
         return self.folder / MODEL
 
     @property
     def averaged(self) -> pathlib.Path:
-        """The bundle of the averaged weights that its stage makes."""
+        """Bundle of the averaged weights that the training stage writes."""
         return self.folder / (fixres.BEFORE if self.refined else MODEL)
 
     @property
     def raw_model(self) -> pathlib.Path:
-        """The bundle of the weights that its stage makes, without averaging."""
+        """Bundle of the raw weights that the training stage writes."""
         return self.training / RAW_MODEL
 
     @property
     def labels(self) -> pathlib.Path:
-        """The pseudo-labels that it gives."""
+        """Pseudo-labels that it assigns to the pool."""
         return self.folder / LABELS
 
     @property
     def selection(self) -> pathlib.Path:
-        """Which of its labels the student is trained on."""
+        """Its pseudo-labels that the student is trained on."""
         return self.folder / SELECTION
 
     @property
     def evaluation(self) -> pathlib.Path:
-        """What it reaches on validation and test images."""
+        """Metrics on validation and test images."""
         return self.folder / EVALUATION
 
     @property
     def predictions(self) -> pathlib.Path:
-        """What it predicts for each test image."""
+        """Prediction for each test image."""
         return self.folder / PREDICTIONS

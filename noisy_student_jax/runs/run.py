@@ -1,4 +1,4 @@
-"""A run: its config, its directory, its data, and the ledger that it keeps."""
+"""A run: its config, directory, data and ledger."""
 
 import contextlib
 import copy
@@ -35,7 +35,7 @@ from noisy_student_jax.runs.spec import (
 
 
 class Run:
-    """One run directory and everything its stages share."""
+    """A run directory and everything that its stages share."""
 
     def __init__(
         self,
@@ -51,15 +51,15 @@ class Run:
         """Opens a run; writes nothing yet.
 
         Args:
-          config: complete, of `config.load`.
+          config: a complete config from `config.load`.
           workdir: the run directory.
-          interruption: asked by every long loop.
-          command: the line that makes, and resumes, the run; for people to read.
-          look_only: whether the run is only looked at: nothing is prepared, and
-            images that are not prepared are counted without being read.
-          believe: whether data that are not here are taken to be as large as
-            ``config.data.expected`` says. For plans; nothing can be read of them.
-          decisions: what was decided for the config, to be kept beside it.
+          interruption: checked by every long loop.
+          command: the command line that starts and resumes the run, for the README.
+          look_only: whether the run is only inspected: no images are prepared, and
+            unprepared images are counted without being read.
+          believe: whether missing data are assumed to have the sizes given in
+            ``config.data.expected``. For plans only; such data cannot be read.
+          decisions: record of the decisions made for the config, stored beside it.
         """
         self.command = command
         self.look_only = look_only
@@ -96,9 +96,9 @@ class Run:
 
     @functools.cached_property
     def dataset(self) -> Dataset:
-        """The data, read when first asked for.
+        """The dataset, opened on first access.
 
-        People's images are prepared first, unless this run is only looked at.
+        A user's own images are prepared first, unless the run is only inspected.
         """
         side = self.config.data.side or largest_side(self.config)
         section = with_places(self.config.data, self.workdir, side=side)
@@ -113,43 +113,43 @@ class Run:
         for name, source in dataset.parts().items():
             if not len(source):
                 raise UserError(
-                    f"the {name} part of data set '{dataset.name}' is empty: a run"
+                    f"the {name} part of dataset '{dataset.name}' is empty: a run"
                     " needs labeled, pool, validation and test images"
                 )
         return dataset
 
     @functools.cached_property
     def fingerprints(self) -> dict[str, str]:
-        """SHA-256 over the keys and labels of each part of the data."""
+        """SHA-256 over the keys and labels of each part of the dataset."""
         parts = self.dataset.parts()
         return {name: fingerprint(source) for name, source in parts.items()}
 
     @functools.cached_property
     def facts(self) -> DataFacts:
-        """What a plan needs to know of the data."""
+        """Facts about the dataset that plans depend on."""
         return DataFacts.of(self.dataset)
 
     @functools.cached_property
     def task(self) -> Task:
-        """The task, with the dataset's classes."""
+        """The task with the dataset's classes."""
         return tasks.create(self.config.task, self.facts.classes)
 
     @functools.cached_property
     def specs(self) -> dict[tuple[str, str], GenerationSpec]:
-        """What is trained, in order, by name and stage."""
+        """Specs of everything that is trained, in order, by name and stage."""
         found = resolve(self.config, self.facts, outputs=self.task.outputs)
         return {(spec.name, spec.stage): spec for spec in found}
 
     @property
     def students(self) -> list["Generation"]:
-        """Everything that is trained, in order, before any fine-tuning of FixRes."""
+        """Everything that is trained, in order, without the fine-tunings of FixRes."""
         return [self.named(name) for name, stage in self.specs if stage == TRAIN]
 
     def student(self, generation: int | str) -> "Generation":
-        """Returns a generation by its number, or what they are compared with by name.
+        """Returns a generation by its number, or a baseline by its name.
 
         Raises:
-          KeyError: there is none.
+          KeyError: there is no such generation or baseline.
         """
         name = str(generation)
         return self.named(name if name in self.compared_with else f"generation_{name}")
@@ -161,23 +161,23 @@ class Run:
 
     @property
     def compared_with(self) -> list[str]:
-        """Names of what is trained on labels only, to compare the generations with."""
+        """Names of the baselines: models trained on labels only, for comparison."""
         return compared_with(self.config)
 
     def named(self, name: str, *, stage: str = TRAIN) -> "Generation":
-        """Returns what is trained under a name, by a stage."""
+        """Returns the model that a stage trains under a name."""
         return Generation(self, self.specs[name, stage])
 
     def reconfigured(self, config: configs.ConfigDict) -> "Run":
         """Returns this run with another config, on the same data; writes nothing."""
-        self.task  # noqa: B018 - with the data, which both share
+        self.task  # noqa: B018 - loads the data, which both share
         other = copy.copy(self)
         other.config = config
         other.__dict__.pop("specs", None)
         return other
 
     def write_config(self) -> None:
-        """Keeps the resolved config with the run, and what was decided for it."""
+        """Writes the resolved config and its decisions to the run directory."""
         if self.decisions is not None:
             files.write_json(self.workdir / DECISIONS, self.decisions)
         files.write_atomically(
@@ -188,12 +188,12 @@ class Run:
 def with_places(
     data: configs.ConfigDict, workdir: pathlib.Path, *, side: int
 ) -> configs.ConfigDict:
-    """Returns a config's ``data`` section with what it leaves to the run filled in.
+    """Returns a config's ``data`` section with the fields that depend on the run.
 
     Args:
       data: the section.
-      workdir: the run directory, where prepared images are kept unless it says more.
-      side: shorter side at which images are kept.
+      workdir: the run directory, which holds prepared images by default.
+      side: shorter side of prepared images, in pixels.
     """
     section = data.copy_and_resolve_references()
     with section.unlocked():
@@ -204,11 +204,11 @@ def with_places(
 
 @dataclasses.dataclass(frozen=True)
 class Generation:
-    """A model that a run trains: its spec, where it is kept, and what it costs.
+    """A model that a run trains, with its spec, paths and cost.
 
     Attributes:
-      run: that it belongs to.
-      spec: what is trained, and how.
+      run: the run that trains it.
+      spec: the model and its training.
     """
 
     run: Run
@@ -216,34 +216,34 @@ class Generation:
 
     @property
     def paths(self) -> GenerationPaths:
-        """Where it keeps what."""
+        """Paths of its files."""
         spec = self.spec
         folder = self.run.workdir / spec.name
         return GenerationPaths(folder, spec.stage, spec.refined)
 
     @property
     def cost(self) -> ModelCost:
-        """What its model costs."""
+        """Cost of its model."""
         return self.run.costs.of(self.spec.model)
 
     @property
     def teacher(self) -> "Generation | None":
-        """Whose pseudo-labels it learns from, if from any."""
+        """The generation whose pseudo-labels it learns from, or None."""
         name = self.spec.teacher
         return self.run.named(name) if name else None
 
     @property
     def final(self) -> "Generation":
-        """Itself as its last weights are made: fine-tuned by FixRes, if it is."""
+        """The generation with its final weights: fine-tuned, where FixRes is on."""
         if not self.spec.refined:
             return self
         return self.run.named(self.spec.name, stage=fixres.STAGE)
 
     @property
     def trained(self) -> "Generation":
-        """Itself as it is before the fine-tuning of FixRes."""
+        """The generation before the fine-tuning of FixRes."""
         return self.run.named(self.spec.name) if self.spec.fine_tunes else self
 
     def changed(self, config: configs.ConfigDict) -> "Generation":
-        """Returns it with other sections of the config."""
+        """Returns the generation with other config sections."""
         return Generation(self.run, changed(self.spec, config, self.run.facts))

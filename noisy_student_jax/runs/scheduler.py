@@ -1,8 +1,8 @@
-"""Stages: what is done, in which order, and what must be done again.
+"""Schedules the stages of a run: skips, resumes or repeats each of them.
 
-A stage knows which config fields it reads and which stages it builds on. From that
-and the ledger follows, before anything starts, what is finished, what can go on,
-and what would have to run again because something changed.
+A stage declares the config fields that it reads and the stages that it builds on. With
+the ledger they determine, before anything starts, which stages are finished, which can
+be resumed, and which would have to run again because something changed.
 """
 
 import dataclasses
@@ -22,19 +22,19 @@ class Stage:
     """One stage of a run.
 
     Attributes:
-      name: ``generation_0/train`` and the like, unique in the run.
-      config: the identity fields that it reads.
+      name: a name such as ``generation_0/train``, unique in the run.
+      config: the config's identity fields that the stage reads.
       needs: names of the stages whose files it reads.
-      outputs: files and folders that it makes, relative to the run directory;
-        hashed when it finishes.
-      perform: does it; returns counts for the ledger.
-      inputs: digests of what it reads from outside the run.
-      working_files: what it makes besides, and may be lost once it has finished.
-      work: multiply–adds, roughly: what the time left is told from.
-      derived: whether it only tells what other stages found, so that doing it again
-        loses nothing and needs no leave.
-      elsewhere: where another config has an output, by the output: what is finished
-        gets its other name, and is not made again for it.
+      outputs: its output files and folders, relative to the run directory; hashed when
+        the stage finishes.
+      perform: performs the stage and returns counts for the ledger.
+      inputs: digests of inputs from outside the run.
+      working_files: further files, needed only until the stage has finished.
+      work: approximate multiply–adds, from which the remaining time is estimated.
+      derived: whether it only summarizes other stages, so that it may be repeated
+        without ``--again``.
+      elsewhere: the name of an output under another config, by its name under this
+        one; a finished output is renamed rather than made again.
     """
 
     name: str
@@ -51,11 +51,11 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class Standing:
-    """Where a stage stands.
+    """The state of a stage.
 
     Attributes:
       state: ``finished``, ``started``, ``pending`` or ``stale``.
-      why: what makes it stale, a phrase each.
+      why: reasons for a stale state, a phrase each.
     """
 
     state: str
@@ -63,7 +63,7 @@ class Standing:
 
 
 def standings(run: Run, stages: list[Stage]) -> dict[str, Standing]:
-    """Says where each stage stands, in order; a stage on a stale one is stale."""
+    """Returns the state of each stage, in order; staleness passes to dependents."""
     found: dict[str, Standing] = {}
     for stage in stages:
         manifest = run.ledger.manifest(stage.name)
@@ -97,18 +97,18 @@ def standings(run: Run, stages: list[Stage]) -> dict[str, Standing]:
 def perform(
     run: Run, stages: list[Stage], *, only: set[str] | None = None, again: bool = False
 ) -> None:
-    """Performs what is not finished.
+    """Performs the stages that have not finished.
 
     Args:
       run: the run.
-      stages: all of its stages.
+      stages: all stages of the run.
       only: names of the stages to perform; None for all.
-      again: whether stale stages may be performed again (their files move to
-        ``superseded``); else they are refused.
+      again: whether stale stages are performed again (their files move to
+        ``superseded``) rather than refused.
 
     Raises:
-      UserError: something changed and `again` is not given, or a stage to perform
-        stands on one that has not finished.
+      UserError: a stage is stale and `again` is false, or a stage to perform needs one
+        that has not finished.
     """
     found = standings(run, stages)
     derived = {stage.name for stage in stages if stage.derived}
@@ -133,7 +133,7 @@ def perform(
     for number, stage in enumerate(chosen, start=1):
         label = f"[{number}/{len(chosen)}] {stage.name}"
         if found[stage.name].state == "finished":
-            # A kill may have fallen between the manifest and this.
+            # The process may have been killed after writing the manifest.
             run.ledger.forget_start(stage.name)
             console.say(f"{label}: finished already, skipped")
             continue
@@ -144,7 +144,7 @@ def perform(
 
 
 def _check_needs(run: Run, chosen: list[Stage], found: dict[str, Standing]) -> None:
-    """Refuses stages that stand on others which neither are finished nor chosen."""
+    """Raises UserError if a chosen stage needs one neither finished nor chosen."""
     names = {stage.name for stage in chosen}
     for stage in chosen:
         missing = [
@@ -180,7 +180,7 @@ def _perform_one(run: Run, stage: Stage, label: str, *, goes_on: bool) -> None:
     try:
         counts = stage.perform()
     except BaseException:
-        # Going on later, it will have taken this long already.
+        # A resumed stage has already taken this long.
         run.ledger.spend(stage.name, time.monotonic() - started_at)
         raise
     run.progress.finish()

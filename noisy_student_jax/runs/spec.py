@@ -1,9 +1,8 @@
-"""What a run trains, as plain values, resolved once and in order.
+"""Specs of the models that a run trains: plain values, resolved once and in order.
 
-From the config follows how large the images must be (`largest_side`), from the dataset
-its `DataFacts`, from its classes the task, and from all of these one `GenerationSpec`
-for each model that is trained: the generations, what they are compared with, and
-each of them once more if FixRes fine-tunes it.
+The config gives the required image size (`largest_side`), the dataset its `DataFacts`,
+and its classes the task. Together they give one `GenerationSpec` for each training: the
+generations, the baselines, and one more for each of them that FixRes fine-tunes.
 """
 
 import dataclasses
@@ -24,15 +23,14 @@ from noisy_student_jax.images.preprocessing import Preprocessing
 from noisy_student_jax.runs import fixres
 
 TRAIN = "train"
-"""The stage that trains a model; `fixres.STAGE` is the other one."""
+"""The stage that trains a model; `fixres.STAGE` fine-tunes it."""
 
 _NUMBERS = {name: 65_536 + n for n, name in enumerate(LABELS_ONLY)}
-"""Random keys of what is trained on labels only: past every generation's, so that it
-draws nothing that a generation draws, however many there are."""
+"""Random-key numbers of the baselines, beyond those of any number of generations."""
 
 
 class Role(enum.StrEnum):
-    """Why a model is trained."""
+    """The purpose of a model in a run."""
 
     TEACHER = "teacher"
     STUDENT = "student"
@@ -42,18 +40,18 @@ class Role(enum.StrEnum):
 
     @property
     def labels_only(self) -> bool:
-        """Whether it is trained on labels alone, to compare the generations with."""
+        """Whether the model is a baseline, trained on labels only."""
         return self in LABELS_ONLY
 
     @property
     def display_name(self) -> str:
-        """The role as tables name it."""
+        """The role's name in tables."""
         return self.replace("_", "-")
 
 
 @dataclasses.dataclass(frozen=True)
 class DataFacts:
-    """What a plan needs to know of a dataset.
+    """Facts about a dataset that plans depend on.
 
     Attributes:
       classes: class names in index order.
@@ -65,18 +63,18 @@ class DataFacts:
 
     @classmethod
     def of(cls, dataset: Dataset) -> "DataFacts":
-        """Reads them off a dataset, without reading images."""
+        """Returns the facts of a dataset, without reading images."""
         return cls(tuple(dataset.classes), len(dataset.labeled))
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelSpec:
-    """A model and the images that it reads.
+    """A model and the preprocessing of its images.
 
     Attributes:
-      name: of the model table, or ``package.module:function``.
-      arguments: that it is created with.
-      preprocessing: of its images.
+      name: a name in the model table, or ``package.module:function``.
+      arguments: keyword arguments of its constructor.
+      preprocessing: preprocessing of its images.
     """
 
     name: str
@@ -95,18 +93,18 @@ class ModelSpec:
 
     @property
     def key(self) -> tuple[str, str, int]:
-        """All that parameters, FLOPs and activations depend on."""
+        """Key of models with the same parameters, FLOPs and activations."""
         return self.name, repr(sorted(self.arguments.items())), self.resolution
 
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """How long a model is trained.
+    """Length of a training.
 
     Attributes:
       steps: optimizer steps.
-      steps_per_epoch: steps that draw as many labeled images as there are.
-      start: step of the learning rate's schedule that training begins at.
+      steps_per_epoch: steps that draw each labeled image once on average.
+      start: step of the learning-rate schedule at which training starts.
     """
 
     steps: int
@@ -116,7 +114,7 @@ class Schedule:
 
 @dataclasses.dataclass(frozen=True)
 class StepKey:
-    """All that the program of a training step depends on."""
+    """Key of training steps that compile to the same program."""
 
     model: tuple
     frozen_blocks: int | None
@@ -130,7 +128,7 @@ class StepKey:
 
 @dataclasses.dataclass(frozen=True)
 class CostKey:
-    """All that the speed of training and of labeling depends on."""
+    """Key of models that are trained and label at the same speed."""
 
     step: StepKey
     label_batch: int
@@ -139,25 +137,25 @@ class CostKey:
 
 @dataclasses.dataclass(frozen=True)
 class GenerationSpec:
-    """A model to be trained, and how.
+    """A model and its training.
 
     Attributes:
       name: its folder in the run directory.
-      role: why it is trained.
-      generation: its number, or its role's name where it is trained on labels only.
-      number: of its random keys and its order, beside the seed.
-      stage: that trains it: ``train``, or ``fixres`` for the fine-tuning of FixRes.
-      model: that it is.
-      layout: of its batches.
-      schedule: how long it is trained.
+      role: its purpose.
+      generation: its number, or the role's name for a baseline.
+      number: number that, with the seed, determines its random keys and data order.
+      stage: stage that trains it: ``train``, or ``fixres`` for its fine-tuning.
+      model: the model.
+      layout: layout of its batches.
+      schedule: length of the training.
       config: its sections of the config.
-      adopted: the bundle given in place of a trained first teacher, or None.
+      adopted: path of the bundle given in place of a trained first teacher, or None.
       teacher: name of the generation whose pseudo-labels it learns from, or None.
-      relabels: name of the generation whose selection is kept, with new labels; the
-        paper filters once. None where its teacher's labels are selected afresh.
+      relabels: name of the generation whose selection is kept with new labels (the
+        paper filters once); None where its teacher's labels are selected afresh.
       refined: whether FixRes fine-tunes it afterwards.
-      taught_by: model of the teacher that labels in each step, beside stored labels;
-        None where stored labels are all.
+      taught_by: model of the teacher that labels in each step; None where all labels
+        are stored.
     """
 
     name: str
@@ -182,19 +180,19 @@ class GenerationSpec:
 
     @property
     def owner(self) -> str:
-        """The path of its sections in the config."""
+        """Path of its sections in the config."""
         if self.role.labels_only:
             return self.name
         return f"generations[{self.generation}]"
 
     @property
     def frozen_blocks(self) -> int | None:
-        """How many blocks FixRes freezes, with the stem; None where it freezes none."""
+        """Number of blocks that FixRes freezes with the stem; None freezes nothing."""
         return self.config.fixres.frozen_blocks if self.fine_tunes else None
 
     @property
     def trainee(self) -> nn.Module:
-        """Its model as it is trained: with its shallow blocks frozen, if it has any."""
+        """The Flax module as it is trained, with its shallow blocks frozen if any."""
         if self.frozen_blocks is None:
             return self.model.module
         arguments = {**self.model.arguments, "frozen_blocks": self.frozen_blocks}
@@ -202,7 +200,7 @@ class GenerationSpec:
 
     @property
     def step_key(self) -> StepKey:
-        """All that its training step depends on."""
+        """Key of its training step's program."""
         train = self.config.train
         return StepKey(
             self.model.key,
@@ -217,7 +215,7 @@ class GenerationSpec:
 
     @property
     def cost_key(self) -> CostKey:
-        """All that its speed depends on."""
+        """Key of its speed."""
         streams = types.STREAMS if self.layout.pseudo else types.STREAMS[:1]
         noise = tuple(
             (
@@ -234,7 +232,7 @@ class GenerationSpec:
 
 @dataclasses.dataclass(frozen=True)
 class _Owner:
-    """Whose sections they are: what of a spec does not depend on them."""
+    """The owner of config sections: the fields of a spec that do not depend on them."""
 
     name: str
     role: Role
@@ -248,15 +246,15 @@ class _Owner:
 def resolve(
     config: ConfigDict, facts: DataFacts, *, outputs: int
 ) -> tuple[GenerationSpec, ...]:
-    """Resolves what a run trains, in order; a fine-tuning follows what it refines.
+    """Resolves the specs of a run, in order; a fine-tuning follows its model.
 
     Args:
-      config: complete.
-      facts: of the dataset.
-      outputs: width of the models' heads, as the task says.
+      config: a complete config.
+      facts: facts about the dataset.
+      outputs: width of the models' heads, from the task.
 
     Raises:
-      UserError: names the generation, and what is wrong with its config.
+      UserError: a generation's config is invalid; the message names the generation.
     """
     found: dict[str, list[GenerationSpec]] = {}
     for owner, sections in _owners(config):
@@ -273,12 +271,12 @@ def resolve(
 def changed(
     spec: GenerationSpec, config: ConfigDict, facts: DataFacts
 ) -> GenerationSpec:
-    """Returns a spec with other sections of the config.
+    """Returns a spec with other config sections and the same schedule start.
 
     Args:
-      spec: in question. Its schedule starts where it did.
-      config: its sections, changed.
-      facts: of the dataset.
+      spec: the spec.
+      config: its new sections.
+      facts: facts about the dataset.
     """
     return dataclasses.replace(
         spec,
@@ -292,10 +290,10 @@ def changed(
 
 
 def largest_side(config: ConfigDict) -> int:
-    """Returns the shorter side that an image needs for every model to see it all.
+    """Returns the shorter side, in pixels, of images that serve every model.
 
     Args:
-      config: complete.
+      config: a complete config.
     """
     trained = [sections for _, sections in _owners(config)]
     refined = filter(None, map(fixres.fine_tuning_config, trained))
@@ -306,7 +304,7 @@ def largest_side(config: ConfigDict) -> int:
 
 
 def compared_with(config: ConfigDict) -> list[str]:
-    """Returns which of `LABELS_ONLY` a run trains."""
+    """Returns the baselines, of `LABELS_ONLY`, that a run trains."""
     return [name for name in LABELS_ONLY if config[name].enabled]
 
 

@@ -1,4 +1,4 @@
-"""Noting which record belongs to which part of the data."""
+"""Records which part of the dataset each record belongs to."""
 
 import pyarrow as pa
 
@@ -12,9 +12,13 @@ QUARANTINE = "data/quarantine.parquet"
 
 
 def note_splits(run: Run) -> dict[str, int]:
-    """Writes ``data/splits.parquet`` (key, part) and ``data/dataset.json``.
+    """Writes the splits, the dataset's description and its quarantine.
 
-    And ``data/quarantine.parquet`` (key, reason): what cannot be used.
+    The files are ``data/splits.parquet`` (key, part), ``data/dataset.json`` and
+    ``data/quarantine.parquet`` (key, reason) for unusable records.
+
+    Returns:
+      The number of records by part, and of quarantined records.
 
     Raises:
       UserError: a record is in two parts.
@@ -26,7 +30,7 @@ def note_splits(run: Run) -> dict[str, int]:
             key = source.key(index)
             if key in seen:
                 raise UserError(
-                    f"record '{key}' of data set '{run.dataset.name}' is in both"
+                    f"record '{key}' of dataset '{run.dataset.name}' is in both"
                     f" {seen[key]} and {name}: every record may be in one part only"
                 )
             seen[key] = name

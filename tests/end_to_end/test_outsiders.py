@@ -94,5 +94,5 @@ def test_in_a_process_with_a_python_path(run, tmp_path):
 def test_a_part_without_images_is_told_before_anything_runs(tmp_path, capsys):
     line = [f"--config={CONFIG}", f"--workdir={tmp_path / 'run'}"]
     assert main(["run", *line, "--config.data.options.pool=0"]) == 2
-    assert "the pool part of data set 'gray' is empty" in capsys.readouterr().err
+    assert "the pool part of dataset 'gray' is empty" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
