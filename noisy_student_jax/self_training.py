@@ -1,4 +1,4 @@
-"""Noisy Student Training: the algorithm of the paper, as stages of a run.
+"""Noisy Student Training: the paper's algorithm as stages of a run.
 
 Xie, Luong, Hovy, Le: Self-training with Noisy Student improves ImageNet
 classification, CVPR 2020, Algorithm 1.
@@ -31,24 +31,24 @@ from noisy_student_jax.runs.write_splits import note_splits
 
 
 def noisy_student(run: Run) -> list[Stage]:
-    """Returns the stages of the whole loop, in order."""
+    """Returns the stages of a run, in order."""
     stages = [data(run), contact_sheet(run)]
     for generation in range(run.last + 1):
         # 1. Train the teacher on labeled images. 3. Later, train an equal or larger
         # student, noised, on labeled and pseudo-labeled images together.
         stages += [*training(run, generation), evaluation(run, generation)]
         if generation < run.last:
-            # 2. The teacher, not noised, labels the unlabeled images; the confident
+            # 2. The teacher labels the unlabeled images without noise; the confident
             # ones are kept, class by class. 4. The student becomes the next teacher.
             stages += [labeling(run, generation), selection(run, generation)]
     for name in run.compared_with:
-        # What the student's architecture reaches on labeled images alone.
+        # Baselines: the student's architecture on labeled images alone.
         stages += [*training(run, name), evaluation(run, name)]
     return [*stages, judging(run, stages)]
 
 
 def data(run: Run) -> Stage:
-    """Notes which record is labeled, unlabeled, validation or test."""
+    """Returns the stage that records which part each record belongs to."""
     return Stage(
         name="data",
         config={
@@ -66,7 +66,7 @@ def data(run: Run) -> Stage:
 
 
 def contact_sheet(run: Run) -> Stage:
-    """Shows some images as the last student will see them."""
+    """Returns the stage that draws some images as the last student will see them."""
     student = run.student(run.last)
     return Stage(
         name="contact_sheet",
@@ -74,7 +74,7 @@ def contact_sheet(run: Run) -> Stage:
             "seed": run.config.seed,
             "preprocessing": dataclasses.asdict(student.spec.model.preprocessing),
             "noise": plain(student.spec.config.noise),
-            # Of a head alone the images are shown without noise.
+            # A head alone is trained on images without noise.
             "part": student.spec.config.train.part,
         },
         needs=("data",),
@@ -85,9 +85,10 @@ def contact_sheet(run: Run) -> Stage:
 
 
 def training(run: Run, generation: int | str) -> list[Stage]:
-    """Trains a generation, or a model on labels only to compare it with.
+    """Returns the stages that train a generation or baseline, and fine-tune it.
 
-    Then fine-tunes it, if FixRes is on.
+    FixRes fine-tunes where the config asks for it. A first teacher that is given is
+    adopted, not trained.
     """
     student = run.student(generation)
     spec = student.spec
@@ -132,7 +133,7 @@ def _training(
 
 
 def adoption(student: Generation) -> Stage:
-    """Takes the teacher that the run is given, in place of training one."""
+    """Returns the stage that adopts a given teacher instead of training one."""
     return Stage(
         name=f"{student.spec.name}/train",
         config={"task": student.run.config.task},
@@ -144,7 +145,7 @@ def adoption(student: Generation) -> Stage:
 
 
 def evaluation(run: Run, generation: int | str) -> Stage:
-    """Evaluates a trained model on validation and test images."""
+    """Returns the stage that evaluates a model on validation and test images."""
     student = run.student(generation).final
     name = student.spec.name
     own = identity(plain(run.config.evaluation), "evaluation")
@@ -160,9 +161,9 @@ def evaluation(run: Run, generation: int | str) -> Stage:
 
 
 def labeling(run: Run, generation: int) -> Stage:
-    """Has a generation label the pool."""
+    """Returns the stage in which a generation labels the pool."""
     teacher = run.student(generation).final
-    # The mode is the student's.
+    # Of the labeling options, the mode belongs to the student.
     own = {"top_k": teacher.spec.config.labels.top_k}
     name = teacher.spec.name
     return Stage(
@@ -176,11 +177,12 @@ def labeling(run: Run, generation: int) -> Stage:
 
 
 def selection(run: Run, generation: int) -> Stage:
-    """Selects, of a generation's labels, what its student is trained on.
+    """Returns the stage that selects the pseudo-labels a student is trained on.
 
-    For its warnings it reads the teacher's scores on validation images too, and refuses
-    to start without. They follow from what the labels follow from, so the evaluation is
-    not among its needs: another confidence interval shall not make a student stale.
+    Its warnings also read the teacher's scores on validation images, and it refuses to
+    start without them. These scores depend on the same inputs as the labels, so the
+    evaluation is not among its needs: a change of the confidence interval does not make
+    a student stale.
     """
     teacher, student = run.student(generation), run.student(generation + 1)
     name, earlier = teacher.spec.name, student.spec.relabels
@@ -188,7 +190,7 @@ def selection(run: Run, generation: int) -> Stage:
     own = plain(student.spec.config.selection)
     del own["relabel"]
     if earlier:
-        # Nothing is filtered: what was selected before has other labels now.
+        # The earlier selection is kept without filtering, with new labels.
         needs.append(f"{earlier}/select")
         own = {"relabel": True}
     return Stage(
@@ -201,7 +203,7 @@ def selection(run: Run, generation: int) -> Stage:
 
 
 def judging(run: Run, before: list[Stage]) -> Stage:
-    """Compares the generations and the rest; writes summary and report."""
+    """Returns the stage that compares the models and writes summary and report."""
     return Stage(
         name="report",
         config={

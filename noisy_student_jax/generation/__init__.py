@@ -1,1 +1,1 @@
-"""One generation: each of its stages, and what they are made of."""
+"""One generation: a module for each of its stages, and their shared parts."""

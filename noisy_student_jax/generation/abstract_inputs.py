@@ -1,4 +1,4 @@
-"""Shapes of what a training step takes, before there is any of it."""
+"""Abstract inputs of a training step: shapes and dtypes of state and batch."""
 
 import jax
 import numpy as np
@@ -12,7 +12,7 @@ from noisy_student_jax.training.state import TrainState
 
 
 def of_state(trained: Part, optimizer: optax.GradientTransformation) -> TrainState:
-    """Returns the shapes of the state that training starts from."""
+    """Returns the shapes and dtypes of the initial training state."""
     student = trained.student
     return jax.eval_shape(
         lambda variables: TrainState.create(
@@ -26,7 +26,7 @@ def of_state(trained: Part, optimizer: optax.GradientTransformation) -> TrainSta
 
 
 def of_batch(trained: Part) -> Batch:
-    """Returns the shapes of a batch of both streams, as the pipelines make it."""
+    """Returns the shapes and dtypes of a batch, as the input pipelines make it."""
     student = trained.student
     layout, run = student.spec.layout, student.run
     number = np.float32(0)
@@ -53,5 +53,5 @@ def many(
     *,
     dtype: DTypeLike | None = None,
 ) -> jax.ShapeDtypeStruct:
-    """Returns the shape of `count` examples like one, an array or a number."""
+    """Returns the shape and dtype of `count` stacked examples like `one`."""
     return jax.ShapeDtypeStruct((count, *np.shape(one)), dtype or one.dtype)

@@ -19,14 +19,17 @@ from noisy_student_jax.runs.run import Generation, Run
 
 
 def evaluate(student: Generation) -> dict[str, Any]:
-    """Evaluates a student's weights, EMA and raw, on validation and test images.
+    """Evaluates a student's EMA and raw weights on validation and test images.
+
+    Returns:
+      The primary metric of the EMA weights on each part.
 
     Raises:
-      UserError: a test image is among those that it or its teachers learned from.
+      UserError: the student or one of its teachers was trained on a test image.
     """
     run, batch = student.run, student.run.config.evaluation.batch
     ema = bundles.read(student.paths.model)
-    # Of a given teacher there is one set of weights.
+    # An adopted teacher has one set of weights.
     adopted = student.spec.adopted
     raw = ema if adopted else bundles.read(student.final.paths.raw_model)
     refuse_overlap(ema, run.dataset.test)
@@ -75,7 +78,12 @@ def evaluate(student: Generation) -> dict[str, Any]:
 
 
 def refuse_overlap(bundle: Bundle, test: Source) -> None:
-    """Raises UserError if a test image is among those that a model learned from."""
+    """Raises UserError if a model, or one of its teachers, learned from a test image.
+
+    Args:
+      bundle: the model.
+      test: the test images.
+    """
     shared = int(np.isin(key_hashes(test), bundle.trained_on).sum())
     if shared:
         raise UserError(
@@ -86,7 +94,7 @@ def refuse_overlap(bundle: Bundle, test: Source) -> None:
 
 
 def _measured(run: Run, found: Predicted) -> dict[str, Any]:
-    """Returns what the evaluation says of one part of the data."""
+    """Returns the evaluation's entry for one part of the dataset."""
     task, labels, predictions = run.task, found.labels, found.predictions["ema"]
     right = float(task.primary(predictions, labels).sum())
     scores = task.score(predictions)
@@ -104,7 +112,7 @@ def _measured(run: Run, found: Predicted) -> dict[str, Any]:
 
 
 def _write_predictions(student: Generation, found: Predicted) -> None:
-    """Keeps what was predicted for each test image, for paired comparison."""
+    """Writes the prediction for each test image, for paired comparisons."""
     task, test = student.run.task, student.run.dataset.test
     predictions = found.predictions["ema"]
     columns = {

@@ -1,8 +1,8 @@
-"""What a model starts from: nothing, its teacher, published weights, or a bundle.
+"""Initial weights: random, the teacher's, published ones, or those of a bundle.
 
-The body's weights and batch statistics are taken as they are; the head too, where it
-is of the same classes. A new head starts at zero: random weights would stay in every
-direction that a few labeled images say nothing of.
+The backbone's weights and batch statistics are taken over unchanged; the head too, if
+its classes are the same. A new head starts at zero: random weights would persist in
+every direction that a few labeled images do not determine.
 """
 
 import dataclasses
@@ -34,12 +34,12 @@ FROM_BUNDLE = ("resolution", "crop_padding", "interpolation", "mean", "std")
 
 
 def given(student: Generation) -> Bundle | None:
-    """Returns what a student starts from; None for random weights.
+    """Returns the bundle that a student starts from; None for random weights.
 
-    The first teacher, and what learns from labels only, have no teacher to start from.
+    The first teacher and the baselines have no teacher to start from.
 
     Raises:
-      UserError: there are no such weights, or they are damaged.
+      UserError: the weights are missing or damaged.
     """
     model, teacher = student.spec.config.model, student.teacher
     if model.init == RANDOM:
@@ -52,23 +52,23 @@ def given(student: Generation) -> Bundle | None:
 
 
 def is_given(student: Generation) -> bool:
-    """Whether a student starts from given weights; see `given`."""
+    """Whether a student starts from the weights of a bundle; see `given`."""
     init, teacher = student.spec.config.model.init, student.spec.teacher
     return init != RANDOM and (init != TEACHER or teacher is not None)
 
 
 def digests(student: Generation) -> dict[str, str]:
-    """Returns digests of what a student is given to start from, or to be.
+    """Returns the digest of a student's initial weights, or of its adopted bundle.
 
-    Of what has been taken away since a stage finished it is the one that was noted.
+    If the bundle was removed after the stage finished, the recorded digest is returned.
 
     Raises:
-      UserError: what is given is not there, or damaged.
+      UserError: the bundle is missing or damaged.
     """
     spec = student.spec
     name = "teacher" if spec.adopted else "init"
     if not spec.adopted and spec.config.model.init == TEACHER:
-        # It comes from a stage that this one needs.
+        # The teacher's stage is among the needs of this one.
         return {name: TEACHER} if spec.teacher else {}
     try:
         bundle = given_teacher(student) if spec.adopted else given(student)
@@ -81,7 +81,7 @@ def digests(student: Generation) -> dict[str, str]:
         return {}
     known: dict[str, Any] = {"weights": bundle.sha256, "classes": list(bundle.classes)}
     if spec.adopted:
-        # It is taken as it is, with what its card says of its use.
+        # An adopted bundle is used with its own architecture and preprocessing.
         known |= {
             "architecture": bundle.architecture,
             "arguments": bundle.arguments,
@@ -91,10 +91,10 @@ def digests(student: Generation) -> dict[str, str]:
 
 
 def initial_variables(student: Generation) -> PyTree:
-    """Returns the variables that a student's training starts from, on the host.
+    """Returns the initial variables of a student's training, on the host.
 
     Raises:
-      UserError: what it is to start from is of another architecture.
+      UserError: the given weights have another architecture.
     """
     spec = student.spec
     fresh = initialize(
@@ -119,17 +119,17 @@ def initial_variables(student: Generation) -> PyTree:
 def started(
     fresh: PyTree, start: PyTree, *, keep_head: bool, what: str, model: str
 ) -> PyTree:
-    """Puts given weights and statistics in place of random ones; new heads are zero.
+    """Replaces random weights and statistics with given ones; a new head is zero.
 
     Args:
-      fresh: variables of the model.
+      fresh: randomly initialized variables of the model.
       start: variables of the same architecture.
       keep_head: whether the classifier is taken over too.
-      what: is given, for the message.
-      model: its name, for the message.
+      what: description of the given weights, for the message.
+      model: name of the model, for the message.
 
     Raises:
-      UserError: they do not fit.
+      UserError: the given weights do not fit the model.
     """
     ours, theirs = (traverse_util.flatten_dict(one, sep="/") for one in (fresh, start))
     taken = {n for n in ours if keep_head or not n.startswith(HEAD)}
@@ -154,24 +154,24 @@ def started(
 
 
 def with_given(config: ConfigDict) -> ConfigDict:
-    """Fills in what given bundles say of the models that they are for.
+    """Fills in the fields of a config that its bundles determine.
 
-    A given teacher is the first generation's model as it is. Weights to start from
-    bring the mean and deviation that they know, where the config leaves them open.
+    An adopted teacher determines the first generation's model. Initial weights supply
+    the per-channel mean and standard deviation where the config leaves them open.
 
     Args:
-      config: complete, not checked.
+      config: a complete config, not yet checked.
 
     Returns:
-      A copy.
+      A completed copy.
 
     Raises:
-      UserError: there is no such bundle.
+      UserError: a bundle is missing or damaged.
     """
     filled = config.copy_and_resolve_references()
     if config.teacher is not None:
         bundle = _read(config.teacher, "config.teacher")
-        _be(filled.generations[0], bundle, config.teacher)
+        _describe(filled.generations[0], bundle, config.teacher)
     for section in (*filled.generations, *(filled[name] for name in LABELS_ONLY)):
         model = section.model
         if model.init in (None, RANDOM, TEACHER, PRETRAINED):
@@ -185,11 +185,11 @@ def with_given(config: ConfigDict) -> ConfigDict:
     return filled
 
 
-def _be(generation: ConfigDict, bundle: Bundle, place: str) -> None:
-    """Has a generation be what a bundle is."""
+def _describe(generation: ConfigDict, bundle: Bundle, place: str) -> None:
+    """Sets a generation's model fields to those of a bundle."""
     model, usual = generation.model, base_config().model
     if bundle.architecture != model.name:
-        # Unless the config names that code itself.
+        # Foreign code is trusted only if the config names it.
         bundles.refuse_foreign_code(bundle, place)
     for field in models.accepted_arguments(bundle.architecture):
         if field in model:
@@ -199,13 +199,13 @@ def _be(generation: ConfigDict, bundle: Bundle, place: str) -> None:
         model[field] = getattr(bundle.preprocessing, field)
     for field, value in bundle.arguments.items():
         if field in model and value is not None:
-            # A model says 0 where a config says None.
+            # Models take 0 where configs have None.
             model[field] = renamed.value(f"model.{field}", value)
     generation.train.part = "all"
 
 
 def adopt(student: Generation) -> dict[str, int]:
-    """Takes a given bundle for the first teacher."""
+    """Adopts a given bundle as the first teacher; returns counts for the ledger."""
     bundle = given_teacher(student)
     bundles.write(bundle, student.paths.model)
     return {
@@ -219,10 +219,10 @@ def adopt(student: Generation) -> dict[str, int]:
 
 
 def check_teacher(student: Generation) -> None:
-    """Refuses a given teacher that cannot label this pool.
+    """Checks that an adopted teacher can label this pool.
 
     Raises:
-      UserError: it is for another task, or of other classes.
+      UserError: the teacher has another task or other classes.
     """
     run, bundle = student.run, given_teacher(student)
     place = student.spec.adopted
@@ -243,11 +243,11 @@ def check_teacher(student: Generation) -> None:
 
 
 def check(student: Generation) -> None:
-    """Looks for what a student could not start from.
+    """Checks the bundle that a student starts from or adopts.
 
     Raises:
-      UserError: given weights do not fit, or have learned from images to be judged on;
-        a given teacher is of other classes.
+      UserError: the weights do not fit, or were trained on validation or test images;
+        or an adopted teacher has another task or other classes.
     """
     if student.spec.adopted:
         check_teacher(student)
@@ -270,16 +270,16 @@ def check(student: Generation) -> None:
 
 
 def refuse_judged(student: Generation, bundle: Bundle) -> None:
-    """Refuses weights that have learned from images that a run is judged on.
+    """Checks that weights were not trained on a run's validation or test images.
 
     Raises:
-      UserError: how many they are.
+      UserError: they were; the message gives the number of shared images.
     """
     parts = student.run.dataset.parts()
     for name in ("validation", "test"):
         source = parts[name]
         if not has_keys(source) or not len(bundle.trained_on):
-            continue  # only counted, or nothing is known
+            continue  # the keys, or the training records, are unknown
         shared = int(np.isin(key_hashes(source), bundle.trained_on).sum())
         if shared:
             raise UserError(
@@ -290,7 +290,7 @@ def refuse_judged(student: Generation, bundle: Bundle) -> None:
 
 
 def given_teacher(student: Generation) -> Bundle:
-    """Returns the bundle that a run was given for its first teacher."""
+    """Returns the bundle that a run adopts as its first teacher."""
     place = student.spec.adopted
     assert place is not None, "only an adopted generation has a given teacher"
     return _read(place, "config.teacher")

@@ -1,4 +1,4 @@
-"""Has a teacher label the pool, un-noised (paper §2, step 2)."""
+"""Labels the pool with a teacher, without noise (paper §2, step 2)."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from noisy_student_jax.runs.run import Generation
 
 
 def label_pool(teacher: Generation) -> dict[str, Any]:
-    """Has a teacher's bundle label the pool, un-noised (paper §2, step 2)."""
+    """Labels the pool with a teacher's bundle, without noise; returns counts."""
     run, config = teacher.run, teacher.spec.config
     bundle = bundles.read(teacher.paths.model)
     trained = part(teacher.final)

@@ -1,4 +1,4 @@
-"""What training would stumble over, looked for before any time is spent."""
+"""Checks the preconditions of training, before any time is spent on it."""
 
 import dataclasses
 
@@ -14,14 +14,14 @@ from noisy_student_jax.runs.spec import GenerationSpec
 
 
 def check(run: Run, *, devices: int | None = None) -> None:
-    """Looks for what training would stumble over, before any time is spent.
+    """Checks the preconditions of training all models of a run.
 
     Args:
-      run: in question.
-      devices: that it is to run on; those that are here if not given.
+      run: the run.
+      devices: number of devices to train on; by default, those of this machine.
 
     Raises:
-      UserError: names the generation, what is wrong with it, and what to do.
+      UserError: a precondition fails; the message names the generation.
     """
     devices = devices or jax.device_count()
     for look in (_check_config, _check_model, _check_fixres):
@@ -33,7 +33,7 @@ def check(run: Run, *, devices: int | None = None) -> None:
 
 
 def _check_config(student: Generation, devices: int) -> None:
-    """Checks what can be told before any image is read."""
+    """Checks everything that does not depend on images or weights."""
     spec = student.spec
     config, layout, side = spec.config, spec.layout, spec.model.resolution
     layout.check(devices=devices, microbatches=config.train.microbatches)
@@ -52,7 +52,7 @@ def _check_config(student: Generation, devices: int) -> None:
 
 
 def _check_kept_selection(student: Generation) -> None:
-    """Refuses options of a selection that is not made."""
+    """Raises UserError if selection options differ from those of a kept selection."""
     spec, teacher = student.spec, student.teacher
     if not spec.relabels or teacher is None:
         return
@@ -93,7 +93,7 @@ def _check_batch_norm_group(student: Generation, devices: int) -> None:
 
 
 def _check_model(student: Generation, devices: int) -> None:
-    """Builds the model, and the shapes that pass through it."""
+    """Checks the model by tracing it, and its initial weights."""
     del devices
     student.cost.parameters  # noqa: B018
     init_weights.check(student)
@@ -123,7 +123,7 @@ def _check_fixres(student: Generation, devices: int) -> None:
 
 
 def _check_fine_tuning(spec: GenerationSpec) -> None:
-    """Looks for what a fine-tuning by FixRes would stumble over."""
+    """Checks the preconditions of a fine-tuning by FixRes."""
     if spec.config.train.part == "head":
         raise UserError(
             "config.fixres.resolution is given, but config.train.part is 'head', whose"
@@ -137,10 +137,10 @@ def _check_fine_tuning(spec: GenerationSpec) -> None:
     if spec.schedule.start < 0:
         raise UserError(
             f"config.fixres asks for {spec.schedule.steps} steps, more than the"
-            " training itself has: they are to be the last of its schedule; give fewer"
+            " training itself has: they repeat the last of its schedule; give fewer"
         )
     try:
-        spec.trainee  # noqa: B018 - checks itself
+        spec.trainee  # noqa: B018 - the module checks its arguments
     except UserError as error:
         raise UserError(
             f"config.fixres.frozen_blocks={spec.config.fixres.frozen_blocks} cannot"

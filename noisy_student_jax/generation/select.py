@@ -1,4 +1,4 @@
-"""Selects, of a teacher's labels, what its student is trained on."""
+"""Selects the pseudo-labels that a student is trained on."""
 
 from typing import Any
 
@@ -12,11 +12,14 @@ from noisy_student_jax.runs.run import Generation
 
 
 def select_pseudo_labels(teacher: Generation, student: Generation) -> dict[str, Any]:
-    """Selects, of a teacher's labels, what its student will see.
+    """Selects the pseudo-labels of a teacher that its student is trained on.
+
+    Returns:
+      Counts for the ledger.
 
     Raises:
-      UserError: the teacher has not been evaluated, so that the pool cannot be
-        compared with its validation images; or as `selection.select`.
+      UserError: the teacher has not been evaluated, so that its scores on the pool
+        cannot be compared with those on validation images; or as `selection.select`.
     """
     run, folder = teacher.run, teacher.paths.selection
     earlier = student.spec.relabels
@@ -25,7 +28,7 @@ def select_pseudo_labels(teacher: Generation, student: Generation) -> dict[str, 
     if kept:
         options = selection.kept_options(kept)
     if files.is_file(folder / selection.SUMMARY):
-        # Written whole by a run that was stopped before it could say so.
+        # An earlier process was stopped after the selection and before its manifest.
         summary = files.read_json(folder / selection.SUMMARY)
     else:
         summary = selection.select(
@@ -43,7 +46,7 @@ def select_pseudo_labels(teacher: Generation, student: Generation) -> dict[str, 
 
 
 def _expected(teacher: Generation) -> Expected:
-    """Says what a teacher's labels would be like on a pool like the labeled images."""
+    """Returns the statistics expected of a pool distributed like the labeled images."""
     run = teacher.run
     if not files.is_file(teacher.paths.evaluation):
         raise UserError(

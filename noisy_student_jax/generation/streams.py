@@ -1,4 +1,4 @@
-"""What a student learns from: its labeled stream, its second one, and their road."""
+"""Builds a student's labeled and second streams, and chooses their input pipeline."""
 
 import dataclasses
 
@@ -35,11 +35,10 @@ class Streams:
 
     Attributes:
       labeled: the labeled images.
-      second: the pseudo-labeled images; for the control the labeled ones again,
-        so that it makes as many image draws as the student; None for a teacher
-        that learns from labels only.
-      trained_on: hashes of the keys of all records that the student, or a teacher
-        before it, learns from.
+      second: the pseudo-labeled images; for the baselines the labeled images again, so
+        that they draw as many images as the student; None for a first teacher.
+      trained_on: hashes of the keys of all records that the student, or one of its
+        teachers, learns from.
     """
 
     labeled: Stream
@@ -47,12 +46,12 @@ class Streams:
     trained_on: np.ndarray
 
     def read_by(self, part: Part) -> "Streams":
-        """Returns them as the trained part of a model reads them."""
+        """Returns the streams as the trained part of a model reads them."""
         if not isinstance(part, HeadOnFeatures):
             return self
 
         def read(stream: Stream, name: str) -> Stream:
-            # Features are computed once, of images as they are.
+            # Features are computed once, from images without noise.
             noise = dataclasses.replace(stream.noise, input=InputNoise())
             source = part.source(stream.source, name)
             picks = _usable(source, stream.picks, name, part.student.run.config.data)
@@ -66,15 +65,15 @@ class Streams:
 
     @property
     def both(self) -> list[Stream]:
-        """Those that there are."""
+        """The streams that exist, as a list."""
         return [self.labeled] + ([self.second] if self.second else [])
 
 
 def make(student: Generation) -> Streams:
-    """Finds a student's images, and the labels that its teacher gave.
+    """Builds a student's streams from the dataset and its teacher's selected labels.
 
     Raises:
-      UserError: there is no selection yet, or it is of another pool.
+      UserError: the selection is missing, or was made from another pool.
     """
     labeled = _labeled(student)
     own = key_hashes(student.run.dataset.labeled)
@@ -100,7 +99,7 @@ def make(student: Generation) -> Streams:
 
 
 def make_noise(section: ConfigDict) -> Noise:
-    """Reads one stream's noise from its section of the config."""
+    """Returns the noise that a stream's config section describes."""
     return Noise(
         InputNoise(
             randaugment_layers=section.randaugment_layers,
@@ -124,10 +123,10 @@ def make_noise(section: ConfigDict) -> Noise:
 def _usable(
     source: FeatureSource, picks: np.ndarray, name: str, data: ConfigDict
 ) -> np.ndarray:
-    """Returns the picks of records that have features; tells of the others.
+    """Returns the picks of records that have features, and warns of the others.
 
     Raises:
-      UserError: too many have none.
+      UserError: too many records have no features.
     """
     good = np.array(source.status) == "ok"
     drawn = np.unique(picks[:, 0])
@@ -142,15 +141,15 @@ def _usable(
 
 
 def input_noise(student: Generation, stream: str) -> InputNoise:
-    """Returns what is done to a stream's images: nothing if only a head is trained."""
+    """Returns the input noise of a stream: none if only the head is trained."""
     if student.spec.config.train.part == "head":
-        # Features are computed once, of images as they are.
+        # Features are computed once, from images without noise.
         return InputNoise()
     return make_noise(student.spec.config.noise[stream]).input
 
 
 def make_lanes(section: ConfigDict) -> Lanes | None:
-    """Reads how streams are dealt out from the config's ``data`` section."""
+    """Returns the block shuffle of the config's ``data`` section, or None."""
     if section.lanes is None:
         return None
     return Lanes(section.lanes, section.lane_block, section.lane_window)
@@ -159,16 +158,16 @@ def make_lanes(section: ConfigDict) -> Lanes | None:
 def open_pipeline(
     student: Generation, learned: Streams, mesh: Mesh, preprocessing: Preprocessor
 ) -> ResidentPipeline | HostedPipeline:
-    """Chooses how the images come, and makes ready for the first batch.
+    """Chooses a student's input pipeline and opens it.
 
-    Encoded examples are streamed. Other images live on the devices if they fit there
-    and are not cropped anew each time; else the host sends them.
+    Encoded images are streamed. Other images reside on the devices if they fit and are
+    not randomly cropped; otherwise the host feeds them.
 
     Args:
-      student: to be trained.
-      learned: what it learns from.
-      mesh: devices.
-      preprocessing: of what `learned` has.
+      student: the student to be trained.
+      learned: its streams.
+      mesh: the devices.
+      preprocessing: preprocessing of the streams' images.
     """
     data = student.run.config.data
     numbers = {"seed": student.run.config.seed, "generation": student.spec.number}
@@ -179,7 +178,7 @@ def open_pipeline(
         return ResidentPipeline(*shared, **numbers)
     feed: Feed
     if any(is_encoded(source) for source in sources):
-        # TensorFlow is slow to import, and may not be there.
+        # TensorFlow is optional, and slow to import.
         from noisy_student_jax.data.streaming.feed import StreamingFeed
 
         assert isinstance(preprocessing, Preprocessing), "features are not encoded"
@@ -206,12 +205,12 @@ def open_pipeline(
 
 
 def is_resident(student: Generation, sources: list[Source], images: int) -> bool:
-    """Whether a student's images live on the devices.
+    """Whether a student's images reside on the devices.
 
     Args:
-      student: in question.
-      sources: that it learns from.
-      images: how many of them it draws from.
+      student: the student.
+      sources: the sources of its streams.
+      images: number of distinct images that it draws.
     """
     spec = student.spec
     noise = spec.config.noise

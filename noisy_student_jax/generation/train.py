@@ -31,9 +31,10 @@ from noisy_student_jax.training.step import StepOptions, Teacher, TrainStep
 
 
 def train(student: Generation) -> dict[str, Any]:
-    """Trains a student on its streams; writes its bundle (EMA), and the raw one.
+    """Trains or fine-tunes a student on its streams, and writes EMA and raw bundles.
 
-    Or fine-tunes it, where it is the fine-tuning of FixRes.
+    Returns:
+      Counts for the ledger.
     """
     run, spec = student.run, student.spec
     mesh = sharding.make_mesh()
@@ -85,7 +86,10 @@ def train(student: Generation) -> dict[str, Any]:
 
 
 def teacher_of(student: Generation) -> tuple[Teacher | None, PyTree | None]:
-    """Returns what labels in a student's steps, and its variables; None if nothing."""
+    """Returns the teacher that labels within a student's steps, and its variables.
+
+    Both are None where all labels are stored.
+    """
     generation = student.teacher
     if generation is None or not student.spec.taught_by:
         return None, None
@@ -102,22 +106,22 @@ def teacher_of(student: Generation) -> tuple[Teacher | None, PyTree | None]:
 def step_and_state(
     trained: Part, *, teacher: Teacher | None = None
 ) -> tuple[TrainStep, TrainState]:
-    """Builds a student's training step and the state that it starts from.
+    """Builds a student's training step and its initial state.
 
     Args:
-      trained: the part of it that is trained.
-      teacher: what labels in the step, if anything does.
+      trained: the part of the model that is trained.
+      teacher: the teacher that labels within the step, if any.
     """
     step, optimizer = step_and_optimizer(trained, teacher=teacher)
     return step, fresh_state(trained, optimizer)
 
 
 def fresh_state(trained: Part, optimizer: optax.GradientTransformation) -> TrainState:
-    """Makes the state that a student's training starts from.
+    """Returns the initial state of a student's training.
 
     Args:
-      trained: the part of it that is trained.
-      optimizer: of `step_and_optimizer`.
+      trained: the part of the model that is trained.
+      optimizer: the optimizer from `step_and_optimizer`.
     """
     student = trained.student
     numbers = {"seed": student.run.config.seed, "generation": student.spec.number}
@@ -131,11 +135,11 @@ def fresh_state(trained: Part, optimizer: optax.GradientTransformation) -> Train
 def step_and_optimizer(
     trained: Part, *, teacher: Teacher | None = None
 ) -> tuple[TrainStep, optax.GradientTransformation]:
-    """Builds a student's training step, and the optimizer in it.
+    """Builds a student's training step and its optimizer.
 
     Args:
-      trained: the part of it that is trained.
-      teacher: what labels in the step, if anything does.
+      trained: the part of the model that is trained.
+      teacher: the teacher that labels within the step, if any.
     """
     student = trained.student
     run, spec = student.run, student.spec
@@ -157,7 +161,7 @@ def step_and_optimizer(
         optimizer,
         schedule,
         StepOptions(
-            # Without a second stream there is nothing to weigh against.
+            # Without a second stream there is no ratio.
             ratio=config.train.ratio if spec.layout.pseudo else 0.0,
             loss_normalization=config.train.loss_normalization,
             weight_decay=options.weight_decay if options.decay_in_loss else 0.0,
@@ -174,10 +178,10 @@ def step_and_optimizer(
 
 
 def _companions(student: Generation) -> int:
-    """Returns how many consecutive examples stay together in a microbatch.
+    """Returns the number of consecutive examples that stay together in a microbatch.
 
-    Whole groups of the layout, and of batch norm: an example then has the same
-    companions in its batch statistics with and without microbatches.
+    It is a multiple of the groups of the layout and of batch norm: an example then
+    shares its batch statistics with the same examples, with and without microbatches.
     """
     layout = student.spec.layout
     group = student.spec.config.model.batch_norm_group
@@ -185,10 +189,10 @@ def _companions(student: Generation) -> int:
 
 
 def loss_options(student: Generation) -> LossOptions:
-    """Says how a student's targets are softened, hardened and smoothed."""
+    """Returns the loss options of a student."""
     options = LossOptions.from_config(student.spec.config.train)
     if student.spec.role.labels_only:
-        # Its second stream holds true labels: smoothed as such, never softened.
+        # The second stream holds true labels: smoothed, never softened.
         return dataclasses.replace(options, targets="hard")
     return options
 
@@ -207,7 +211,7 @@ def _loop_options(student: Generation) -> loop.LoopOptions:
 
 
 def _validation(trained: Part) -> Callable[[TrainState], dict[str, float]]:
-    """Returns a function that measures a state, raw and EMA, on validation images."""
+    """Returns a function from a state to its validation metrics, raw and EMA."""
     run = trained.student.run
     made = predictor(trained, batch=run.config.evaluation.batch)
     source = trained.source(run.dataset.validation, "validation")
@@ -215,7 +219,7 @@ def _validation(trained: Part) -> Callable[[TrainState], dict[str, float]]:
     def validate(state: TrainState) -> dict[str, float]:
         weights = {"raw": state.raw_variables, "ema": state.ema_variables}
         if jax.process_count() > 1:
-            # They are on other hosts' devices as well.
+            # Predictors use this host's devices only.
             weights = jax.device_get(weights)
         found = predict_source(made, weights, source)
         return {
@@ -228,7 +232,7 @@ def _validation(trained: Part) -> Callable[[TrainState], dict[str, float]]:
 
 
 def _write_bundles(trained: Part, state: TrainState, trained_on: np.ndarray) -> str:
-    """Writes the EMA and the raw weights; returns the SHA-256 of the former."""
+    """Writes the EMA and raw bundles; returns the SHA-256 of the EMA weights."""
     student = trained.student
     run, spec, paths = student.run, student.spec, student.paths
     teacher, start = student.teacher, init_weights.given(student)

@@ -1,8 +1,8 @@
-"""Which part of a model is trained, and how images reach it.
+"""The trainable part of a model: the whole model, or its head alone.
 
-The whole model reads images. A head alone (``train.part=head``) reads what the frozen
-body makes of them, computed once: its features are images of one pixel to everything
-that follows, so that training, validation, labeling and evaluation are the same.
+The whole model reads images. The head alone (``train.part=head``) reads the features of
+the frozen backbone, computed once. Features are treated as images of one pixel, so that
+training, validation, labeling and evaluation run the same code for both.
 """
 
 import dataclasses
@@ -27,19 +27,19 @@ from noisy_student_jax.models.initialize import abstract_variables
 from noisy_student_jax.runs.run import Generation, Run
 
 FEATURES = "features"
-"""The folder of a run's features; what is in it can be computed again."""
+"""Folder of a run's features, which can be computed again."""
 AT_ONCE = 2048
-"""Records whose features are kept in one file."""
+"""Records per feature file."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """The whole of a student's model.
+    """The whole of a student's model, as the trainable part.
 
     Attributes:
-      student: whose model it is a part of.
-      module: takes what `source` gives, and gives the model's outputs.
-      preprocessing: of what `source` gives.
+      student: the student.
+      module: the Flax module, from the records of `source` to the model's outputs.
+      preprocessing: preprocessing of the records of `source`.
     """
 
     student: Generation
@@ -47,29 +47,29 @@ class Part:
     preprocessing: Preprocessor
 
     def source(self, source: Source, name: str) -> Source:
-        """Returns the records as this part reads them.
+        """Returns a source of the records as this part reads them.
 
         Args:
-          source: of images.
-          name: of the part of the data that they are.
+          source: source of images.
+          name: name of their part of the dataset.
         """
         del name
         return source
 
     def made_up(self, count: int) -> np.ndarray:
-        """Makes up `count` records, as it reads them, to measure its speed with."""
+        """Returns `count` synthetic records to measure the speed of this part."""
         return made_up_images(count, self.student.spec.model.resolution)
 
     def initial(self) -> PyTree:
-        """Returns what its training starts from, on the host."""
+        """Returns the initial variables of this part, on the host."""
         return init_weights.initial_variables(self.student)
 
     def of(self, variables: PyTree) -> PyTree:
-        """Returns its share of the whole model's variables."""
+        """Returns this part's variables out of the whole model's."""
         return variables
 
     def whole(self, variables: PyTree) -> PyTree:
-        """Returns the whole model's variables, with these as its share."""
+        """Returns the whole model's variables, given those of this part."""
         return variables
 
 
@@ -77,7 +77,8 @@ def part(student: Generation) -> Part:
     """Returns the part of a student's model that is trained.
 
     Raises:
-      UserError: the student has no frozen body, or its model no head of its own.
+      UserError: only the head is trained, and the student has no weights to start from
+        or its model no separate head.
     """
     spec = student.spec
     if spec.config.train.part == "all" or spec.adopted:
@@ -86,13 +87,13 @@ def part(student: Generation) -> Part:
 
 
 def made_up_images(count: int, side: int) -> np.ndarray:
-    """Makes images up: uint8 ``[count, side, side, 3]``."""
+    """Returns random images, uint8 ``[count, side, side, 3]``."""
     shape = (count, side, side, 3)
     return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 
 
 def width(student: Generation) -> int:
-    """Returns the channels of what the head of a student's model reads."""
+    """Returns the number of channels of the features that a model's head reads."""
     module, side = student.spec.model.module, student.spec.model.resolution
     outputs = jax.eval_shape(
         lambda images: module.init_with_output(random_keys.key(0), images)[0],
@@ -102,7 +103,7 @@ def width(student: Generation) -> int:
 
 
 def head(student: Generation) -> nn.Module:
-    """Returns the head of a student's model, after looking whether it can be trained.
+    """Returns the head of a student's model, if it can be trained alone.
 
     Raises:
       UserError: see `part`.
@@ -110,7 +111,7 @@ def head(student: Generation) -> nn.Module:
     model = student.spec.config.model
     if not init_weights.is_given(student):
         raise UserError(
-            "config.train.part is 'head', which leaves the rest as it is, but"
+            "config.train.part is 'head', which leaves the rest unchanged, but"
             f" config.model.init='{model.init}' gives {student.spec.name} no weights to"
             " start from: give a bundle, or 'pretrained'"
         )
@@ -124,7 +125,7 @@ def head(student: Generation) -> nn.Module:
 
 
 def predictor(trained: Part, *, batch: int) -> Predictor:
-    """Returns what predicts with a part of a student's model."""
+    """Returns a predictor for the trainable part of a student's model."""
     run = trained.student.run
     return Predictor(
         run.task,
@@ -138,19 +139,19 @@ def predictor(trained: Part, *, batch: int) -> Predictor:
 
 @dataclasses.dataclass(frozen=True)
 class OnePixel:
-    """The preprocessing of features: none. See `Preprocessing`.
+    """The preprocessing of features, which leaves them unchanged. See `Preprocessing`.
 
     Attributes:
-      channels: of the features.
-      resolution: of an image of features.
-      mean: as `Preprocessing` has it.
-      std: as `Preprocessing` has it.
+      channels: number of channels of the features.
+      resolution: height and width of a feature image: 1.
+      mean: see `Preprocessing`.
+      std: see `Preprocessing`.
     """
 
     channels: int
     resolution: int = 1
     mean: tuple[float, ...] = (0.0,)
-    # Of 255, so that normalizing leaves features as they are.
+    # On the 0–255 scale this is 1: normalization leaves features unchanged.
     std: tuple[float, ...] = (1 / 255,)
     dtype = np.float32
 
@@ -182,7 +183,7 @@ class HeadOnFeatures(Part):
     preprocessing: OnePixel
 
     def source(self, source: Source, name: str) -> "FeatureSource":
-        """See `Part`; features that are not there yet are computed, and kept."""
+        """See `Part`; missing features are computed and stored."""
         run, model = self.student.run, self.student.spec.model
         made_by = {
             "model": model.name,
@@ -191,7 +192,7 @@ class HeadOnFeatures(Part):
                 for name, value in model.arguments.items()
                 if name not in ("outputs", "dropout_rate")
             },
-            "weights": self._body.sha256,
+            "weights": self._bundle.sha256,
             "preprocessing": dataclasses.asdict(model.preprocessing),
         }
         folder = run.workdir / FEATURES / files.digest(made_by)[:16]
@@ -237,11 +238,11 @@ class HeadOnFeatures(Part):
 
     def whole(self, variables: PyTree) -> PyTree:
         """See `Part`."""
-        body = self._body.variables
-        return {**body, "params": {**body["params"], **variables["params"]}}
+        start = self._bundle.variables
+        return {**start, "params": {**start["params"], **variables["params"]}}
 
     @functools.cached_property
-    def _body(self) -> Bundle:
+    def _bundle(self) -> Bundle:
         bundle = init_weights.given(self.student)
         assert bundle is not None, "`head` refuses a model without given weights"
         return bundle
@@ -251,7 +252,13 @@ class FeatureSource:
     """A source whose images are features ``[1, 1, channels]``, float32."""
 
     def __init__(self, source: Source, features: np.ndarray, status: list[str]):
-        """Takes the source of images, and what was computed of each."""
+        """Wraps a source of images with the features of each record.
+
+        Args:
+          source: source of images.
+          features: float32 ``[records, channels]``.
+          status: ``ok``, or why a record has no features.
+        """
         self._source, self._features = source, features
         self.key, self.status = source.key, status
         self.labels = known_labels(source)
@@ -273,26 +280,26 @@ class FeatureSource:
 
 
 class _Pooled:
-    """Stands for a task: what the classifier reads is what is predicted."""
+    """A task whose predictions are the features that the head reads."""
 
     def predict(self, outputs: PyTree) -> dict[str, jax.Array]:
         return {"features": outputs["pooled"]}
 
 
 _POOLED = _Pooled()
-"""One for all, so that all predict with one program."""
+"""The only instance, so that all predictors share one program."""
 
 
 def _compute(
     predictor: Predictor,
-    body: PyTree,
+    backbone: PyTree,
     source: Source,
     records: range,
     run: Run,
     path: pathlib.Path,
     channels: int,
 ) -> None:
-    """Computes the features of some records and writes them."""
+    """Computes the features of a range of records and writes them to a file."""
     status, parts = [], []
     batches = [
         range(start, min(start + predictor.batch, records.stop))
@@ -300,13 +307,13 @@ def _compute(
     ]
     for found, predictions in predict_batches(
         predictor,
-        {"body": body},
+        {"backbone": backbone},
         source,
         batches,
         before=lambda start: run.interruption.check(),
     ):
         status += found.status
-        own = predictions["body"]["features"] if predictions else None
+        own = predictions["backbone"]["features"] if predictions else None
         parts.append((found.good, own))
         run.progress.update(found.indices.stop)
     features = np.zeros((len(status), channels), np.float32)
