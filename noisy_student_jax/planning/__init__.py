@@ -1,1 +1,1 @@
-"""What a run will cost, and settings that fit it: before anything is spent."""
+"""Estimates the cost of a run, and chooses settings that fit it."""

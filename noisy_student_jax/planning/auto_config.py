@@ -1,8 +1,8 @@
-"""What a config leaves open, decided from the data and the machine, and said.
+"""Decides the open fields of a config from the data and the machine.
 
-A field is left open by ``None``; which ones are decided here, the table of fields says
-(`config.schema`: `DECIDED`, and the steps). What is decided is kept in the run
-directory: a folder that grows does not change a run that has begun.
+``None`` leaves a field open; the table of fields marks those that are decided here
+(`config.schema`: `DECIDED`, and the steps). Decisions are stored in the run directory,
+so that a growing folder of images does not change a run that has begun.
 """
 
 import contextlib
@@ -45,7 +45,7 @@ from noisy_student_jax.runs.paths import DECISIONS
 from noisy_student_jax.runs.run import Run, with_places
 
 SMALL = 48
-"""Images up to this shorter side are not photographs: they are used whole."""
+"""Shorter side, in pixels, up to which images are used whole, unlike photographs."""
 HEADERS_READ = 200
 LADDERS = {
     ("cpu", "small"): ("efficientnet_tiny_m", "efficientnet_tiny_l"),
@@ -53,29 +53,29 @@ LADDERS = {
     ("accelerator", "small"): ("efficientnet_b0_small", "efficientnet_b1_small"),
     ("accelerator", "large"): ("efficientnet_b0", "efficientnet_b1"),
 }
-"""A teacher and its students, from random weights: equal or larger ones, as in the
-paper. The last stands for all that follow."""
+"""Models of a teacher and its students, from random weights: equal or larger ones, as
+in the paper. The last model serves all further students."""
 PRETRAINED_LADDER = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 
 EPOCHS = 100
 STEPS = {"cpu": (1000, 6000), "accelerator": (3000, 30_000)}
 FINE_TUNING_STEPS_ON_CPU = 300
-"""Few, and still longer than all heads on frozen bodies together (docs/cifar10.md)."""
+"""Few, yet slower than all heads on frozen backbones together (docs/cifar10.md)."""
 RATES = {"scratch": (0.008, 0.016), "head": (5e-4, 2e-3), "fine-tuning": (2e-3, 4e-3)}
 """Learning rates of a teacher and of its students, per 256 labeled images."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """What decisions are made from.
+    """Facts about data and machine that decisions depend on.
 
     Attributes:
       machine: ``cpu`` or ``accelerator``.
-      shorter_side: median over images, in pixels.
-      labeled: number of images to learn from.
+      shorter_side: median of the images' shorter sides, in pixels.
+      labeled: number of labeled training images.
       pool: number of unlabeled images.
       classes: number of classes.
-      pretrained: models that published weights are installed of.
+      pretrained: models with installed published weights.
     """
 
     machine: str
@@ -87,18 +87,18 @@ class Facts:
 
 
 def is_open(config: ConfigDict) -> bool:
-    """Whether a config of people's own images leaves anything open."""
+    """Whether a config of a user's own images leaves any field open."""
     return config.data.name == "own" and any(
         _has_open_fields(section) for _, section in _sections(config)
     )
 
 
 def decide(config: ConfigDict, facts: Facts) -> list[Decision]:
-    """Decides every field that a complete config leaves open.
+    """Decides every open field of a config.
 
     Args:
-      config: complete, not checked.
-      facts: of data and machine.
+      config: a complete config, not yet checked.
+      facts: facts about data and machine.
     """
     kind = "small" if facts.shorter_side <= SMALL else "large"
     ladder = _ladder(config, facts, kind)
@@ -144,7 +144,7 @@ def decide(config: ConfigDict, facts: Facts) -> list[Decision]:
             made.append(Decision(f"{owner}train.learning_rate", rate, why))
     if not any(one.value == init_weights.PRETRAINED for one in made):
         made += [
-            Decision(f"{name}.enabled", False, "no probe: there is no given body")
+            Decision(f"{name}.enabled", False, "no probe: no pretrained backbone")
             for name in ("probe", "fine_tuning")
             if config[name].enabled and config[name].model.init in (None, RANDOM)
         ]
@@ -152,21 +152,21 @@ def decide(config: ConfigDict, facts: Facts) -> list[Decision]:
 
 
 def look(config: ConfigDict, workdir: pathlib.Path) -> Facts:
-    """Finds the facts, reading directories, indices of record files and some headers.
+    """Collects the facts from directories, record-file indices and some image headers.
 
     Args:
-      config: complete, not checked.
-      workdir: the run directory, where indices are kept.
+      config: a complete config, not yet checked.
+      workdir: the run directory, which holds the indices.
 
     Raises:
-      UserError: a place is missing, or holds no images.
+      UserError: a source is missing, or holds no images.
     """
     data = with_places(config.data, workdir, side=1)
     check_places(data)
     labeled = _source(data, "labeled")
     count, classes = len(labeled), len(np.unique(labels_of(labeled)))
     sides = []
-    # Spread over the classes, which stand one after the other.
+    # Spread over the classes, which are stored one after the other.
     some = np.linspace(0, len(labeled) - 1, min(HEADERS_READ, len(labeled)))
     encoded = labeled.read_encoded(np.unique(some.astype(int)).tolist())
     for one in encoded.data:
@@ -174,8 +174,8 @@ def look(config: ConfigDict, workdir: pathlib.Path) -> Facts:
             sides += [] if one is None else [min(header(one))]
     if not sides:
         raise UserError(
-            f"none of {len(some)} files looked at in '{data.sources.labeled}' is an"
-            " image that can be read: is it the right folder?"
+            f"none of the {len(some)} files tried in '{data.sources.labeled}' is a"
+            " readable image: is it the right folder?"
         )
     fractions = {
         name: 0.0 if data.sources[name] is not None else data[f"{name}_fraction"]
@@ -213,18 +213,18 @@ def decided(
     *,
     fit: bool = True,
 ) -> list[Decision]:
-    """Returns what was decided for a config in a run directory; else decides now.
+    """Returns the stored decisions of a run directory for a config, or makes them.
 
-    What is left open first; then what a time budget makes it give up.
+    Open fields are decided first, then the reductions that a time budget requires.
 
     Args:
-      config: complete, not checked.
+      config: a complete config, not yet checked.
       workdir: the run directory.
-      interruption: of the command.
+      interruption: checked while speeds are measured.
       fit: whether to fit the config to its time budget, if it has one.
 
     Raises:
-      UserError: see `look`; or the budget is too small for anything.
+      UserError: see `look`; or not even the smallest run fits the budget.
     """
     path = workdir / DECISIONS
     if files.is_file(path):
@@ -237,7 +237,7 @@ def decided(
                 return [_read(one) for one in found["decisions"]]
         except (KeyError, TypeError) as error:
             raise UserError(
-                f"'{path}' is damaged: restore it, or remove it to decide anew"
+                f"'{path}' is damaged: restore it, or remove it to decide again"
             ) from error
     made = decide(config, look(config, workdir)) if is_open(config) else []
     if fit and config.budget_hours is not None:
@@ -254,10 +254,10 @@ def decided(
 
 
 def record(config: ConfigDict, made: list[Decision]) -> dict[str, Any]:
-    """Returns what a run directory keeps of decisions, as `decided` reads it.
+    """Returns the record of decisions that a run directory stores for `decided`.
 
     Args:
-      config: as it was before them.
+      config: the config before the decisions.
       made: the decisions.
     """
     rows = [dataclasses.asdict(one) for one in made]
@@ -265,7 +265,7 @@ def record(config: ConfigDict, made: list[Decision]) -> dict[str, Any]:
 
 
 def _read(row: dict[str, Any]) -> Decision:
-    """Reads a decision, also one of before."""
+    """Reads a decision, under current or earlier names."""
     path = ".".join(renamed.word(part) for part in row["field"].split("."))
     value = renamed.value(OWNER.sub("", path), row["value"])
     return Decision(path, value, row["why"])
@@ -274,17 +274,17 @@ def _read(row: dict[str, Any]) -> Decision:
 def _asked(
     config: ConfigDict, *, written: Callable[..., Any] = lambda tree, path="": tree
 ) -> str:
-    """Returns a digest of what decisions depend on.
+    """Returns a digest of the config fields that decisions depend on.
 
     Args:
-      config: complete, not checked.
-      written: turns a part of the config into how it is written in the digest.
+      config: a complete config, not yet checked.
+      written: maps a part of the config to its form in the digest.
     """
 
     def part(section: Any, path: str = "") -> Any:
         return written(identity(plain(section), path), path=path)
 
-    # What is operational, and how the result is judged, decides nothing.
+    # Operational fields and evaluation options influence no decision.
     asked = {
         "budget_hours": written(config.budget_hours, path="budget_hours"),
         "data": part(config.data, "data"),
@@ -299,7 +299,7 @@ def _asked(
 
 
 def _sections(config: ConfigDict) -> list[tuple[str, ConfigDict]]:
-    """Returns what all share, and every owner of sections, after their paths."""
+    """Returns each path prefix with its sections, the shared ones last."""
     found = [(f"generations[{k}].", one) for k, one in enumerate(config.generations)]
     found += [(f"{name}.", config[name]) for name in LABELS_ONLY]
     return [*found, ("", config)]
@@ -321,7 +321,7 @@ def _ladder(config: ConfigDict, facts: Facts, kind: str) -> tuple[str, ...]:
 
 
 def _rung(owner: str, config: ConfigDict) -> int:
-    """Returns where on the ladder an owner of sections stands."""
+    """Returns the position on the ladder of an owner of sections."""
     if len(config.generations) == 1:
         return 0
     if owner.startswith("generations"):
@@ -352,7 +352,7 @@ def _says_start(init: str, model: str) -> str:
 _SAYS_PART = {
     "all": "trained: the whole model",
     "head": (
-        "trained: the head, on features that the frozen body computes once"
+        "trained: the head, on features that the frozen backbone computes once"
         " (--config.train=all trains everything, and takes far longer)"
     ),
 }
@@ -360,7 +360,7 @@ _SAYS_PART = {
 
 def _resolution(facts: Facts, model: str, init: str) -> int:
     if init != RANDOM:
-        # Published weights know photographs; small images are enlarged for them.
+        # Published weights are trained on photographs: small images are enlarged.
         if facts.machine == "cpu":
             return 128 if facts.shorter_side < 160 else 160
         return models.resolution(model)
@@ -382,7 +382,7 @@ def _steps(owner: str, section: ConfigDict, facts: Facts) -> int:
 def _noise(owner: str, section: ConfigDict, side: int, part: str) -> list[Decision]:
     small = side <= SMALL
     eighth = side // 8
-    # The authors' on SVHN, 4 of 32 pixels, for translation, cutout and padding alike.
+    # The authors use 4 of 32 pixels on SVHN for translation, cutout and padding alike.
     decided: dict[str, Any] = {
         "randaugment_translate": float(eighth),
         "randaugment_cutout": float(eighth),
@@ -392,7 +392,7 @@ def _noise(owner: str, section: ConfigDict, side: int, part: str) -> list[Decisi
     crop = f"padded by {eighth} px" if small else "random, of at least 25 % of the area"
     why = f"noise: translation and cutout by {eighth} px a step, crops {crop}"
     if part == "head":
-        why = "noise: dropout only, as features are computed of images as they are"
+        why = "noise: dropout only, as features are computed from images without noise"
     return [
         Decision(f"{owner}noise.{stream}.{field}", value, why)
         for stream, noise in section.noise.items()

@@ -1,25 +1,26 @@
-"""Fitting a config to the time that there is, by giving up as little as possible.
+"""Fits a config to a time budget with the smallest possible reductions.
 
-The time that a run takes here is told from measured speeds: training, labeling and
-evaluation of every generation and of the control. Nine tenths of the budget are handed
-out; the rest is for what the prediction does not count (reading, compiling, saving).
+The duration of a run on this machine is predicted from measured speeds: training,
+labeling and evaluation of every generation and baseline. Nine tenths of the budget are
+allotted; the rest covers reading, compiling and saving, which are not predicted.
 
-What fits as it is stays as it is. Else:
+A config that fits is left unchanged. Otherwise:
 
-1. The steps of all are cut, by one common whole percentage, to no less than 40 %.
-2. Where that is not enough, images get smaller for all, in strides of 1.19 (two of
-   them halve the work): to multiples of 16 pixels, of 8 below 128, never below 32. At
-   the largest size that 40 % of the steps fit at, as many steps are kept as do fit. An
-   image is taken to cost as its area; the size that is chosen is measured as well, and
-   the next smaller one tried if it is slower than thought. Models from outside the
-   package keep their size, as nobody knows whether they take another.
-3. At the smallest size steps are cut below 40 %, with a warning.
+1. The steps of all models are reduced by one common whole percentage, to no less than
+   40 %.
+2. Where that is not enough, all images get smaller, in strides of 1.19 (two of them
+   halve the work): to multiples of 16 pixels, of 8 below 128, never below 32. The
+   largest size at which 40 % of the steps fit is chosen, with as many steps as fit. The
+   cost of an image is assumed to be proportional to its area; the chosen size is also
+   measured, and the next smaller one tried if it is slower than predicted. Models from
+   outside the package keep their size, since they may not support another.
+3. At the smallest size, steps are reduced below 40 %, with a warning.
 
-What is counted in other units follows. Warm-up and decay keep their share of the
-steps. Crops and noise in pixels keep their share of the side, rounded to whole pixels,
-and are never rounded off to none.
+Dependent fields follow. Warm-up and decay keep their share of the steps. Crops and
+noise in pixels keep their share of the side, rounded to whole pixels but never to zero.
 
-So a larger budget never gives smaller images, nor, for the same images, fewer steps.
+A larger budget therefore never gives smaller images, nor, for the same images, fewer
+steps.
 """
 
 import bisect
@@ -58,16 +59,16 @@ IN_PIXELS = (
 def fit(
     run: Run, *, hours: float, speeds: Speeds = throughput.measure
 ) -> list[Decision]:
-    """Says what a run has to give up to be finished in time.
+    """Returns the reductions with which a run fits a time budget.
 
     Args:
-      run: as it was asked for.
-      hours: the budget, above 0.
-      speeds: tells how fast this machine is with a student; asked once for students
-        that cost the same.
+      run: the run as configured.
+      hours: the budget in hours, above 0.
+      speeds: measures this machine's speed with a student; called once for students
+        with the same cost.
 
     Returns:
-      What to change in the config, for `decisions.apply`; nothing if the run fits.
+      The changes to the config, for `decisions.apply`; empty if the run fits.
 
     Raises:
       UserError: not even the smallest run fits.
@@ -83,11 +84,11 @@ def fit(
             continue
         measured = _measured(_changed(run, strides, 100), speeds)
         taken = functools.partial(_hours, run, strides, measured)
-        # As many percentages fit as the largest that does.
+        # The number of percentages that fit equals the largest of them.
         percent = bisect.bisect_right(range(1, 101), allowed, key=taken)
         if percent >= LEAST_PERCENT or (percent and strides == last):
             return _given_up(run, strides, percent, to_fit=f"fitted to {hours:g} h")
-    # Rounded up.
+    # Five per cent more, so that two digits do not round below the need.
     needed = 1.05 * taken(1) / MARGIN
     raise UserError(
         f"config.budget_hours is {hours:g}, but here a hundredth of the steps, on the"
@@ -99,13 +100,13 @@ def fit(
 def _hours(
     run: Run, strides: int, measured: dict[str, tuple[int, Speed]], percent: int
 ) -> float:
-    """Tells how long the whole run takes, with less of both.
+    """Predicts the hours of a run with smaller images and fewer steps.
 
     Args:
-      run: as it was asked for.
-      strides: by how many the images are smaller.
-      measured: for each student the side that it was measured at, and its speed.
-      percent: of the steps.
+      run: the run as configured.
+      strides: number of strides by which the images are smaller.
+      measured: measured side and speed of each student.
+      percent: percentage of the steps that is kept.
     """
     total = 0.0
     for student in _changed(run, strides, percent):
@@ -133,7 +134,7 @@ def _given_up(
     return [
         Decision(f"{student.spec.owner}.{field}", value, f"{to_fit}: {what}")
         for student in run.students
-        # A given teacher is what it is.
+        # An adopted teacher cannot change.
         if not student.spec.adopted
         for field, value, what in [
             *_smaller_images(student, strides),
@@ -143,7 +144,7 @@ def _given_up(
 
 
 def _fewer_steps(student: Generation, percent: int) -> list[tuple[str, Any, str]]:
-    """Returns fields, values and what to tell."""
+    """Returns fields, their new values and the reasons."""
     train, asked = student.spec.config.train, student.spec.schedule.steps
     steps = max(1, asked * percent // 100)
     if percent == 100 or steps == asked:
@@ -167,7 +168,7 @@ def _fewer_steps(student: Generation, percent: int) -> list[tuple[str, Any, str]
 
 
 def _smaller_images(student: Generation, strides: int) -> list[tuple[str, Any, str]]:
-    """Returns fields, values and what to tell."""
+    """Returns fields, their new values and the reasons."""
     side, asked = _side(student, strides), student.spec.model.resolution
     if side == asked:
         return []
@@ -200,7 +201,7 @@ def _takes_any_size(student: Generation) -> bool:
 
 
 def _last_stride(run: Run) -> int:
-    """Returns after how many strides all images are as small as they may be."""
+    """Returns the number of strides after which all images have their smallest size."""
 
     def sides(strides: int) -> list[int]:
         return [_side(student, strides) for student in run.students]

@@ -1,4 +1,4 @@
-"""What a student takes: images, passes over the data, FLOPs, hours of a chip."""
+"""Counts a student's images, passes over the data, FLOPs and chip-hours."""
 
 import math
 
@@ -7,17 +7,17 @@ from noisy_student_jax.config.accelerators import CHIPS
 from noisy_student_jax.runs.run import Generation
 
 BACKWARD = 2
-"""The backward pass costs about twice the forward one."""
+"""FLOPs of the backward pass relative to the forward pass, approximately."""
 
 
 def images(student: Generation) -> dict[str, int]:
-    """Returns how many images pass through a student's model, forward.
+    """Counts the images in the forward passes of a student's model.
 
     Returns:
-      ``train``: drawn in training, and passed backward too; ``label``: of the pool,
-      which the last generation, and what it is compared with, do not; ``evaluate``:
-      with raw and averaged weights, on validation images in training and on
-      validation and test images after it.
+      ``train``: images drawn in training, which are passed backward too; ``label``:
+      images of the pool, 0 for the last generation and the baselines; ``evaluate``:
+      validation images during training, and validation and test images after it, with
+      raw and averaged weights.
     """
     run, spec = student.run, student.spec
     labels = not spec.role.labels_only and spec.generation != run.last
@@ -27,7 +27,7 @@ def images(student: Generation) -> dict[str, int]:
     if not spec.refined:
         evaluated += len(run.dataset.validation) + len(run.dataset.test)
     else:
-        # What FixRes makes of it labels, and is tested.
+        # The model fine-tuned by FixRes labels the pool and is tested.
         labels = False
     return {
         "train": steps * spec.layout.total,
@@ -37,9 +37,9 @@ def images(student: Generation) -> dict[str, int]:
 
 
 def passed_once(student: Generation) -> dict[str, int]:
-    """Returns the images that a frozen body computes features of, and in which stage.
+    """Counts the images whose features a frozen backbone computes, by stage.
 
-    What a model learns from alone to be compared with has the last student's features.
+    Baselines reuse the last student's features.
     """
     data, labels = student.run.dataset, student.spec.generation != student.run.last
     if student.spec.role.labels_only:
@@ -53,10 +53,10 @@ def passed_once(student: Generation) -> dict[str, int]:
 
 
 def flops(student: Generation) -> dict[str, float]:
-    """Returns the floating point operations behind `images`.
+    """Returns the FLOPs for the counts of `images`.
 
-    A block that is computed again for the backward pass (``model.remat``) counts
-    once: it is a price, not a use. A head on a frozen body costs next to nothing.
+    A block that is recomputed for the backward pass (``model.remat``) counts once. A
+    head on a frozen backbone counts as nothing.
     """
     counts = images(student)
     counts["train"] *= 1 + BACKWARD
@@ -70,11 +70,10 @@ def flops(student: Generation) -> dict[str, float]:
 
 
 def draws_an_epoch(student: Generation) -> int:
-    """Returns how many draws make an epoch of a student's second stream.
+    """Returns the number of draws in an epoch of a student's second stream.
 
-    For pseudo-labels it is an upper bound, which is reached if every class has a
-    record to be drawn; how many records have a score that is high enough, no plan
-    knows.
+    For pseudo-labels it is an upper bound, reached if every class has a record to draw:
+    the number of records that pass the score threshold is unknown before labeling.
     """
     data, selection = student.run.dataset, student.spec.config.selection
     if not student.spec.teacher:
@@ -88,7 +87,7 @@ def draws_an_epoch(student: Generation) -> int:
 
 
 def passes(student: Generation) -> dict[str, float]:
-    """Returns how often each stream goes through its records."""
+    """Returns the number of passes of each stream over its records."""
     layout, steps = student.spec.layout, student.spec.schedule.steps
     found = {"labeled": steps * layout.labeled / len(student.run.dataset.labeled)}
     if layout.pseudo:
@@ -97,11 +96,10 @@ def passes(student: Generation) -> dict[str, float]:
 
 
 def chip_hours(operations: float, plan: ConfigDict) -> float:
-    """Returns hours of one chip.
+    """Converts FLOPs to hours of one chip.
 
     Args:
-      operations: floating point operations.
-      plan: the config's ``plan`` section, with a chip and how much of its peak is
-        used.
+      operations: FLOPs.
+      plan: the config's ``plan`` section, with a chip and its utilization.
     """
     return operations / (CHIPS[plan.chip].peak_flops * plan.utilization) / 3600

@@ -1,8 +1,8 @@
-"""What a training step takes of a device's memory: estimated, and as compiled.
+"""Device memory of a training step: estimated, or reported by the compiler.
 
-The estimate costs nothing and may be made for a machine that is not here. What the
-compiler says of the program is what it will take: on CPU, the peak of a running step
-was within a few per cent of it (``benchmarks/memory.py``).
+The estimate needs no compilation and can be made for another machine. The compiler's
+figure is accurate: on CPU, the peak of a running step was within a few per cent of it
+(``benchmarks/memory.py``).
 """
 
 import dataclasses
@@ -16,27 +16,27 @@ from noisy_student_jax.runs.run import Generation
 
 FLOAT32 = 4
 STATE_COPIES = {"rmsprop": 4, "sgd": 3, "adamw": 4}
-"""Weights, their average, and the optimizer's copies of them."""
+"""Copies of the weights by optimizer: weights, their average, optimizer state."""
 GATHERED = 2
-"""Whole copies beside a sharded state, at the worst: weights in use, and gradients."""
+"""Full copies beside a sharded state, at worst: gathered weights and gradients."""
 HELD = 1.2
-"""Bytes that a step holds for each byte that differentiation keeps: the compiler spares
-some, where it fuses, and needs others while it works a layer backwards. On CPU, 1.05
-(large images) to 1.24 for the models of this package: ``benchmarks/memory.py``."""
+"""Bytes that a step holds per byte of stored activations: the compiler saves some by
+fusion and needs others in the backward pass of a layer. On CPU, 1.05 (large images) to
+1.24 for the models of this package: ``benchmarks/memory.py``."""
 CONVERTED = 1.17
-"""Times as much with ``model.dtype=bfloat16`` on CPU, where XLA computes in float32 all
-the same: copies in both types stand beside one another."""
+"""Factor for ``model.dtype=bfloat16`` on CPU, where XLA computes in float32 anyway and
+holds copies in both types."""
 
 
 @dataclasses.dataclass(frozen=True)
 class StepMemory:
-    """What a compiled training step takes on each device.
+    """Memory of a compiled training step on each device.
 
     Attributes:
-      fixed: bytes, whatever the batch: the state, its gradient, workspace.
-      per_image: bytes for each image that a device works on at once.
+      fixed: bytes independent of the batch: state, gradient and workspace.
+      per_image: bytes for each image that a device processes at once.
       gradient: bytes of a copy of the gradient.
-      accumulates: whether the step adds gradients up over microbatches.
+      accumulates: whether the step accumulates gradients over microbatches.
     """
 
     fixed: float
@@ -45,7 +45,7 @@ class StepMemory:
     accumulates: bool
 
     def at(self, student: Generation, *, devices: int) -> int:
-        """Returns the bytes for a student that differs in nothing but its batch."""
+        """Returns the bytes for the same student with another batch."""
         more = 0
         if student.spec.config.train.microbatches > 1 and not self.accumulates:
             more = self.gradient
@@ -53,10 +53,10 @@ class StepMemory:
 
 
 def of_program(compiled: jax.stages.Compiled) -> int:
-    """Returns the most that a compiled program holds on a device, in bytes.
+    """Returns the peak memory of a compiled program on a device, in bytes.
 
-    Its arguments, among them what it is given to write over, what it makes beside
-    them, and what it needs meanwhile. 0 where the compiler does not tell.
+    Counts arguments, including donated ones, outputs beyond them, and temporaries. 0
+    where the compiler reports nothing.
     """
     told = compiled.memory_analysis()
     if told is None:
@@ -72,15 +72,15 @@ def of_program(compiled: jax.stages.Compiled) -> int:
 def of_step(
     compiled: jax.stages.Compiled, student: Generation, *, devices: int
 ) -> StepMemory | None:
-    """Reads off a student's compiled training step what it takes at any batch.
+    """Derives a training step's memory at any batch from one compiled step.
 
     Args:
-      compiled: the program.
-      student: whose it is.
-      devices: that its batch is spread over.
+      compiled: the compiled step.
+      student: its student.
+      devices: number of devices that share its batch.
 
     Returns:
-      None where the compiler does not tell.
+      The memory of the step; None where the compiler reports nothing.
     """
     told = compiled.memory_analysis()
     if told is None or not (held := of_program(compiled)):
@@ -95,15 +95,15 @@ def of_step(
 
 
 def estimated(student: Generation, *, devices: int) -> int:
-    """Estimates, without compiling, the bytes that a student's step takes per device.
+    """Estimates, without compiling, the bytes of a student's step per device.
 
-    Counted are the state, its gradient (twice, where microbatches add theirs up), and
-    `HELD` times what differentiation keeps of the images that a device works on at
-    once.
-    Where the step would run on CPU, that is float32 whatever ``model.dtype`` says
-    (`CONVERTED`), ``model.remat`` spares nothing, as XLA undoes the computing again,
-    and the patches of the stem come in addition: they need the images alone, so that
-    XLA makes them early and holds them to the end.
+    Counts the state, its gradient (twice, if microbatches accumulate it), and `HELD`
+    times the stored activations of the images that a device processes at once.
+
+    On CPU, activations are float32 whatever ``model.dtype`` is (`CONVERTED`),
+    ``model.remat`` saves nothing, as XLA undoes the recomputation, and the patches of
+    the stem are added: they depend on the images alone, so that XLA makes them early
+    and holds them to the end.
     """
     per_image = HELD * student.cost.activation_bytes
     if jax.default_backend() == "cpu" and student.run.config.plan.chip is None:
@@ -112,7 +112,7 @@ def estimated(student: Generation, *, devices: int) -> int:
 
 
 def _held_on_cpu(student: Generation) -> float:
-    """Returns the bytes that an image takes in a step on CPU."""
+    """Returns the bytes per image of a step on CPU."""
     config = student.spec.config.copy_and_resolve_references()
     config.model.update(dtype="float32", remat=False)
     plain = student.changed(config)
@@ -128,7 +128,12 @@ def _held_on_cpu(student: Generation) -> float:
 
 
 def state_bytes(student: Generation, devices: int) -> int:
-    """Returns what weights, averages, optimizer and gradients take of a device."""
+    """Returns the bytes of weights, averages, optimizer state and gradients per device.
+
+    Args:
+      student: the student.
+      devices: number of devices that share a sharded state.
+    """
     train = student.spec.config.train
     copies = STATE_COPIES[train.optimizer] + 1 + (train.microbatches > 1)
     floats = copies * sharding.elements_held(
@@ -141,6 +146,6 @@ def state_bytes(student: Generation, devices: int) -> int:
 
 
 def at_once(student: Generation, devices: int) -> int:
-    """Returns how many images each device works on at once."""
+    """Returns the number of images that each device processes at once."""
     images = student.spec.layout.total // student.spec.config.train.microbatches
     return -(-images // devices)

@@ -1,4 +1,4 @@
-"""Before spending anything: what a model or a run would cost; what a config says."""
+"""Plans: the cost of a model or a run, and the recipe that a config resolves to."""
 
 import dataclasses
 from typing import Any
@@ -26,16 +26,16 @@ from noisy_student_jax.training.optimizer import decayed
 HALF = 2
 KEY_BYTES = 64
 PICK = 16
-"""A draw: which record, and which row of the plan."""
+"""Bytes of a draw: the record, and the row of the selection's plan."""
 
 
 def model_facts(name: str, *, resolution: int = 0, outputs: int = 1000) -> dict:
-    """Returns parameters and FLOPs of a model of the table.
+    """Returns parameters, FLOPs and activation memory of a model of the table.
 
     Args:
-      name: of the model.
-      resolution: 0 for the model's own.
-      outputs: classes.
+      name: name of the model.
+      resolution: resolution in pixels; 0 for the model's own.
+      outputs: number of classes.
 
     Returns:
       ``model``, ``resolution``, ``outputs``, ``parameters``, ``flops`` (2 ×
@@ -43,7 +43,7 @@ def model_facts(name: str, *, resolution: int = 0, outputs: int = 1000) -> dict:
       backward pass, one image).
 
     Raises:
-      UserError: no model of this name.
+      UserError: there is no model with this name.
     """
     module = models.create(name, outputs=outputs)
     side = resolution or models.resolution(name)
@@ -58,7 +58,7 @@ def model_facts(name: str, *, resolution: int = 0, outputs: int = 1000) -> dict:
 
 
 def model_text(facts: dict[str, Any]) -> str:
-    """Writes `model_facts` for a person."""
+    """Formats `model_facts` as text."""
     return (
         f"{facts['model']} at {facts['resolution']} px, {facts['outputs']} classes:"
         f" {facts['parameters']:,} parameters, {facts['flops'] / 1e9:,.3f} GFLOPs"
@@ -68,15 +68,15 @@ def model_text(facts: dict[str, Any]) -> str:
 
 
 def run_facts(run: Run, *, speeds: Speeds | None = None) -> dict[str, Any]:
-    """Returns what each generation, and the control, would cost.
+    """Returns the predicted cost of each generation and baseline.
 
     Args:
-      run: in question.
-      speeds: tells how fast this machine is with a student; adds ``hours``.
+      run: the run.
+      speeds: measures this machine's speed with a student; adds ``hours``.
 
     Returns:
-      Facts of the data, of each generation and of the control. ``chip_hours`` are
-      there if ``config.plan.chip`` is given.
+      Facts about the data, each generation and each baseline, with ``chip_hours`` if
+      ``config.plan.chip`` is given.
     """
     generations = [
         {"generation": k, **_student_facts(run.student(k), speeds)}
@@ -100,15 +100,15 @@ def run_facts(run: Run, *, speeds: Speeds | None = None) -> dict[str, Any]:
 
 
 def measured_facts(run: Run, *, speeds: Speeds = throughput.measure) -> dict[str, Any]:
-    """Returns `run_facts` with hours, of the run as fitted to its budget if it has one.
+    """Returns `run_facts` with measured hours, fitted to the run's budget if any.
 
     Args:
-      run: as it was asked for.
-      speeds: tells how fast this machine is with a student.
+      run: the run as configured.
+      speeds: measures this machine's speed with a student.
 
     Returns:
-      `run_facts` of what would be run, and ``device``, ``hours`` of the whole run,
-      ``budget_hours`` (None for no budget) and ``decisions``, what was given up.
+      `run_facts` of the fitted run, and ``device``, ``hours`` of the whole run,
+      ``budget_hours`` (None for no budget) and ``decisions``, the reductions.
 
     Raises:
       UserError: not even the smallest run fits the budget.
@@ -134,7 +134,7 @@ def measured_facts(run: Run, *, speeds: Speeds = throughput.measure) -> dict[str
 
 
 def run_text(facts: dict[str, Any]) -> str:
-    """Writes `run_facts` for a person."""
+    """Formats `run_facts` as text."""
     splits = ", ".join(f"{count:,} {name}" for name, count in facts["splits"].items())
     lines = [f"{facts['dataset']}: {splits}"]
     if facts["sizes"] != "counted":
@@ -178,7 +178,7 @@ def run_text(facts: dict[str, Any]) -> str:
 
 
 def recipe(run: Run) -> str:
-    """Writes what a config resolves to, so that a change of recipe is a diff."""
+    """Formats the resolved recipe of a run, one fact per line, for use with diff."""
     lines = [f"data: {run.dataset.name}"]
     lines += [f"  {name}: {len(part)}" for name, part in run.dataset.parts().items()]
     for student in run.students:
@@ -217,7 +217,7 @@ def _memory_text(entry: dict[str, Any]) -> str:
 
 
 def _chip_text(facts: dict[str, Any], entries: list[dict[str, Any]]) -> str:
-    """Says what chip-hours are of, and how long that is."""
+    """Formats the total chip-hours, their assumptions and the wall time."""
     chip, devices = facts["chip"], facts["devices"]
     total = sum(entry["chip_hours"] for entry in entries)
     return (
@@ -252,7 +252,7 @@ def _student_facts(student: Generation, speeds: Speeds | None) -> dict[str, Any]
     speed = speeds(student) if speeds else None
     spent = flops.flops(student)
     data, plan = student.run.dataset, student.run.config.plan
-    # The resident pipeline holds every image that a stream may draw.
+    # The device-resident pipeline holds every image that a stream may draw.
     second = data.pool if spec.teacher else data.labeled
     sources = [data.labeled, second] if layout.pseudo else [data.labeled]
     resident = sum(len(source) for source in sources)
@@ -273,7 +273,7 @@ def _student_facts(student: Generation, speeds: Speeds | None) -> dict[str, Any]
         **_memory(student, speed, resident=resident),
         "disk": _disk(student, floats=floats),
         **({"hours": throughput.hours(student, speed)} if speed else {}),
-        # Its time is part of the student's.
+        # The student's hours include its fine-tuning.
         "fixres": _student_facts(student.final, None) if spec.refined else None,
     }
 
@@ -281,7 +281,7 @@ def _student_facts(student: Generation, speeds: Speeds | None) -> dict[str, Any]
 def _memory(
     student: Generation, speed: Speed | None, *, resident: int
 ) -> dict[str, Any]:
-    """Says what training takes per device, and whether a compiler has said so."""
+    """Returns the memory of training per device, and the source of the figure."""
     devices = _devices(student.run)
     compiled = speed.memory if speed else None
     if compiled:
@@ -289,7 +289,7 @@ def _memory(
     else:
         step = memory.estimated(student, devices=devices)
     image = 3 * student.spec.model.resolution**2
-    # Batches that are made ahead of their step, beside what stays for good.
+    # Prefetched batches add to the resident images.
     ahead = student.run.config.data.prefetch * -(-student.spec.layout.total // devices)
     taught = _taught_bytes(student, resident=resident)
     return {
@@ -299,9 +299,9 @@ def _memory(
 
 
 def _taught_bytes(student: Generation, *, resident: int) -> int:
-    """Returns what a teacher that labels in the step takes per device.
+    """Returns the bytes per device of a teacher that labels within the step.
 
-    Its activations are not counted: nothing of them is kept for a backward pass.
+    Its activations are not counted: none are stored for a backward pass.
     """
     shown = student.spec.taught_by
     if shown is None:
@@ -314,7 +314,7 @@ def _taught_bytes(student: Generation, *, resident: int) -> int:
 
 
 def _prepared_bytes(run: Run) -> int:
-    """Returns what people's images take once prepared, at an aspect ratio of 4:3."""
+    """Returns the bytes of a user's own images once prepared, at aspect ratio 4:3."""
     data = run.config.data
     if data.name != "own" or data.pipeline != "prepared":
         return 0
@@ -326,7 +326,7 @@ def _prepared_bytes(run: Run) -> int:
 
 
 def _disk(student: Generation, *, floats: int) -> int:
-    """Adds up checkpoints (one more while it is written), bundles and labels."""
+    """Returns the bytes of checkpoints (one more while saving), bundles and labels."""
     run, state_copies = student.run, STATE_COPIES[student.spec.config.train.optimizer]
     checkpoints = (run.config.checkpoint.keep + 1) * state_copies * floats * FLOAT32
     bundles = 2 * floats * FLOAT32
@@ -337,7 +337,7 @@ def _disk(student: Generation, *, floats: int) -> int:
     labels = len(run.dataset.test) * record
     generation = student.spec.generation
     if isinstance(generation, int) and generation < run.last:
-        # Sidecar; plan and targets of those selected, and picks.
+        # The sidecar; the plan and targets of selected records; and the picks.
         draws = flops.draws_an_epoch(run.student(generation + 1))
         pool = len(run.dataset.pool)
         labels += (pool + min(pool, draws)) * record + draws * PICK
@@ -345,10 +345,10 @@ def _disk(student: Generation, *, floats: int) -> int:
 
 
 def record_bytes(task: Task, *, top_k: int | None) -> int:
-    """Returns how many bytes a record takes in a sidecar, beside its key.
+    """Returns the bytes of a record in a sidecar, without its key.
 
     Args:
-      task: whose sidecar.
+      task: the task that defines the sidecar's columns.
       top_k: see `Task.columns`.
     """
     if hasattr(task, "record_bytes"):
@@ -357,7 +357,7 @@ def record_bytes(task: Task, *, top_k: int | None) -> int:
 
 
 def _devices(run: Run) -> int:
-    """Returns over how many devices a batch would be spread."""
+    """Returns the number of devices that would share a batch."""
     return run.config.plan.devices or jax.device_count()
 
 
@@ -436,7 +436,7 @@ def _fixres_recipe(spec: GenerationSpec) -> list[str]:
 
 
 def _kind(path: tuple) -> str:
-    """Names a parameter without the number of its block."""
+    """Returns a parameter's name without the number of its block."""
     return ".".join(str(part.key) for part in path[-2:])
 
 

@@ -1,4 +1,4 @@
-"""How fast this machine is with a student, and how long the student will take."""
+"""Measures this machine's speed with a student, and predicts the student's hours."""
 
 import dataclasses
 import time
@@ -26,24 +26,24 @@ from noisy_student_jax.runs.spec import CostKey
 from noisy_student_jax.training.step import jit_train_step
 
 SMALL_BATCH = 64
-"""Batches of up to so many images are measured as they are."""
+"""Batches of up to this many images are measured unchanged."""
 IMAGES_PER_DEVICE = {"cpu": 32}
-"""Of the smaller batch that is measured instead of a large one."""
+"""Images per device of the smaller batch that stands in for a large one."""
 IMAGES_PER_ACCELERATOR = 256
 BATCHES = 4
-"""That are labeled at a time, so that they overlap as in a run."""
+"""Batches that are labeled in one call, so that they overlap as in a run."""
 ACTIVATION_BYTES = 4e9
-"""What the activations of that smaller batch may take, per device."""
+"""Limit of the activations of the smaller batch, in bytes per device."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Speed:
-    """How fast this machine is with a student's model.
+    """Speed of this machine with a student's model.
 
     Attributes:
-      train_images_per_second: noised and trained on, by all devices together.
-      label_images_per_second: labeled, or evaluated.
-      memory: that the training step takes, of the compiler; None if it was not asked.
+      train_images_per_second: images noised and trained on, by all devices together.
+      label_images_per_second: images labeled or evaluated.
+      memory: the compiler's figure for the training step; None if unknown.
     """
 
     train_images_per_second: float
@@ -51,7 +51,7 @@ class Speed:
     memory: StepMemory | None = dataclasses.field(default=None, compare=False)
 
     def scaled(self, factor: float) -> "Speed":
-        """Returns both, `factor` times as fast."""
+        """Returns a speed that is `factor` times as fast."""
         return Speed(
             self.train_images_per_second * factor,
             self.label_images_per_second * factor,
@@ -63,19 +63,19 @@ Speeds = Callable[[Generation], Speed]
 
 
 def measure(student: Generation, *, seconds: float = 1.5) -> Speed:
-    """Trains and labels with a student's model for a moment, on made-up images.
+    """Measures training and labeling with a student's model, on synthetic images.
 
-    What runs is the real training step, with the student's noise in front of it, and
-    the real labeling program, at its resolution. (The step is one program here, whose
-    memory the compiler tells; on a CPU a run makes it of two, which are as fast.) A
-    batch of more than `SMALL_BATCH` images is stood in for by a smaller one of the same
-    mix, in one microbatch: the time an image takes is taken to be independent of the
-    batch. Reading images is not counted, nor compiling. Nothing is written.
+    Runs the real training step, preceded by the student's noise, and the real labeling
+    program, at the student's resolution. (Here the step is a single program, whose
+    memory the compiler reports; on a CPU, runs use two programs of the same speed.) A
+    batch of more than `SMALL_BATCH` images is replaced by a smaller one with the same
+    ratio, in one microbatch: the time per image is assumed to be independent of the
+    batch. Reading and compiling are not counted. Nothing is written.
 
     Args:
-      student: to be measured.
-      seconds: how long the timing goes on, for training and for labeling each; at
-        least one whole step is timed.
+      student: the student.
+      seconds: duration of the timing, for training and for labeling each; at least one
+        whole step is timed.
     """
     small = _with_small_batch(_startable(student))
     mesh = sharding.make_mesh()
@@ -99,7 +99,7 @@ def measure(student: Generation, *, seconds: float = 1.5) -> Speed:
         small.run.task,
         small.spec.model.module,
         small.spec.model.preprocessing,
-        # Whether images fit is no question of how many a CPU likes to train on.
+        # Labeling is limited by activation memory only, not by `IMAGES_PER_DEVICE`.
         batch=min(
             small.spec.config.labels.batch, jax.local_device_count() * _fit(small)
         ),
@@ -116,7 +116,7 @@ def measure(student: Generation, *, seconds: float = 1.5) -> Speed:
 
 
 def remembered(speeds: Speeds = measure) -> Speeds:
-    """Returns a function that measures students that cost the same only once."""
+    """Returns a function that measures students of the same cost only once."""
     known: dict[CostKey, Speed] = {}
 
     def speed(student: Generation) -> Speed:
@@ -129,10 +129,10 @@ def remembered(speeds: Speeds = measure) -> Speeds:
 
 
 def hours(student: Generation, speed: Speed) -> dict[str, float]:
-    """Tells how long a student takes, from training it to the last of its labels.
+    """Predicts the hours of a student's training, labeling and evaluation.
 
     Returns:
-      Hours: ``train``, ``label`` and ``evaluate``, of what `spending.images` counts;
+      Hours of ``train``, ``label`` and ``evaluate``, for the counts of `flops.images`,
       and their ``total``.
     """
     spec, images = student.spec, flops.images(student)
@@ -143,13 +143,13 @@ def hours(student: Generation, speed: Speed) -> dict[str, float]:
         more = count / speed.label_images_per_second
         seconds[what] = seconds.get(what, 0) + more
     if spec.taught_by:
-        # A forward pass of the teacher for each of these images.
+        # The teacher runs a forward pass for each pseudo-labeled image.
         share = student.run.costs.of(spec.taught_by).flops / student.cost.flops
         taught = spec.schedule.steps * spec.layout.pseudo * share
         seconds["train"] += taught / speed.label_images_per_second
     found = {what: one / 3600 for what, one in seconds.items()}
     if spec.refined:
-        # At another resolution; an image is taken to cost as its area.
+        # The cost of an image is assumed to be proportional to its area.
         final = student.final
         scale = spec.model.resolution / final.spec.model.resolution
         finer = hours(final, speed.scaled(scale**2))
@@ -158,10 +158,10 @@ def hours(student: Generation, speed: Speed) -> dict[str, float]:
 
 
 class _Batches:
-    """Batches of made-up images, noised anew at every step."""
+    """Batches of synthetic images, with fresh noise at every step."""
 
     def __init__(self, trained: Part, mesh: Mesh):
-        """Puts images, and what does not change, on the devices."""
+        """Moves the images and the constant parts of a batch to the devices."""
         student = trained.student
         self._mesh, self._layout = mesh, student.spec.layout
         self._sizes = [self._layout.labeled, self._layout.pseudo]
@@ -201,7 +201,7 @@ class _Batches:
 
 
 def all_but_images(student: Generation) -> Batch:
-    """Returns the rest of a batch; every target is the first labeled record's."""
+    """Returns a batch without images; all targets are the first labeled record's."""
     layout, run = student.spec.layout, student.run
     label = first_label(run.dataset.labeled)
     ones = np.ones(layout.total, np.float32)
@@ -216,7 +216,7 @@ def all_but_images(student: Generation) -> Batch:
 def _steps_per_second(
     work: Callable[[int], Any], student: Generation, seconds: float
 ) -> float:
-    # The first step waits for the compiler.
+    # The first step compiles.
     jax.block_until_ready(work(0))
     done, started, elapsed = 0, time.perf_counter(), 0.0
     while not done or elapsed < seconds:
@@ -228,7 +228,7 @@ def _steps_per_second(
 
 
 def _startable(student: Generation) -> Generation:
-    """Returns the student as it can be trained before its teacher has been."""
+    """Returns the student with random weights in place of its teacher's."""
     if student.spec.config.model.init != init_weights.TEACHER:
         return student
     config = student.spec.config.copy_and_resolve_references()
@@ -237,7 +237,7 @@ def _startable(student: Generation) -> Generation:
 
 
 def _with_small_batch(student: Generation) -> Generation:
-    """Returns the student with as few whole groups in its batch as are measured."""
+    """Returns the student with the smaller batch, of whole groups, that is measured."""
     layout, devices = student.spec.layout, jax.device_count()
     if layout.total <= SMALL_BATCH:
         return student
@@ -246,13 +246,13 @@ def _with_small_batch(student: Generation) -> Generation:
     config = student.spec.config.copy_and_resolve_references()
     config.train.batch = groups * (layout.labeled // layout.groups)
     config.train.microbatches = 1
-    # The smaller batch may not divide into groups, which cost next to nothing.
+    # The smaller batch may not divide into groups, whose cost is negligible.
     config.model.batch_norm_group = None
     return student.changed(config)
 
 
 def _most(student: Generation) -> int:
-    """Returns how many images a device is given at most, where it has a choice."""
+    """Returns the maximum number of images per device in the smaller batch."""
     images = IMAGES_PER_DEVICE.get(jax.default_backend(), IMAGES_PER_ACCELERATOR)
     return min(images, _fit(student))
 

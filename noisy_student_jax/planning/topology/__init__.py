@@ -1,1 +1,4 @@
-"""What a step takes on a slice of chips that are not here: compiled ahead of time."""
+"""Memory, FLOPs and collectives of a run's programs on a TPU slice, without the slice.
+
+Programs are compiled ahead of time for the slice's topology.
+"""

@@ -1,4 +1,4 @@
-"""What devices send each other, read from a compiled program's text."""
+"""Counts a program's collectives in its compiled HLO text."""
 
 import collections
 import dataclasses
@@ -38,12 +38,12 @@ _BITS = re.compile(r"\d+")
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """All collectives of a kind in one run of a program.
+    """All collectives of a kind in one execution of a program.
 
     Attributes:
-      kind: as XLA calls it.
-      count: how many a device takes part in.
-      bytes: of their whole arrays on a device, on the side where they are larger.
+      kind: XLA's name of the operation.
+      count: number of collectives that each device takes part in.
+      bytes: total bytes of their operands or results on a device, whichever is larger.
     """
 
     kind: str
@@ -52,29 +52,29 @@ class Collective:
 
 
 def collectives(text: str) -> list[Collective]:
-    """Counts the collectives of a program; in a loop, as often as it turns.
+    """Counts the collectives of a program, once per iteration in loops.
 
-    A loop of which the compiler does not know how often it turns is counted once.
+    A loop whose trip count the compiler does not know is counted once.
 
     Args:
-      text: of `jax.stages.Compiled.as_text`.
+      text: HLO text from `jax.stages.Compiled.as_text`.
 
     Returns:
-      One entry a kind that there is, the most bytes first.
+      One entry for each kind in the program, in descending order of bytes.
     """
     computations = dict(_computations(text))
     entry = next((n for n, (first, _) in computations.items() if first), None)
     times: collections.Counter[str] = collections.Counter()
     if entry is not None:
         _walk(entry, 1, computations, times)
-    # A collective that is worked off beside others stands in many computations.
+    # An asynchronous collective appears in several computations.
     each: dict[str, tuple[str, int, int]] = {}
     for name, (_, lines) in computations.items():
         for number, line in enumerate(lines if times[name] else ()):
             if found := _OP.search(line):
                 kind = found["kind"]
                 if name.startswith("all-reduce-scatter"):
-                    # As the TPU's compiler writes it: the sum, and a part of it.
+                    # The TPU compiler writes it as an all-reduce and a slice of it.
                     kind = "reduce-scatter"
                 channel = _CHANNEL.search(line)
                 key = channel[1] if channel else f"{name} {number}"
@@ -90,7 +90,7 @@ def collectives(text: str) -> list[Collective]:
 
 
 def _computations(text: str) -> Iterator[tuple[str, tuple[bool, list[str]]]]:
-    """Yields name, whether it is the entry, and lines of each computation."""
+    """Yields each computation's name, whether it is the entry, and its lines."""
     name, entry = None, False
     lines: list[str] = []
     for line in text.splitlines():
@@ -110,7 +110,7 @@ def _walk(
     computations: dict[str, tuple[bool, list[str]]],
     counted: collections.Counter[str],
 ) -> None:
-    """Adds up how often each computation is run; HLO does not recur."""
+    """Counts the executions of each computation; HLO has no recursion."""
     counted[name] += times
     for line in computations.get(name, (False, []))[1]:
         for called in _CALLED.finditer(line):
@@ -122,29 +122,29 @@ def _walk(
 
 
 def _turns(loop: str, computations: dict[str, tuple[bool, list[str]]]) -> int:
-    """Returns how often a loop turns, if it counts up to a constant; 1 otherwise.
+    """Returns a loop's trip count if it counts up to a constant, otherwise 1.
 
     Args:
       loop: the line of the instruction.
-      computations: by name, its condition among them.
+      computations: the program's computations by name.
     """
     if known := _TRIPS.search(loop):
         return int(known[1])
     condition = _CONDITION.search(loop)
     lines = computations.get(condition[1], (False, []))[1] if condition else []
-    # As a scan is written: from 0, in steps of 1, while below the only constant.
+    # A scan counts from 0 in steps of 1, while below the only constant.
     bounds = [int(found[1]) for line in lines if (found := _CONSTANT.search(line))]
     counts = any("direction=LT" in line for line in lines)
     return bounds[0] if counts and len(bounds) == 1 else 1
 
 
 def _bytes(found: re.Match[str], line: str) -> int:
-    """Returns the bytes of a collective's result, or of its operand if that is more."""
+    """Returns the bytes of a collective's result or operand, whichever is larger."""
     sizes = [_array_bytes(*array) for array in _ARRAY.findall(found["result"])]
     kind = found["kind"]
     if found["start"] and kind in ("all-gather", "collective-permute"):
-        # A pair of what goes in and what comes out, the counters of a permutation
-        # behind it; of what is gathered, the second half is the whole.
+        # The result is a tuple of operands and results; a permutation appends its
+        # counters. For all-gather, the second half holds the results.
         sizes = sizes[1:2] if kind == "collective-permute" else sizes[len(sizes) // 2 :]
     if kind == "reduce-scatter":
         return sum(sizes) * _members(line)
@@ -152,7 +152,7 @@ def _bytes(found: re.Match[str], line: str) -> int:
 
 
 def _members(line: str) -> int:
-    """Returns how many devices take part in each group of a collective."""
+    """Returns the number of devices in each group of a collective."""
     groups = _GROUPS.search(line)
     if not groups:
         return 1

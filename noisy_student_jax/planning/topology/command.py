@@ -8,7 +8,7 @@ from noisy_student_jax.core import console
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.planning.topology import compiling, proposals, report, slices
 from noisy_student_jax.planning.topology.compiling import Outcome
-from noisy_student_jax.planning.topology.estimate import Reckoning
+from noisy_student_jax.planning.topology.estimate import MemoryEstimator
 from noisy_student_jax.planning.topology.programs import LABEL, Program, programs
 from noisy_student_jax.planning.topology.proposals import Compile, Proposal
 from noisy_student_jax.planning.topology.report import text
@@ -19,10 +19,10 @@ __all__ = ["asked_for", "facts", "text"]
 
 
 def asked_for(options: argparse.Namespace) -> Slice | None:
-    """Returns the slice that `plan` is to compile for, if for one.
+    """Returns the slice that ``plan --topology`` names, or None without the flag.
 
     Raises:
-      UserError: there is no such slice, or other flags do not go with it.
+      UserError: there is no such slice, or another flag excludes it.
     """
     if not options.topology:
         if options.generation:
@@ -43,35 +43,36 @@ def facts(
     generation: str | None = None,
     compile_program: Compile | None = None,
 ) -> dict[str, Any]:
-    """Compiles what a run would compile on a slice, and proposes what would fit.
+    """Compiles a run's programs for a slice, and proposes settings that fit.
 
-    Programs that cost the same are compiled once. Nothing is allocated: neither weights
-    nor images.
+    Programs with the same key are compiled once. Neither weights nor images are
+    allocated.
 
     Args:
-      run: opened to look at.
-      where: what it would run on.
-      generation: of one alone, or one of `fields.LABELS_ONLY`; None for all.
-      compile_program: asks the compiler; given by tests.
+      run: the run, opened with ``look_only``.
+      where: the slice.
+      generation: a generation or baseline to compile alone; None for all.
+      compile_program: compiles a program; replaced in tests.
 
     Returns:
-      ``name``, ``devices``, ``device``, ``memory`` (of a device, bytes, 0 if not
-      known), ``programs`` and ``proposals``.
+      ``name``, ``devices``, ``device``, ``memory`` (bytes per device, 0 if unknown),
+      ``programs`` and ``proposals``.
 
     Raises:
-      UserError: there is no such generation, or its batch does not divide.
+      UserError: there is no such generation, or its batch does not divide over the
+        devices.
     """
     known: dict[Hashable, Outcome] = {}
-    reckoning = Reckoning(where)
+    estimator = MemoryEstimator(where)
     ask = compile_program or (lambda one: compiling.compiled(one, where))
 
     def once(program: Program) -> Outcome:
         if program.key not in known:
-            known[program.key] = _compiled(program, where, ask, reckoning)
+            known[program.key] = _compiled(program, where, ask, estimator)
         return known[program.key]
 
     students = _students(run, generation)
-    # What cannot be is told before any minute is spent.
+    # Impossible layouts are refused before any program is compiled.
     planned = [(student, programs(student, where)) for student in students]
     told, proposed = [], []
     seen: dict[Hashable, Program] = {}
@@ -83,7 +84,7 @@ def facts(
             )
             for program, outcome in results
         ]
-        found = _proposals(student, where, results, once, reckoning)
+        found = _proposals(student, where, results, once, estimator)
         proposed += [report.proposal_facts(student, one) for one in found]
     return {
         "name": where.name,
@@ -96,16 +97,16 @@ def facts(
 
 
 def _compiled(
-    program: Program, where: Slice, ask: Compile, reckoning: Reckoning
+    program: Program, where: Slice, ask: Compile, estimator: MemoryEstimator
 ) -> Outcome:
-    """Compiles a program unless that would be vain, and says so."""
+    """Compiles a program, unless its estimate is hopeless, and reports progress."""
     steps = program.what != LABEL
-    outcome = reckoning.hopeless(program.student) if steps else None
+    outcome = estimator.hopeless(program.student) if steps else None
     if not outcome:
         console.say(f"compiling {report.title(program)} for {where.name} …")
         outcome = ask(program)
         if steps:
-            reckoning.learn(program.student, outcome)
+            estimator.learn(program.student, outcome)
     told = report.program_facts(program, outcome)
     console.say(f"  {report.title(program)}: {report.verdict(told)}")
     return outcome
@@ -127,14 +128,14 @@ def _proposals(
     where: Slice,
     results: list[tuple[Program, Outcome]],
     compile_program: Compile,
-    reckoning: Reckoning,
+    estimator: MemoryEstimator,
 ) -> list[Proposal]:
     steps = {p.what: outcome for p, outcome in results if p.what != LABEL}
     found = []
     broken = any(outcome.broken for outcome in steps.values())
     if not broken and not all(outcome.fits for outcome in steps.values()):
         found.append(
-            proposals.propose(student, where, steps, compile_program, reckoning)
+            proposals.propose(student, where, steps, compile_program, estimator)
         )
     program, outcome = results[-1]
     if not outcome.fits and not outcome.broken:

@@ -1,4 +1,4 @@
-"""What the compiler says of a program: memory, operations, collectives; or no."""
+"""Compiles a program for a slice and reads its memory, FLOPs and collectives."""
 
 import contextlib
 import dataclasses
@@ -15,7 +15,7 @@ from noisy_student_jax.planning.topology.slices import Slice
 
 _EXHAUSTED = "RESOURCE_EXHAUSTED"
 _FIGURE = r"([\d.]+)([KMGT]?)"
-# Of all that a program needs; or of its temporaries, if they alone are too much.
+# The total of a program; or its temporaries, if they alone exceed the memory.
 _USED = re.compile(
     rf"Used {_FIGURE} of {_FIGURE} hbm"
     rf"|HLO temporaries \({_FIGURE}\) exceeds available HBM \({_FIGURE}\)"
@@ -25,23 +25,21 @@ _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What compiling a program told, of one device.
+    """Result of compiling a program, per device.
 
     Attributes:
-      needed: bytes of memory at the peak: arguments, outputs that take no argument's
-        place, temporaries and the program itself; what the compiler asked for, where
-        it refused.
-      limit: bytes that there are; the compiler's own where it refused; 0 if unknown.
-      seconds: that compiling took, tracing included.
-      refused: why it was not compiled: what the compiler said, or that by reckoning
-        it is hopeless.
-      broken: whether it was refused for another reason than memory, so that no
-        setting will help.
-      memory: ``arguments``, ``outputs``, ``aliased`` (outputs in an argument's
-        place), ``temporaries`` and ``program``, bytes.
-      operations: ``flops`` and ``bytes`` that pass through memory, where the compiler
-        tells them. A loop counts once.
-      collectives: of `collectives`.
+      needed: peak memory in bytes: arguments, outputs not aliased to arguments,
+        temporaries and the program itself; the compiler's demand where it refused.
+      limit: available bytes; the compiler's figure where it refused; 0 if unknown.
+      seconds: seconds of tracing and compiling.
+      refused: why it was not compiled: the compiler's message, or a hopeless estimate.
+      broken: whether it was refused for a reason other than memory, so that no setting
+        will help.
+      memory: bytes of ``arguments``, ``outputs``, ``aliased`` (outputs in the place of
+        donated arguments), ``temporaries`` and ``program``.
+      operations: ``flops`` and ``bytes`` of memory traffic, where the compiler reports
+        them. A loop counts once.
+      collectives: result of `collectives`.
     """
 
     needed: float
@@ -55,16 +53,16 @@ class Outcome:
 
     @property
     def fits(self) -> bool:
-        """Whether it can run, as far as can be told."""
+        """Whether the program fits; True where the limit is unknown."""
         return not self.refused and (not self.limit or self.needed <= self.limit)
 
 
 def compiled(program: Program, where: Slice) -> Outcome:
-    """Compiles a program for devices that need not be here, and tells what it takes.
+    """Compiles a program for a slice, which need not be attached.
 
     Args:
-      program: of `programs`.
-      where: what it would run on.
+      program: a program from `programs`.
+      where: the slice.
     """
     started = time.monotonic()
     with _nothing_kept():
@@ -88,12 +86,12 @@ def compiled(program: Program, where: Slice) -> Outcome:
 
 
 def refusal(message: str, *, limit: float, seconds: float) -> Outcome:
-    """Reads what the compiler says of a program that does not fit.
+    """Parses the compiler's message about a program that does not fit.
 
     Args:
-      message: of the exception.
-      limit: bytes of memory, where it does not say.
-      seconds: until then.
+      message: message of the exception.
+      limit: available bytes, used where the message gives none.
+      seconds: seconds until the refusal.
     """
     told = " ".join(message.split())
     needed = 0.0
@@ -116,7 +114,7 @@ def refusal(message: str, *, limit: float, seconds: float) -> Outcome:
 
 @contextlib.contextmanager
 def _nothing_kept() -> Iterator[None]:
-    """Keeps programs for other machines out of the cache of this one's."""
+    """Keeps programs for other machines out of this machine's compilation cache."""
     # JAX adds its options to the class at import time, where no checker sees them.
     before = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
     jax.config.update("jax_enable_compilation_cache", False)
@@ -138,6 +136,6 @@ def _memory(told: Any) -> dict[str, int]:
 
 def _operations(told: Any) -> dict[str, float]:
     names = {"flops": "flops", "bytes": "bytes accessed"}
-    # Where the compiler does not know it says -1.
+    # The compiler reports unknown values as -1.
     found = {name: (told or {}).get(key, -1) for name, key in names.items()}
     return {name: value for name, value in found.items() if value >= 0}

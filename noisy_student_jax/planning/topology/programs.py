@@ -1,4 +1,4 @@
-"""The programs of a student, lowered for given devices from shapes alone."""
+"""Lowers a student's programs for given devices from abstract inputs."""
 
 import dataclasses
 from collections.abc import Callable, Hashable
@@ -24,11 +24,11 @@ class Program:
     """A program of a student.
 
     Attributes:
-      student: as it is trained in it: by FixRes, or not.
+      student: the student, or its fine-tuning by FixRes.
       what: ``train``, ``fixres`` or ``label``.
-      lower: traces it, from shapes; what it returns can be compiled.
-      images: that a device works through in one run of it.
-      key: of programs that cost the same.
+      lower: traces and lowers the program from abstract inputs.
+      images: images per device in one execution.
+      key: key shared by programs with the same cost.
     """
 
     student: Generation
@@ -39,15 +39,15 @@ class Program:
 
 
 def programs(student: Generation, where: Slice) -> list[Program]:
-    """Returns a student's programs: its step, that of its FixRes, and labeling.
+    """Returns a student's programs: training step, FixRes step and labeling.
 
     Args:
-      student: not yet fine-tuned by FixRes.
-      where: what they would run on.
+      student: the student before any fine-tuning by FixRes.
+      where: the slice.
 
     Raises:
-      UserError: the batch does not divide over the devices, or a part of the student
-        has to be there.
+      UserError: the batch does not divide over the devices, or initial weights that
+        the student needs are missing.
     """
     made = [] if student.spec.adopted else [train_program(student, where)]
     if student.spec.refined:
@@ -56,7 +56,7 @@ def programs(student: Generation, where: Slice) -> list[Program]:
 
 
 def train_program(student: Generation, where: Slice) -> Program:
-    """Returns the training step of a student, as `train_loop` runs it."""
+    """Returns the training step of a student, as `training.loop` runs it."""
     train, devices = student.spec.config.train, len(where.devices)
     try:
         student.spec.layout.check(devices=devices, microbatches=train.microbatches)
@@ -72,7 +72,7 @@ def train_program(student: Generation, where: Slice) -> Program:
 
 
 def label_program(student: Generation, where: Slice) -> Program:
-    """Returns the labeling program: one for each host, on its own devices."""
+    """Returns the labeling program, which each host runs on its own devices."""
     batch = student.spec.config.labels.batch
     images = -(-batch // len(where.host))
     return Program(
@@ -114,7 +114,7 @@ def _lowered_labeling(student: Generation, where: Slice) -> jax.stages.Lowered:
 
 
 def _teacher(student: Generation) -> tuple[Teacher | None, PyTree | None]:
-    """Returns what `train.teacher_of` does, with shapes for weights."""
+    """Returns the same as `train.teacher_of`, with shapes in place of weights."""
     shown, task = student.spec.taught_by, student.run.task
     if shown is None:
         return None, None

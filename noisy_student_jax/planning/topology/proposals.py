@@ -1,6 +1,6 @@
-"""What to set where a student does not fit.
+"""Proposes settings for a student that does not fit.
 
-Candidates are tried from the fastest on: sieved by reckoning, then verified by the
+Candidates are tried in order of speed: filtered by an estimate, then verified by the
 compiler, which takes minutes for each.
 """
 
@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterator
 
 from noisy_student_jax.planning.topology.compiling import Outcome
-from noisy_student_jax.planning.topology.estimate import Reckoning
+from noisy_student_jax.planning.topology.estimate import MemoryEstimator
 from noisy_student_jax.planning.topology.programs import (
     Program,
     label_program,
@@ -19,20 +19,20 @@ from noisy_student_jax.planning.topology.slices import Slice
 from noisy_student_jax.runs.run import Generation
 
 TRIES = 3
-"""Programs of a kind that are compiled to verify a proposal: it takes minutes."""
+"""Limit of programs of a kind that are compiled to verify a proposal."""
 REMAT = 4 / 3
-"""Of the time of a step, with its forward pass done twice."""
+"""Relative time of a step whose forward pass is computed twice."""
 GATHERING = 0.02
-"""Of the time of a step, for each time that a sharded state is gathered."""
+"""Relative time added each time that a sharded state is gathered."""
 SPLITTING = 0.01
-"""Of the time of a step, for each further microbatch: fewer images at once."""
+"""Relative time added by each further microbatch, which has fewer images at once."""
 
 Compile = Callable[[Program], Outcome]
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What can be changed about a student without changing its global batch.
+    """Settings of a student that leave its global batch unchanged.
 
     Attributes:
       remat: ``model.remat``.
@@ -46,7 +46,7 @@ class Setting:
 
     @classmethod
     def of(cls, student: Generation) -> "Setting":
-        """Returns what a student has."""
+        """Returns a student's current setting."""
         train = student.spec.config.train
         return cls(
             student.spec.config.model.remat, train.microbatches, train.shard_state
@@ -54,13 +54,13 @@ class Setting:
 
     @property
     def time(self) -> float:
-        """Of a step, next to one with nothing of all this."""
+        """Time of a step, relative to one without remat, microbatches or sharding."""
         more = SPLITTING * (self.microbatches - 1)
         more += GATHERING * self.microbatches * self.shard_state
         return (REMAT if self.remat else 1.0) * (1 + more)
 
     def applied(self, student: Generation) -> Generation:
-        """Returns the student with it; also one that is fine-tuned by FixRes."""
+        """Returns a student, or its fine-tuning by FixRes, with this setting."""
         config = student.spec.config.copy_and_resolve_references()
         config.model.remat = self.remat
         config.train.microbatches = self.microbatches
@@ -68,7 +68,7 @@ class Setting:
         return student.changed(config)
 
     def overrides(self, student: Generation) -> list[str]:
-        """Returns the arguments that make a student's setting this one."""
+        """Returns the command-line overrides that give a student this setting."""
         fields = {
             "model.remat": self.remat,
             "train.microbatches": self.microbatches,
@@ -83,13 +83,13 @@ class Setting:
 
 @dataclasses.dataclass(frozen=True)
 class Proposal:
-    """What to set for a student.
+    """A proposed setting for a student.
 
     Attributes:
-      overrides: arguments; empty if nothing was found.
-      verified: the programs as they were compiled with them, and what that told.
-      fits: whether the compiler says so.
-      tried: programs that were compiled in search of it.
+      overrides: command-line overrides; empty if no setting was found.
+      verified: the programs compiled with this setting, and their outcomes.
+      fits: whether the compiler confirmed that they fit.
+      tried: number of programs compiled during the search.
     """
 
     overrides: tuple[str, ...]
@@ -99,11 +99,11 @@ class Proposal:
 
 
 def settings(student: Generation, *, devices: int) -> list[Setting]:
-    """Returns the settings that a student may have on so many devices, fastest first.
+    """Returns a student's possible settings, fastest first.
 
     Args:
-      student: that does not fit.
-      devices: of the slice.
+      student: the student.
+      devices: number of devices of the slice.
     """
     accepts = "remat" in student.spec.model.arguments
     both = (one.spec.layout.groups for one in (student, student.final))
@@ -122,7 +122,7 @@ def settings(student: Generation, *, devices: int) -> list[Setting]:
 
 
 def _divides(student: Generation, parts: int) -> bool:
-    """Whether each of the parts of a batch has whole groups of batch norm."""
+    """Whether each part of a batch holds whole groups of batch norm."""
     group = student.spec.config.model.batch_norm_group or 1
     return student.spec.layout.total % (group * parts) == 0
 
@@ -132,19 +132,19 @@ def propose(
     where: Slice,
     compiled: dict[str, Outcome],
     compile_program: Compile,
-    reckoning: Reckoning,
+    estimator: MemoryEstimator,
 ) -> Proposal:
-    """Looks for the fastest setting with which a student's steps fit.
+    """Searches for the fastest setting with which a student's steps fit.
 
     Args:
-      student: not yet fine-tuned by FixRes.
+      student: the student before any fine-tuning by FixRes.
       where: the slice.
-      compiled: what was told of its steps as they are, by `Program.what`.
-      compile_program: asks the compiler.
-      reckoning: of memory; told by `compile_program` what it learns.
+      compiled: outcomes of its steps with the current setting, by `Program.what`.
+      compile_program: compiles a program.
+      estimator: estimates memory; `compile_program` updates it.
     """
     tried = 0
-    # Its training and its FixRes share the setting.
+    # Training and fine-tuning share the setting.
     steps = [student, student.final] if student.spec.refined else [student]
     limit = min(outcome.limit for outcome in compiled.values())
     own = Setting.of(student)
@@ -153,7 +153,7 @@ def propose(
         if setting == own or tried >= TRIES * len(compiled):
             continue
         with_it = dict(zip(compiled, map(setting.applied, steps), strict=False))
-        if any(reckoning.needed(one) > limit for one in with_it.values()):
+        if any(estimator.needed(one) > limit for one in with_it.values()):
             continue
         verified = []
         for one in with_it.values():
@@ -173,13 +173,15 @@ def propose(
 def propose_labels(
     student: Generation, where: Slice, outcome: Outcome, compile_program: Compile
 ) -> Proposal:
-    """Looks for the largest ``labels.batch`` of a host that fits, in powers of two.
+    """Searches for the largest ``labels.batch`` of a host that fits.
+
+    Candidates have powers of two as images per device.
 
     Args:
-      student: as it labels.
+      student: the student with its final weights.
       where: the slice.
-      outcome: what was told of its labeling program as it is.
-      compile_program: asks the compiler.
+      outcome: outcome of its labeling program with the current batch.
+      compile_program: compiles a program.
     """
     verified: tuple[tuple[Program, Outcome], ...] = ()
     for tried, batch in enumerate(_smaller_batches(student, where, outcome), 1):

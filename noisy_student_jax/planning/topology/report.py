@@ -1,4 +1,4 @@
-"""Writes what the compiler told of a run's programs: for machines, and for people."""
+"""Reports the compiled programs of a run as JSON and as text."""
 
 import dataclasses
 from typing import Any
@@ -13,7 +13,7 @@ WHAT = {"train": "training step", FIXRES: "FixRes step", LABEL: "labeling"}
 
 
 def title(program: Program) -> str:
-    """Names a program."""
+    """Returns a program's name in console output."""
     student = program.student
     return (
         f"{student.spec.name}'s {WHAT[program.what]}, {student.spec.model.name}"
@@ -24,12 +24,12 @@ def title(program: Program) -> str:
 def program_facts(
     program: Program, outcome: Outcome, *, as_in: Program | None = None
 ) -> dict[str, Any]:
-    """Returns what `plan --json` prints of a program.
+    """Returns the entry of a program in ``plan --json``.
 
     Args:
-      program: that was compiled.
-      outcome: what that told.
-      as_in: the program of the same cost that was compiled in its stead.
+      program: the program.
+      outcome: its outcome.
+      as_in: the program with the same key that was compiled in its place.
     """
     student = program.student
     microbatches = (
@@ -59,7 +59,7 @@ def program_facts(
 
 
 def proposal_facts(student: Generation, proposal: Proposal) -> dict[str, Any]:
-    """Returns what `plan --json` prints of a proposal."""
+    """Returns the entry of a proposal in ``plan --json``."""
     return {
         "student": student.spec.name,
         "fits": proposal.fits,
@@ -70,8 +70,8 @@ def proposal_facts(student: Generation, proposal: Proposal) -> dict[str, Any]:
 
 
 def text(facts: dict[str, Any]) -> str:
-    """Writes `command.facts` for a person."""
-    memory = _bytes(facts["memory"]) if facts["memory"] else "memory not known here"
+    """Formats `command.facts` as text."""
+    memory = _bytes(facts["memory"]) if facts["memory"] else "unknown memory"
     lines = [
         f"{facts['name']}: {facts['devices']:,} × {facts['device']}, {memory} each;"
         " compiled ahead of time, of one device:"
@@ -117,7 +117,7 @@ def _proposal_lines(proposal: dict[str, Any]) -> list[str]:
         ]
     lines = [
         f"{proposal['student']} fits with {' '.join(proposal['overrides'])}, the"
-        " fastest setting by our reckoning; compiled:"
+        " fastest setting by estimate; compiled:"
     ]
     for program in proposal["verified"]:
         lines += [f"  {line}" for line in _program_lines(program)]
@@ -125,12 +125,12 @@ def _proposal_lines(proposal: dict[str, Any]) -> list[str]:
 
 
 def verdict(program: dict[str, Any]) -> str:
-    """Says in a phrase whether a program fits; see `program_facts`."""
+    """Returns a phrase on whether a program fits; see `program_facts`."""
     if program["refused"]:
         verdict = "cannot be compiled" if program["broken"] else "does not fit"
         return f"{verdict}: {program['refused']}"
     if not program["limit"]:
-        return "compiles; how much memory there is is not known"
+        return "compiles; the available memory is unknown"
     verdict = "fits" if program["fits"] else "does not fit"
     share = 100 * program["needed"] / program["limit"]
     return f"{verdict}: {share:.0f} % of {_bytes(program['limit'])}"
@@ -174,7 +174,7 @@ def _collectives(told: list[dict[str, Any]]) -> str:
 
 
 def _analytic_flops(program: Program) -> float:
-    """Returns 2 × multiply–adds: forward, and backward where it trains."""
+    """Returns 2 × multiply–adds, forward and, for training steps, backward."""
     flops = float(program.student.cost.flops * program.images)
     if program.what == LABEL:
         return flops

@@ -1,4 +1,4 @@
-"""Slices of TPU chips, as the compiler describes them: no chip has to be here."""
+"""Slices of TPU chips, as the compiler describes them; no chip need be attached."""
 
 import contextlib
 import dataclasses
@@ -24,18 +24,18 @@ KINDS = {
     "TPU v6 lite": "tpu_v6e",
     "TPU7x": "tpu_7x",
 }
-"""Names in `CHIPS`, by what the compiler calls a device."""
+"""Names in `CHIPS`, by the compiler's name of a device."""
 EXAMPLES = ("v3:8x8", "v4:4x4x4", "v5e:16x16", "v5p:4x4x8", "v6e:16x16", "tpu7x:4x4x4")
 NO_HARDWARE = {
-    # Or libtpu asks the metadata server of a cloud machine what it is attached to ...
+    # Otherwise libtpu queries the metadata server of a cloud machine ...
     "TPU_SKIP_MDS_QUERY": "1",
-    # ... and complains of the answers that it did not get.
+    # ... and complains about the missing answers.
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_ACCELERATOR_TYPE": "v5litepod-16",
-    # It holds no chip, so that several processes may compile at once.
+    # No chip is held, so that several processes may compile at once.
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
-"""The environment in which libtpu only compiles; what is set already stays."""
+"""Environment in which libtpu only compiles; variables that are set are kept."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,12 +43,12 @@ class Slice:
     """Devices to compile for.
 
     Attributes:
-      name: as it was asked for.
-      devices: all, in the order of the mesh.
-      chip: what they are; None where it is not known.
-      memory: bytes of a device; 0 where it is not known.
-      host: devices of one host: labeling is each host's own. For others than all of
-        a slice libtpu does not compile, so that they are those of a slice of one host.
+      name: name given on the command line.
+      devices: all devices, in the order of the mesh.
+      chip: name in `CHIPS`; None if unknown.
+      memory: bytes of memory per device; 0 if unknown.
+      host: devices of one host, for labeling, which each host runs on its own. libtpu
+        compiles for whole slices only, so they belong to a slice of one host.
     """
 
     name: str
@@ -59,32 +59,32 @@ class Slice:
 
     @property
     def kind(self) -> str:
-        """What a device is, for people."""
+        """Kind of the devices, for reports."""
         return CHIPS[self.chip].name if self.chip else self.devices[0].device_kind
 
     @property
     def section(self) -> dict[str, Any]:
-        """What a config's ``plan`` section says of it."""
-        # With half a chip a device, hours of a chip would be told wrongly.
+        """Fields of the config's ``plan`` section for this slice."""
+        # If a device is half a chip, chip-hours would be wrong.
         known = self.chip and self.memory == CHIPS[self.chip].memory
         return {"devices": len(self.devices), "chip": self.chip if known else None}
 
 
 def only_compile() -> None:
-    """Has libtpu look for no hardware; to be called before JAX looks for devices."""
+    """Keeps libtpu from looking for hardware. Call before JAX looks for devices."""
     if not any(map(pathlib.Path.exists, devices.TPU)):
         for name, value in NO_HARDWARE.items():
             os.environ.setdefault(name, value)
 
 
 def find(name: str) -> Slice:
-    """Returns the slice of a name that `jax.experimental.topologies` knows.
+    """Returns a slice by its name in `jax.experimental.topologies`.
 
     Args:
-      name: kind of chip, and how many each way, as in ``v5e:16x16``.
+      name: kind of chip and number along each axis, as in ``v5e:16x16``.
 
     Raises:
-      UserError: there is no such slice, or no libtpu to compile for it.
+      UserError: there is no such slice, or libtpu is not installed.
     """
     if not (importlib.util.find_spec("libtpu") or os.environ.get("TPU_LIBRARY_PATH")):
         raise UserError(
@@ -101,7 +101,7 @@ def find(name: str) -> Slice:
             " a kind of chip and how many of them each way, as in"
             f" {', '.join(EXAMPLES)}"
         ) from None
-    # Without such a slice, compiling the labels tells what is wrong.
+    # Without a slice of one host, compiling the labeling program reports the error.
     with contextlib.suppress(RuntimeError, ValueError, NotImplementedError):
         found = dataclasses.replace(found, host=_devices(_of_one_host(found)))
     return found
@@ -113,7 +113,7 @@ def _devices(name: str) -> tuple[jax.Device, ...]:
 
 
 def _of_one_host(whole: Slice) -> str:
-    """Returns the name of a slice of one host with chips as these."""
+    """Returns the name of a slice of one host with the same chips."""
     kind, _, sides = whole.name.partition(":")
     places = zip(*(device.coords for device in whole.host), strict=True)
     extents = [max(axis) - min(axis) + 1 for axis in places]
@@ -121,11 +121,11 @@ def _of_one_host(whole: Slice) -> str:
 
 
 def of_devices(devices: Sequence[jax.Device], *, name: str) -> Slice:
-    """Returns a slice of given devices, also of those that are here.
+    """Returns a slice of the given devices, which may be attached.
 
     Args:
-      devices: in the order of the mesh.
-      name: for people.
+      devices: devices in the order of the mesh.
+      name: name for reports.
     """
     key = KINDS.get(devices[0].device_kind)
     memory = _memory(CHIPS[key], devices) if key else 0
@@ -135,7 +135,7 @@ def of_devices(devices: Sequence[jax.Device], *, name: str) -> Slice:
 
 
 def _memory(chip: Chip, devices: Sequence[jax.Device]) -> float:
-    """Returns the memory of a device, of which a chip may be several."""
+    """Returns the memory of a device, several of which may form a chip."""
     if chip is CHIPS["tpu_v3_core"]:
         return chip.memory
     places = {tuple(device.coords) for device in devices}

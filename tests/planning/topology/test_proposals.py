@@ -12,7 +12,7 @@ from noisy_student_jax.core.preemption import Interruption
 from noisy_student_jax.planning.memory import state_bytes
 from noisy_student_jax.planning.topology import command, slices
 from noisy_student_jax.planning.topology.compiling import Outcome, refusal
-from noisy_student_jax.planning.topology.estimate import TYPICAL, Reckoning
+from noisy_student_jax.planning.topology.estimate import TYPICAL, MemoryEstimator
 from noisy_student_jax.planning.topology.programs import FIXRES, LABEL, TRAIN
 from noisy_student_jax.planning.topology.proposals import Setting, settings
 from noisy_student_jax.runs.run import Run
@@ -31,17 +31,17 @@ def a_slice(memory):
 
 
 class Compiler:
-    """Needs `factor` times what is reckoned, and so many bytes an image labeled."""
+    """Needs `factor` times the estimate, and so many bytes an image labeled."""
 
     def __init__(self, where, *, factor=1.0, label_bytes=1.0):
         self.where, self.factor, self.label_bytes = where, factor, label_bytes
-        self.asked, self.reckoning = [], Reckoning(where)
+        self.asked, self.estimator = [], MemoryEstimator(where)
 
     def __call__(self, program):
         train = program.student.spec.config.train
         needed = program.images * self.label_bytes
         if program.what != LABEL:
-            needed = self.factor * self.reckoning.needed(program.student)
+            needed = self.factor * self.estimator.needed(program.student)
         self.asked.append((program.what, train.microbatches, program.images))
         return Outcome(needed, self.where.memory, 1.0)
 
@@ -54,10 +54,10 @@ def told(run, where, **behavior):
 
 @functools.cache
 def needed(*, fixres=False):
-    """Bytes that the step of the student, or of its FixRes, is reckoned to need."""
+    """Bytes that the step of the student, or of its FixRes, is estimated to need."""
     run = a_run(*FIXRES_TOO) if fixres else a_run()
     student = run.student(1)
-    return Reckoning(a_slice(1)).needed(student.final if fixres else student)
+    return MemoryEstimator(a_slice(1)).needed(student.final if fixres else student)
 
 
 def test_settings_come_with_the_fastest_first():
@@ -109,7 +109,7 @@ def test_its_overrides_make_a_config_that_fits():
 
 def test_what_the_compiler_told_sieves_what_is_compiled_next():
     run = a_run()
-    # It takes four times what is reckoned: half the images would still be too many.
+    # It takes four times the estimate: half the images would still be too many.
     where = a_slice(1.3 * needed())
     facts, asked = told(run, where, factor=4.0)
 
@@ -125,9 +125,10 @@ def test_a_hopeless_program_is_not_compiled():
 
     program, _ = facts["programs"]
     assert not program["fits"] and program["compile_seconds"] == 0
-    assert "by our reckoning, so it was not compiled" in program["refused"]
+    assert program["refused"].startswith("an estimated ")
+    assert program["refused"].endswith(" GB, so it was not compiled")
     assert (TRAIN, 1) not in {(what, parts) for what, parts, _ in asked}
-    assert "does not fit: about" in command.text(facts)
+    assert "does not fit: an estimated" in command.text(facts)
 
 
 def test_where_nothing_fits_that_is_said():
