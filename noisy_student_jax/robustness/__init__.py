@@ -1,1 +1,1 @@
-"""Robustness: ``noisy-student evaluate --suite=…``, of any bundle or of a run."""
+"""Robustness suites for any bundle or run: ``noisy-student evaluate --suite=…``."""

@@ -1,4 +1,4 @@
-"""Going through images batch by batch, and counting: memory stays flat."""
+"""Measures accuracy batch by batch, in constant memory."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -19,13 +19,13 @@ TOP = 5
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """The model that is judged.
+    """The model under evaluation.
 
     Attributes:
-      bundle: it.
+      bundle: the model's bundle.
       task: its task.
-      predictor: of its architecture.
-      variables: its weights, on the devices.
+      predictor: a predictor of its architecture.
+      variables: its variables, on the devices.
     """
 
     bundle: Bundle
@@ -35,7 +35,7 @@ class Subject:
 
     @classmethod
     def of(cls, bundle: Bundle, task: Task, *, batch: int) -> "Subject":
-        """Builds the model and places its weights."""
+        """Builds the model and moves its variables to the devices."""
         predictor = Predictor.from_bundle(bundle, task, batch=batch)
         return cls(bundle, task, predictor, predictor.place(bundle.variables))
 
@@ -50,11 +50,11 @@ class Batches:
     """Preprocessed batches of the usable images of a source.
 
     Attributes:
-      source: of labeled images.
-      preprocessing: what is done to each.
-      size: of a batch.
-      before: called with the number of records done.
-      unusable: why a record was not among them, by its key; complete at the end.
+      source: source of labeled images.
+      preprocessing: preprocessing of each image.
+      size: images per batch.
+      before: called before each batch with the number of records done.
+      unusable: reasons of unusable records, by key; complete after iteration.
     """
 
     source: Source
@@ -67,7 +67,7 @@ class Batches:
         """Yields uint8 ``[images, side, side, 3]`` and labels ``[images]``.
 
         Raises:
-          UserError: none of the images can be used.
+          UserError: no image is usable.
         """
         used = 0
         for start in range(0, len(self.source), self.size):
@@ -96,18 +96,18 @@ def count(
     classes: np.ndarray | None = None,
     before: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Any]:
-    """Counts on how many images a model is right.
+    """Computes a model's accuracy on a source.
 
     Args:
       subject: the model.
-      source: of labeled images.
-      preprocessing: what is done to each; None for the model's own.
+      source: source of labeled images.
+      preprocessing: preprocessing of each image; None for the model's own.
       classes: indices of the classes that may be predicted; None for all.
-      before: called with the number of records done.
+      before: called before each batch with the number of records done.
 
     Returns:
-      ``images``, ``top1``, ``top5`` (where more than five classes may be predicted)
-      and ``unusable``, the reason by key.
+      ``images``, ``top1``, ``top5`` (for more than five classes) and ``unusable``, the
+      reasons by key.
     """
     classes = subject.all_classes if classes is None else classes
     batches = Batches(

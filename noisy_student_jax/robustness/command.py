@@ -1,4 +1,4 @@
-"""``noisy-student evaluate --suite=…``: of a bundle and a folder, or of a run."""
+"""``noisy-student evaluate --suite=…`` for a bundle and a folder, or for a run."""
 
 import argparse
 import pathlib
@@ -34,7 +34,7 @@ FLAGS = (
     *("model", "images", "json", "output", "batch", "epsilon", "alexnet_flips"),
     "trust",
 )
-"""What `noisy-student evaluate` takes with a suite only."""
+"""Flags of ``noisy-student evaluate`` that require ``--suite``."""
 SCHEMA = 1
 BATCH = 64
 
@@ -43,7 +43,7 @@ def of_bundle(options: argparse.Namespace, interruption: Interruption) -> int:
     """Evaluates any bundle on a folder of images.
 
     Raises:
-      UserError: what is asked for is not clear, or cannot be had.
+      UserError: the flags are incomplete or contradictory, or the evaluation fails.
     """
     check_suite(options.suite)
     for flag, example in (("model", "BUNDLE"), ("images", "DIR")):
@@ -70,8 +70,8 @@ def of_bundle(options: argparse.Namespace, interruption: Interruption) -> int:
         bundles.refuse_foreign_code(bundle, options.model)
     if len(bundle.trained_on):
         console.warn(
-            "whether this model has learned from these images is not looked at: it"
-            " knows what it learned from by its run's keys, which a folder's files do"
+            "whether this model was trained on these images is not checked: it knows"
+            " its training images by the keys of its run, which files in a folder do"
             " not have"
         )
     place = pathlib.Path(options.images)
@@ -82,10 +82,10 @@ def of_bundle(options: argparse.Namespace, interruption: Interruption) -> int:
 def of_student(
     options: argparse.Namespace, student: Generation, interruption: Interruption
 ) -> int:
-    """Evaluates a generation of a run, or the control, on the run's test images.
+    """Evaluates a generation or baseline of a run on the run's test images.
 
     Raises:
-      UserError: this suite needs images of its own, or there is no model yet.
+      UserError: the suite needs its own images, or the model is not trained yet.
     """
     check_suite(options.suite)
     if options.suite not in results.RUN_SUITES:
@@ -132,15 +132,15 @@ def _evaluate(
     output: pathlib.Path | None,
     interruption: Interruption,
 ) -> int:
-    """Performs a suite; prints what it found, and writes it.
+    """Performs a suite, prints its result and writes it; returns the exit status.
 
     Args:
-      options: of the command.
+      options: options of the command.
       bundle: the model.
       images: a folder, or a source of labeled images.
-      identity: what the images are known by.
-      output: where the result goes; None only prints it.
-      interruption: asked before each batch.
+      identity: identity of the images, to match partial results.
+      output: path of the result; None only prints it.
+      interruption: checked before each batch.
     """
     if bundle.task != "classification":
         raise UserError(
@@ -217,7 +217,7 @@ def _tell(
         console.warn(warning)
     what = "clips" if "clips" in found else "images"
     bad = found["unusable"].items()
-    # No share of them is too large: where none is left, the suite has said so.
+    # No share is too large: the suite itself refuses if no record is usable.
     unusable.tell(bad, found[what] + len(bad), what, most=1.0)
     if options.json:
         console.print_json(found)
@@ -228,7 +228,7 @@ def _tell(
 
 
 def _check_flags(options: argparse.Namespace) -> None:
-    """Refuses flags that the suite would not look at."""
+    """Raises UserError for flags that the suite does not use."""
     for flag, suite in (("epsilon", "fgsm"), ("alexnet_flips", "imagenet_p")):
         if getattr(options, flag) and options.suite != suite:
             raise UserError(
@@ -253,7 +253,7 @@ def _epsilons(options: argparse.Namespace) -> tuple[float, ...]:
 
 
 def _alexnet(options: argparse.Namespace) -> dict[str, float] | None:
-    """Reads AlexNet's flip probabilities, as fractions."""
+    """Returns AlexNet's flip probabilities, as fractions, by perturbation."""
     if not options.alexnet_flips:
         return None
     path = pathlib.Path(options.alexnet_flips)

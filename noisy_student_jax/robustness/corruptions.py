@@ -1,9 +1,9 @@
-"""The 15 corruptions at 5 severities, made of any image, the same every time.
+"""The 15 corruptions at 5 severities for any images, reproducibly.
 
-Made by the package `imagecorruptions-imaug`, a kept fork of the Bethge Lab's
-`imagecorruptions`, itself the code of ImageNet-C for images of any size of at least 32
-pixels. These are never to be compared with ImageNet-C, whose released JPEG files are
-the benchmark: the package blurs motion, and stretches pixels, in other ways.
+They come from the package `imagecorruptions-imaug`, a maintained fork of the Bethge
+Lab's `imagecorruptions`, which extends the code of ImageNet-C to images of any size of
+at least 32 pixels. The results are not comparable with ImageNet-C, whose released JPEG
+files are the benchmark: the package blurs motion and stretches pixels differently.
 """
 
 import contextlib
@@ -19,18 +19,18 @@ from noisy_student_jax.core.protocols import Examples, Source
 
 PACKAGE = "imagecorruptions-imaug"
 SMALLEST, LARGEST = 32, 224
-"""Of the shorter side that is corrupted: the package's least, and ImageNet-C's."""
+"""Limits of the shorter side in pixels: the package's minimum, ImageNet-C's side."""
 _OWN_SEED = ("impulse_noise", "glass_blur")
-"""Corruptions that do not draw from NumPy's global state, but take a seed."""
+"""Corruptions that take a seed rather than draw from NumPy's global state."""
 
 Corrupt = Callable[..., np.ndarray]
 
 
 def load() -> Corrupt:
-    """Imports the package's function.
+    """Returns the package's function that corrupts an image.
 
     Raises:
-      UserError: it is not installed.
+      UserError: the package is not installed.
     """
     try:
         from imagecorruptions import corrupt
@@ -43,7 +43,7 @@ def load() -> Corrupt:
 
 
 def version() -> str:
-    """Returns name and version of the package that makes the corruptions."""
+    """Returns the name and version of the package that makes the corruptions."""
     for name in (PACKAGE, "imagecorruptions"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             return f"{name} {importlib.metadata.version(name)}"
@@ -51,14 +51,14 @@ def version() -> str:
 
 
 class CorruptedSource:
-    """A source whose images are corrupted, each in a way of its own.
+    """A source of corrupted images.
 
-    What happens to an image follows from its key, the corruption and the severity
-    alone: not from the model, nor from the images beside it, nor from any config.
+    The corruption of an image depends only on its key, the corruption and the severity,
+    not on the model, the other images of its batch or any config.
     """
 
     def __init__(self, source: Source, corruption: str, severity: int):
-        """Corrupts nothing yet; raises UserError if the package is missing."""
+        """Wraps a source; raises UserError if the package is missing."""
         self._source = source
         self._corruption, self._severity = corruption, severity
         self._corrupt = load()
@@ -83,7 +83,7 @@ class CorruptedSource:
     def _one(self, image: np.ndarray, key: str) -> np.ndarray:
         text = f"{self._corruption}\0{self._severity}\0{key}"
         seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
-        # The package knows no other way than NumPy's global state.
+        # The package draws from NumPy's global state.
         np.random.seed(seed)
         own = {"seed": seed} if self._corruption in _OWN_SEED else {}
         return self._corrupt(
@@ -95,10 +95,11 @@ class CorruptedSource:
 
 
 def brought_to_size(image: np.ndarray) -> np.ndarray:
-    """Brings the shorter side to between 32 and 224 pixels; the aspect is kept.
+    """Resizes an image so that its shorter side is between 32 and 224 pixels.
 
-    A corruption's strength is told in pixels: on a photograph of 12 megapixels it
-    would not be seen, and what a model sees of one is as large as ImageNet-C's.
+    The aspect ratio is kept. Corruptions are defined in pixels: on a photograph of 12
+    megapixels they would be invisible, whereas models read images about as large as
+    those of ImageNet-C.
 
     Args:
       image: uint8 ``[height, width, 3]``.

@@ -1,9 +1,9 @@
-"""The folders that robustness benchmarks are released as, matched to a model's classes.
+"""Reads the released folders of robustness benchmarks, matched to a model's classes.
 
 - ImageNet-A and -R: ``CLASS/image``, 200 classes named by WordNet id.
 - ImageNet-C: ``[GROUP/]CORRUPTION/SEVERITY/CLASS/image``, severities 1–5.
 - ImageNet-P: ``[GROUP/]PERTURBATION/CLASS/clip.mp4``, or a folder of frames in place of
-  a clip. Folders such as ``gaussian_noise_2`` are of higher difficulties.
+  a clip. Folders such as ``gaussian_noise_2`` hold higher difficulties.
 """
 
 import dataclasses
@@ -21,18 +21,18 @@ from noisy_student_jax.images.decode import UndecodableImageError, decode
 
 VIDEO_SUFFIXES = {".mp4", ".avi", ".mkv", ".mov", ".webm"}
 MAX_FRAMES = 10_000
-"""Of a clip: those of ImageNet-P have some thirty."""
+"""Limit of frames in a clip; those of ImageNet-P have about thirty."""
 _WORDNET = re.compile(r"n\d{8}")
 _FIRST_WORD = re.compile(r"n\d{8}(?![0-9A-Za-z])")
 
 
 @dataclasses.dataclass(frozen=True)
 class Matched:
-    """Class folders, as the model knows them.
+    """Class folders matched to a model's classes.
 
     Attributes:
       index: index of the model's class, by folder name.
-      unknown: folders that are no class of the model's, sorted.
+      unknown: folders that match no class of the model, sorted.
     """
 
     index: dict[str, int]
@@ -40,7 +40,7 @@ class Matched:
 
     @property
     def classes(self) -> np.ndarray:
-        """Indices of the classes that there are folders of, sorted."""
+        """Indices of the classes that have a folder, sorted."""
         return np.array(sorted(set(self.index.values())), np.int64)
 
 
@@ -49,9 +49,9 @@ class Clip:
     """One clip of ImageNet-P.
 
     Attributes:
-      key: class folder and name.
+      key: class folder and name of the clip.
       label: index of the model's class.
-      frames: the video file, or the files of the frames in order.
+      frames: the video file, or the files of its frames in order.
     """
 
     key: str
@@ -60,18 +60,18 @@ class Clip:
 
 
 def match(folders: Sequence[str], classes: Sequence[str], place: str) -> Matched:
-    """Finds the model's class of each folder.
+    """Matches class folders to a model's classes.
 
-    A folder is of the class that is called like it or, where it is called by a WordNet
-    id, of the one whose name begins with that id ("n01440764 tench").
+    A folder matches the class of the same name or, if it is named by a WordNet id, the
+    class whose name begins with that id ("n01440764 tench").
 
     Args:
       folders: names of class folders.
       classes: names of the model's classes, in index order.
-      place: where the folders are, for messages.
+      place: location of the folders, for messages.
 
     Raises:
-      UserError: no folder is of a class of the model's, or one is of two.
+      UserError: no folder matches a class, or a folder matches two.
     """
     exact: dict[str, list[int]] = {}
     by_id: dict[str, list[int]] = {}
@@ -107,16 +107,16 @@ def match(folders: Sequence[str], classes: Sequence[str], place: str) -> Matched
 def open_classes(
     place: pathlib.Path, classes: Sequence[str], name: str
 ) -> tuple[FolderSource, Matched, dict[str, int]]:
-    """Opens ``CLASS/image``.
+    """Opens a folder with the structure ``CLASS/image``.
 
     Args:
       place: the folder of class folders.
       classes: names of the model's classes, in index order.
-      name: that the keys begin with.
+      name: prefix of the keys.
 
     Returns:
-      The images of the model's classes, labeled with them; how folders and classes
-      match; and how many files were left out, by why.
+      The images of the model's classes, labeled with indices of the model's classes;
+      the match of folders and classes; and the number of omitted files by reason.
 
     Raises:
       UserError: as `match` and `listing.list_classes`.
@@ -142,18 +142,18 @@ def open_classes(
 def find_kinds(
     place: pathlib.Path, wanted: Sequence[str]
 ) -> tuple[dict[str, pathlib.Path], tuple[str, ...]]:
-    """Finds the folder of each corruption or perturbation, at most one group deep.
+    """Finds the folder of each corruption or perturbation, directly or in a group.
 
     Args:
-      place: the folder that was released, whole or in part.
+      place: the released folder, whole or in part.
       wanted: names of the kinds.
 
     Returns:
-      Folders by kind, in the order wanted; and the names of the other folders beside
-      them or in groups without any, sorted.
+      Folders by kind, in the order of `wanted`; and the sorted names of all other
+      folders beside them or in groups without any kind.
 
     Raises:
-      UserError: there is no such folder, none of the kinds in it, or one twice.
+      UserError: the folder does not exist, holds none of the kinds, or one twice.
     """
     _must_be_folder(place)
     found: dict[str, pathlib.Path] = {}
@@ -190,11 +190,11 @@ def find_kinds(
 def list_clips(
     place: pathlib.Path, classes: Sequence[str]
 ) -> tuple[list[Clip], dict[str, int]]:
-    """Lists ``CLASS/clip.mp4`` and ``CLASS/clip/frame.png``.
+    """Lists the clips ``CLASS/clip.mp4`` and ``CLASS/clip/frame.png`` of a folder.
 
     Returns:
-      The clips of the model's classes, by class and name; and what was left out, by
-      why.
+      The clips of the model's classes, sorted by class and name; and the number of
+      omitted files by reason.
 
     Raises:
       UserError: as `match`, or there are no clips.
@@ -227,7 +227,7 @@ def read_clip(clip: Clip) -> list[np.ndarray]:
 
     Raises:
       UndecodableImageError: a frame cannot be decoded, or there are fewer than two.
-      UserError: the library that reads videos is missing.
+      UserError: PyAV, which reads videos, is not installed.
     """
     if isinstance(clip.frames, pathlib.Path):
         frames = list(_of_video(clip.frames))
@@ -268,16 +268,16 @@ def _frames_of(folder: pathlib.Path) -> tuple[pathlib.Path, ...]:
 
 
 def _by_number(path: pathlib.Path) -> list[tuple[int, int | str]]:
-    """Sorts frame 2 before frame 10."""
+    """Returns a sort key that puts frame 2 before frame 10."""
     parts = re.split(r"(\d+)", path.name)
     return [(0, int(p)) if p.isdecimal() else (1, p) for p in parts if p]
 
 
 def folders_in(place: pathlib.Path) -> list[str]:
-    """Returns the names of the folders in a folder, sorted, without hidden ones.
+    """Returns the sorted names of the subfolders of a folder, without hidden ones.
 
     Raises:
-      UserError: it is no folder.
+      UserError: the path is not a folder.
     """
     _must_be_folder(place)
     return sorted(

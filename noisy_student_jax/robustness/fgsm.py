@@ -1,4 +1,4 @@
-"""The fast gradient sign method: one step against the true label.
+"""The fast gradient sign method: one step that increases the loss of the true label.
 
 Goodfellow et al. 2015, as the Noisy Student paper uses it (v2, appendix): one
 signed-gradient step of size ε on pixels of 0–255.
@@ -19,18 +19,18 @@ GradientSign = Callable[[PyTree, np.ndarray, np.ndarray], np.ndarray]
 
 
 def gradient_sign(predictor: Predictor) -> GradientSign:
-    """Makes a function that tells which way each pixel hurts most.
+    """Returns a function that computes the sign of the loss gradient at each pixel.
 
-    The model is in evaluation mode, so that an image's gradient knows nothing of the
-    images beside it, and the gradient goes through the normalization of pixels.
+    The model is in evaluation mode, so that an image's gradient is independent of the
+    other images in its batch. The gradient includes the normalization of pixels.
 
     Args:
-      predictor: of a classifier.
+      predictor: predictor of a classifier.
 
     Returns:
-      A function of the placed weights, uint8 ``[images, side, side, 3]`` and int
-      ``[images]`` true labels, which returns int8 −1, 0 or 1 in the shape of the
-      images. It takes at most `predictor.batch` images.
+      A function of the variables on the devices, images uint8
+      ``[images, side, side, 3]`` and true labels int ``[images]``, which returns int8
+      −1, 0 or 1 in the shape of the images. It takes at most `predictor.batch` images.
     """
 
     def cross_entropy(pixels, variables, labels):
@@ -55,15 +55,15 @@ def gradient_sign(predictor: Predictor) -> GradientSign:
 
 
 def step(images: np.ndarray, sign: np.ndarray, epsilon: float) -> np.ndarray:
-    """Moves pixels by ε along the sign, and keeps them within 0–255.
+    """Moves pixels by ε along the sign, clipped to 0–255.
 
     Args:
       images: uint8 ``[images, side, side, 3]``.
-      sign: of `gradient_sign`.
-      epsilon: on the scale of 0–255.
+      sign: result of `gradient_sign`.
+      epsilon: step size ε on the 0–255 scale.
 
     Returns:
-      float32 of the same shape; not rounded.
+      float32 ``[images, side, side, 3]``, not rounded.
     """
     moved = images.astype(np.float32) + np.float32(epsilon) * sign
     return np.clip(moved, 0, 255)

@@ -1,4 +1,4 @@
-"""What robustness benchmarks count: pure functions on arrays.
+"""Metrics of robustness benchmarks, as pure functions on arrays.
 
 Hendrycks and Dietterich, Benchmarking Neural Network Robustness to Common Corruptions
 and Perturbations (ICLR 2019), for mCE and flip probabilities; Hendrycks et al.,
@@ -28,12 +28,12 @@ ALEXNET_ERRORS = {
     "pixelate": 0.717840,
     "jpeg_compression": 0.606500,
 }
-"""AlexNet's error on each corruption of ImageNet-C, a mean over its five severities
-(told by severity in hendrycks/robustness, issue 10)."""
+"""AlexNet's error on each corruption of ImageNet-C, averaged over the five severities
+(listed by severity in hendrycks/robustness, issue 10)."""
 CORRUPTIONS = tuple(ALEXNET_ERRORS)
-"""The 15 that mCE is over."""
+"""The 15 corruptions of mCE."""
 EXTRA_CORRUPTIONS = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
-"""Released for validation; the authors' script averages them in, mCE does not."""
+"""Corruptions released for validation; the authors' script includes them, mCE not."""
 
 PERTURBATIONS = (
     "gaussian_noise",
@@ -47,9 +47,9 @@ PERTURBATIONS = (
     "tilt",
     "scale",
 )
-"""The 10 of ImageNet-P that mFR is over."""
+"""The 10 perturbations of ImageNet-P that mFR averages."""
 NOISES = ("gaussian_noise", "shot_noise")
-"""Perturbations whose frames are not a sequence: each is compared with the first."""
+"""Perturbations whose frames form no sequence: each is compared with the first."""
 
 
 def corruption_errors(
@@ -57,14 +57,14 @@ def corruption_errors(
     *,
     normalizers: Mapping[str, float] = ALEXNET_ERRORS,
 ) -> dict[str, float]:
-    """Returns CE of each corruption: ``Σ_s err(c, s) / Σ_s err_AlexNet(c, s)``.
+    """Returns the CE of each corruption: ``Σ_s err(c, s) / Σ_s err_AlexNet(c, s)``.
 
     Args:
-      errors: of each corruption, the error at each of the five severities.
-      normalizers: of each corruption, AlexNet's mean over the severities.
+      errors: errors at the five severities, by corruption.
+      normalizers: AlexNet's mean error over the severities, by corruption.
 
     Raises:
-      ValueError: a corruption has not five severities, or no normalizer.
+      ValueError: a corruption lacks one of five severities, or a normalizer.
     """
     found = {}
     for name, values in errors.items():
@@ -80,10 +80,10 @@ def mean_corruption_error(errors: Mapping[str, Sequence[float]]) -> float:
     """Returns mCE in percent: 100 times the mean CE of the 15 corruptions.
 
     Args:
-      errors: of each of the 15, the error at each of the five severities.
+      errors: errors at the five severities, by corruption.
 
     Raises:
-      ValueError: these are not the 15.
+      ValueError: the corruptions are not exactly the 15.
     """
     if set(errors) != set(CORRUPTIONS):
         raise ValueError(
@@ -95,7 +95,7 @@ def mean_corruption_error(errors: Mapping[str, Sequence[float]]) -> float:
 
 
 def flip_fraction(predictions: np.ndarray, *, noise: bool) -> float:
-    """Returns how often the prediction flips within a clip.
+    """Returns the fraction of frames at which the prediction flips within a clip.
 
     Args:
       predictions: class of each frame, int ``[frames]``, at least two.
@@ -113,11 +113,11 @@ def mean_flip_rate(
     """Returns mFR in percent: 100 times the mean of FP over AlexNet's FP.
 
     Args:
-      flips: flip probability of each of the 10 perturbations: a mean over clips.
-      normalizers: AlexNet's.
+      flips: flip probability of each of the 10 perturbations, averaged over clips.
+      normalizers: AlexNet's flip probability of each perturbation.
 
     Raises:
-      ValueError: either is not of the 10 perturbations.
+      ValueError: one of them lacks a perturbation, or has another.
     """
     for name, found in (("flips", flips), ("normalizers", normalizers)):
         if set(found) != set(PERTURBATIONS):
@@ -128,13 +128,13 @@ def mean_flip_rate(
 def restricted_hits(
     logits: np.ndarray, labels: np.ndarray, classes: np.ndarray, *, k: int = 1
 ) -> np.ndarray:
-    """Says which images are right among some of the classes only.
+    """Returns whether each label is among the top k of a subset of classes.
 
     Args:
-      logits: ``[images, all classes]``.
-      labels: indices into all classes, ``[images]``, each one of `classes`.
+      logits: float ``[images, all classes]``.
+      labels: int ``[images]``, indices into all classes, each one of `classes`.
       classes: indices of the classes that may be predicted.
-      k: right means among so many of the largest.
+      k: number of largest logits that count as right.
 
     Returns:
       bool ``[images]``.

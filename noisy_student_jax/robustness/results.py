@@ -1,4 +1,4 @@
-"""Where a run keeps what its robustness suites found, and how it is read again."""
+"""Paths and reading of a run's robustness results."""
 
 import pathlib
 from typing import Any
@@ -7,18 +7,18 @@ from noisy_student_jax.core import files
 from noisy_student_jax.runs.run import Run
 
 FOLDER = "robustness"
-"""In the folder of a generation, or the control: one file a suite."""
+"""Subfolder of a generation or baseline, with one file for each suite."""
 RUN_SUITES = ("corruptions", "fgsm")
-"""What can be made of a run's own test images."""
+"""Suites that use a run's own test images."""
 
 
 def path_of(folder: pathlib.Path, suite: str) -> pathlib.Path:
-    """Returns the file of a suite in the folder of a generation."""
+    """Returns the path of a suite's result in the folder of a generation."""
     return folder / FOLDER / f"{suite}.json"
 
 
 def digests(run: Run) -> dict[str, str]:
-    """Returns the SHA-256 of each file that there is, by its path in the run."""
+    """Returns the SHA-256 of each existing result, by its path in the run directory."""
     paths = [
         path_of(s.paths.folder, suite) for s in run.students for suite in RUN_SUITES
     ]
@@ -30,14 +30,14 @@ def digests(run: Run) -> dict[str, str]:
 
 
 def read(folder: pathlib.Path, suite: str) -> dict[str, Any] | None:
-    """Reads what a suite found of a generation's model.
+    """Reads a suite's result for a generation's model.
 
     Args:
-      folder: of the generation, or the control.
+      folder: folder of the generation or baseline.
       suite: one of `RUN_SUITES`.
 
     Returns:
-      None if there is nothing, or it is of other weights than those that are there.
+      The result; None if there is none, or it belongs to other weights.
     """
     path, card = path_of(folder, suite), folder / "model" / "model.json"
     if not (files.is_file(path) and files.is_file(card)):

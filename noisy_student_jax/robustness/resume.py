@@ -1,4 +1,4 @@
-"""The parts of a suite, one after the other: stopped after any, gone on with later."""
+"""Performs a suite in parts, so that a stopped suite can be resumed."""
 
 import pathlib
 from collections.abc import Callable
@@ -11,10 +11,10 @@ Before = Callable[[int], None]
 
 
 class Parts:
-    """What the parts of a suite found, kept as they come.
+    """Results of the parts of a suite.
 
-    With a place to keep them, the same suite on the same model goes on where it was
-    stopped.
+    If the suite has an output path, they are stored as they are computed, and the same
+    suite on the same model resumes after them.
     """
 
     def __init__(
@@ -25,13 +25,14 @@ class Parts:
         output: pathlib.Path | None,
         interruption: Interruption,
     ):
-        """Reads what an earlier, stopped command has left.
+        """Reads the stored results of an earlier command that was stopped.
 
         Args:
-          suite: its name.
-          identity: what the results depend on; what was kept of another is not used.
-          output: the file that the whole result will be written to; None keeps nothing.
-          interruption: asked before each batch.
+          suite: name of the suite.
+          identity: everything that the results depend on; stored results with another
+            identity are ignored.
+          output: path of the complete result; None stores no partial results.
+          interruption: checked before each batch.
         """
         self.suite, self.interruption = suite, interruption
         self._identity = {"suite": suite, **identity}
@@ -45,7 +46,7 @@ class Parts:
                 console.say(f"{suite}: goes on after {len(self._found)} parts")
 
     def expect(self, names: list[str]) -> None:
-        """Says which parts there will be, so that the time left can be told."""
+        """Announces the parts, so that the remaining time can be estimated."""
         self._progress.total_work = float(
             len([n for n in names if n not in self._found])
         )
@@ -58,16 +59,17 @@ class Parts:
         *,
         unit: str = "images",
     ) -> dict[str, Any]:
-        """Does one part, unless it is done.
+        """Performs a part, unless its result is stored.
 
         Args:
-          name: of the part.
-          size: how much there is to do.
-          work: does it; given a function to call before each batch with what is done.
-          unit: of `size`.
+          name: name of the part.
+          size: amount of work, in `unit`.
+          work: performs the part. Its argument is a function to call before each batch
+            with the amount of work done.
+          unit: unit of `size`.
 
         Raises:
-          Interrupted: somebody asked to stop; the parts done so far are kept.
+          Interrupted: a stop was requested; the results so far are stored.
         """
         if name in self._found:
             return self._found[name]
@@ -88,6 +90,6 @@ class Parts:
         return self._found[name]
 
     def forget(self) -> None:
-        """Removes what was kept, once the whole result is written."""
+        """Removes the stored parts, once the complete result is written."""
         if self._path:
             files.remove(self._path)

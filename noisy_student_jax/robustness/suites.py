@@ -1,4 +1,4 @@
-"""The suites: what each reads, counts and tells."""
+"""The robustness suites: each evaluates a model and returns its result."""
 
 import dataclasses
 import functools
@@ -20,11 +20,11 @@ from noisy_student_jax.robustness.accuracy import Batches, Subject, count
 from noisy_student_jax.robustness.resume import Before, Parts
 
 RELEASED_CLASSES = 200
-"""Of ImageNet-A and of ImageNet-R."""
+"""Number of classes in ImageNet-A, and in ImageNet-R."""
 
 
 def some_classes(subject: Subject, place: pathlib.Path, parts: Parts) -> dict[str, Any]:
-    """ImageNet-A or -R: the model may only predict the classes that have a folder."""
+    """Evaluates on ImageNet-A or -R, with predictions restricted to their classes."""
     bundle = subject.bundle
     source, matched, left_out = datasets.open_classes(
         place, bundle.classes, parts.suite
@@ -38,7 +38,7 @@ def some_classes(subject: Subject, place: pathlib.Path, parts: Parts) -> dict[st
     if len(matched.classes) != RELEASED_CLASSES:
         warnings.append(
             f"predictions are restricted to {len(matched.classes)} classes; the"
-            f" released set has {RELEASED_CLASSES}, so that this is not its score"
+            f" released set has {RELEASED_CLASSES}, so this is not its score"
         )
     return {
         **found,
@@ -50,7 +50,7 @@ def some_classes(subject: Subject, place: pathlib.Path, parts: Parts) -> dict[st
 
 
 def imagenet_c(subject: Subject, place: pathlib.Path, parts: Parts) -> dict[str, Any]:
-    """ImageNet-C: CE of each corruption, mCE, and top-1 over all of them."""
+    """Evaluates on ImageNet-C: CE of each corruption, mCE, and top-1 over all."""
     kinds, others = datasets.find_kinds(place, measures.CORRUPTIONS)
     cut = whole_image(subject.bundle)
     warnings = size_warnings(subject.bundle)
@@ -108,7 +108,7 @@ def imagenet_c(subject: Subject, place: pathlib.Path, parts: Parts) -> dict[str,
 def _must_hold_classes(
     subject: Subject, place: pathlib.Path, severities: list[pathlib.Path]
 ) -> None:
-    """Looks into every folder, before time is spent on the first."""
+    """Checks that every folder holds classes, before time is spent on the first."""
     if not severities:
         raise UserError(
             f"the corruptions of '{printable(str(place))}' have no folders 1 to 5, one"
@@ -122,7 +122,7 @@ def _must_hold_classes(
 def _one_cell(
     subject: Subject, folder: pathlib.Path, parts: Parts, name: str, cut: Preprocessing
 ) -> dict[str, Any]:
-    """One corruption at one severity; listed only now, so that memory stays flat."""
+    """Evaluates a corruption at a severity; listed here, to keep memory constant."""
     source, matched, left_out = datasets.open_classes(
         folder, subject.bundle.classes, f"{parts.suite}/{name}"
     )
@@ -160,12 +160,12 @@ def imagenet_p(
     *,
     alexnet: dict[str, float] | None = None,
 ) -> dict[str, Any]:
-    """ImageNet-P: flip probabilities, top-1 over all frames, and mFR if normalized.
+    """Evaluates on ImageNet-P: flip probabilities, top-1 over all frames, and mFR.
 
     Args:
       subject: the model.
       place: the folder of perturbations.
-      parts: of the suite.
+      parts: parts of the suite.
       alexnet: AlexNet's flip probability for each perturbation; None gives no mFR.
     """
     kinds, others = datasets.find_kinds(place, measures.PERTURBATIONS)
@@ -198,7 +198,7 @@ def imagenet_p(
     if alexnet is None:
         warnings.append(
             "flip probabilities are not normalized: AlexNet's could not be verified, so"
-            " that there is no mFR; --alexnet-flips=FILE takes them"
+            " there is no mFR; --alexnet-flips=FILE takes them"
         )
     whole = not missing
     return {
@@ -227,7 +227,7 @@ def _flips(
     *,
     noise: bool,
 ) -> dict[str, Any]:
-    """Predicts the clips of one perturbation, some at a time; counts flips."""
+    """Predicts the clips of a perturbation in batches, and counts flips."""
     fractions, frames, right = [], 0, 0
     unusable: dict[str, str] = {}
     waiting: list[tuple[int, np.ndarray]] = []
@@ -270,7 +270,7 @@ def _flips(
 def attacked(
     subject: Subject, source: Source, parts: Parts, *, epsilons: tuple[float, ...]
 ) -> dict[str, Any]:
-    """FGSM: top-1 after one signed-gradient step of each size, and before any."""
+    """Evaluates under FGSM: top-1 before, and after a step of each size."""
 
     def work(before: Before) -> dict[str, Any]:
         sign_of = fgsm.gradient_sign(subject.predictor)
@@ -303,7 +303,7 @@ def attacked(
 
 
 def corrupted(subject: Subject, source: Source, parts: Parts) -> dict[str, Any]:
-    """The 15 corruptions at 5 severities, made of any images; no normalizer."""
+    """Evaluates under the 15 corruptions at 5 severities, without a normalizer."""
     corruptions.load()
     names = [
         f"{corruption}/{severity}"
@@ -344,19 +344,19 @@ def corrupted(subject: Subject, source: Source, parts: Parts) -> dict[str, Any]:
 
 
 def whole_image(bundle: Bundle) -> Preprocessing:
-    """Returns the model's preprocessing for images that are cropped already.
+    """Returns the model's preprocessing without its center crop.
 
-    The images of ImageNet-C and -P are the center crops of 224 pixels: they are
-    resized to the model's size, and not cropped once more.
+    The images of ImageNet-C and -P are center crops of 224 pixels already: they are
+    only resized to the model's resolution.
     """
     return dataclasses.replace(bundle.preprocessing, crop_padding=0)
 
 
 def size_warnings(bundle: Bundle) -> list[str]:
-    """Warns of weights that were fine-tuned at another size than they were trained at.
+    """Returns a warning for weights fine-tuned by FixRes, otherwise nothing.
 
-    The paper evaluates ImageNet-C and -P at the training size: of L2 with the weights
-    of 475 pixels, without FixRes.
+    The paper evaluates ImageNet-C and -P at the training resolution: L2 with the
+    weights of 475 pixels, before FixRes.
     """
     side = bundle.preprocessing.resolution
     l2 = bundle.architecture == "efficientnet_l2" and side > 475
@@ -369,7 +369,7 @@ def size_warnings(bundle: Bundle) -> list[str]:
 
 
 def _speaks_of_fixres(value: Any) -> bool:
-    """Whether a bundle's origin names FixRes anywhere, and does not deny it."""
+    """Whether a bundle's origin mentions FixRes, other than as an empty value."""
     if isinstance(value, dict):
         return any(
             ("fixres" in str(key).lower() and bool(of)) or _speaks_of_fixres(of)
@@ -386,6 +386,6 @@ def _told(unknown: tuple[str, ...], left_out: dict[str, int]) -> list[str]:
         some = ", ".join(printable(name) for name in unknown[:5])
         more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
         warnings.append(
-            f"{len(unknown)} folders are no class of the model's: {some}{more}"
+            f"{len(unknown)} folders match no class of the model: {some}{more}"
         )
     return warnings
