@@ -1,1 +1,1 @@
-"""The command line: parsing and printing, nothing else."""
+"""The command line: parsing and printing only."""

@@ -1,4 +1,4 @@
-"""The commands: each takes its options and returns an exit status."""
+"""The commands: functions from options to an exit status."""
 
 import argparse
 import pathlib
@@ -34,11 +34,11 @@ from noisy_student_jax.self_training import noisy_student
 Options = argparse.Namespace
 
 BEFORE_THE_CONFIG = (PREPARED, DECISIONS)
-"""What a run directory may hold before its config is written."""
+"""Entries that a run directory may hold before its config is written."""
 
 
 def run(options: Options, interruption: Interruption) -> int:
-    """The whole loop."""
+    """Performs all stages of a run."""
     one = _open_run(options, interruption)
     _perform(one, options)
     _conclude(one)
@@ -46,12 +46,12 @@ def run(options: Options, interruption: Interruption) -> int:
 
 
 def train(options: Options, interruption: Interruption) -> int:
-    """Trains one generation, or the control."""
+    """Trains one generation or baseline."""
     return _one_stage(options, interruption, "train")
 
 
 def prepare(options: Options, interruption: Interruption) -> int:
-    """Reads and checks the images, deals them to their parts, and shows some."""
+    """Reads and checks the images, splits them into parts, and draws some."""
     one = _open_run(options, interruption)
     _perform(one, options, only={"data", "contact_sheet"})
     counts = {name: len(part) for name, part in one.dataset.parts().items()}
@@ -62,12 +62,12 @@ def prepare(options: Options, interruption: Interruption) -> int:
 
 
 def label(options: Options, interruption: Interruption) -> int:
-    """Has one generation label the pool."""
+    """Labels the pool with one generation."""
     return _one_stage(options, interruption, "label")
 
 
 def evaluate(options: Options, interruption: Interruption) -> int:
-    """Evaluates one generation, or the control; or any bundle, by a suite."""
+    """Evaluates a generation or baseline, or any bundle on a robustness suite."""
     if options.suite:
         robustness.check_suite(options.suite)
         if not (options.config or options.workdir):
@@ -86,7 +86,7 @@ def evaluate(options: Options, interruption: Interruption) -> int:
 
 
 def select(options: Options, interruption: Interruption) -> int:
-    """Selects among the labels of a run, or of any directory of sidecars."""
+    """Selects pseudo-labels of a run, or of a directory of sidecars."""
     if options.labels is None and options.output is None:
         return _one_stage(options, interruption, "select")
     if options.labels is None or options.output is None:
@@ -120,7 +120,7 @@ def select(options: Options, interruption: Interruption) -> int:
 
 
 def report(options: Options, interruption: Interruption) -> int:
-    """Judges a finished run and writes its report."""
+    """Writes the summary and report of a finished run."""
     one = _open_run(options, interruption)
     _perform(one, options, only={"report"})
     _conclude(one)
@@ -128,7 +128,7 @@ def report(options: Options, interruption: Interruption) -> int:
 
 
 def status(options: Options, interruption: Interruption) -> int:
-    """Says what is done, running and left."""
+    """Prints the state of each stage."""
     if not options.workdir:
         raise UserError("`noisy-student status` needs --workdir=DIR")
     workdir = pathlib.Path(options.workdir)
@@ -170,7 +170,11 @@ def status(options: Options, interruption: Interruption) -> int:
 
 
 def predict(options: Options, interruption: Interruption) -> int:
-    """Prints class and probability of each image; 1 if any could not be decoded."""
+    """Prints the class and probability of each image.
+
+    Returns:
+      1 if an image could not be decoded, otherwise 0.
+    """
     if not options.model:
         raise UserError("`noisy-student predict` needs --model=BUNDLE")
     if not options.images:
@@ -212,7 +216,7 @@ def predict(options: Options, interruption: Interruption) -> int:
 
 
 def plan(options: Options, interruption: Interruption) -> int:
-    """Says what a model, or a whole config, would cost."""
+    """Prints the predicted cost of a model or a config."""
     if bool(options.model) == bool(options.config):
         raise UserError(
             "`noisy-student plan` needs either --config=FILE or --model=NAME"
@@ -282,7 +286,7 @@ def _open_run(options: Options, interruption: Interruption) -> Run:
                 f"--workdir='{workdir}' {where} a file: give a directory, a new one or"
                 " one of an earlier run"
             )
-    # Names with a dot are of writes that were cut short.
+    # Names that start with a dot belong to interrupted writes.
     foreign = any(
         not path.name.startswith(".") and path.name not in BEFORE_THE_CONFIG
         for path in files.list_folder(workdir)
@@ -313,14 +317,14 @@ def _load(
     *,
     fit: bool = True,
 ) -> tuple[configs.ConfigDict, dict[str, Any] | None]:
-    """Reads the config, and says what was decided for it; returns both."""
+    """Reads the config and prints its decisions; returns both."""
     record = None
 
     def decide(config: configs.ConfigDict) -> configs.ConfigDict:
         nonlocal record
         config = init_weights.with_given(config)
         made = auto_config.decided(config, workdir, interruption, fit=fit)
-        # That nothing had to be given up is a decision as well.
+        # A fit without reductions is a decision as well.
         if made or config.budget_hours:
             record = auto_config.record(config, made)
         for why in decisions.reasons(made):
@@ -340,14 +344,14 @@ def _one_stage(options: Options, interruption: Interruption, kind: str) -> int:
     name = _stage_name(one, options, kind)
     only = {name}
     if kind == "train":
-        # What is trained is fine-tuned as well, if the config says so.
+        # Training includes the fine-tuning of FixRes.
         only |= {"data", f"{name.removesuffix('train')}{fixres.STAGE}"}
     _perform(one, options, only=only)
     return 0
 
 
 def _stage_name(one: Run, options: Options, kind: str) -> str:
-    """Returns the stage that --generation means."""
+    """Returns the name of the stage that ``--generation`` selects."""
     names = [s.name for s in noisy_student(one) if s.name.endswith(f"/{kind}")]
     known = [name.removesuffix(f"/{kind}").split("_")[-1] for name in names]
     if options.generation is None:
@@ -375,7 +379,7 @@ def _conclude(one: Run) -> None:
 
 
 def _rows(task: Task, predictions: dict[str, Any]) -> list[dict[str, Any]]:
-    """Turns predictions into one JSON-able dictionary an image."""
+    """Converts predictions to one JSON-serializable dictionary per image."""
     buckets, scores = task.bucket(predictions), task.score(predictions)
     rows = []
     for number, (index, score) in enumerate(zip(buckets, scores, strict=True)):

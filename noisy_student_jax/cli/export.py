@@ -15,11 +15,11 @@ from noisy_student_jax.models.bundle import Bundle
 
 FORMATS = ("timm", "onnx", "savedmodel", "hub")
 SUFFIXES = {"timm": ".safetensors", "onnx": ".onnx"}
-"""Of formats that are one file; the others are a directory."""
+"""File suffixes of single-file formats; the others write a directory."""
 
 
 def export(options: argparse.Namespace, interruption: Interruption) -> int:
-    """Writes a bundle for other programs."""
+    """Exports a bundle to a format of other programs."""
     _check(options)
     output = pathlib.Path(options.output)
     bundle = bundles.read(options.bundle)
@@ -54,7 +54,7 @@ def _task(bundle: Bundle) -> Task:
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Refuses what would fail, before anything is read."""
+    """Checks the options before anything is read."""
     if not options.format:
         raise UserError(
             f"`noisy-student export` needs --format=FORMAT, one of {', '.join(FORMATS)}"

@@ -20,9 +20,9 @@ from noisy_student_jax.core.preemption import EXIT_STATUS, Interruption
 
 COMMANDS = {
     "run": "the whole loop: every generation, evaluation, report",
-    "prepare": "read and check the images, deal them to their parts, show some",
+    "prepare": "read and check the images, split them into parts, show some",
     "train": "train one generation (--generation=K, or control)",
-    "label": "have one generation label the pool",
+    "label": "label the pool with one generation",
     "select": "select among pseudo-labels, of a run or of any directory of them",
     "evaluate": "evaluate one generation, or any bundle by a robustness suite",
     "report": "judge a finished run and write its report",
@@ -35,14 +35,19 @@ COMMANDS = {
 
 
 STEPPING = ("run", "train", "label", "evaluate", "plan")
-"""Commands that run one program many times."""
+"""Commands that execute a compiled program many times."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns its exit status.
+    """Runs one command.
 
-    0 done; 1 the command failed or found something wrong; 2 a mistake in how it was
-    called; 75 asked to stop, everything saved: the same command goes on.
+    Args:
+      arguments: command-line arguments; None for those of the process.
+
+    Returns:
+      The exit status: 0 for success; 1 if the command failed or found an error; 2 for a
+      usage error; 75 if it was stopped with everything saved, so that the same command
+      resumes.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     for stream in (sys.stdout, sys.stderr):
@@ -57,10 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say_error(error)
         return 1
     except Interrupted as error:
-        console.say(f"{error}; saved; the same command goes on from here")
+        console.say(f"{error}; saved; the same command resumes from here")
         return EXIT_STATUS
     except KeyboardInterrupt:
-        console.say("stopped at once; the same command goes on from the last save")
+        console.say("stopped at once; the same command resumes from the last save")
         return EXIT_STATUS
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -71,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _say_error(error: Exception) -> None:
-    """One line, whatever a file or a class is called."""
+    """Prints an error on one line, with control characters escaped."""
     console.say(f"error: {console.printable(str(error))}", error=True)
 
 
@@ -98,7 +103,7 @@ def _dispatch(arguments: list[str]) -> int:
         )
     options.overrides = overrides
     console.leave_stdout_to_machines(getattr(options, "json", False))
-    # JAX and the rest are slow to import: not for --help or a mistyped command.
+    # JAX is slow to import, which --help and mistyped commands need not wait for.
     from noisy_student_jax.cli import commands
     from noisy_student_jax.cli.export import export
     from noisy_student_jax.core import devices
@@ -109,7 +114,7 @@ def _dispatch(arguments: list[str]) -> int:
         slices.only_compile()
     elsewhere = {"import": importing.import_weights, "export": export}
     if options.command in STEPPING:
-        # Before JAX starts, which asks only then who is to run what is called.
+        # JAX reads its dispatch settings when it starts.
         devices.keep_freed_memory()
     devices.announce()
     devices.keep_compiled_programs()
@@ -119,7 +124,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one sentence, without the usage in front of it."""
+    """A parser that reports errors in one sentence, without the usage."""
 
     def error(self, message: str) -> NoReturn:
         text = message
@@ -159,7 +164,7 @@ def _run_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--again",
         action="store_true",
-        help="do again what was done with other settings (nothing is deleted)",
+        help="repeat stages done with other settings (nothing is deleted)",
     )
 
 
@@ -182,17 +187,17 @@ def _evaluate_flags(parser: argparse.ArgumentParser) -> None:
         help="imagenet_a, imagenet_c, imagenet_p, imagenet_r, fgsm or corruptions",
     )
     parser.add_argument("--model", metavar="BUNDLE", help="a bundle instead of a run")
-    parser.add_argument("--images", metavar="DIR", help="what it is judged on")
+    parser.add_argument("--images", metavar="DIR", help="images to evaluate on")
     parser.add_argument("--output", metavar="FILE", help="keep the result as JSON")
     parser.add_argument("--json", action="store_true", help="print it as JSON")
     parser.add_argument("--batch", type=int, help="images at once (64)")
     parser.add_argument(
-        "--epsilon", metavar="LIST", help="of fgsm, on pixels of 0–255 (2,4,8,16)"
+        "--epsilon", metavar="LIST", help="for fgsm: step sizes on 0–255 (2,4,8,16)"
     )
     parser.add_argument(
         "--alexnet-flips",
         metavar="FILE",
-        help="of imagenet_p: AlexNet's flip probabilities, for mFR",
+        help="for imagenet_p: AlexNet's flip probabilities, for mFR",
     )
     parser.add_argument(
         "--trust", action="store_true", help="use code that the bundle names"
@@ -217,7 +222,7 @@ def _predict_flags(parser: argparse.ArgumentParser) -> None:
 
 def _import_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", metavar="FORMAT", help="timm, tf or lite")
-    parser.add_argument("--model", metavar="NAME", help="which model they are of")
+    parser.add_argument("--model", metavar="NAME", help="the model of the weights")
     parser.add_argument("--output", metavar="BUNDLE", help="a new directory")
     parser.add_argument("--classes", metavar="FILE", help="class names, one a line")
     parser.add_argument("--resolution", type=int, help="instead of the model's own")
@@ -234,14 +239,14 @@ def _export_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--without-preprocessing",
         action="store_true",
-        help="of onnx: the network alone, which takes normalized images",
+        help="for onnx: the network alone, which takes normalized images",
     )
     parser.add_argument(
         "--trust", action="store_true", help="use code that the bundle names"
     )
     parser.add_argument("bundle", metavar="BUNDLE", nargs="?", help="its directory")
     parser.add_argument(
-        "output", metavar="OUTPUT", nargs="?", help="a file or directory to be"
+        "output", metavar="OUTPUT", nargs="?", help="a new file or directory"
     )
 
 
@@ -260,9 +265,9 @@ def _plan_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--topology",
         metavar="SLICE",
-        help="compile for a TPU slice, as v5e:16x16, and say whether it fits",
+        help="compile for a TPU slice such as v5e:16x16, and report whether it fits",
     )
-    parser.add_argument("--generation", metavar="K", help="of --topology, one alone")
+    parser.add_argument("--generation", metavar="K", help="for --topology: one alone")
 
 
 _FLAGS = {

@@ -236,7 +236,7 @@ def check_teacher(student: Generation) -> None:
         differing = sorted(set(bundle.classes) ^ set(ours))
         which = f"'{differing[0]}' is in one only" if differing else "in another order"
         raise UserError(
-            f"config.teacher='{place}' knows {len(bundle.classes)} classes,"
+            f"config.teacher='{place}' has {len(bundle.classes)} classes,"
             f" which are not the data's {len(ours)} ({which}): give a teacher of the"
             " same classes, or start models from its weights with --config.init"
         )

@@ -131,8 +131,8 @@ def _check_fine_tuning(spec: GenerationSpec) -> None:
         )
     if spec.config.train.steps is None and spec.config.train.epochs is None:
         raise UserError(
-            "config.fixres.resolution is given, so that fixres.steps or fixres.epochs"
-            " has to be given"
+            "config.fixres.resolution is given, so fixres.steps or fixres.epochs has to"
+            " be given too"
         )
     if spec.schedule.start < 0:
         raise UserError(
@@ -143,6 +143,6 @@ def _check_fine_tuning(spec: GenerationSpec) -> None:
         spec.trainee  # noqa: B018 - the module checks its arguments
     except UserError as error:
         raise UserError(
-            f"config.fixres.frozen_blocks={spec.config.fixres.frozen_blocks} cannot"
-            f" be: {error} (none freezes nothing)"
+            f"config.fixres.frozen_blocks={spec.config.fixres.frozen_blocks} is"
+            f" invalid: {error} (none freezes nothing)"
         ) from None

@@ -1,8 +1,8 @@
 """The report of a run: one self-contained HTML file.
 
-Nothing in it comes from elsewhere and nothing in it is executed: charts are inline
-SVG, images are data, and its own content security policy forbids the rest. It only
-tells what the files of the run say; what is missing there is said to be missing.
+It loads nothing from elsewhere and executes nothing: charts are inline SVG, images are
+data URLs, and its content security policy forbids the rest. It reports only the
+contents of the run's files, and names those that are missing.
 """
 
 import pathlib
@@ -36,8 +36,8 @@ def write(run: Run, summary: dict[str, Any]) -> None:
     """Writes ``report.html``.
 
     Args:
-      run: a run of which at least the evaluation is finished.
-      summary: what ``summary.json`` holds.
+      run: a run whose evaluations are finished.
+      summary: the contents of ``summary.json``.
     """
     files.write_atomically(run.workdir / REPORT, render(run, summary))
 
@@ -91,7 +91,7 @@ def _prose(text: str) -> Markup:
 
 
 def _visible(value: Any) -> Any:
-    """Makes control characters visible in what is inserted; markup is ours already."""
+    """Makes control characters in inserted text visible; markup is trusted."""
     if isinstance(value, str) and not isinstance(value, Markup):
         return console.printable(value)
     return value

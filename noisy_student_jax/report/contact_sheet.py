@@ -1,7 +1,7 @@
-"""A contact sheet: some images as evaluation sees them, and noised as a student does.
+"""A contact sheet: some images as in evaluation and, beside them, with noise.
 
-A mirrored 2 is no 2, and a cat in negative may be no cat: noise that destroys a class
-is seen at a glance here, before hours are spent on it.
+A mirrored 2 is no longer a 2, and an inverted cat may not be a cat: the sheet shows
+noise that destroys a class at a glance, before hours are spent on training.
 """
 
 import dataclasses
@@ -34,20 +34,20 @@ from noisy_student_jax.runs.run import Generation
 CONTACT_SHEET = "contact_sheet.png"
 
 GROUPS_SHOWN = {"labeled": 10, "pseudo": 1}
-"""Groups of each stream that a sheet shows; it says how many more there are."""
+"""Groups shown of each stream; the sheet gives the number of the others."""
 
 IMAGES_SHOWN = {"labeled": 2, "pseudo": 6}
-"""Images of a group that a sheet shows."""
+"""Images shown of each group, by stream."""
 
 VERSIONS = 4
 """Noised versions beside each image."""
 
-_ABREAST = 2  # images, each with its noised versions
-_TILE = 96  # pixels of a tile at most; smaller images are enlarged towards it
-_ENLARGED = 64  # images up to this side are
+_ABREAST = 2  # images per row, each with its noised versions
+_TILE = 96  # maximum side of a tile in pixels; smaller images are enlarged towards it
+_ENLARGED = 64  # maximum side of images that are enlarged, in pixels
 _MARGIN, _GAP, _WIDE_GAP = 28, 6, 18
-_NAMES = 150  # pixels that names of groups have
-_NARROWEST = 760  # pixels, so that the lines of text have room
+_NAMES = 150  # width of the groups' names in pixels
+_NARROWEST = 760  # minimum width in pixels, for the lines of text
 
 _PAPER, _INK, _FAINT, _RULE = "#fbfbf9", "#1d1d1b", "#6f6f6a", "#dcdcd6"
 
@@ -63,15 +63,15 @@ _TITLE, _TEXT, _SMALL = _font(22), _font(15), _font(13)
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Images that belong together: of one class, or of the pool.
+    """Images of one class, or of the pool.
 
     Attributes:
-      name: of the class, or of what they are.
-      images: uint8 ``[side, side, 3]`` each, preprocessed as for evaluation.
-        There may be none.
-      stream: ``labeled`` or ``pseudo``, whose noise they get.
-      crops: of each image, `VERSIONS` random crops of it, to be noised in its stead;
-        None where there are no such crops.
+      name: name of the class or group.
+      images: uint8 ``[side, side, 3]`` each, preprocessed as for evaluation; may be
+        empty.
+      stream: stream whose noise is applied: ``labeled`` or ``pseudo``.
+      crops: `VERSIONS` random crops of each image, which are noised in its place; None
+        without random crops.
     """
 
     name: str
@@ -87,20 +87,20 @@ def contact_sheet(
     title: str,
     seed: int = 0,
 ) -> Image.Image:
-    """Draws each image as evaluation sees it and, beside it, several times noised.
+    """Draws each image as in evaluation and, beside it, several noised versions.
 
-    Of each stream the first `GROUPS_SHOWN` groups appear, and of each group the first
-    `IMAGES_SHOWN` images; the images of groups beyond that are not looked at. The
-    noise is `augment_batch`'s, drawn with the stream's own keys at generation 0.
+    The first `GROUPS_SHOWN` groups of each stream appear, and the first `IMAGES_SHOWN`
+    images of each group; images of further groups are not accessed. The noise is that
+    of `augment_batch`, drawn with the stream's own keys at generation 0.
 
     Args:
-      groups: classes in their order, and some of the pool.
+      groups: the classes in their order, then images of the pool.
       noise: a student's input noise by stream, for the streams that occur.
-      title: the sheet's first line.
-      seed: the run's; the same one gives the same sheet.
+      title: first line of the sheet.
+      seed: seed of the run; the same seed gives the same sheet.
 
     Returns:
-      An RGB picture, as high as it needs to be.
+      An RGB image of the required height.
 
     Raises:
       UserError: the images are too small for the noise, or not uint8.
@@ -120,7 +120,7 @@ def contact_sheet(
 
 @dataclasses.dataclass(frozen=True)
 class _Section:
-    """What is shown of a stream: groups with, for each image, the noised versions."""
+    """The shown groups of a stream, with the noised versions of each image."""
 
     groups: list[tuple[Group, list[np.ndarray]]]
     left_out: int
@@ -128,7 +128,7 @@ class _Section:
 
 
 def _shown(groups: Sequence[Group], stream: str) -> tuple[list[Group], int]:
-    """Returns what there is room for, and how many groups there is none for."""
+    """Returns the groups to show of a stream, and the number of the others."""
     own = [group for group in groups if group.stream == stream]
     most = IMAGES_SHOWN[stream]
     first = [
@@ -166,12 +166,12 @@ def _noised(
 def _augmented(
     base_key: jax.Array, positions: jax.Array, crops: jax.Array, noise: InputNoise
 ) -> jax.Array:
-    """One program for all images, and for both streams if they have the same noise."""
+    """Adds noise, with one program for all images and all streams of equal noise."""
     return augment_batch(example_keys(base_key, positions), crops, noise)
 
 
 def _says(noise: InputNoise) -> str:
-    """Names the noise as a config does; what is off is left out."""
+    """Describes the active noise by its config fields."""
     told = {
         field.name: getattr(noise, field.name)
         for field in dataclasses.fields(noise)
@@ -187,7 +187,7 @@ def _says(noise: InputNoise) -> str:
 
 
 class _Sheet:
-    """Draws from the top down; the first time only to find out how high it gets."""
+    """Draws a sheet in two passes, the first of which determines its height."""
 
     def __init__(self, title: str, sections: list[_Section]):
         self._title, self._sections = title, sections
@@ -209,7 +209,7 @@ class _Sheet:
         return sheet
 
     def _draw(self, sheet: Image.Image) -> int:
-        """Draws on a picture, even beyond its end; returns the height it takes."""
+        """Draws on an image, even beyond its end; returns the required height."""
         pen = ImageDraw.Draw(sheet)
         y = self._head(pen, _MARGIN)
         for section in self._sections:
@@ -248,7 +248,7 @@ class _Sheet:
         versions: list[np.ndarray],
         y: int,
     ) -> int:
-        """Draws a name and its rows; returns where they end."""
+        """Draws a group's name and rows; returns their lower end."""
         name = _shortened(_in_font(group.name), _TEXT, _NAMES - 2 * _GAP)
         pen.text((_MARGIN, y), name, _INK, _TEXT)
         below = y + _line(_TEXT)
@@ -269,7 +269,7 @@ class _Sheet:
         return max(y + rows * (self._tile + _GAP), below)
 
     def _left(self, block: int, place: int) -> int:
-        """Returns where a tile begins; place 0 is the image itself, apart."""
+        """Returns the left edge of a tile; place 0 is the original image."""
         step = self._tile + _GAP
         block_width = (1 + VERSIONS) * step + _GAP + _WIDE_GAP
         start = _MARGIN + _NAMES + block * block_width
@@ -283,7 +283,7 @@ def _tile_side(side: int) -> int:
 
 
 def _tile(pixels: np.ndarray, side: int) -> Image.Image:
-    """Enlarges small images with their pixels visible, makes large ones smaller."""
+    """Shrinks large images, and enlarges small ones with visible pixels."""
     picture = Image.fromarray(pixels)
     if len(pixels) > side:
         return picture.resize((side, side), Image.Resampling.LANCZOS)
@@ -296,7 +296,7 @@ def _line(font: ImageFont.FreeTypeFont) -> int:
 
 
 def _in_font(text: str) -> str:
-    """Writes text in the font at hand, which knows ASCII: é as e, others by number."""
+    """Converts text to the font's ASCII: é becomes e, other letters their number."""
     written = []
     for letter in printable(str(text)):
         bare = unicodedata.normalize("NFKD", letter).encode("ascii", "ignore").decode()
@@ -313,7 +313,7 @@ def _shortened(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
 
 
 def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
-    """Breaks text at spaces; a word that is too long for a line is cut."""
+    """Breaks text into lines at spaces; cuts words longer than a line."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
@@ -325,7 +325,7 @@ def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
 
 
 def show_some(student: Generation, path: pathlib.Path) -> dict[str, int]:
-    """Draws some of the images that a student learns from, with its noise."""
+    """Draws the contact sheet of a student's images and noise; returns counts."""
     data = student.run.dataset
     groups = [
         _group(student, name, data.labeled, records, "labeled")
@@ -345,7 +345,7 @@ def show_some(student: Generation, path: pathlib.Path) -> dict[str, int]:
 
 
 def _by_class(source: Source, classes: tuple[str, ...]) -> list[tuple[str, np.ndarray]]:
-    """Returns class names and some of their records; all as one without classes."""
+    """Returns some records of each class; one group if labels are not classes."""
     labels, most = np.asarray(labels_of(source)), IMAGES_SHOWN["labeled"]
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         return [("labeled", np.arange(min(most, len(source))))]
@@ -370,7 +370,7 @@ def _group(
 def _crops(
     student: Generation, image: np.ndarray, number: int, area: float
 ) -> list[np.ndarray]:
-    """Crops an image at random, as often as it is shown."""
+    """Returns `VERSIONS` random crops of an image."""
     boxes = crop_boxes(
         student.run.config.seed,
         0,

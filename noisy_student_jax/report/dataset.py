@@ -1,4 +1,4 @@
-"""What was learned from: the parts of the data, what is not in them, some images."""
+"""The report's section on the dataset: its parts, quarantine and contact sheet."""
 
 import base64
 import pathlib
@@ -45,7 +45,7 @@ def _parts(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _picture(path: pathlib.Path) -> str | None:
-    """Returns a PNG file as a data URL; None if it is not there."""
+    """Returns a PNG file as a data URL; None if the file is missing."""
     try:
         data = files.read_bytes(path)
     except OSError:

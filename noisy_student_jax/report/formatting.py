@@ -1,4 +1,4 @@
-"""Numbers as the report writes them; what is no number is a dash."""
+"""Formats numbers for the report; values that are not numbers become a dash."""
 
 import math
 import re
@@ -12,13 +12,13 @@ _FRACTIONS = re.compile(r"top\d+|ap\d*|accuracy|recall|precision")
 
 
 def is_number(value: Any) -> TypeGuard[float]:
-    """Whether this is a finite number."""
+    """Whether a value is a finite number."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return number and math.isfinite(value)
 
 
 def is_interval(value: Any) -> TypeGuard[Sequence[float]]:
-    """Whether this is a pair of finite numbers."""
+    """Whether a value is a pair of finite numbers."""
     return (
         isinstance(value, (list, tuple))
         and len(value) == 2
@@ -27,12 +27,12 @@ def is_interval(value: Any) -> TypeGuard[Sequence[float]]:
 
 
 def count(value: Any) -> str:
-    """Writes 12345 as ``12,345``."""
+    """Formats 12345 as ``12,345``."""
     return f"{value:,}" if is_number(value) else NOTHING
 
 
 def resolution(entry: dict[str, Any]) -> str:
-    """Writes a model's resolution, and the one before FixRes if it is another."""
+    """Formats a model's resolution, preceded by that before FixRes if different."""
     side, before = entry.get("resolution"), entry.get("trained_at")
     if before in (None, side):
         return count(side)
@@ -40,12 +40,12 @@ def resolution(entry: dict[str, Any]) -> str:
 
 
 def percent(value: Any, *, digits: int = 1) -> str:
-    """Writes 0.9332 as ``93.3 %``."""
+    """Formats 0.9332 as ``93.3 %``."""
     return f"{_plain(100 * value, digits)} %" if is_number(value) else NOTHING
 
 
 def points(value: Any) -> str:
-    """Writes a difference of 0.0033 as ``+0.3``, in points."""
+    """Formats a difference of 0.0033 as ``+0.3``, in percentage points."""
     if not is_number(value):
         return NOTHING
     text = _plain(100 * value, 1)
@@ -53,7 +53,7 @@ def points(value: Any) -> str:
 
 
 def interval(value: Any, *, signed: bool = False) -> str:
-    """Writes (0.910, 0.951) as ``[91.0, 95.1]``."""
+    """Formats (0.910, 0.951) as ``[91.0, 95.1]``."""
     if not is_interval(value):
         return NOTHING
     low, high = (points(end) if signed else _plain(100 * end, 1) for end in value)
@@ -61,7 +61,7 @@ def interval(value: Any, *, signed: bool = False) -> str:
 
 
 def metric(name: str, value: Any, *, primary: str) -> str:
-    """Writes a metric: what is surely a fraction in percent, the rest as it is."""
+    """Formats a metric: known fractions in percent, other values unchanged."""
     if not is_number(value):
         return NOTHING
     if name == primary or _FRACTIONS.fullmatch(name):
@@ -70,7 +70,7 @@ def metric(name: str, value: Any, *, primary: str) -> str:
 
 
 def seconds(value: Any) -> str:
-    """Writes seconds as a duration; short ones with decimals."""
+    """Formats seconds as a duration; short ones with decimals."""
     if not is_number(value):
         return NOTHING
     if value >= 9.95:
@@ -79,7 +79,7 @@ def seconds(value: Any) -> str:
 
 
 def short(text: str, *, length: int) -> str:
-    """Cuts a name that is too long for a chart."""
+    """Cuts a name to a maximum length for charts."""
     text = console.printable(str(text))
     return text if len(text) <= length else f"{text[: length - 1]}…"
 

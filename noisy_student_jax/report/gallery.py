@@ -1,4 +1,4 @@
-"""The most and the least confident of the pseudo-labeled images, class by class."""
+"""The most and the least confident pseudo-labeled images of each class."""
 
 import base64
 import dataclasses
@@ -19,8 +19,8 @@ from noisy_student_jax.runs.run import Run
 
 CLASSES_SHOWN = 10
 IMAGES_SHOWN = 6
-_SIDE = 112  # pixels that an image is stored with, at most
-_SMALL = 56  # below this an image is shown with its pixels visible
+_SIDE = 112  # maximum side of a stored image, in pixels
+_SMALL = 56  # images below this side, in pixels, are shown with visible pixels
 
 
 def gallery(run: Run, summary: dict[str, Any], students: list[Shown]) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def gallery(run: Run, summary: dict[str, Any], students: list[Shown]) -> dict[st
         None,
     )
     if teacher is None:
-        return {"missing": "No selection of pseudo-labels is there to show images of."}
+        return {"missing": "There is no selection of pseudo-labels to show."}
     folder = teacher.folder / "selection"
     try:
         extremes = _extremes(folder / selection.PLAN)
@@ -42,7 +42,7 @@ def gallery(run: Run, summary: dict[str, Any], students: list[Shown]) -> dict[st
     except DamagedFileError:
         return {"missing": f"The images cannot be shown: {selection.PLAN} is damaged."}
     except (UserError, OSError, ValueError, LookupError, RuntimeError) as error:
-        # Data may come from anywhere, and may be gone: the rest is worth showing.
+        # Data may be unavailable by now; the report is written without it.
         return {"missing": f"The images cannot be shown: {_one_line(error)}."}
     return {
         "missing": None,
@@ -54,14 +54,14 @@ def gallery(run: Run, summary: dict[str, Any], students: list[Shown]) -> dict[st
 
 @dataclasses.dataclass(frozen=True)
 class _Ends:
-    """Rows of the plan at both ends of a class, the most confident first."""
+    """The plan's most and least confident rows of a class, in descending order."""
 
     rows: np.ndarray
     scores: np.ndarray
     keys: np.ndarray
 
     def merged(self, other: "_Ends") -> "_Ends":
-        """Returns the ends of both together."""
+        """Returns the ends of the union."""
         both = [
             np.concatenate([getattr(self, f.name), getattr(other, f.name)])
             for f in dataclasses.fields(self)
@@ -73,7 +73,7 @@ class _Ends:
 
 
 def _extremes(path: pathlib.Path) -> dict[int, _Ends]:
-    """Finds, in one pass over the plan, the ends of the first classes."""
+    """Returns the ends of the first classes, in one pass over the plan."""
     kept: dict[int, _Ends] = {}
     nothing = _Ends(np.zeros(0, int), np.zeros(0), np.zeros(0, object))
     first = 0
@@ -102,7 +102,7 @@ def _with_images(
     pool = run.dataset.pool
     shown = []
     for label, ends in extremes.items():
-        # Picks are in the order of the plan, a line a copy: the first of each row.
+        # Picks follow the plan's order, one per copy: take the first of each row.
         records = [
             int(picks[np.searchsorted(picks[:, 1], row), 0]) for row in ends.rows
         ]
@@ -118,7 +118,7 @@ def _with_images(
                 tile["small"] = max(np.asarray(image).shape[:2]) < _SMALL
                 tile["data"] = _png(image)
             tiles.append(tile)
-        # Of a class with few images none is shown on both sides.
+        # In a class with few images, none is shown on both sides.
         most = min(IMAGES_SHOWN, -(-len(tiles) // 2))
         name = class_name(classes, label)
         shown.append({"name": name, "most": tiles[:most], "least": tiles[most:]})
@@ -126,7 +126,7 @@ def _with_images(
 
 
 def _png(image: np.ndarray) -> str:
-    """Writes an image, made smaller if it is large, as a data URL."""
+    """Returns an image, shrunk if it is large, as a data URL."""
     picture = Image.fromarray(np.ascontiguousarray(image))
     picture.thumbnail((_SIDE, _SIDE))
     file = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Learning curves: validation, raw and EMA, and training loss, model by model."""
+"""Learning curves of each model: raw and EMA validation metrics, and training loss."""
 
 import itertools
 from typing import Any
@@ -12,15 +12,15 @@ from noisy_student_jax.report.students import Shown
 from noisy_student_jax.training.loop import read_metrics
 
 _HEIGHT = 150
-_FEW = 12  # so few points are shown one by one
-_MOST = 400  # more points than pixels are drawn thinner
+_FEW = 12  # up to this many points are marked individually
+_MOST = 400  # curves with more points are thinned out
 
 Curve = list[tuple[float, float]]
 Curves = dict[str, Curve]
 
 
 def panels(summary: dict[str, Any], students: list[Shown]) -> dict[str, Any]:
-    """Returns one row of panels a model, on common scales."""
+    """Returns a row of panels for each model, on common scales."""
     primary = summary["primary_metric"]
     found = {one.title: _read(one, primary) for one in students}
     validation = _scale([curves for curves, _ in found.values()])
@@ -47,7 +47,7 @@ def panels(summary: dict[str, Any], students: list[Shown]) -> dict[str, Any]:
 
 
 def _read(one: Shown, primary: str) -> tuple[Curves, Curves]:
-    """Returns the curves of validation, in percent, and of the training loss."""
+    """Returns the curves of the validation metric in percent, and of training loss."""
     try:
         log = read_metrics(one.folder / "train" / "metrics.jsonl")
     except (DamagedFileError, OSError, ValueError):
@@ -71,7 +71,7 @@ def _read(one: Shown, primary: str) -> tuple[Curves, Curves]:
     }
     losses = {"labeled": curve("labeled/loss"), "pseudo": curve("pseudo/loss")}
     if not one.entry.get("pseudo_labeled"):
-        del losses["pseudo"]  # logged as zero where there is no such stream
+        del losses["pseudo"]  # logged as zero without a second stream
     if not any(losses.values()):
         losses = {"loss": curve("loss")}
     return _there(validation), _there(losses)
@@ -84,7 +84,7 @@ def _there(curves: Curves) -> Curves:
 def _scale(
     several: list[Curves], *, zero: bool = False
 ) -> tuple[svg.Scale, svg.Scale] | None:
-    """Returns the scales of steps and values that all curves fit in."""
+    """Returns scales of steps and values that cover all curves."""
     points = [p for curves in several for curve in curves.values() for p in curve]
     if not points:
         return None

@@ -1,4 +1,4 @@
-"""Which classes are taken for which, and whether confidence means what it says."""
+"""The report's section on mistakes: confusion of classes, and calibration."""
 
 import collections
 from typing import Any
@@ -25,7 +25,7 @@ _COUNTS = 44
 def mistakes(
     run: Run, summary: dict[str, Any], students: list[Shown]
 ) -> dict[str, Any]:
-    """Returns confusion of the last student, and calibration of it and the control."""
+    """Returns the last student's confusion, and its and the control's calibration."""
     last = generations(students)[-1]
     judged = [one for one in (last, control(students)) if one]
     return {
@@ -46,7 +46,7 @@ def mistakes(
 
 
 def _read(one: Shown) -> pa.Table | str:
-    """Returns what was predicted for the test images, or why it is not known."""
+    """Returns the predictions for the test images, or a phrase on their absence."""
     path = one.folder / PREDICTIONS
     try:
         return files.read_parquet(path)
@@ -112,7 +112,7 @@ def _confusion(table: pa.Table | str, classes: list[str]) -> dict[str, Any]:
 
 def _cell(number: int, total: int, *, right: bool) -> dict[str, Any]:
     share = number / total if total else 0.0
-    # Few mistakes should be seen too: their shade grows with the root of the share.
+    # The shade of mistakes grows with the root of their share, so that few are visible.
     shade = 0.75 * share if right else 0.15 + 0.85 * share**0.5
     return {"count": number, "right": right, "shade": f"{shade:.2f}"}
 
@@ -142,7 +142,7 @@ def _calibration(
 def _reliability(
     one: Shown, score: np.ndarray, right: np.ndarray, confidence: float
 ) -> Markup:
-    """Draws the share that is right in each bin of confidence, and counts below."""
+    """Draws the accuracy in each bin of confidence, and the counts below."""
     bins = np.minimum((score * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
     counts = np.bincount(bins, minlength=CALIBRATION_BINS)
     marks = [svg.path([(0, _HEIGHT), (1, 0)], height=_HEIGHT, css="curve ideal")]

@@ -1,4 +1,4 @@
-"""What was run, on what, how long it took, and how to go on."""
+"""The report's section on provenance: config, environments, stages and commands."""
 
 import json
 import pathlib
@@ -27,7 +27,7 @@ def provenance(run: Run) -> dict[str, Any]:
 
 
 def _config(run: Run) -> dict[str, Any]:
-    """Returns the config as two tables: of the run, and of what is trained in it."""
+    """Returns the config as two tables: shared fields, and fields of each model."""
     config = plain(run.config)
     shared = {
         name: value
@@ -56,7 +56,7 @@ def _config(run: Run) -> dict[str, Any]:
 
 
 def _manifests(run: Run) -> list[dict[str, Any]]:
-    """Reads the manifests of the finished stages, in the order of the loop."""
+    """Returns the manifests of the finished stages, in order."""
     found = []
     for path in files.list_folder(run.ledger.folder, pattern="*.json"):
         if path.name.endswith(".started.json"):
@@ -65,7 +65,7 @@ def _manifests(run: Run) -> list[dict[str, Any]]:
             manifest = renamed.respelled(files.read_json(path))
         except UserError:
             continue
-        # This report's own is written after it, so what is there is of an earlier one.
+        # A manifest of the report stage belongs to an earlier report.
         if isinstance(manifest, dict) and manifest.get("stage", "report") != "report":
             found.append(manifest)
     return sorted(found, key=lambda one: _place(one["stage"]))
@@ -96,7 +96,7 @@ def _stages(manifests: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _environments(manifests: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Returns each distinct environment with the stages that ran in it."""
+    """Returns each distinct environment and its stages."""
     found: dict[str, dict[str, Any]] = {}
     for one in manifests:
         environment = one.get("environment") or {}
@@ -131,7 +131,7 @@ def _commands(workdir: pathlib.Path, command: str) -> list[tuple[str, str]]:
 
 
 def written(value: Any) -> str:
-    """Writes a value of a config for people."""
+    """Formats a config value for reading."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""What each teacher's pseudo-labels were, and what selection made of them."""
+"""The report's section on each teacher's pseudo-labels and their selection."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ _ROW = 26
 
 
 def teachers(summary: dict[str, Any], students: list[Shown]) -> list[dict[str, Any]]:
-    """Returns what is said of each generation that had a student."""
+    """Returns the report's entry for each generation that has a student."""
     return [
         _teacher(one, summary["classes"], student=pupil)
         for one, pupil in zip(
@@ -28,7 +28,7 @@ def teachers(summary: dict[str, Any], students: list[Shown]) -> list[dict[str, A
 
 
 def class_name(classes: list[str], label: int) -> str:
-    """Returns the name of a class, or its number where it has none."""
+    """Returns the name of a class, or its number if it has no name."""
     return str(classes[label]) if 0 <= label < len(classes) else f"class {label}"
 
 
@@ -69,7 +69,7 @@ def _teacher(one: Shown, classes: list[str], *, student: Shown) -> dict[str, Any
 
 
 def _left_out(found: dict[str, Any]) -> tuple[str, ...]:
-    """Returns why records that have labels are not selected."""
+    """Returns the reasons for which labeled records are not selected."""
     return (
         ("not_in_plan",)
         if found.get("kept")
@@ -81,7 +81,7 @@ def _left_out(found: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _lowest(thresholds: list[float | None]) -> str:
-    """Says what the least confident record that was selected has, by class."""
+    """Describes the lowest selected score, by class."""
     there = [score for score in thresholds if is_number(score)]
     if not there:
         return ""
@@ -92,14 +92,14 @@ def _lowest(thresholds: list[float | None]) -> str:
 
 
 def _cap(copies: Any) -> str:
-    """Says how often a record may be drawn, if there is a cap."""
+    """Describes the cap on draws of a record, if there is one."""
     if not is_number(copies) or copies < 1:
         return ""
     return f" No record is drawn more than {count(copies)} times an epoch."
 
 
 def _histogram(one: Shown, found: dict[str, Any]) -> Markup | None:
-    """Draws how many records have which score, and which of them were selected."""
+    """Draws a histogram of scores, of all records and of the selected ones."""
     bins = found.get("score_histogram") or {}
     edges, before, selected = (
         bins.get(name) for name in ("edges", "before", "selected")
@@ -208,7 +208,7 @@ def _rows(one: Shown, series: list[list[int]], classes: list[str]) -> Markup:
 def _profile(one: Shown, series: list[list[int]], ordered: list[int]) -> Markup:
     y = svg.Scale(0, max(map(max, series)), ticks=3)
     last = len(ordered) - 1
-    # Not more points than a screen has columns.
+    # No more points than a screen has columns.
     places = sorted(
         {round(k * last / min(last, 800)) for k in range(min(last, 800) + 1)}
     )

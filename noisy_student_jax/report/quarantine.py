@@ -1,4 +1,4 @@
-"""Records that could not be used: how many, and the first of them by name."""
+"""Unusable records: their number, and the names of the first."""
 
 import pathlib
 from typing import Any
@@ -10,7 +10,7 @@ SHOWN = 50
 
 
 def quarantine(path: pathlib.Path) -> dict[str, Any]:
-    """Reads the first quarantined records; at scale there may be millions.
+    """Returns the first quarantined records, of possibly millions, and their number.
 
     Args:
       path: a Parquet file with columns ``key`` and ``reason``.

@@ -1,4 +1,4 @@
-"""The verdict, the table of models, and the metric that they are compared by."""
+"""The report's sections on the verdict, the models and the primary metric."""
 
 import dataclasses
 import pathlib
@@ -39,7 +39,7 @@ _ROW = 52
 
 
 def verdict(workdir: pathlib.Path, summary: dict[str, Any]) -> dict[str, Any]:
-    """Returns what the section on the verdict says."""
+    """Returns the contents of the section on the verdict."""
     found: dict[str, Any] = summary["verdict"] or {}
     rival = _RIVALS.get(found.get("against", ""))
     headline = _HEADLINES.get(found.get("outcome", ""))
@@ -57,7 +57,7 @@ def verdict(workdir: pathlib.Path, summary: dict[str, Any]) -> dict[str, Any]:
 
 
 def table(run: Run, summary: dict[str, Any], students: list[Shown]) -> dict[str, Any]:
-    """Returns the table of generations, and one of every metric."""
+    """Returns the table of models, and a table of all their metrics."""
     primary = summary["primary_metric"]
     rows = []
     for one in students:
@@ -145,7 +145,7 @@ def _row(one: Shown, value: float, scale: svg.Scale, top: float) -> list[Markup]
         low, high = (scale(100 * end) for end in one.entry["interval"])
         marks.append(svg.line(low, middle, high, middle, f"whisker {one.css}"))
     if one.is_control:
-        # A mark of its own, for those who do not see the color.
+        # The control has its own shape, for color-blind readers.
         return [*marks, _diamond(at, middle, one.css)]
     return [*marks, svg.circle(at, middle, 6, f"dot {one.css}")]
 
@@ -164,7 +164,7 @@ def _difference(found: dict[str, Any], rival: str | None) -> Markup | None:
     scale = svg.Scale(-reach, reach, ticks=6, tight=True)
     low, high = (scale(100 * end) for end in ends)
     at, zero = scale(100 * value), scale(0)
-    # Only what is sure has a color.
+    # Only a significant difference has a color.
     side = "ahead" if ends[0] > 0 else "behind" if ends[1] < 0 else "level"
     marks = [svg.line(scale(t), 46, scale(t), 86, "grid") for t in scale.ticks]
     marks += [
@@ -191,7 +191,7 @@ def _signed(scale: svg.Scale, value: float) -> str:
 
 
 def _comparison(summary: dict[str, Any], rival: str | None) -> list[tuple[str, str]]:
-    """Returns what was compared with what, and how, as terms and facts."""
+    """Returns the comparison behind the verdict as terms and facts."""
     found = summary["verdict"]
     if rival is None:
         return []
@@ -244,14 +244,14 @@ def _trained(entry: dict[str, Any]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Note:
-    """A sentence beside the verdict; adverse if it speaks against the student."""
+    """A sentence beside the verdict; adverse if it counts against the student."""
 
     says: str
     adverse: bool = False
 
 
 def _notes(workdir: pathlib.Path, summary: dict[str, Any]) -> list[Note]:
-    """Says, whatever it is, who is ahead besides the comparison of the verdict."""
+    """Returns the comparisons beside the verdict, whether favorable or adverse."""
     name, entries = summary["primary_metric"], summary["generations"]
     last, rival = entries[-1], summary.get("control")
     best = next((e for e in entries if e["generation"] == summary["best"]), None)
@@ -286,7 +286,7 @@ def _chosen(
     best: dict[str, Any] | None,
     last: dict[str, Any],
 ) -> list[Note]:
-    """Says which generation validation prefers, and where its bundle is."""
+    """Returns a note on the generation that validation prefers and on its bundle."""
     if best is None:
         return [Note("Which generation validation prefers is not known.")]
     name = summary["primary_metric"]

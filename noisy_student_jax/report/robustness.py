@@ -1,4 +1,4 @@
-"""Robustness: what the suites found of each generation, where they were run."""
+"""The report's section on robustness: results of the suites that were run."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from noisy_student_jax.robustness import results
 
 
 def table(students: list[Shown]) -> dict[str, Any] | None:
-    """Returns a row for each model that a suite was run on; None without any."""
+    """Returns a row for each model with a suite's result; None without any."""
     rows: list[dict[str, Any]] = []
     epsilons: list[str] = []
     for one in students:

@@ -1,4 +1,4 @@
-"""The models that a report tells of, each with its place, name and color."""
+"""The models in a report, with their folders, titles and colors."""
 
 import dataclasses
 import pathlib
@@ -6,22 +6,22 @@ from typing import Any
 
 from noisy_student_jax.runs.spec import Role
 
-# One hue for the generations, pale to strong: they are a sequence. The control is
-# what they are compared with: another hue, told apart by the color-blind as well.
+# Generations, a sequence, share one hue from pale to strong. The control has another
+# hue, distinguishable by color-blind readers.
 _LIGHT = ((0x74, 0xA5, 0xD6), (0x12, 0x3F, 0x78))
 _DARK = ((0x4C, 0x7A, 0xAD), (0xB5, 0xD8, 0xFF))
 
 
 @dataclasses.dataclass(frozen=True)
 class Shown:
-    """A trained model, as the report shows it.
+    """A trained model in the report.
 
     Attributes:
-      title: ``generation 2``, ``control`` or what else it is compared with.
-      css: class that gives its color.
+      title: ``generation 2``, or the name of a baseline such as ``control``.
+      css: CSS class that gives its color.
       folder: its folder in the run directory.
-      entry: what the summary says of it.
-      generation: its number; None for what generations are compared with.
+      entry: its entry in the summary.
+      generation: its number; None for a baseline.
     """
 
     title: str
@@ -32,12 +32,12 @@ class Shown:
 
     @property
     def is_control(self) -> bool:
-        """Whether it is the student's architecture on labels alone."""
+        """Whether the model is the control."""
         return self.css == Role.CONTROL
 
 
 def students_of(workdir: pathlib.Path, summary: dict[str, Any]) -> list[Shown]:
-    """Returns the generations in order, then what they are compared with."""
+    """Returns the generations in order, followed by the baselines."""
     shown = []
     for entry in summary["generations"]:
         number = int(entry["generation"])
@@ -57,7 +57,7 @@ def students_of(workdir: pathlib.Path, summary: dict[str, Any]) -> list[Shown]:
 
 
 def generations(students: list[Shown]) -> list[Shown]:
-    """Returns those that are generations."""
+    """Returns the models that are generations."""
     return [one for one in students if one.generation is not None]
 
 
@@ -67,7 +67,7 @@ def control(students: list[Shown]) -> Shown | None:
 
 
 def colors(students: list[Shown]) -> str:
-    """Returns the style rules that give each generation its color."""
+    """Returns the CSS rules that give each generation its color."""
     own = generations(students)
 
     def rules(ramp: tuple) -> str:
@@ -77,7 +77,7 @@ def colors(students: list[Shown]) -> str:
         )
 
     light, dark = rules(_LIGHT), rules(_DARK)
-    # Paper is white whatever the screen is.
+    # The dark colors apply to screens only: paper is white.
     return f"{light}@media screen and (prefers-color-scheme:dark){{{dark}}}"
 
 

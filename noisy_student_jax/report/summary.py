@@ -1,4 +1,4 @@
-"""Judging a run: against the control, on the same test images, in one sentence."""
+"""Summarizes a run and compares its last student with the control."""
 
 from typing import Any
 
@@ -17,7 +17,11 @@ SUMMARY = "summary.json"
 
 
 def judge(run: Run) -> dict[str, Any]:
-    """Writes ``summary.json``, ``best/``, ``README.md`` and ``report.html``."""
+    """Writes ``summary.json``, ``best/``, ``README.md`` and ``report.html``.
+
+    Returns:
+      The number of the best generation, and the verdict as a sentence.
+    """
     summary = summarize(run)
     files.write_json(run.workdir / SUMMARY, summary)
     _keep_best(run, summary["best"])
@@ -27,11 +31,11 @@ def judge(run: Run) -> dict[str, Any]:
 
 
 def summarize(run: Run) -> dict[str, Any]:
-    """Collects what the stages found, chooses the best generation and judges."""
+    """Collects the results of the stages, the best generation and the verdict."""
     students = [run.student(number) for number in range(run.last + 1)]
     generations = [_generation(student) for student in students]
     metric = run.task.primary_metric
-    # On validation, never on test; of equals the earlier, which is the smaller.
+    # Chosen on validation, never on test; among equals, the earliest and smallest.
     best = max(
         range(len(students)), key=lambda k: (generations[k]["validation"][metric], -k)
     )
@@ -45,7 +49,7 @@ def summarize(run: Run) -> dict[str, Any]:
         "primary_metric": metric,
         "splits": {
             "train": len(run.dataset.labeled),
-            # Without what could not be read.
+            # Unreadable images are not counted.
             **_judged(students[-1]),
             "pool": len(run.dataset.pool),
         },
@@ -62,7 +66,7 @@ def summarize(run: Run) -> dict[str, Any]:
 
 
 def table(run: Run, summary: dict[str, Any]) -> str:
-    """Draws the table that a run ends with."""
+    """Formats the table that a run prints at its end."""
     metric = summary["primary_metric"]
     head = ("", "model", "parameters", "px", "labeled", "pseudo", f"{metric} raw")
     interval = f"{run.config.evaluation.confidence:.0%} interval"
@@ -107,7 +111,7 @@ def _generation(student: Generation) -> dict[str, Any]:
 
 
 def _trained(student: Generation) -> dict[str, Any]:
-    """Returns what the summary says of a trained model."""
+    """Returns the summary's entry for a trained model."""
     ledger = student.run.ledger
     trained = ledger.finished(f"{student.spec.name}/train")
     final = student.final
@@ -125,7 +129,7 @@ def _trained(student: Generation) -> dict[str, Any]:
         "model": evaluation["model"],
         "parameters": trained["counts"]["parameters"],
         "resolution": final.spec.model.resolution,
-        # Before FixRes, which draws more images.
+        # The resolution before FixRes.
         "trained_at": student.spec.model.resolution,
         "labeled": trained["counts"]["labeled"],
         "pseudo_labeled": trained["counts"]["pseudo_labeled"],
@@ -142,7 +146,7 @@ def _trained(student: Generation) -> dict[str, Any]:
 def _verdict(
     run: Run, students: list[Generation], control: Generation | None
 ) -> dict[str, Any]:
-    """Compares the last student with the control, or else with the first teacher."""
+    """Compares the last student with the control or, without one, the first teacher."""
     options = run.config.evaluation
     last = students[-1]
     against, rival = ("labels-only", control) if control else ("teacher", students[0])
@@ -181,12 +185,15 @@ def _verdict(
 
 
 def _paired(one: Generation, other: Generation) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the primary metric of both for each test image that both were judged on.
+    """Returns the primary metric of two models for each test image common to both.
 
-    An image that could not be read when one of them was evaluated is in neither.
+    An image that was unreadable in one of the evaluations is in neither result.
+
+    Returns:
+      Two arrays float64 ``[images]``.
 
     Raises:
-      UserError: they have been judged on no image in common.
+      UserError: the evaluations have no image in common.
     """
     found = [
         dict(zip(*(rows[name].to_pylist() for name in rows.column_names), strict=True))
@@ -206,13 +213,13 @@ def _paired(one: Generation, other: Generation) -> tuple[np.ndarray, np.ndarray]
 
 
 def _judged(student: Generation) -> dict[str, int]:
-    """Returns how many images a student was judged on, by part."""
+    """Returns the number of images in a student's evaluation, by part."""
     splits = files.read_json(student.paths.evaluation)["splits"]
     return {part: splits[part]["images"] for part in ("validation", "test")}
 
 
 def _keep_best(run: Run, best: int) -> None:
-    """Copies the bundle to use into ``best/``."""
+    """Copies the best generation's bundle to ``best/``."""
     source, target = run.student(best).paths.model, run.workdir / "best"
     for path in files.list_folder(source):
         files.copy_file(path, target / path.name)

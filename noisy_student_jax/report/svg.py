@@ -1,7 +1,7 @@
-"""The little SVG that the charts need, written so that no text can break out of it.
+"""SVG elements for the charts, with all text escaped.
 
-Widths are fractions of whatever room the page has, heights are pixels: so text has
-one size on a desk and on a phone. Axis labels stand in the padding of the chart.
+Widths are fractions of the page's width and heights are pixels, so that text has one
+size on desktops and phones. Axis labels lie in the padding of the chart.
 """
 
 import math
@@ -17,10 +17,10 @@ def tag(name: str, *children: Any, **attributes: Any) -> Markup:
     """Makes an element; text and attributes are escaped.
 
     Args:
-      name: of the element.
+      name: name of the element.
       *children: markup, or text.
-      **attributes: ``class_`` is class, ``stroke_width`` is stroke-width; None is
-        left out.
+      **attributes: its attributes: ``class_`` stands for class, ``stroke_width`` for
+        stroke-width; None is omitted.
     """
     written = Markup("").join(
         Markup(' {}="{}"').format(
@@ -34,14 +34,14 @@ def tag(name: str, *children: Any, **attributes: Any) -> Markup:
 
 
 def across(fraction: float) -> str:
-    """Writes a place between left (0) and right (1)."""
+    """Formats a horizontal position from left (0) to right (1) as a percentage."""
     return f"{_short(100 * fraction)}%"
 
 
 def chart(
     title: str, *marks: Any, height: float, css: str = "", style: str | None = None
 ) -> Markup:
-    """Wraps marks as a picture with a name that can be read out."""
+    """Wraps marks in an image with an accessible title."""
     return tag(
         "svg",
         tag("title", title),
@@ -55,7 +55,7 @@ def chart(
 
 
 def text(x: float, y: float, *words: Any, anchor: str = "start", **more: Any) -> Markup:
-    """Writes text at a fraction of the width and a height in pixels."""
+    """Draws text at a fraction of the width and a height in pixels."""
     shown = None if anchor == "start" else anchor
     return tag("text", *words, x=across(x), y=y, text_anchor=shown, **more)
 
@@ -81,8 +81,8 @@ def circle(x: float, y: float, radius: float, css: str, *children: Any) -> Marku
 
 def path(points: Iterable[tuple[float, float]], *, height: float, css: str) -> Markup:
     """Draws a line through points: x fractions of the width, y pixels."""
-    # Percentages are not allowed in a path, so it has a stretched room of its own,
-    # in which strokes keep their width (see the style sheet).
+    # Paths allow no percentages, so a path has its own stretched viewport, in which
+    # strokes keep their width (see the style sheet).
     places = " ".join(f"{_short(1000 * x)},{_short(y)}" for x, y in points)
     room = {"viewBox": f"0 0 1000 {_short(height)}", "preserveAspectRatio": "none"}
     curve = tag("polyline", points=places, class_=css)
@@ -93,12 +93,12 @@ class Scale:
     """A linear scale with round ticks.
 
     Attributes:
-      ticks: values to name.
-      step: between them.
+      ticks: values of the ticks.
+      step: distance between ticks.
     """
 
     def __init__(self, low: float, high: float, *, ticks: int = 4, tight: bool = False):
-        """Covers `low` to `high`, and more up to round numbers unless `tight`."""
+        """Covers `low` to `high`, extended to round numbers unless `tight`."""
         if high <= low:
             margin = abs(low) * 0.1 or 1.0
             low, high = low - margin, high + margin
@@ -112,11 +112,11 @@ class Scale:
         self.ticks = [number * self.step for number in range(first, last + 1)]
 
     def __call__(self, value: float) -> float:
-        """Returns where a value lies, from 0 to 1."""
+        """Returns the position of a value, from 0 to 1."""
         return (value - self.low) / (self.high - self.low)
 
     def name(self, value: float) -> str:
-        """Writes a tick, with as many decimals as the step needs."""
+        """Formats a tick, with as many decimals as the step needs."""
         decimals = max(0, -math.floor(math.log10(self.step) + 1e-9))
         if abs(self.step * 10**decimals % 1 - 0.5) < 1e-6:
             decimals += 1  # a step of 2.5
@@ -127,13 +127,13 @@ class Scale:
 
 
 def spread(places: Sequence[float], *, gap: float, low: float, high: float) -> list:
-    """Moves labels apart that would overlap, as little as need be.
+    """Moves overlapping labels apart by the smallest distances.
 
     Args:
-      places: where they should be.
-      gap: the least distance between two.
-      low: the least place.
-      high: the greatest place.
+      places: desired positions.
+      gap: minimum distance between two labels.
+      low: minimum position.
+      high: maximum position.
     """
     order = sorted(range(len(places)), key=lambda n: places[n])
     moved = list(places)

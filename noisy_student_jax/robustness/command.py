@@ -160,9 +160,9 @@ def _evaluate(
         found = _perform(options.suite, subject, images, parts, epsilons, alexnet)
     except Interrupted as error:
         kept = (
-            "; what was done is kept, and the same command goes on from here"
+            "; finished parts are kept, and the same command resumes after them"
             if output
-            else "; nothing is kept: with --output=FILE the same command would go on"
+            else "; nothing is kept: with --output=FILE the same command would resume"
         )
         console.say(f"{error}{kept}")
         return EXIT_STATUS

@@ -43,7 +43,7 @@ class Parts:
             kept = files.read_json(self._path)
             if kept["identity"] == self._identity:
                 self._found = kept["parts"]
-                console.say(f"{suite}: goes on after {len(self._found)} parts")
+                console.say(f"{suite}: resuming after {len(self._found)} parts")
 
     def expect(self, names: list[str]) -> None:
         """Announces the parts, so that the remaining time can be estimated."""

@@ -123,7 +123,7 @@ def perform(
             folder = run.ledger.supersede(
                 stage.name, [*stage.outputs, *stage.working_files]
             )
-            console.say(f"{stage.name}: moved what there was to '{folder}'")
+            console.say(f"{stage.name}: moved its earlier files to '{folder}'")
         elif found[stage.name].state == "finished":
             for new, old in run.ledger.misplaced(stage.name, stage.elsewhere).items():
                 run.ledger.relocate(stage.name, old, new)
@@ -162,13 +162,13 @@ def _check_needs(run: Run, chosen: list[Stage], found: dict[str, Standing]) -> N
 
 def _perform_one(run: Run, stage: Stage, label: str, *, goes_on: bool) -> None:
     identity = _identity(run, stage)
-    console.say(f"{label}{': goes on' if goes_on else ''}")
+    console.say(f"{label}{': resuming' if goes_on else ''}")
     started = run.ledger.started(stage.name) if goes_on else None
     if started is not None:
         for change in ledger.environment_changes(started["environment"]):
             console.warn(
-                f"{stage.name} was started elsewhere ({change}): the result is the"
-                " same only to rounding"
+                f"{stage.name} was started in another environment ({change}): the"
+                " result is the same only up to rounding"
             )
     else:
         run.ledger.begin(stage.name, identity)
@@ -217,9 +217,10 @@ def _refusal(run: Run, stale: dict[str, Standing]) -> str:
         if own:
             causes.append(f"{name} ({'; '.join(own[:4])})")
     return (
-        f"'{run.workdir}' was made with something else: {', '.join(causes)}; these"
-        f" would have to run again: {', '.join(stale)}; pass --again to do so (what is"
-        " there is moved to superseded/, not deleted), or give another --workdir"
+        f"'{run.workdir}' was made with other settings or inputs: {', '.join(causes)};"
+        f" these stages would have to run again: {', '.join(stale)}; pass --again to do"
+        " so (existing files are moved to superseded/, not deleted), or give another"
+        " --workdir"
     )
 
 

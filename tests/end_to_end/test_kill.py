@@ -239,5 +239,5 @@ def test_asked_to_stop_in_every_kind_of_stage(unbroken, env, tmp_path):
             " on from here\n"
         )
         assert "Traceback" not in out + err
-    assert "goes on" not in to_the_end(workdir, env)
+    assert "resuming" not in to_the_end(workdir, env)
     assert_as_if_nothing_had_happened(workdir, unbroken)

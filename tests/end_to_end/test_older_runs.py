@@ -79,7 +79,7 @@ def test_a_stopped_run_resumes_and_redoes_no_finished_stage(resumed):
 
     for stage in FINISHED:
         assert f"{stage}: finished already, skipped" in out
-    assert "generation_1/train: goes on" in out
+    assert "generation_1/train: resuming" in out
     assert "continues from the checkpoint of step 8" in out
 
 

@@ -94,7 +94,7 @@ def test_images_moved_elsewhere_change_nothing(finished, folders, tmp_path, caps
     capsys.readouterr()
 
     assert main(line("run", moved, workdir)) == 0
-    assert "moved what there was" not in capsys.readouterr().out
+    assert "moved its earlier files" not in capsys.readouterr().out
 
 
 def test_a_pool_that_has_grown_is_named_and_refused(
@@ -108,7 +108,7 @@ def test_a_pool_that_has_grown_is_named_and_refused(
 
     assert main(line("run", grown, workdir)) == 2
     err = capsys.readouterr().err
-    assert "was made with something else: data (" in err
+    assert "was made with other settings or inputs: data (" in err
     assert "pass --again" in err
 
 

@@ -147,7 +147,7 @@ def test_a_teacher_of_other_classes_is_refused(tmp_path, other_classes, capsys):
         capsys, f"--workdir={tmp_path / 'w'}", f"--config.teacher={other_classes}"
     )
 
-    assert "knows 10 classes, which are not the data's 10 ('0' is in one only)" in told
+    assert "has 10 classes, which are not the data's 10 ('0' is in one only)" in told
     assert "--config.init" in told
 
 

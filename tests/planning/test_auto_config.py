@@ -159,7 +159,9 @@ def test_a_folder_in_which_nothing_can_be_read_is_refused(places, tmp_path):
         path.write_bytes(b"<html>not found</html>")
     open_config = configs.complete(_execute(FOLDER), overrides=overrides(places))
 
-    with pytest.raises(UserError, match=r"none of 16 files .* is it the right folder"):
+    with pytest.raises(
+        UserError, match=r"none of the 16 files .* is it the right folder"
+    ):
         auto_config.look(open_config, tmp_path / "run")
 
 

@@ -456,7 +456,7 @@ def test_everything_missing_is_said_in_sentences(tmp_path):
         " control.",
         "What was selected is not known: selection.json is not there.",
         "Which records were quarantined is not known: quarantine.parquet is not there.",
-        "No selection of pseudo-labels is there to show images of.",
+        "There is no selection of pseudo-labels to show.",
         "There is no confusion to show: predictions.parquet of generation 2 is not"
         " there.",
         "Nothing to draw: predictions.parquet of control is not there.",
@@ -497,9 +497,9 @@ def test_one_generation_and_no_control(tmp_path):
     summary["verdict"] = {**nothing, "says": "nothing to compare with"}
     text = Page(render(run, summary)).text
     assert "There is nothing to compare with." in text
-    assert "There is one generation, so nobody learned from pseudo-labels." in text
+    assert "There is one generation, so no model learned from pseudo-labels." in text
     assert "This run has no control" in text
-    assert "There is no control to set beside it." in text
+    assert "There is no control to compare with." in text
 
 
 def test_without_a_control_the_teacher_is_the_rival(tmp_path):

@@ -304,11 +304,11 @@ def test_a_suite_that_was_stopped_goes_on_and_finds_the_same(
         patched.setattr(Interruption, "check", stop_at_the_tenth)
         assert main(line) == 75
     assert not output.exists()
-    assert "the same command goes on from here" in capsys.readouterr().out
+    assert "the same command resumes after them" in capsys.readouterr().out
 
     assert main(line) == 0
 
-    assert "goes on after 9 parts" in capsys.readouterr().out
+    assert "resuming after 9 parts" in capsys.readouterr().out
     assert json.loads(output.read_text()) == whole
     assert [path.name for path in output.parent.iterdir()] == ["c.json"]
     assert main(line) == 2

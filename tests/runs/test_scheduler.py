@@ -177,7 +177,7 @@ def test_asked_for_it_is_done_again_and_the_old_is_kept(run, capsys):
     out = done(capsys, line("run", run, change, "--again"))
     again = [f"{who}/{what}" for who in AGAIN for what in ("train", "evaluate")]
     assert performed(out) == [*again, "report"]
-    assert f"generation_1/train: moved what there was to '{run}/superseded/1'" in out
+    assert f"generation_1/train: moved its earlier files to '{run}/superseded/1'" in out
     after = hashes(run)
     old = {
         name.removeprefix("superseded/1/"): value
@@ -429,7 +429,7 @@ def test_a_stage_that_was_started_goes_on(run, capsys):
     states = {row["stage"]: row["state"] for row in found["stages"]}
     assert states["generation_0/label"] == "started"
     out = done(capsys, line("label", run, "--generation=0"))
-    assert "[1/1] generation_0/label: goes on" in out
+    assert "[1/1] generation_0/label: resuming" in out
     assert kept.stat().st_mtime_ns == before
     found = refused(
         capsys, line("label", run, "--generation=0", "--config.labels.top_k=1")
@@ -447,7 +447,9 @@ def test_started_on_another_machine_is_said(run, capsys):
     path.unlink()
     path.with_name("control.evaluate.started.json").write_text(json.dumps(manifest))
     out = done(capsys, line("evaluate", run, "--generation=control"))
-    assert "WARNING: control/evaluate was started elsewhere (cores: " in out
+    assert (
+        "WARNING: control/evaluate was started in another environment (cores: " in out
+    )
 
 
 def test_two_processes_do_not_work_in_one_directory(run, capsys):
