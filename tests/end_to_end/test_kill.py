@@ -235,8 +235,8 @@ def test_asked_to_stop_in_every_kind_of_stage(unbroken, env, tmp_path):
         out, err = end(process)
         assert process.returncode == EXIT_STATUS, (what, out, err)
         assert out.endswith(
-            f"stopped by {signal.Signals(number).name}; saved; the same command goes"
-            " on from here\n"
+            f"stopped by {signal.Signals(number).name}; saved; the same command"
+            " resumes from here\n"
         )
         assert "Traceback" not in out + err
     assert "resuming" not in to_the_end(workdir, env)
