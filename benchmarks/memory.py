@@ -79,7 +79,7 @@ def measured(case: dict[str, Any]) -> dict[str, float]:
     student = student_of(case)
     trained, mesh = part(student), sharding.make_mesh()
     step, state = step_and_state(trained)
-    image = trained.made_up(student.spec.layout.total)
+    image = trained.synthetic(student.spec.layout.total)
     batch = {**throughput.all_but_images(student), "image": image}
     shapes = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (state, batch)

@@ -13,7 +13,7 @@ from noisy_student_jax.generation.evaluate import evaluate
 from noisy_student_jax.generation.label import label_pool
 from noisy_student_jax.generation.select import select_pseudo_labels
 from noisy_student_jax.generation.train import train
-from noisy_student_jax.report.contact_sheet import CONTACT_SHEET, show_some
+from noisy_student_jax.report.contact_sheet import CONTACT_SHEET, write_contact_sheet
 from noisy_student_jax.report.summary import judge
 from noisy_student_jax.robustness import results as robustness
 from noisy_student_jax.runs import fixres
@@ -27,7 +27,7 @@ from noisy_student_jax.runs.paths import (
 )
 from noisy_student_jax.runs.run import Generation, Run
 from noisy_student_jax.runs.scheduler import Stage
-from noisy_student_jax.runs.write_splits import note_splits
+from noisy_student_jax.runs.write_splits import write_splits
 
 
 def noisy_student(run: Run) -> list[Stage]:
@@ -61,7 +61,7 @@ def data(run: Run) -> Stage:
             "classes": files.digest(list(run.dataset.classes)),
         },
         outputs=("data",),
-        perform=lambda: note_splits(run),
+        perform=lambda: write_splits(run),
     )
 
 
@@ -79,7 +79,7 @@ def contact_sheet(run: Run) -> Stage:
         },
         needs=("data",),
         outputs=(CONTACT_SHEET,),
-        perform=lambda: show_some(student, run.workdir / CONTACT_SHEET),
+        perform=lambda: write_contact_sheet(student, run.workdir / CONTACT_SHEET),
         derived=True,
     )
 

@@ -107,7 +107,7 @@ def initial_variables(student: Generation) -> PyTree:
     if start is None:
         return fresh
     same_classes = start.classes == tuple(student.run.dataset.classes)
-    return started(
+    return merged_variables(
         fresh,
         start.variables,
         keep_head=same_classes,
@@ -116,7 +116,7 @@ def initial_variables(student: Generation) -> PyTree:
     )
 
 
-def started(
+def merged_variables(
     fresh: PyTree, start: PyTree, *, keep_head: bool, what: str, model: str
 ) -> PyTree:
     """Replaces random weights and statistics with given ones; a new head is zero.
@@ -171,7 +171,7 @@ def with_given(config: ConfigDict) -> ConfigDict:
     filled = config.copy_and_resolve_references()
     if config.teacher is not None:
         bundle = _read(config.teacher, "config.teacher")
-        _describe(filled.generations[0], bundle, config.teacher)
+        _copy_model(filled.generations[0], bundle, config.teacher)
     for section in (*filled.generations, *(filled[name] for name in LABELS_ONLY)):
         model = section.model
         if model.init in (None, RANDOM, TEACHER, PRETRAINED):
@@ -185,7 +185,7 @@ def with_given(config: ConfigDict) -> ConfigDict:
     return filled
 
 
-def _describe(generation: ConfigDict, bundle: Bundle, place: str) -> None:
+def _copy_model(generation: ConfigDict, bundle: Bundle, place: str) -> None:
     """Sets a generation's model fields to those of a bundle."""
     model, usual = generation.model, base_config().model
     if bundle.architecture != model.name:

@@ -56,9 +56,9 @@ class Part:
         del name
         return source
 
-    def made_up(self, count: int) -> np.ndarray:
+    def synthetic(self, count: int) -> np.ndarray:
         """Returns `count` synthetic records to measure the speed of this part."""
-        return made_up_images(count, self.student.spec.model.resolution)
+        return synthetic_images(count, self.student.spec.model.resolution)
 
     def initial(self) -> PyTree:
         """Returns the initial variables of this part, on the host."""
@@ -86,7 +86,7 @@ def part(student: Generation) -> Part:
     return HeadOnFeatures(student, head(student), OnePixel(width(student)))
 
 
-def made_up_images(count: int, side: int) -> np.ndarray:
+def synthetic_images(count: int, side: int) -> np.ndarray:
     """Returns random images, uint8 ``[count, side, side, 3]``."""
     shape = (count, side, side, 3)
     return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
@@ -221,7 +221,7 @@ class HeadOnFeatures(Part):
             status += stored["status"].tolist()
         return FeatureSource(source, np.concatenate(features), status)
 
-    def made_up(self, count: int) -> np.ndarray:
+    def synthetic(self, count: int) -> np.ndarray:
         """See `Part`."""
         return np.ones((count, 1, 1, self.preprocessing.channels), np.float32)
 

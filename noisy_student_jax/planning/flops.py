@@ -36,7 +36,7 @@ def images(student: Generation) -> dict[str, int]:
     }
 
 
-def passed_once(student: Generation) -> dict[str, int]:
+def feature_images(student: Generation) -> dict[str, int]:
     """Counts the images whose features a frozen backbone computes, by stage.
 
     Baselines reuse the last student's features.
@@ -61,7 +61,7 @@ def flops(student: Generation) -> dict[str, float]:
     counts = images(student)
     counts["train"] *= 1 + BACKWARD
     if student.spec.config.train.part == "head":
-        counts = passed_once(student)
+        counts = feature_images(student)
     found = {name: float(student.cost.flops * count) for name, count in counts.items()}
     if shown := student.spec.taught_by:
         taught = student.spec.schedule.steps * student.spec.layout.pseudo
@@ -69,7 +69,7 @@ def flops(student: Generation) -> dict[str, float]:
     return found
 
 
-def draws_an_epoch(student: Generation) -> int:
+def draws_per_epoch(student: Generation) -> int:
     """Returns the number of draws in an epoch of a student's second stream.
 
     For pseudo-labels it is an upper bound, reached if every class has a record to draw:
@@ -91,7 +91,7 @@ def passes(student: Generation) -> dict[str, float]:
     layout, steps = student.spec.layout, student.spec.schedule.steps
     found = {"labeled": steps * layout.labeled / len(student.run.dataset.labeled)}
     if layout.pseudo:
-        found["pseudo"] = steps * layout.pseudo / draws_an_epoch(student)
+        found["pseudo"] = steps * layout.pseudo / draws_per_epoch(student)
     return found
 
 

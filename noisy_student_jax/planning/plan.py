@@ -338,7 +338,7 @@ def _disk(student: Generation, *, floats: int) -> int:
     generation = student.spec.generation
     if isinstance(generation, int) and generation < run.last:
         # The sidecar; the plan and targets of selected records; and the picks.
-        draws = flops.draws_an_epoch(run.student(generation + 1))
+        draws = flops.draws_per_epoch(run.student(generation + 1))
         pool = len(run.dataset.pool)
         labels += (pool + min(pool, draws)) * record + draws * PICK
     return checkpoints + bundles + labels

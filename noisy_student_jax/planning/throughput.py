@@ -18,7 +18,7 @@ from noisy_student_jax.data.sources import first_label
 from noisy_student_jax.evaluation.predictor import Predictor
 from noisy_student_jax.generation import init_weights, streams
 from noisy_student_jax.generation.train import step_and_state
-from noisy_student_jax.generation.trainable import Part, made_up_images, part
+from noisy_student_jax.generation.trainable import Part, synthetic_images, part
 from noisy_student_jax.planning import flops, memory
 from noisy_student_jax.planning.memory import StepMemory
 from noisy_student_jax.runs.run import Generation
@@ -107,7 +107,7 @@ def measure(student: Generation, *, seconds: float = 1.5) -> Speed:
     )
     learned = trained.whole(jax.device_get(state.ema_variables))
     variables = predictor.place(learned)
-    images = made_up_images(BATCHES * predictor.batch, small.spec.model.resolution)
+    images = synthetic_images(BATCHES * predictor.batch, small.spec.model.resolution)
     labeling = _steps_per_second(
         lambda number: predictor(variables, images), student, seconds
     )
@@ -138,7 +138,7 @@ def hours(student: Generation, speed: Speed) -> dict[str, float]:
     spec, images = student.spec, flops.images(student)
     seconds = {"train": images.pop("train") / speed.train_images_per_second}
     if spec.config.train.part == "head":
-        images = flops.passed_once(student)
+        images = flops.feature_images(student)
     for what, count in images.items():
         more = count / speed.label_images_per_second
         seconds[what] = seconds.get(what, 0) + more
@@ -168,7 +168,7 @@ class _Batches:
         if not self._layout.pseudo:
             self._sizes.pop()
         self._images = sharding.put_batch(
-            [trained.made_up(size) for size in self._sizes], mesh
+            [trained.synthetic(size) for size in self._sizes], mesh
         )
         self._rest = sharding.put_batch(all_but_images(student), mesh)
         noises = [streams.input_noise(student, name) for name in types.STREAMS]

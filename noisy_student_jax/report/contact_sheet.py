@@ -324,7 +324,7 @@ def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
     return [_shortened(line, font, width) for line in lines]
 
 
-def show_some(student: Generation, path: pathlib.Path) -> dict[str, int]:
+def write_contact_sheet(student: Generation, path: pathlib.Path) -> dict[str, int]:
     """Draws the contact sheet of a student's images and noise; returns counts."""
     data = student.run.dataset
     groups = [

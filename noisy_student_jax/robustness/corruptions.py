@@ -87,14 +87,14 @@ class CorruptedSource:
         np.random.seed(seed)
         own = {"seed": seed} if self._corruption in _OWN_SEED else {}
         return self._corrupt(
-            brought_to_size(image),
+            resized_to_fit(image),
             severity=self._severity,
             corruption_name=self._corruption,
             **own,
         )
 
 
-def brought_to_size(image: np.ndarray) -> np.ndarray:
+def resized_to_fit(image: np.ndarray) -> np.ndarray:
     """Resizes an image so that its shorter side is between 32 and 224 pixels.
 
     The aspect ratio is kept. Corruptions are defined in pixels: on a photograph of 12

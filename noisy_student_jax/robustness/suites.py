@@ -360,7 +360,7 @@ def size_warnings(bundle: Bundle) -> list[str]:
     """
     side = bundle.preprocessing.resolution
     l2 = bundle.architecture == "efficientnet_l2" and side > 475
-    if not (l2 or _speaks_of_fixres(bundle.origin)):
+    if not (l2 or _mentions_fixres(bundle.origin)):
         return []
     return [
         f"these weights were fine-tuned by FixRes for {side} pixels; ImageNet-C and -P"
@@ -368,15 +368,15 @@ def size_warnings(bundle: Bundle) -> list[str]:
     ]
 
 
-def _speaks_of_fixres(value: Any) -> bool:
+def _mentions_fixres(value: Any) -> bool:
     """Whether a bundle's origin mentions FixRes, other than as an empty value."""
     if isinstance(value, dict):
         return any(
-            ("fixres" in str(key).lower() and bool(of)) or _speaks_of_fixres(of)
+            ("fixres" in str(key).lower() and bool(of)) or _mentions_fixres(of)
             for key, of in value.items()
         )
     if isinstance(value, (list, tuple)):
-        return any(_speaks_of_fixres(one) for one in value)
+        return any(_mentions_fixres(one) for one in value)
     return isinstance(value, str) and "fixres" in value.lower()
 
 

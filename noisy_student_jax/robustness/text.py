@@ -1,4 +1,4 @@
-"""What a suite found, as lines for people."""
+"""Formats the results of the suites as text."""
 
 from typing import Any
 

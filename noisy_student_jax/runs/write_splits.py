@@ -11,7 +11,7 @@ DATASET = "data/dataset.json"
 QUARANTINE = "data/quarantine.parquet"
 
 
-def note_splits(run: Run) -> dict[str, int]:
+def write_splits(run: Run) -> dict[str, int]:
     """Writes the splits, the dataset's description and its quarantine.
 
     The files are ``data/splits.parquet`` (key, part), ``data/dataset.json`` and

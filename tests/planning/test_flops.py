@@ -68,7 +68,7 @@ def test_flops_are_three_passes_an_image_drawn_and_one_an_image_labeled():
 def test_an_epoch_of_pseudo_labels_is_what_can_be_selected(overrides, draws, tmp_path):
     config = configs.load(TINY, overrides)
     one = Run(config, tmp_path, interruption=Interruption()).student(1)
-    assert flops.draws_an_epoch(one) == draws
+    assert flops.draws_per_epoch(one) == draws
 
 
 def test_the_last_generation_and_the_control_label_nothing():

@@ -30,7 +30,7 @@ def compiled(*overrides):
     student = student_of(*overrides)
     trained, mesh = part(student), sharding.make_mesh(jax.devices()[:1])
     step, state = step_and_state(trained)
-    images = trained.made_up(student.spec.layout.total)
+    images = trained.synthetic(student.spec.layout.total)
     rest = throughput.all_but_images(student)
     batch = sharding.put_batch({**rest, "image": images}, mesh)
     placed = jax.device_put(state, sharding.replicated(mesh))

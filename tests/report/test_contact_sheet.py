@@ -204,7 +204,7 @@ def seen(monkeypatch):
 def test_each_class_and_the_pool_are_shown(tiny_student, tmp_path, monkeypatch):
     found, student = seen(monkeypatch), tiny_student(1)
 
-    sheets.show_some(student, tmp_path / "sheet.png")
+    sheets.write_contact_sheet(student, tmp_path / "sheet.png")
 
     classes = list(student.run.dataset.classes)
     assert [group.name for group in found["groups"]] == [*classes, "pool"]
@@ -224,7 +224,7 @@ def test_random_crops_are_shown_as_such(tiny_student, tmp_path, monkeypatch):
     found = seen(monkeypatch)
     student = tiny_student(1, "--config.noise.pseudo.crop_area=0.1")
 
-    sheets.show_some(student, tmp_path / "sheet.png")
+    sheets.write_contact_sheet(student, tmp_path / "sheet.png")
 
     *classes, pool = found["groups"]
     assert all(group.crops is None for group in classes)

@@ -5,7 +5,7 @@ import pytest
 
 from noisy_student_jax.core.protocols import Examples
 from noisy_student_jax.data.sources import ArraySource
-from noisy_student_jax.robustness.corruptions import CorruptedSource, brought_to_size
+from noisy_student_jax.robustness.corruptions import CorruptedSource, resized_to_fit
 from noisy_student_jax.robustness.metrics import CORRUPTIONS
 
 pytest.importorskip("imagecorruptions", exc_type=ImportError)
@@ -73,9 +73,9 @@ def test_the_random_numbers_of_others_are_left_alone(source):
 def test_the_shorter_side_is_brought_between_32_and_224(shape, wanted):
     image = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
 
-    assert brought_to_size(image).shape == wanted
+    assert resized_to_fit(image).shape == wanted
     if shape == wanted:
-        np.testing.assert_array_equal(brought_to_size(image), image)
+        np.testing.assert_array_equal(resized_to_fit(image), image)
 
 
 def test_what_cannot_be_read_stays_so(source):

@@ -206,7 +206,7 @@ def test_what_is_frozen_has_no_gradient_and_no_batch_statistics():
         ("generations[1].fixres.steps=99", "more than the training itself has"),
         (
             "generations[1].fixres.frozen_blocks=99",
-            "config.fixres.frozen_blocks=99 cannot be",
+            "config.fixres.frozen_blocks=99 is invalid",
         ),
         ("fixres.batch=0.5", "config.fixres.batch takes a value of type int"),
         ("fixres.epochs=none", "has to be given"),

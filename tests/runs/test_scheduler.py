@@ -167,7 +167,10 @@ def test_a_changed_identity_field_is_named_and_refused(override, run, capsys):
     before = hashes(run)
     found = refused(capsys, line("run", run, f"--config.{override}"))
     assert named in found
-    assert f"these would have to run again: {', '.join(again)}; pass --again" in found
+    assert (
+        f"these stages would have to run again: {', '.join(again)}; pass --again"
+        in found
+    )
     assert hashes(run) == before
 
 
@@ -249,7 +252,7 @@ def test_a_changed_input_is_named(tmp_path, capsys):
     labels.write_text("1\n0\n" * 6)
     found = refused(capsys, [*arguments, "--config.train.steps=3"])
     assert "data (input 'labeled')" in found
-    assert "these would have to run again: data, generation_0/train;" in found
+    assert "these stages would have to run again: data, generation_0/train;" in found
 
 
 def test_another_generation_keeps_the_earlier_ones(run, tmp_path, capsys):

@@ -95,3 +95,12 @@ def test_a_program_of_one_device_has_none():
     assert (
         collectives("ENTRY %main (p: f32[4]) -> f32[4] {\n  ROOT %p = f32[4]\n}") == []
     )
+
+
+def test_a_token_takes_no_bytes():
+    text = """
+ENTRY %main (a: f32[4]) -> f32[4] {
+  %sum = (f32[4]{0}, token[]) all-reduce(%a, %after), to_apply=%add
+}
+"""
+    assert collectives(text) == [Collective("all-reduce", 1, 16)]
