@@ -101,7 +101,7 @@ class FolderSource:
     def subset(self, indices: np.ndarray, *, labeled: bool = True) -> "FolderSource":
         """Returns some of the records; without their labels if they may not be seen."""
         indices, whole = np.asarray(indices, int), self._listing
-        labels = whole.labels[indices] if labeled and self.labels is not None else None
+        labels = self.labels[indices] if labeled and self.labels is not None else None
         listing = dataclasses.replace(
             whole,
             paths=tuple(whole.paths[index] for index in indices),

@@ -8,30 +8,16 @@ import glob
 import os
 import pathlib
 from collections.abc import Sequence
-from typing import NoReturn
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from noisy_student_jax.core.console import printable
-from noisy_student_jax.core.errors import UserError
-from noisy_student_jax.data.open import STREAMED, Counted
-from noisy_student_jax.data.sources import Dataset
+from noisy_student_jax.data.open import STREAMED
+from noisy_student_jax.data.sources import Counted, CountedRecords, Dataset
 
 ASSUMED = "sizes"
 """The fact of a data set that says on whose word it is so large."""
-
-
-class CountedRecords(Counted):
-    """Encoded records that are only counted."""
-
-    def read_encoded(self, indices: Sequence[int]) -> NoReturn:
-        """Refuses: there is nothing to be read.
-
-        Raises:
-          UserError: always.
-        """
-        raise UserError("these records are only counted, and cannot be read")
 
 
 def absent(data: ConfigDict) -> list[str]:

@@ -100,6 +100,7 @@ def own(
         labeled, rest = _few_labels(labeled, data.labels_per_class, seed, facts)
     if pool is None:
         pool = rest
+        assert pool is not None, "check_places wants a pool or labels_per_class"
     else:
         pool = pool.subset(claims.new(pool, "pool"))
         if rest:
@@ -123,10 +124,15 @@ def _few_labels(
     labeled: Opened, count: int, seed: int, facts: dict[str, Any]
 ) -> tuple[Opened, Opened]:
     """Returns `count` labeled images of each class, and the rest."""
-    chosen = some_of_each_class(labeled.dealt_by, labeled.labels, count, seed=seed)
+    chosen = some_of_each_class(labeled.dealt_by, _labels(labeled), count, seed=seed)
     facts["labels"] = f"{count} a class, by seed {seed}"
     rest = np.setdiff1d(np.arange(len(labeled)), chosen)
     return labeled.subset(chosen), labeled.subset(rest)
+
+
+def _labels(labeled: Opened) -> np.ndarray:
+    assert labeled.labels is not None, "labeled images are opened with their labels"
+    return labeled.labels
 
 
 class _Claims:
@@ -138,7 +144,8 @@ class _Claims:
 
     def new(self, opened: Opened, part: str = LABELED) -> np.ndarray:
         """Returns indices of records whose content is in no part yet; takes them."""
-        kept, copies = [], collections.Counter()
+        kept: list[int] = []
+        copies: collections.Counter[str] = collections.Counter()
         for index, content in enumerate(opened.content):
             if owner := self._taken.get(content):
                 copies[owner] += 1
@@ -159,8 +166,8 @@ class _Claims:
 
 def _contradictory(labeled: Opened, facts: dict[str, Any]) -> np.ndarray:
     """Returns indices of labeled images whose copies have another label."""
-    seen = collections.defaultdict(set)
-    for content, label in zip(labeled.content, labeled.labels.tolist(), strict=True):
+    seen: dict[str, set[int]] = collections.defaultdict(set)
+    for content, label in zip(labeled.content, _labels(labeled).tolist(), strict=True):
         seen[content].add(label)
     found = [i for i, c in enumerate(labeled.content) if len(seen[c]) > 1]
     if found:
@@ -193,7 +200,7 @@ def _deal(
     known = _known(path)
     parts = by_content(
         labeled.dealt_by,
-        labeled.labels,
+        _labels(labeled),
         **fractions,
         known=known,
         classes=labeled.classes,

@@ -20,6 +20,7 @@ from noisy_student_jax.data.cache.listing import (
     safe_text,
 )
 from noisy_student_jax.data.encoded import EncodedSource, FolderSource
+from noisy_student_jax.data.sources import Counted
 
 STREAMED = ("tfds:", "tfrecord:")
 _SIDE = "side_"
@@ -74,24 +75,6 @@ class Opened:
         """Returns the records as a source; without labels if they may not be seen."""
         rows = np.arange(len(self)) if self.rows is None else self.rows
         return self.whole.subset(rows, labeled=labeled)
-
-
-class Counted:
-    """A source that is only counted: neither keys nor images are known."""
-
-    fingerprint = "not prepared"
-
-    def __init__(self, count: int, labels: np.ndarray | None):
-        """Stands for `count` records."""
-        self._count, self.labels = count, labels
-
-    def __len__(self) -> int:
-        return self._count
-
-    def subset(self, indices: np.ndarray, *, labeled: bool = True) -> "Counted":
-        """Returns fewer of them."""
-        known = labeled and self.labels is not None
-        return Counted(len(indices), self.labels[indices] if known else None)
 
 
 class Opener:
@@ -195,12 +178,6 @@ class Opener:
         if not files.exists(index_folder):
             what = "where they lie, and their labels" if labeled else "where they lie"
             console.say(f"looking up the records of {name}, once: {what}")
-        options = {
-            "name": name,
-            "labeled": labeled,
-            "classes": classes,
-            "index_folder": index_folder,
-        }
         features = {
             feature: own
             for feature, own in (
@@ -213,13 +190,27 @@ class Opener:
         if kind == "tfds":
             from noisy_student_jax.data.streaming.tfds import tfds_source
 
-            source = tfds_source(rest, **options, **features)
+            source = tfds_source(
+                rest,
+                name=name,
+                labeled=labeled,
+                classes=classes,
+                index_folder=index_folder,
+                **features,
+            )
         else:
             from noisy_student_jax.data.streaming.records import Features
             from noisy_student_jax.data.streaming.tfrecord import TFRecordSource
 
             layout = Features(**features, first_label=self._data.first_label)
-            source = TFRecordSource(rest, features=layout, **options)
+            source = TFRecordSource(
+                rest,
+                index_folder,
+                name=name,
+                labeled=labeled,
+                classes=classes,
+                features=layout,
+            )
         opened = Opened(
             name=name,
             whole=source,
@@ -228,17 +219,21 @@ class Opener:
             labels=source.labels,
             classes=tuple(source.classes),
         )
-        return _without_unreadable(opened) if labeled else opened
+        if source.labels is None:
+            return opened
+        return _without_unreadable(opened, source, source.labels)
 
 
-def _without_unreadable(opened: Opened) -> Opened:
-    """Leaves out, by name, labeled records of which no label could be read."""
-    bad = np.flatnonzero(opened.labels < 0)
+def _without_unreadable(
+    opened: Opened, source: EncodedSource, labels: np.ndarray
+) -> Opened:
+    """Leaves out labeled records whose label could not be read, and names them."""
+    bad = np.flatnonzero(labels < 0)
     if not len(bad):
         return opened
-    status = opened.whole.read_encoded(bad.tolist()).status
+    status = source.read_encoded(bad.tolist()).status
     named = [(opened.key(i), why) for i, why in zip(bad.tolist(), status, strict=True)]
-    kept = opened.subset(np.flatnonzero(opened.labels >= 0))
+    kept = opened.subset(np.flatnonzero(labels >= 0))
     return dataclasses.replace(kept, quarantined=named)
 
 

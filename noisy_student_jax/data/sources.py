@@ -4,11 +4,12 @@ import dataclasses
 import hashlib
 import itertools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 from noisy_student_jax.core import unusable
+from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.protocols import Examples, Preprocessor, Source
 
 READ_AT_ONCE = 256
@@ -38,7 +39,7 @@ class ArraySource:
     def read(self, indices: Sequence[int]) -> Examples:
         """See `Source`."""
         labels = None if self.labels is None else self.labels[np.asarray(indices, int)]
-        images = [self.images[index] for index in indices]
+        images: list[np.ndarray | None] = [self.images[index] for index in indices]
         return Examples(images, ["ok"] * len(images), labels)
 
     def subset(self, indices: np.ndarray, *, labeled: bool = True) -> "ArraySource":
@@ -49,6 +50,44 @@ class ArraySource:
             [self.images[index] for index in indices],
             self.labels[indices] if labeled and self.labels is not None else None,
         )
+
+
+class Counted:
+    """A source whose records are only counted: they have no keys and no images."""
+
+    fingerprint = "not prepared"
+
+    def __init__(self, count: int, labels: np.ndarray | None):
+        """Stands for `count` records."""
+        self._count, self.labels = count, labels
+
+    def __len__(self) -> int:
+        return self._count
+
+    def key(self, index: int) -> NoReturn:
+        """Raises a `UserError`: see `has_keys`."""
+        raise _only_counted()
+
+    def read(self, indices: Sequence[int]) -> NoReturn:
+        """Raises a `UserError`."""
+        raise _only_counted()
+
+    def subset(self, indices: np.ndarray, *, labeled: bool = True) -> "Counted":
+        """Returns as many records as there are indices."""
+        labels = self.labels if labeled else None
+        return Counted(len(indices), None if labels is None else labels[indices])
+
+
+class CountedRecords(Counted):
+    """Encoded records that are only counted."""
+
+    def read_encoded(self, indices: Sequence[int]) -> NoReturn:
+        """Raises a `UserError`."""
+        raise _only_counted()
+
+
+def _only_counted() -> UserError:
+    return UserError("these records are only counted, and cannot be read")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,14 +156,12 @@ def first_label(source: Source) -> np.ndarray:
       source: of labeled records.
     """
     labels = known_labels(source)
-    if labels is None:
-        labels = source.read([0]).labels
-    return labels[:1]
+    return (_read_labels(source, [0]) if labels is None else labels)[:1]
 
 
 def has_keys(source: Source) -> bool:
-    """Whether a source knows its records, and does not only count them."""
-    return hasattr(source, "key")
+    """Whether a source knows its records, rather than only their number."""
+    return not isinstance(source, Counted)
 
 
 def record_bytes(source: Source) -> int | None:
@@ -138,10 +175,20 @@ def labels_of(source: Source) -> np.ndarray:
     if labels is not None:
         return labels
     parts = [
-        source.read(range(start, min(start + READ_AT_ONCE, len(source)))).labels
+        _read_labels(source, range(start, min(start + READ_AT_ONCE, len(source))))
         for start in range(0, len(source), READ_AT_ONCE)
     ]
     return np.concatenate(parts)
+
+
+def _read_labels(source: Source, indices: Sequence[int]) -> np.ndarray:
+    labels = source.read(indices).labels
+    if labels is None:
+        raise UserError(
+            "a source of labeled records was read and gave no labels: its `read` has to"
+            " return them"
+        )
+    return labels
 
 
 def key_hashes(source: Source, indices: Sequence[int] | None = None) -> np.ndarray:
@@ -189,7 +236,8 @@ def read_all_good(
         if status != "ok"
     ]
     unusable.refuse(bad, len(indices), f"{part} images")
-    return preprocessing.apply_all_to_train_on(examples.images), examples.labels
+    images = [image for image in examples.images if image is not None]
+    return preprocessing.apply_all_to_train_on(images), examples.labels
 
 
 def shard_bounds(count: int, shards: int) -> list[tuple[int, int]]:

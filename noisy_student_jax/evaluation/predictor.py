@@ -74,7 +74,8 @@ class Predictor:
         self._waiting: set[Future] = set()
         what = task, module, preprocessing.mean, preprocessing.std, self.mesh
         try:
-            self.apply = _shared_program(*what)
+            # A module has a hash, which Flax's dataclass transform hides.
+            self.apply = _shared_program(*what)  # type: ignore[arg-type]
         except TypeError:
             # Somebody's own task, or model, that cannot be looked up by what it is.
             self.apply = _program(*what)
@@ -283,7 +284,7 @@ def predict_batches(
             return found, None
         usable = zip(examples.images, found.good, strict=True)
         return found, predictor.preprocessing.apply_all(
-            image for image, good in usable if good
+            image for image, good in usable if good and image is not None
         )
 
     def start(number: int) -> tuple[Read, dict[str, Callable[[], Arrays]]]:
@@ -296,10 +297,10 @@ def predict_batches(
             for name, variables in placed.items()
         }
 
-    limits = {"ahead": predictor.ahead, "stop": len(batches)}
-    thread = ThreadPoolExecutor(1, "read_ahead") if predictor.ahead else None
-    was_read = Prefetcher(read, **limits, executor=thread)
-    started = Prefetcher(start, **limits)
+    ahead, stop = predictor.ahead, len(batches)
+    thread = ThreadPoolExecutor(1, "read_ahead") if ahead else None
+    was_read = Prefetcher(read, ahead=ahead, stop=stop, executor=thread)
+    started = Prefetcher(start, ahead=ahead, stop=stop)
     with predictor.abandoning(), contextlib.closing(was_read):
         for found, fetch in map(started, range(len(batches))):
             yield found, {name: one() for name, one in fetch.items()}
@@ -344,7 +345,9 @@ def predict_source(
     """
     placed = {name: predictor.place(variables) for name, variables in models.items()}
     parts: dict[str, list[Arrays]] = {name: [] for name in models}
-    records, labels, unusable = [], [], {}
+    records: list[np.ndarray] = []
+    labels: list[np.ndarray] = []
+    unusable: dict[str, str] = {}
     batches = [
         range(start, min(start + predictor.batch, len(source)))
         for start in range(0, len(source), predictor.batch)

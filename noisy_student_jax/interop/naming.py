@@ -79,7 +79,8 @@ class Row:
         )
 
     def _back(self) -> tuple[int, ...]:
-        return tuple(self.axes.index(axis) for axis in range(len(self.axes)))
+        axes = self.axes or ()
+        return tuple(axes.index(axis) for axis in range(len(axes)))
 
 
 def rows(architecture: Architecture, naming: Naming) -> tuple[Row, ...]:

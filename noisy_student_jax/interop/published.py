@@ -28,11 +28,8 @@ _LITE = {
         "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"
     ),
 }
-# timm evaluates these above the resolution that they were trained at.
-_TIMM = {
-    "efficientnet_lite3": {"resolution": 300, "interpolation": "bilinear"},
-    "efficientnet_lite4": {"resolution": 380, "interpolation": "bilinear"},
-}
+# timm evaluates these bilinearly, above the resolution that they were trained at.
+_TIMM_RESOLUTIONS = {"efficientnet_lite3": 300, "efficientnet_lite4": 380}
 
 
 def preprocessing(model: str, *, layout: str) -> Preprocessing:
@@ -52,8 +49,11 @@ def preprocessing(model: str, *, layout: str) -> Preprocessing:
     """
     mean, std = models.normalization(model)
     usual = Preprocessing(models.resolution(model), mean=mean, std=std)
-    special = _TIMM.get(model, {}) if layout == "timm" else {}
-    return dataclasses.replace(usual, **special)
+    if layout != "timm" or model not in _TIMM_RESOLUTIONS:
+        return usual
+    return dataclasses.replace(
+        usual, resolution=_TIMM_RESOLUTIONS[model], interpolation="bilinear"
+    )
 
 
 def available() -> tuple[str, ...]:

@@ -8,7 +8,7 @@ the reading.
 
 import pickletools
 from collections.abc import Callable, Mapping
-from typing import Any, BinaryIO
+from typing import Any, Protocol
 
 MAX_COMMANDS = 10_000_000
 _MARK = object()
@@ -16,6 +16,16 @@ _MARK = object()
 
 class RefusedPickleError(Exception):
     """The pickle is damaged, or wants more than data; the message says which."""
+
+
+class Readable(Protocol):
+    """A binary file, or a memory map of one."""
+
+    def read(self, size: int, /) -> bytes:
+        """Reads at most `size` bytes."""
+
+    def readline(self) -> bytes:
+        """Reads up to the end of the line."""
 
 
 class Name:
@@ -26,7 +36,7 @@ class Name:
 
 
 def load(
-    file: BinaryIO,
+    file: Readable,
     known: Mapping[str, Any],
     *,
     persistent: Callable[[Any], Any] | None = None,
@@ -48,8 +58,10 @@ def load(
       RefusedPickleError: it is damaged, or wants more than data.
     """
     machine = _Machine(known, persistent)
+    # Its annotation wants a whole IO; it calls `read`, `readline` and `tell` at most.
+    operations = pickletools.genops(file)  # type: ignore[arg-type]
     try:
-        for count, (operation, argument, _) in enumerate(pickletools.genops(file)):
+        for count, (operation, argument, _) in enumerate(operations):
             if count > MAX_COMMANDS:
                 raise RefusedPickleError("it has too many commands")
             command = machine.commands.get(operation.name)
@@ -76,7 +88,7 @@ class _Machine:
         self.memo: dict[int, Any] = {}
         self.known, self.persistent = known, persistent
         push, pop = self.stack.append, self.stack.pop
-        constants = {
+        constants: dict[str, Callable[[], Any]] = {
             "NONE": lambda: None,
             "NEWTRUE": lambda: True,
             "NEWFALSE": lambda: False,
@@ -85,13 +97,16 @@ class _Machine:
             "EMPTY_TUPLE": tuple,
             "MARK": lambda: _MARK,
         }
-        literals = ("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT")
-        literals += ("BINUNICODE", "SHORT_BINUNICODE", "BINSTRING", "SHORT_BINSTRING")
+        literals = (
+            *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
+            *("BINUNICODE", "SHORT_BINUNICODE", "BINSTRING", "SHORT_BINSTRING"),
+        )
+
+        def constant(make: Callable[[], Any]) -> Callable[[Any], None]:
+            return lambda _: push(make())
+
         self.commands: dict[str, Callable[[Any], None]] = {
-            **{
-                name: lambda _, make=make: push(make())
-                for name, make in constants.items()
-            },
+            **{name: constant(make) for name, make in constants.items()},
             **dict.fromkeys(literals, push),
             **dict.fromkeys(("PROTO", "FRAME", "STOP"), lambda _: None),
             **dict.fromkeys(("BINPUT", "LONG_BINPUT"), self._put),

@@ -69,9 +69,10 @@ class _Tensor:
     strides: tuple[int, ...]
 
     def array(self) -> np.ndarray:
-        size = self.storage.dtype.itemsize
+        size, values = self.storage.dtype.itemsize, self.storage.values
+        assert values is not None, "storages are read before arrays are made"
         return np.lib.stride_tricks.as_strided(
-            self.storage.values[self.offset :],
+            values[self.offset :],
             self.shape,
             tuple(
                 size * stride if side > 1 else 0

@@ -122,8 +122,9 @@ def _label_shard(
                 f"what the model predicts for '{pool.key(indices[row])}' is not finite:"
                 " its weights are of no use; train it again"
             )
-        labels.append(_scattered(good, own and task.bucket(own), np.int32))
-        scores.append(_scattered(good, own and task.score(own), np.float32))
+        bucket, score = (task.bucket(own), task.score(own)) if own else (None, None)
+        labels.append(_scattered(good, bucket, np.int32))
+        scores.append(_scattered(good, score, np.float32))
         columns.append(
             {
                 name: column.take(_places(good))
@@ -144,7 +145,7 @@ def _label_shard(
 
 def _scattered(good: np.ndarray, values: np.ndarray | None, dtype: type) -> np.ndarray:
     """Puts the values of good rows in their places; the others hold zero."""
-    whole = np.zeros(len(good), dtype)
+    whole: np.ndarray = np.zeros(len(good), dtype)
     if values is not None:
         whole[good] = values
     return whole

@@ -230,11 +230,12 @@ class Plan:
         """Whether no further pass is needed."""
         return all(cut.settled for cut in self._cuts)
 
-    def counters(self) -> list[np.ndarray | None]:
-        """Returns zeros to count one pass into; None for a cut that needs no more."""
-        return [None if cut.settled else cut.counters() for cut in self._cuts]
+    def counters(self) -> list[np.ndarray]:
+        """Returns zeros to count one pass into; empty for a cut that needs no more."""
+        nothing = np.zeros((0, 0), np.int64)
+        return [nothing if cut.settled else cut.counters() for cut in self._cuts]
 
-    def histogram(self, path: Path, counts: Sequence[np.ndarray | None]) -> None:
+    def histogram(self, path: Path, counts: Sequence[np.ndarray]) -> None:
         """Adds one shard to the counts of this pass.
 
         Args:
@@ -249,17 +250,17 @@ class Plan:
         for batch in sidecar.batches(path, columns):
             _, label, words = self._ranked(batch)
             for cut, own, into in zip(self._cuts, words, counts, strict=True):
-                if into is not None:
+                if not cut.settled:
                     cut.histogram(label, own, into)
 
-    def advance(self, counts: Sequence[np.ndarray | None]) -> None:
+    def advance(self, counts: Sequence[np.ndarray]) -> None:
         """Ends a pass.
 
         Args:
           counts: the sum over all shards there are.
         """
         for cut, own in zip(self._cuts, counts, strict=True):
-            if own is not None:
+            if not cut.settled:
                 cut.advance(own)
 
     def _ranked(

@@ -77,12 +77,13 @@ class ReferencePlan:
         if self._passes_left == 2:
             for batch in sidecar.batches(path, ["label", "score"]):
                 _, label, score = eligible(batch, self.options)
-                np.add.at(into, (label, hundredths(score)), 1)
+                cell = label.astype(np.int64) * into.shape[1] + hundredths(score)
+                np.add.at(into.reshape(-1), cell, 1)
         else:
             for batch in sidecar.batches(path, ["label", "score", "key"]):
                 _, label, copies = self.take(batch)
-                np.add.at(into, (label, 0), 1)
-                np.add.at(into, (label, 1), copies)
+                np.add.at(into[:, 0], label, 1)
+                np.add.at(into[:, 1], label, copies)
 
     def advance(self, counts: Sequence[np.ndarray]) -> None:
         """Ends a pass.

@@ -70,8 +70,8 @@ class KeptPlan:
         (into,) = counts
         for batch in sidecar.batches(path, ["key", "label"]):
             _, label, copies = self.take(batch)
-            np.add.at(into, (label, 0), 1)
-            np.add.at(into, (label, 1), copies)
+            np.add.at(into[:, 0], label, 1)
+            np.add.at(into[:, 1], label, copies)
 
     def advance(self, counts: Sequence[np.ndarray]) -> None:
         """Ends the pass.

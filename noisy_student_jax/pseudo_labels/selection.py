@@ -110,13 +110,15 @@ def select(
     survey = _survey(paths, _classes(paths[0], metadata), options)
     if not (survey.ok if kept else survey.eligible).any():
         raise UserError(_nothing(Path(labels_directory), survey, options))
+    plan: AnyPlan
     if kept:
         plan = KeptPlan(survey, options, Path(kept) / PLAN, load_picks(kept)[0])
+    elif options.method == "reference":
+        plan = ReferencePlan(survey, options)
     else:
-        rule = ReferencePlan if options.method == "reference" else Plan
-        plan = rule(survey, options)
+        plan = Plan(survey, options)
     _settle(paths, plan)
-    if kept and not plan.capacity.any():
+    if isinstance(plan, KeptPlan) and not plan.capacity.any():
         raise UserError(
             f"none of the {plan.lost:,} records of the plan in '{kept}' has a label in"
             f" {labels_directory}; see their status there, or select afresh"
@@ -130,7 +132,9 @@ def select(
     with files.atomic_directory(output) as temporary:
         tally = _write(paths, plan, temporary, metadata, targets)
         summary = _summary(survey, plan, tally, metadata, len(paths))
-        summary["kept"] = _origin(Path(kept), plan) if kept else None
+        summary["kept"] = None
+        if kept and isinstance(plan, KeptPlan):
+            summary["kept"] = _origin(Path(kept), plan)
         about = (survey, plan, tally, classes)
         summary["warnings"] = _warnings(*about, expected or Expected())
         files.write_json(temporary / SUMMARY, summary)

@@ -99,7 +99,7 @@ class Expected:
         """
         return cls(
             _class_counts(np.asarray(labels), classes),
-            scores and Scores(np.array(scores["histogram"]), scores["mean"]),
+            Scores(np.array(scores["histogram"]), scores["mean"]) if scores else None,
         )
 
 
@@ -210,6 +210,7 @@ def out_of_domain(
     """
     if not pool.images or not validation.images:
         return None
+    assert pool.mean is not None and validation.mean is not None, "images have a mean"
     error = math.sqrt(pool.variance_of_mean + validation.variance_of_mean)
     below = validation.mean - pool.mean
     if pool.mean >= FAR_BELOW * validation.mean or below < STANDARD_ERRORS * error:

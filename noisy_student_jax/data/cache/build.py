@@ -239,4 +239,5 @@ def _known_quarantine(path: pathlib.Path) -> dict[str, str]:
     except FileNotFoundError:
         return {}
     rows = csv.DictReader(io.StringIO(text, newline=""))
-    return {row.get("path"): row.get("reason") for row in rows}
+    known = ((row.get("path"), row.get("reason")) for row in rows)
+    return {path: reason for path, reason in known if path and reason}

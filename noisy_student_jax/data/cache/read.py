@@ -208,18 +208,21 @@ class PreparedSource:
         Raises:
           UserError: a part has gone, or has been cut short, since the cache was opened.
         """
-        indices = np.asarray(indices, np.int64)
-        images = [self._image(row) for row in self._rows[indices]]
-        labels = None if self.labels is None else self.labels[indices]
+        places = np.asarray(indices, np.int64)
+        images: list[np.ndarray | None] = [
+            self._image(row) for row in self._rows[places]
+        ]
+        labels = None if self.labels is None else self.labels[places]
         return Examples(images, ["ok"] * len(images), labels)
 
     def subset(self, indices: np.ndarray, *, labeled: bool = True) -> "PreparedSource":
         """Returns some of the records; without their labels if they may not be seen."""
         part = copy.copy(self)
-        part._rows = self._rows[np.asarray(indices, np.int64)]
+        indices = np.asarray(indices, np.int64)
+        part._rows = self._rows[indices]
         part.labels = None
         if labeled and self.labels is not None:
-            part.labels = self._listing.labels[part._rows]
+            part.labels = self.labels[indices]
         part.quarantined = []
         return part
 

@@ -59,14 +59,15 @@ class ResidentPipeline:
         self._drawn_from, resident = [], []
         for name, stream in zip(STREAMS, streams, strict=False):
             records = np.unique(stream.picks[:, 0])
-            images, _ = read_all_good(stream.source, preprocessing, records, part=name)
+            indices = records.tolist()
+            images, _ = read_all_good(stream.source, preprocessing, indices, part=name)
             held = {
                 "images": images,
                 "targets": jax.tree.map(np.asarray, stream.targets),
             }
             if stream.teacher:
                 held["teacher_images"], _ = read_all_good(
-                    stream.source, stream.teacher, records, part=name
+                    stream.source, stream.teacher, indices, part=name
                 )
             self._drawn_from.append(records)
             resident.append(held)

@@ -169,13 +169,14 @@ class CroppingFeed:
         self, number: int, positions: np.ndarray, sizes: list[tuple[int, int]]
     ) -> list[tuple[int, int, int, int]]:
         """Draws the crops of a stream's images, by their heights and widths."""
-        return crop_boxes(
+        boxes = crop_boxes(
             **self._numbers,
             stream=number,
             positions=positions,
             sizes=np.array(sizes),
             least_area=self.streams[number].noise.input.crop_area,
         ).tolist()
+        return [(top, left, height, width) for top, left, height, width in boxes]
 
 
 class SourceFeed(CroppingFeed):
@@ -213,7 +214,9 @@ class SourceFeed(CroppingFeed):
         sizes = [(1, 1) if i is None else i.shape[:2] for i in examples.images]
         boxes = self._boxes(number, drawn.positions, sizes)
         whole = [(0, 0, 0, 0)] * len(boxes)
-        shown = stream.teacher and self._all(stream.teacher, examples.images, whole)
+        shown = None
+        if stream.teacher is not None:
+            shown = self._all(stream.teacher, examples.images, whole)
         images = self._all(self.preprocessing, examples.images, boxes)
         return Fed(images, examples.status, shown)
 

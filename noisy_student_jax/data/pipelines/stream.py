@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from noisy_student_jax.augment.noise import InputNoise
+from noisy_student_jax.augment.input_noise import InputNoise
 from noisy_student_jax.core.protocols import Source
 from noisy_student_jax.core.types import PyTree
 from noisy_student_jax.data.order.block_shuffle import Lanes

@@ -9,6 +9,8 @@ import os
 
 from noisy_student_jax.core.errors import UserError, one_line
 
+__all__ = ["tf"]
+
 # TensorFlow reads both once, when it is imported: no notices of what it was built with,
 # and no oneDNN, which announces itself and has nothing to do for images.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

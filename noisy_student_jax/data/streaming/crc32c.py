@@ -74,7 +74,7 @@ def _masked(checksums: np.ndarray) -> np.ndarray:
 @functools.cache
 def _table() -> np.ndarray:
     """What each byte gives at each column of a row, uint32 ``[_WIDTH, 256]``."""
-    last = np.arange(256, dtype=np.uint32)
+    last: np.ndarray = np.arange(256, dtype=np.uint32)
     for _ in range(8):
         last = (last >> 1) ^ (last & 1) * np.uint32(_POLYNOMIAL)
     table = np.empty((_WIDTH, 256), np.uint32)

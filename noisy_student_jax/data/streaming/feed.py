@@ -20,6 +20,7 @@ import numpy as np
 
 from noisy_student_jax.augment import numpy_draws, numpy_ops
 from noisy_student_jax.core.prefetch import Prefetcher
+from noisy_student_jax.data.encoded import is_encoded
 from noisy_student_jax.data.pipelines.draws import Drawn
 from noisy_student_jax.data.pipelines.host_fed import CroppingFeed, Fed
 from noisy_student_jax.data.streaming.decoding import preprocessed
@@ -84,8 +85,7 @@ class StreamingFeed(CroppingFeed):
         super().__post_init__()
         self._next: int | None = None
         self._ahead = Prefetcher(self._begin, ahead=_STEPS_AHEAD)
-        self._readers: ThreadPoolExecutor | None = None
-        self._finishers: ThreadPoolExecutor | None = None
+        self._make_pools()
         self._closing = threading.Event()
 
     def __call__(self, step: int) -> list[Fed]:
@@ -110,13 +110,15 @@ class StreamingFeed(CroppingFeed):
         self._closing.set()
         # Readers wait for finishers.
         for pool in (self._readers, self._finishers):
-            if pool:
-                pool.shutdown(cancel_futures=True)
-        self._readers = self._finishers = None
+            pool.shutdown(cancel_futures=True)
 
     def _start(self) -> None:
         self.close()
         self._closing.clear()
+        self._make_pools()
+
+    def _make_pools(self) -> None:
+        """Makes the pools, whose threads start with their first work."""
         self._readers = ThreadPoolExecutor(_READERS * len(self.streams))
         self._finishers = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
 
@@ -127,7 +129,8 @@ class StreamingFeed(CroppingFeed):
     def _begin_stream(self, number: int, step: int) -> _Begun:
         """Draws a stream's part in a step, and has it read."""
         drawn = self._drawn(step)[number]
-        count, side, noise = len(drawn.positions), self.preprocessing.resolution, {}
+        count, side = len(drawn.positions), self.preprocessing.resolution
+        noise: dict[str, np.ndarray] = {}
         if self.noised:
             noise = numpy_draws.draw(
                 **self._numbers,
@@ -151,6 +154,7 @@ class StreamingFeed(CroppingFeed):
         """Reads records, draws a crop for each by its header, and has them finished."""
         asked = slice(rows.start, rows.stop)
         source = self.streams[number].source
+        assert is_encoded(source), "a streaming feed is made for encoded sources"
         found = source.read_encoded(begun.drawn.records[asked].tolist())
         headers: list[Header | None] = []
         for row, data, why in zip(rows, found.data, found.status, strict=True):
@@ -164,7 +168,7 @@ class StreamingFeed(CroppingFeed):
         sizes = [(h.height, h.width) if h else (1, 1) for h in headers]
         boxes = self._boxes(number, begun.drawn.positions[asked], sizes)
         encoded = [
-            _Encoded(data, header, tuple(box)) if header else None
+            _Encoded(data, header, box) if data is not None and header else None
             for data, header, box in zip(found.data, headers, boxes, strict=True)
         ]
         each = list(zip(rows, encoded, strict=True))
@@ -208,9 +212,15 @@ class StreamingFeed(CroppingFeed):
 
     def _decoded(self, number: int, encoded: _Encoded) -> dict[str, np.ndarray]:
         boxes = {"image": encoded.box, "teacher_image": _WHOLE}
-        how = {"decoder": self.decoder, "bicubic": self._bicubic}
         return {
-            name: preprocessed(encoded.data, encoded.header, boxes[name], seen, **how)
+            name: preprocessed(
+                encoded.data,
+                encoded.header,
+                boxes[name],
+                seen,
+                decoder=self.decoder,
+                bicubic=self._bicubic,
+            )
             for name, seen in self._seen(number).items()
         }
 

@@ -14,7 +14,9 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 import tensorflow as tf
-from google.protobuf.message import DecodeError
+
+# Protocol Buffers ships no type information.
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from noisy_student_jax.core import files
 from noisy_student_jax.core.console import printable

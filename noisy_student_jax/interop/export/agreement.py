@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from noisy_student_jax import models
@@ -57,7 +58,7 @@ class Reference:
         """Predicts from uint8 ``[batch, height, width, 3]``, crops and resizes it."""
         seen = self.preprocessing.apply_all(images)
         mean, std = self.preprocessing.mean, self.preprocessing.std
-        return self.of_normalized(np.asarray(normalize(seen, mean, std)))
+        return self.of_normalized(np.asarray(normalize(jnp.asarray(seen), mean, std)))
 
 
 def random_normalized(bundle: Bundle) -> np.ndarray:

@@ -3,6 +3,7 @@
 Feature maps are ``[batch, channels, height, width]``, as ONNX wants them throughout.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,7 +15,10 @@ from noisy_student_jax.models.architectures import Stage
 from noisy_student_jax.models.efficientnet import EfficientNet
 from noisy_student_jax.models.padding import same_pads
 
-ACTIVATIONS = {jax.nn.swish: "swish", jax.nn.relu6: "relu6"}
+ACTIVATIONS: dict[Callable[..., jax.Array], str] = {
+    jax.nn.swish: "swish",
+    jax.nn.relu6: "relu6",
+}
 
 
 class Network:

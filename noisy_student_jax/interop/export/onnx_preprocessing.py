@@ -44,7 +44,9 @@ def add(graph: Graph, images: str, preprocessing: Preprocessing) -> str:
     else:
         hidden = _weighted(graph, hidden, crop, side, kind)
     mean, std = (
-        graph.constant((np.float32(value) * np.float32(255)).reshape(1, 3, 1, 1))
+        graph.constant(
+            (np.asarray(value, np.float32) * np.float32(255)).reshape(1, 3, 1, 1)
+        )
         for value in (preprocessing.mean, preprocessing.std)
     )
     return graph.node("Div", graph.node("Sub", hidden, mean), std)
@@ -104,7 +106,7 @@ def _whole_pixels(graph: Graph, sums: str) -> str:
 def _weights(graph: Graph, crop: str, side: int, kind: str) -> str:
     """Adds the weights of one pass, whole numbers in float64 ``[side, crop]``."""
 
-    def number(value: float) -> str:
+    def number(value: float | np.ndarray) -> str:
         return graph.constant(value, np.float64)
 
     scale = _scale(graph, crop, side)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+from typing import Any
 
 import numpy as np
 
@@ -61,6 +62,7 @@ def model_bytes(bundle: Bundle, *, preprocess: bool) -> bytes:
         )
     graph, side = Graph(), bundle.preprocessing.resolution
     images = INPUT
+    given: tuple[type[np.generic], list[Any]]
     if preprocess:
         images = onnx_preprocessing.add(graph, INPUT, bundle.preprocessing)
         given = (np.uint8, ["batch", "height", "width", 3])
