@@ -1,6 +1,6 @@
 """Selection: which pseudo-labeled records a student sees, and how often.
 
-The paper (Xie et al., CVPR 2020, on the unlabeled data set) keeps what the teacher
+The paper (Xie et al., CVPR 2020, on the unlabeled dataset) keeps what the teacher
 scores above 0.3, takes per class at most the K most confident, and repeats records of
 classes with fewer until they have K. Here the K are exactly the K highest, where the
 authors' code (``filter_unlabel.py``) sub-samples above the edge of a 1 % bin, and every

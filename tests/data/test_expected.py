@@ -64,7 +64,7 @@ def test_only_a_plan_believes(tmp_path, capsys):
     config = f"--config={ROOT / 'configs' / 'svhn.py'}"
     assert main(["run", config, f"--workdir={tmp_path / 'run'}"]) == 2
     assert (
-        "there is no prepared TFDS data set 'svhn_cropped'" in capsys.readouterr().err
+        "there is no prepared TFDS dataset 'svhn_cropped'" in capsys.readouterr().err
     )
 
 

@@ -194,5 +194,5 @@ def test_a_data_set_that_is_not_known_is_refused():
     section = base_config().data
     section.name = "digist"
 
-    with pytest.raises(UserError, match=r"no data set is called 'digist'.*'digits'"):
+    with pytest.raises(UserError, match=r"no dataset is called 'digist'.*'digits'"):
         data.load(section, seed=0)

@@ -1,6 +1,6 @@
 """The model card: what is known of a model, and by name what is not.
 
-Names of classes and data sets are people's, so that nothing of them may be read as
+Names of classes and datasets are people's, so that nothing of them may be read as
 YAML, HTML or Markdown.
 """
 
@@ -17,7 +17,7 @@ MOST_CLASSES = 100
 UNKNOWN = "unknown, to be filled in"
 ORIGIN = {
     "generation": "Generation (0 is the first teacher)",
-    "dataset": "Data set",
+    "dataset": "Dataset",
     "steps": "Steps",
     "seed": "Seed",
     "weights": "Weights",
