@@ -1,4 +1,4 @@
-"""Weights of other libraries into a bundle: the command ``import``."""
+"""The command ``import``: converts other libraries' weights to a bundle."""
 
 import argparse
 import dataclasses
@@ -17,7 +17,7 @@ FORMATS = ("timm", "tf", "lite")
 
 
 def import_weights(options: argparse.Namespace, interruption: Interruption) -> int:
-    """Imports weights; writes the bundle when all of them fit, or nothing."""
+    """Imports weights; writes the bundle only if all of them fit."""
     for flag, example in (("format", "|".join(FORMATS)), ("model", "NAME")):
         if not getattr(options, flag):
             raise UserError(f"`noisy-student import` needs --{flag}={example}")
@@ -116,7 +116,7 @@ def _from_tensorflow(
 
 
 def _preprocessing(options: argparse.Namespace) -> Preprocessing:
-    """What belongs to the weights, but for what is given."""
+    """Returns the published preprocessing, with the given flags applied."""
     usual = published.preprocessing(options.model, layout=options.format)
     given: dict[str, Any] = {}
     if options.resolution is not None:
@@ -143,7 +143,7 @@ def _per_channel(name: str, text: str) -> tuple[float, ...]:
 
 
 def _classes(file: str) -> tuple[str, ...]:
-    """Reads class names, one a line."""
+    """Reads class names, one per line."""
     path = pathlib.Path(file)
     try:
         lines = path.read_text(encoding="utf-8").splitlines()

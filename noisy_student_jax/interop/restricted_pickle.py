@@ -1,9 +1,8 @@
-"""A pickle read as data: no import, no call but of what the caller lists.
+"""Reads pickles as plain data: no imports, and no calls except those allowed.
 
-Pickle is a little language, and a file may use it to run anything. Here its commands
-are read with the standard library's `pickletools` and the few that plain data need are
-carried out by hand; every other command, and every name that is not on the list, ends
-the reading.
+A pickle is a program, which may execute arbitrary code. Here `pickletools` parses the
+opcodes, and a small interpreter executes those that plain data need. Any other opcode,
+and any name that is not allowed, is an error.
 """
 
 import pickletools
@@ -15,7 +14,7 @@ _MARK = object()
 
 
 class RefusedPickleError(Exception):
-    """The pickle is damaged, or wants more than data; the message says which."""
+    """The pickle is damaged, or holds more than plain data."""
 
 
 class Readable(Protocol):
@@ -29,7 +28,7 @@ class Readable(Protocol):
 
 
 class Name:
-    """A name that the pickle speaks of, as the caller's list has it."""
+    """A global that the pickle refers to, with its value from the allowed ones."""
 
     def __init__(self, name: str, meaning: Any):
         self.name, self.meaning = name, meaning
@@ -41,24 +40,24 @@ def load(
     *,
     persistent: Callable[[Any], Any] | None = None,
 ) -> Any:
-    """Reads one pickle, and leaves the file behind its end.
+    """Reads one pickle, and leaves the file positioned after it.
 
     Args:
-      file: at the pickle's beginning; its ``read`` must not make room for more than
-        the file has (an `io.BytesIO` or an `mmap.mmap` does not).
-      known: by ``module.name``: a function, which the pickle may call, or any other
-        value, which stands in the data as a `Name`.
-      persistent: gives the value of what the pickle keeps outside itself.
+      file: positioned at the pickle. Its ``read`` must not allocate more than the file
+        holds, which is true of `io.BytesIO` and `mmap.mmap`.
+      known: allowed globals by ``module.name``. The pickle may call functions; other
+        values appear in the data as a `Name`.
+      persistent: resolves persistent ids.
 
     Returns:
-      Dictionaries, lists, tuples, strings, numbers, and what `known` and `persistent`
-      made.
+      Dictionaries, lists, tuples, strings, numbers, and results of `known` and
+      `persistent`.
 
     Raises:
-      RefusedPickleError: it is damaged, or wants more than data.
+      RefusedPickleError: the pickle is damaged, or holds more than plain data.
     """
     machine = _Machine(known, persistent)
-    # Its annotation wants a whole IO; it calls `read`, `readline` and `tell` at most.
+    # The stub requires an IO; genops only calls `read`, `readline` and `tell`.
     operations = pickletools.genops(file)  # type: ignore[arg-type]
     try:
         for count, (operation, argument, _) in enumerate(operations):
@@ -79,7 +78,7 @@ def load(
 
 
 class _Machine:
-    """The stack, the memo, and the commands that plain data need."""
+    """An interpreter with a stack, a memo, and the opcodes that plain data need."""
 
     def __init__(
         self, known: Mapping[str, Any], persistent: Callable[[Any], Any] | None
@@ -168,7 +167,7 @@ class _Machine:
         self.stack.append(name.meaning(*arguments))
 
     def _build(self, _: Any) -> None:
-        # Attributes of a dictionary: PyTorch's version numbers. Nothing reads them.
+        # Attributes of a dictionary are PyTorch's version numbers, which are unused.
         self.stack.pop()
         if not isinstance(self.stack[-1], dict):
             raise RefusedPickleError("it sets attributes of what is no dictionary")
