@@ -72,8 +72,8 @@ def own(
     facts: dict[str, Any] = {}
     if is_encoded(labeled.whole) and not look_only:
         console.say(
-            "images are streamed, not read beforehand: one record in two places is"
-            " found, a copy of an image under another name is not"
+            "images are streamed, not read beforehand: a record that is given twice is"
+            " detected, but a copy of an image under another name is not"
         )
     quarantined = []
     for opened in filter(None, (labeled, *held_out.values(), pool)):
@@ -234,7 +234,7 @@ def _known(path: pathlib.Path) -> dict[str, str]:
         table = files.read_parquet(path)
     except (DamagedFileError, OSError) as error:
         raise UserError(
-            f"'{path}' says which image is for testing, and cannot be read"
+            f"'{path}' records which images are for testing, and cannot be read"
             f" ({files.reason(error)}): restore it, or remove it and start a new run"
         ) from error
     columns = table.to_pydict()
@@ -257,8 +257,8 @@ def check_places(data: ConfigDict) -> None:
     if places.unlabeled is None and data.labels_per_class is None:
         raise UserError(
             "no unlabeled images are given: say where they are with"
-            " --config.unlabeled=DIR, a folder of images (or how many labels a class"
-            " keep with --config.data.labels_per_class=N, and the rest is the pool)"
+            " --config.unlabeled=DIR, a folder of images (or keep N labels per class"
+            " with --config.data.labels_per_class=N, and use the rest as the pool)"
         )
     fractions = data.validation_fraction, data.test_fraction
     if not (places.validation or places.test) and sum(fractions) >= 1:
@@ -276,8 +276,8 @@ def check_places(data: ConfigDict) -> None:
     for name, other in itertools.combinations(meant, 2):
         if meant[name] == meant[other]:
             raise UserError(
-                f"config.{name} and config.{other} are the same, '{meant[name]}': give"
-                " another for one of them"
+                f"config.{name} and config.{other} are the same, '{meant[name]}':"
+                " choose another place for one of them"
             )
     for name, folder in folders.items():
         for other, inside in folders.items():

@@ -176,7 +176,7 @@ class Opener:
         kind, _, rest = place.partition(":")
         index_folder = pathlib.Path(self._data.cache) / "index" / name
         if not files.exists(index_folder):
-            what = "where they lie, and their labels" if labeled else "where they lie"
+            what = "their offsets and labels" if labeled else "their offsets"
             console.say(f"looking up the records of {name}, once: {what}")
         features = {
             feature: own

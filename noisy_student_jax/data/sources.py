@@ -176,7 +176,7 @@ def has_keys(source: Source) -> bool:
 
 
 def record_bytes(source: Source) -> int | None:
-    """Returns the bytes of one image in memory, if the source knows its final size."""
+    """Returns the bytes of one record in memory; None if its image is to be resized."""
     return getattr(source, "bytes_per_record", None)
 
 

@@ -60,7 +60,7 @@ def read(path: pathlib.Path) -> Tensors:
     if start.startswith(torch_starts):
         value, notes = torch_files.read(path), []
         while wrapper := _wrapper(value):
-            notes.append(f"read what it holds under '{wrapper}'")
+            notes.append(f"read the tensors under '{wrapper}'")
             value = value[wrapper]
         arrays = _only_arrays(value, path)
     elif start[8:9] == b"{":
@@ -73,7 +73,7 @@ def read(path: pathlib.Path) -> Tensors:
         )
     for prefix in _PREFIXES:
         if arrays and all(name.startswith(prefix) for name in arrays):
-            notes.append(f"took '{prefix}' off every name")
+            notes.append(f"removed '{prefix}' from every name")
             arrays = {
                 name.removeprefix(prefix): array for name, array in arrays.items()
             }
@@ -107,8 +107,8 @@ def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
         return load_file(path)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"'{path}' is no readable safetensors file ({error}): get it again from"
-            " where it came"
+            f"'{path}' is not a readable safetensors file ({error}): get it again from"
+            " its source"
         ) from error
 
 
@@ -125,8 +125,9 @@ def identify(names: Iterable[str], source: str) -> Naming:
             return one
     few = ", ".join(sorted(names)[:_NAMED_AT_MOST])
     raise UserError(
-        f"'{source}' is of no known layout: it has neither timm's conv_stem.weight nor"
-        f" efficientnet_pytorch's _conv_stem.weight, but {len(names)} tensors as {few}"
+        f"'{source}' has an unknown layout: it has neither timm's conv_stem.weight nor"
+        f" efficientnet_pytorch's _conv_stem.weight, but {len(names)} tensors such as"
+        f" {few}"
     )
 
 
@@ -212,7 +213,7 @@ def _refuse(what: str, names: list[str], source: str, model: str) -> None:
     few = ", ".join(names[:_NAMED_AT_MOST]) + (f" and {more} more" if more > 0 else "")
     raise UserError(
         f"'{source}' does not fit {model}: it {what} {few} ({len(names)} in all);"
-        " nothing was imported; is --model the one that the weights are of?"
+        " nothing was imported; is --model the model of these weights?"
     )
 
 
@@ -280,14 +281,14 @@ def bind(
     outputs = len(variables["params"]["classifier"]["bias"])
     if classes is None and outputs != len(imagenet.classes()):
         raise UserError(
-            f"the classifier of '{source}' tells {outputs} classes apart, so they are"
-            " not the 1000 of ImageNet: name them, one a line, with --classes=FILE"
+            f"the classifier of '{source}' has {outputs} classes, so they are not the"
+            " 1000 of ImageNet: name them, one per line, with --classes=FILE"
         )
     classes = imagenet.classes() if classes is None else classes
     if len(classes) != outputs:
         raise UserError(
             f"--classes names {len(classes)} classes, but the classifier of '{source}'"
-            f" tells {outputs} apart"
+            f" has {outputs}"
         )
     return Bundle(
         architecture=model,

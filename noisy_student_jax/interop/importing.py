@@ -55,8 +55,8 @@ def _say(bundle: Bundle, output: pathlib.Path) -> None:
         for values in (preprocessing.mean, preprocessing.std)
     )
     console.say(
-        f"imported {bundle.architecture} from {origin['imported_from']}, named as"
-        f" {origin['names']} names them: {len(bundle.classes)} classes, read at"
+        f"imported {bundle.architecture} from {origin['imported_from']}, with the names"
+        f" of {origin['names']}: {len(bundle.classes)} classes, read at"
         f" {preprocessing.resolution} pixels, {preprocessing.interpolation}, mean"
         f" {mean} and std {std} of 255"
     )
@@ -136,8 +136,8 @@ def _per_channel(name: str, text: str) -> tuple[float, ...]:
         values = ()
     if len(values) not in (1, 3) or not all(0 <= value <= 1 for value in values):
         raise UserError(
-            f"--{name}={text} should be one number, or three with commas between, of"
-            " the 0-1 scale, as 0.485,0.456,0.406"
+            f"--{name}={text} should be one number, or three separated by commas, on"
+            " the 0-1 scale, such as 0.485,0.456,0.406"
         )
     return values if len(values) == 3 else values * 3
 

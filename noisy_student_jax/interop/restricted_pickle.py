@@ -66,7 +66,8 @@ def load(
             command = machine.commands.get(operation.name)
             if command is None:
                 raise RefusedPickleError(
-                    f"it uses the pickle command {operation.name}, which data need not"
+                    f"it uses the pickle command {operation.name}, which data do not"
+                    " need"
                 )
             command(argument)
         (value,) = machine.stack
@@ -157,7 +158,7 @@ class _Machine:
         whole = f"{module}.{name}"
         if whole not in self.known:
             raise RefusedPickleError(
-                f"it speaks of {whole}, which is no tensor and might run code"
+                f"it refers to {whole}, which is no tensor and might run code"
             )
         return Name(whole, self.known[whole])
 

@@ -102,7 +102,7 @@ def choose(
         if name.endswith(AVERAGED)
     }
     if averages:
-        return averages, "took the moving averages (ExponentialMovingAverage)"
+        return averages, "used the moving averages (ExponentialMovingAverage)"
     return below, (
         "the checkpoint has no moving averages, so these are the raw weights; the"
         " authors evaluate with averages"

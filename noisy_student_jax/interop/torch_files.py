@@ -107,7 +107,7 @@ def read(path: pathlib.Path) -> Any:
         raise UserError(f"'{path}' is refused: {error}{_ADVICE}") from error
     except _DAMAGE as error:
         raise UserError(
-            f"'{path}' is damaged ({error}): get it again from where it came"
+            f"'{path}' is damaged ({error}): get it again from its source"
         ) from error
     raise UserError(f"'{path}' is not a file that torch.save wrote")
 

@@ -118,8 +118,8 @@ def _label_shard(
         if own and not (finite := np.isfinite(task.score(own))).all():
             row = np.flatnonzero(good)[np.argmin(finite)]
             raise TrainingDivergedError(
-                f"what the model predicts for '{pool.key(indices[row])}' is not finite:"
-                " its weights are of no use; train it again"
+                f"the model's prediction for '{pool.key(indices[row])}' is not finite:"
+                " its weights are unusable; train it again"
             )
         bucket, score = (task.bucket(own), task.score(own)) if own else (None, None)
         labels.append(_scattered(good, bucket, np.int32))

@@ -67,15 +67,14 @@ class SelectionOptions:
         if self.method == "reference" and round(score * BINS) / BINS != score:
             raise UserError(
                 f"min_score is {score} but method 'reference' counts scores in "
-                "hundredths; give a whole number of them, as 0.3, or choose method "
-                "'paper'"
+                "hundredths; give a whole number of them, such as 0.3, or choose "
+                "method 'paper'"
             )
         if self.per_class is None:
             if self.method != "all":
                 raise UserError(
                     f"method {self.method!r} needs per_class; set it to the number of "
-                    "images that each class shall have (the paper's is 130000), or "
-                    "choose method 'all'"
+                    "images per class (the paper's is 130000), or choose method 'all'"
                 )
         elif not _is_integer(self.per_class) or not 1 <= self.per_class < 1 << 31:
             raise UserError(

@@ -449,7 +449,7 @@ def _check_spelling(place: pathlib.Path, names: Iterable[str]) -> None:
             raise UserError(
                 f"the classes '{printable(alike[plain])}' and '{printable(name)}' of"
                 f" '{_shown(place)}' differ only in upper and lower case, or in how an"
-                " accent is stored: make them one, or tell them apart by name"
+                " accent is stored: merge them, or rename one"
             )
         alike[plain] = name
 

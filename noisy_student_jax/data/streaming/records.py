@@ -175,8 +175,8 @@ def check_names(paths: Sequence[pathlib.Path]) -> None:
         other = seen.setdefault(path.name, path)
         if other is not path:
             raise UserError(
-                f"record files need names of their own, but '{printable(str(other))}'"
-                f" and '{printable(str(path))}' are called alike: rename one"
+                f"record files need different names, but '{printable(str(other))}' and"
+                f" '{printable(str(path))}' have the same: rename one"
             )
 
 
@@ -191,8 +191,8 @@ def check_features(
     file = next((file for file in record_files if len(file)), None)
     if file is None:
         raise UserError(
-            f"'{printable(str(record_files[0].path))}' and the files that belong to it"
-            " hold no records: give others"
+            f"'{printable(str(record_files[0].path))}' and its sibling files hold no"
+            " records: give others"
         )
     first = next((data for data in file.read([0]).data if data is not None), None)
     example = None if first is None else _parsed(first)

@@ -102,7 +102,7 @@ def check(
             raise UserError(
                 f"{what} was read again and its {name} differ from the bundle's by"
                 f" {relative:.1e} of the largest, more than {TOLERANCE:g}: nothing is"
-                " kept of it; please report this with the versions of what is installed"
+                " kept; please report this with the installed versions"
             )
         worst = max(worst, relative)
     return worst

@@ -60,7 +60,8 @@ def model_name(bundle: Bundle) -> str:
     if epsilon != EPSILON:
         raise UserError(
             f"timm's {name} has a batch-norm epsilon of {EPSILON:g} and this bundle's"
-            f" model {epsilon:g}, which a file of weights cannot say: use --format=onnx"
+            f" model {epsilon:g}, which a file of weights cannot express: use"
+            " --format=onnx"
         )
     return name
 
@@ -106,6 +107,6 @@ def _verify(bundle: Bundle, rows: tuple[naming.Row, ...], path: pathlib.Path) ->
     for name, array in before.items():
         if not np.array_equal(after[name], array, equal_nan=True):
             raise UserError(
-                f"'{path.parent}' did not keep the weights {name} as written: nothing"
-                " is kept of it; look after that disk"
+                f"'{path.parent}' did not keep the weights {name} as written, so they"
+                " were removed: check that disk"
             )

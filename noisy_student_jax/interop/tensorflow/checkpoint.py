@@ -25,7 +25,7 @@ def find_checkpoint(source: pathlib.Path) -> pathlib.Path:
         if len(found) != 1:
             raise UserError(
                 f"'{source}' holds {len(found)} TensorFlow checkpoints (files *.index):"
-                " give the one that is meant, as FOLDER/model.ckpt"
+                " choose one, as FOLDER/model.ckpt"
             )
         source = found[0]
     name = source.name
@@ -69,5 +69,5 @@ def read_checkpoint(prefix: pathlib.Path) -> dict[str, np.ndarray]:
     except (tf.errors.OpError, LookupError, ValueError, RuntimeError) as error:
         raise UserError(
             f"TensorFlow cannot read the checkpoint '{prefix}' ({one_line(error)}): get"
-            " it again from where it came"
+            " it again from its source"
         ) from error
