@@ -43,7 +43,7 @@ from typing import Any
 import side_by_side
 
 MODELS = {"b0": (224, 512), "b3": (300, 256), "b7": (600, 64), "l2": (475, 64)}
-"""Resolution and the batch to begin with."""
+"""Resolution and initial batch."""
 REMAT = ("l2",)
 FLAGS = {
     "latency hiding": "--xla_gpu_enable_latency_hiding_scheduler=true",
@@ -55,7 +55,7 @@ FLAGS = {
     "no autotuning": "--xla_gpu_autotune_level=0",
     "cublaslt": "--xla_gpu_enable_cublaslt=true",
 }
-"""Each is tried by itself. One that this XLA does not know ends its process alone."""
+"""Each is tried alone. A flag that this XLA does not know ends only its own process."""
 SECTIONS = ("training", "labeling", "parts", "layouts", "flags")
 _OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "out of memory", "OutOfMemory", "MemoryError")
 _HERE = pathlib.Path(__file__).resolve().parent

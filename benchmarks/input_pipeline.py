@@ -31,7 +31,7 @@ from time import perf_counter
 
 SIDE, BATCH, LAYERS, MAGNITUDE = 224, 32, 2, 27.0
 DISCARDED = 10
-"""Batches at the beginning of a turn: more than any pipeline works ahead."""
+"""Uncounted batches at the start of a turn, more than any pipeline works ahead."""
 EPOCHS = 30
 NOT_THERE = "not there"
 

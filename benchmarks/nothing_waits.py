@@ -37,9 +37,9 @@ from noisy_student_jax.training.state import TrainState
 
 CLASSES = tuple("abcdefghij")
 STEP_SECONDS, BATCH_SECONDS, STEPS = 0.03, (0.005, 0.045), 24
-"""Of the made-up training: a step, and making a batch, from and to."""
+"""Seconds of a simulated step, and of its fastest and slowest batch; number of steps."""
 READ_SECONDS = 0.05
-"""That a slow disk takes to read the images of a batch."""
+"""Seconds that a slow disk takes to read the images of a batch."""
 
 
 def saves(size: int, *, repeats: int) -> dict[str, float]:

@@ -48,7 +48,7 @@ from noisy_student_jax.training.compiled_step import StepProgram
 
 CLASSES = 10
 LABELED, POOL = 4_000, 41_000
-"""CIFAR-10's, as ``configs/cifar10.py`` splits it."""
+"""Images of CIFAR-10 as ``configs/cifar10.py`` splits it."""
 
 
 def main() -> None:

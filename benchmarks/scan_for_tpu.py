@@ -45,7 +45,7 @@ from noisy_student_jax.planning.topology import slices
 FORMS = ("flat", "scanned", "stacked")
 B7 = architectures.MEMBERS["b7"]
 SIDE = 19
-"""Of the sixth stage's maps, at 600 px; all but its first block are equal."""
+"""Side of stage six's activations at 600 px; all but its first block are equal."""
 
 
 @dataclasses.dataclass(frozen=True)

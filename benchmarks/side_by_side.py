@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 Case = TypeVar("Case")
 
 Work = Callable[[], int]
-"""Does a piece of work, waits until it is over, and returns how many items it was."""
+"""A function that does some work, waits for its end, and returns its item count."""
 
 
 def parser(doc: str) -> argparse.ArgumentParser:

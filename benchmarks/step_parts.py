@@ -15,8 +15,8 @@ import jax
 from jax.profiler import ProfileData, ProfileOptions
 
 PARTS = ("convolution", "depthwise", "normalization", "augmentation", "update", "rest")
-"""``convolution`` takes in matrix products, ``update`` is optimizer, L2 and average,
-``rest`` is activations, gates, dropout, loss and what has no name."""
+"""``convolution`` includes matrix products, ``update`` is optimizer, L2 and average,
+``rest`` is activations, gates, dropout, loss and unnamed operations."""
 
 _INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.-]+) = .*?\b([\w-]+)\(")
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.-]+) .*\{$")
