@@ -37,7 +37,7 @@ from noisy_student_jax.training.state import TrainState
 
 CLASSES = tuple("abcdefghij")
 STEP_SECONDS, BATCH_SECONDS, STEPS = 0.03, (0.005, 0.045), 24
-"""Seconds of a simulated step, and of its fastest and slowest batch; number of steps."""
+"""Seconds of a simulated step and of its fastest and slowest batch; number of steps."""
 READ_SECONDS = 0.05
 """Seconds that a slow disk takes to read the images of a batch."""
 
