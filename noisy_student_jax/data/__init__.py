@@ -1,10 +1,10 @@
-"""Data sets: sources of records, their splits, and pipelines over them.
+"""Datasets: sources of records, their splits, and pipelines over them.
 
-A data set is found by name in `DATASETS`, or by ``package.module:function``. The
+A dataset is found by name in `DATASETS`, or by ``package.module:function``. The
 function takes the config's ``data`` section and the keyword ``seed``, and returns a
-`Dataset`. One that takes long to make may also take ``interruption`` and ``progress``
-(to be asked and told), ``look_only`` (count, and spend nothing) and ``believe`` (of
-what is not here, count what the config expects).
+`Dataset`. A function that runs for long may also take ``interruption`` and
+``progress``, ``look_only`` (count records without reading images) and ``believe``
+(assume the sizes in the config for data that are not on this machine).
 """
 
 import inspect
@@ -26,16 +26,16 @@ __all__ = ["DATASETS", "Dataset", "load"]
 
 
 def load(data: "ConfigDict", *, seed: int, **helpers: Any) -> Dataset:
-    """Loads the data set that a config's ``data`` section names.
+    """Loads the dataset that a config's ``data`` section names.
 
     Args:
       data: the section.
-      seed: of the run.
-      **helpers: what it gets if it takes it.
+      seed: the run's seed.
+      **helpers: further arguments; each is passed on if the function takes it.
 
     Raises:
-      UserError: no data set of this name, or one that cannot be split as asked.
+      UserError: no dataset has this name, or it cannot be split as requested.
     """
-    known = inspect.signature(find(data.name, DATASETS, "data set")).parameters
+    known = inspect.signature(find(data.name, DATASETS, "dataset")).parameters
     given = {name: value for name, value in helpers.items() if name in known}
-    return make(data.name, DATASETS, "data set", data, seed=seed, **given)
+    return make(data.name, DATASETS, "dataset", data, seed=seed, **given)

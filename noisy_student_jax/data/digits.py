@@ -1,4 +1,4 @@
-"""Scikit-learn's handwritten digits: 1,797 real images, in the package itself."""
+"""Scikit-learn's handwritten digits: 1,797 images that come with the package."""
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -12,15 +12,15 @@ from noisy_student_jax.data.splits import content_hashes, stratified
 def digits(data: ConfigDict, *, seed: int) -> Dataset:
     """Loads the digits, split by content.
 
-    Images are uint8 ``[8, 8, 3]`` (gray repeated), bright strokes on black.
+    Images are uint8 ``[8, 8, 3]``: gray values repeated, bright strokes on black.
 
     Args:
-      data: the config's ``data`` section (``test``, ``validation`` and
-        ``labels_per_class`` are used).
-      seed: of the labeled draw.
+      data: the config's ``data`` section; ``test``, ``validation`` and
+        ``labels_per_class`` are used.
+      seed: seed for drawing the labeled images.
 
     Raises:
-      UserError: every label is to be kept, or a class has too few images.
+      UserError: ``labels_per_class`` is None, or a class has too few images.
     """
     if data.labels_per_class is None:
         raise UserError(

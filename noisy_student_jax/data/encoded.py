@@ -1,4 +1,4 @@
-"""Sources of encoded images, which are read, and decoded, whenever they are needed."""
+"""Sources of encoded images, which are read and decoded on demand."""
 
 import concurrent.futures
 import dataclasses
@@ -16,10 +16,10 @@ from noisy_student_jax.images.decode import UndecodableImageError, decode, read
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-    """Records as stored.
+    """Encoded records.
 
     Attributes:
-      data: of each, an image file's bytes; None where `status` is not ``ok``.
+      data: contents of an image file per record; None where `status` is not ``ok``.
       status: ``ok``, or why the record could not be read.
     """
 
@@ -28,29 +28,29 @@ class Encoded:
 
 
 class EncodedSource(Source, Protocol):
-    """A source that can give its records undecoded; safe to read from many threads."""
+    """A source of encoded images. Reading is thread-safe."""
 
     def read_encoded(self, indices: Sequence[int]) -> Encoded:
-        """Reads records in the order asked for."""
+        """Reads records in the given order, without decoding them."""
 
     def place(self, index: int) -> str:
-        """Says where a record lies, the same whatever the source is called."""
+        """Returns a record's location, which does not depend on the source's name."""
 
 
 def is_encoded(source: Source) -> TypeGuard[EncodedSource]:
-    """Whether a source can give its records undecoded."""
+    """Whether a source implements `EncodedSource`."""
     return hasattr(source, "read_encoded")
 
 
 class FolderSource:
-    """Image files, read when they are asked for."""
+    """Image files in a folder, read on demand."""
 
     def __init__(self, listing: Listing, name: str):
         """Reads nothing yet.
 
         Args:
-          listing: of the files.
-          name: that all keys begin with.
+          listing: the files.
+          name: prefix of all keys.
         """
         self._listing, self._name = listing, name
         self._root = listing.root.resolve()
@@ -65,7 +65,7 @@ class FolderSource:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over names, sizes, times of last change, and labels."""
+        """SHA-256 over keys, file sizes, modification times and labels."""
         listing = self._listing
         digest = hashlib.sha256()
         for index in range(len(self)):
@@ -99,9 +99,9 @@ class FolderSource:
         return Encoded(data, status)
 
     def subset(self, indices: np.ndarray, *, labeled: bool = True) -> "FolderSource":
-        """Returns some of the records; without their labels if they may not be seen."""
+        """Returns a subset of the records, without labels unless `labeled`."""
         indices, whole = np.asarray(indices, int), self._listing
-        labels = whole.labels[indices] if labeled and self.labels is not None else None
+        labels = self.labels[indices] if labeled and self.labels is not None else None
         listing = dataclasses.replace(
             whole,
             paths=tuple(whole.paths[index] for index in indices),
@@ -113,11 +113,11 @@ class FolderSource:
 
 
 def decoded(encoded: Encoded, labels: np.ndarray | None) -> Examples:
-    """Decodes records, some at a time; what cannot be decoded is told by its status.
+    """Decodes records in threads; the status of an undecodable one is the reason.
 
     Args:
       encoded: the records.
-      labels: of them; None without.
+      labels: ``[records, …]``; None without labels.
     """
 
     def one(data: bytes | None, status: str) -> tuple[np.ndarray | None, str]:

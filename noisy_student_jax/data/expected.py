@@ -1,45 +1,30 @@
-"""Data that are not here, counted as a config expects them: a plan needs no more.
+"""Placeholders for data that are not on this machine, sized by ``data.expected``.
 
-A plan for 300 million images is made where they are not. What it needs of them is how
-many there are, and ``data.expected`` says it.
+Planning a run on 300 million images needs their number, not the images.
 """
 
 import glob
 import os
 import pathlib
 from collections.abc import Sequence
-from typing import NoReturn
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from noisy_student_jax.core.console import printable
-from noisy_student_jax.core.errors import UserError
-from noisy_student_jax.data.open import STREAMED, Counted
-from noisy_student_jax.data.sources import Dataset
+from noisy_student_jax.data.open import STREAMED
+from noisy_student_jax.data.sources import Counted, CountedRecords, Dataset
 
 ASSUMED = "sizes"
-"""The fact of a data set that says on whose word it is so large."""
-
-
-class CountedRecords(Counted):
-    """Encoded records that are only counted."""
-
-    def read_encoded(self, indices: Sequence[int]) -> NoReturn:
-        """Refuses: there is nothing to be read.
-
-        Raises:
-          UserError: always.
-        """
-        raise UserError("these records are only counted, and cannot be read")
+"""Key in `Dataset.facts` that tells where assumed sizes come from."""
 
 
 def absent(data: ConfigDict) -> list[str]:
-    """Returns which places are not on this machine, each as a phrase.
+    """Returns the sources that are not on this machine, each as a phrase.
 
     Args:
-      data: the config's ``data`` section. Nothing is said of one that expects no
-        sizes: what is wrong with its places is told when they are opened.
+      data: the config's ``data`` section. Without expected sizes the result is empty:
+        missing sources are reported when they are opened.
     """
     if data.expected.labeled is None:
         return []
@@ -57,19 +42,19 @@ def absent(data: ConfigDict) -> list[str]:
 
 
 def counted(data: ConfigDict, *, name: str, absent: Sequence[str]) -> Dataset:
-    """Returns a data set of the sizes that a config expects.
+    """Returns a placeholder dataset of the sizes that a config expects.
 
     Args:
       data: the config's ``data`` section.
-      name: of the data set.
-      absent: which places are not here; kept as the reason.
+      name: name of the dataset.
+      absent: the missing sources, recorded in the dataset's facts.
     """
     expected = data.expected
     streamed = data.pipeline == "streamed" or any(
         place and place.startswith(STREAMED) for place in data.sources.values()
     )
     kind = CountedRecords if streamed else Counted
-    # One label stands for all, and takes no room.
+    # A broadcast scalar takes no memory.
     labels = np.broadcast_to(np.int64(0), (expected.labeled,))
     return Dataset(
         name=name,
@@ -83,11 +68,11 @@ def counted(data: ConfigDict, *, name: str, absent: Sequence[str]) -> Dataset:
 
 
 def _is_here(place: str) -> bool:
-    """Whether there is something at a place; it is not opened."""
+    """Whether a source exists; it is not opened."""
     kind, _, rest = place.partition(":")
     if kind == "tfrecord":
         pattern = str(pathlib.Path(rest).expanduser())
-        return bool(glob.glob(pattern))  # noqa: PTH207 - it may be absolute
+        return bool(glob.glob(pattern))  # noqa: PTH207 - may be absolute
     if kind == "tfds":
         name = rest.split(":")[0]
         usual = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")

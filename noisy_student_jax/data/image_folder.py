@@ -1,9 +1,9 @@
-"""People's own images: folders, lists and record files, split so that nothing leaks.
+"""The dataset ``own``: a user's folders, lists or record files, split without leaks.
 
-`labeled` and `unlabeled` are folders (or what else `opening.Opener` knows);
-`test` and `validation` may be. What is not given is split off the labeled images by
-their content, class by class. No image is in two parts: what is to be judged on comes
-first, then the labeled images, then the pool.
+``labeled`` and ``unlabeled`` name sources that `open.Opener` can open; ``test`` and
+``validation`` are optional. A missing one is split off the labeled images by content,
+class by class. No image is in two parts: an image found twice belongs to the test or
+validation set first, then to the labeled images, then to the pool.
 """
 
 import collections
@@ -44,20 +44,19 @@ def own(
     look_only: bool = False,
     believe: bool = False,
 ) -> Dataset:
-    """Opens people's images; those in folders are prepared first.
+    """Opens a user's images and splits them; images in folders are prepared first.
 
     Args:
       data: the config's ``data`` section, with ``cache`` and ``side`` filled in.
-      seed: of the draw of ``labels_per_class``.
-      interruption: asked while images are prepared.
-      progress: told of it.
-      look_only: whether images that are not prepared are counted and not read.
-      believe: whether, if some are not here at all, all are taken to be as many as
-        ``data.expected`` says.
+      seed: seed for drawing ``labels_per_class`` labels.
+      interruption: polled while images are prepared.
+      progress: updated while images are prepared.
+      look_only: whether to count unprepared images without reading them.
+      believe: whether to assume the sizes in ``data.expected`` if a source is missing.
 
     Raises:
-      UserError: a place is missing or holds no images as they are needed, too many
-        of them cannot be used, or a part would be empty.
+      UserError: a source is missing or unsuitable, too many images are unusable, or a
+        part would be empty.
     """
     if believe and (absent := expected.absent(data)):
         return expected.counted(data, name=_name(data.sources.labeled), absent=absent)
@@ -73,8 +72,8 @@ def own(
     facts: dict[str, Any] = {}
     if is_encoded(labeled.whole) and not look_only:
         console.say(
-            "images are streamed, not read beforehand: one record in two places is"
-            " found, a copy of an image under another name is not"
+            "images are streamed, not read beforehand: a record that is given twice is"
+            " detected, but a copy of an image under another name is not"
         )
     quarantined = []
     for opened in filter(None, (labeled, *held_out.values(), pool)):
@@ -100,6 +99,7 @@ def own(
         labeled, rest = _few_labels(labeled, data.labels_per_class, seed, facts)
     if pool is None:
         pool = rest
+        assert pool is not None, "check_places wants a pool or labels_per_class"
     else:
         pool = pool.subset(claims.new(pool, "pool"))
         if rest:
@@ -122,23 +122,29 @@ def own(
 def _few_labels(
     labeled: Opened, count: int, seed: int, facts: dict[str, Any]
 ) -> tuple[Opened, Opened]:
-    """Returns `count` labeled images of each class, and the rest."""
-    chosen = some_of_each_class(labeled.dealt_by, labeled.labels, count, seed=seed)
+    """Splits the labeled images into `count` per class and the rest."""
+    chosen = some_of_each_class(labeled.dealt_by, _labels(labeled), count, seed=seed)
     facts["labels"] = f"{count} a class, by seed {seed}"
     rest = np.setdiff1d(np.arange(len(labeled)), chosen)
     return labeled.subset(chosen), labeled.subset(rest)
 
 
+def _labels(labeled: Opened) -> np.ndarray:
+    assert labeled.labels is not None, "labeled images are opened with their labels"
+    return labeled.labels
+
+
 class _Claims:
-    """Which contents have been taken by a part; each is taken once."""
+    """Assigns each content to the first part that claims it."""
 
     def __init__(self, facts: dict[str, Any]):
         self._taken: dict[str, str] = {}
         self._facts = facts
 
     def new(self, opened: Opened, part: str = LABELED) -> np.ndarray:
-        """Returns indices of records whose content is in no part yet; takes them."""
-        kept, copies = [], collections.Counter()
+        """Claims contents that no part has yet; returns the records' indices."""
+        kept: list[int] = []
+        copies: collections.Counter[str] = collections.Counter()
         for index, content in enumerate(opened.content):
             if owner := self._taken.get(content):
                 copies[owner] += 1
@@ -153,14 +159,14 @@ class _Claims:
         return np.array(kept, int)
 
     def deal(self, contents: list[str], parts: np.ndarray) -> None:
-        """Gives what was taken to the parts that it has been dealt to."""
+        """Reassigns claimed contents to the parts that they were dealt to."""
         self._taken.update(zip(contents, parts.tolist(), strict=True))
 
 
 def _contradictory(labeled: Opened, facts: dict[str, Any]) -> np.ndarray:
-    """Returns indices of labeled images whose copies have another label."""
-    seen = collections.defaultdict(set)
-    for content, label in zip(labeled.content, labeled.labels.tolist(), strict=True):
+    """Returns the indices of images that have a copy with another label."""
+    seen: dict[str, set[int]] = collections.defaultdict(set)
+    for content, label in zip(labeled.content, _labels(labeled).tolist(), strict=True):
         seen[content].add(label)
     found = [i for i, c in enumerate(labeled.content) if len(seen[c]) > 1]
     if found:
@@ -182,18 +188,18 @@ def _deal(
     *,
     look_only: bool,
 ) -> np.ndarray:
-    """Deals the labeled images, and keeps who was dealt to which part."""
+    """Splits the labeled images, and stores the assignment in the cache."""
     fractions = {
         name: 0.0 if name in held_out else data[f"{name}_fraction"]
         for name in (VALIDATION, TEST)
     }
     asked = "_".join(f"{name}_{value:g}" for name, value in fractions.items())
-    # Runs that ask for other fractions may share the cache.
+    # Runs with other fractions may share the cache.
     path = pathlib.Path(data.cache) / f"splits_{asked}.parquet"
     known = _known(path)
     parts = by_content(
         labeled.dealt_by,
-        labeled.labels,
+        _labels(labeled),
         **fractions,
         known=known,
         classes=labeled.classes,
@@ -221,14 +227,14 @@ def _deal(
 
 
 def _known(path: pathlib.Path) -> dict[str, str]:
-    """Reads who was dealt to which part before."""
+    """Reads the stored assignment of contents to parts."""
     if not files.is_file(path):
         return {}
     try:
         table = files.read_parquet(path)
     except (DamagedFileError, OSError) as error:
         raise UserError(
-            f"'{path}' says which image is for testing, and cannot be read"
+            f"'{path}' records which images are for testing, and cannot be read"
             f" ({files.reason(error)}): restore it, or remove it and start a new run"
         ) from error
     columns = table.to_pydict()
@@ -237,10 +243,10 @@ def _known(path: pathlib.Path) -> dict[str, str]:
 
 
 def check_places(data: ConfigDict) -> None:
-    """Refuses places that are not given, or cannot be meant.
+    """Validates the sources named in the config.
 
     Raises:
-      UserError: says which.
+      UserError: a required source is missing, or two of them overlap.
     """
     places = data.sources
     if places.labeled is None:
@@ -251,8 +257,8 @@ def check_places(data: ConfigDict) -> None:
     if places.unlabeled is None and data.labels_per_class is None:
         raise UserError(
             "no unlabeled images are given: say where they are with"
-            " --config.unlabeled=DIR, a folder of images (or how many labels a class"
-            " keep with --config.data.labels_per_class=N, and the rest is the pool)"
+            " --config.unlabeled=DIR, a folder of images (or keep N labels per class"
+            " with --config.data.labels_per_class=N, and use the rest as the pool)"
         )
     fractions = data.validation_fraction, data.test_fraction
     if not (places.validation or places.test) and sum(fractions) >= 1:
@@ -270,8 +276,8 @@ def check_places(data: ConfigDict) -> None:
     for name, other in itertools.combinations(meant, 2):
         if meant[name] == meant[other]:
             raise UserError(
-                f"config.{name} and config.{other} are the same, '{meant[name]}': give"
-                " another for one of them"
+                f"config.{name} and config.{other} are the same, '{meant[name]}':"
+                " choose another place for one of them"
             )
     for name, folder in folders.items():
         for other, inside in folders.items():
@@ -283,6 +289,6 @@ def check_places(data: ConfigDict) -> None:
 
 
 def _name(place: str) -> str:
-    """Names a data set by its folder and the one above it, as ``flowers/train``."""
+    """Names a dataset by the last two parts of its path, such as ``flowers/train``."""
     path = pathlib.Path(place)
     return "/".join(path.resolve().parts[-2:]) if path.exists() else place

@@ -1,4 +1,4 @@
-"""Opening one of people's sources: a folder, a list, TFRecord files or TFDS."""
+"""Opens a user's source: a folder, a CSV list, TFRecord files or a TFDS dataset."""
 
 import dataclasses
 import hashlib
@@ -20,6 +20,7 @@ from noisy_student_jax.data.cache.listing import (
     safe_text,
 )
 from noisy_student_jax.data.encoded import EncodedSource, FolderSource
+from noisy_student_jax.data.sources import Counted
 
 STREAMED = ("tfds:", "tfrecord:")
 _SIDE = "side_"
@@ -27,20 +28,20 @@ _SIDE = "side_"
 
 @dataclasses.dataclass(frozen=True)
 class Opened:
-    """One of people's sources, and what is known of its records.
+    """A user's source, with the facts that splitting and deduplication need.
 
     Attributes:
-      name: of the place in the config (``labeled`` and so on).
+      name: the source's key in the config, such as ``labeled``.
       whole: the source.
-      content: of each record, what tells equal images: the SHA-256 of its file, or
-        of where it lies, where files are not read before they are needed.
-      dealt_by: of each record, the hash by which it is dealt to a part: of its
-        content, or of its key.
+      content: per record, a hash that equal images share: the SHA-256 of the file, or
+        of its location if files are streamed.
+      dealt_by: per record, the hash that assigns it to a split: of its content, or of
+        its key if files are streamed.
       labels: int64 ``[records]``; None without labels.
-      classes: their names.
-      left_out: what a folder holds besides images, and how much of it.
-      quarantined: key and reason of what cannot be used.
-      rows: of `whole`; None for all.
+      classes: class names in index order.
+      left_out: number of entries that are no images, by kind.
+      quarantined: key of each unusable record, and why it cannot be used.
+      rows: records of `whole` that are included; None for all.
     """
 
     name: str
@@ -57,11 +58,11 @@ class Opened:
         return len(self.content)
 
     def key(self, index: int) -> str:
-        """Of a record."""
+        """Returns a record's key."""
         return self.whole.key(index if self.rows is None else int(self.rows[index]))
 
     def subset(self, indices: np.ndarray) -> "Opened":
-        """Returns some of the records."""
+        """Returns a subset of the records."""
         return dataclasses.replace(
             self,
             content=[self.content[index] for index in indices],
@@ -71,27 +72,9 @@ class Opened:
         )
 
     def source(self, *, labeled: bool = True) -> Source:
-        """Returns the records as a source; without labels if they may not be seen."""
+        """Returns the records as a source, without labels unless `labeled`."""
         rows = np.arange(len(self)) if self.rows is None else self.rows
         return self.whole.subset(rows, labeled=labeled)
-
-
-class Counted:
-    """A source that is only counted: neither keys nor images are known."""
-
-    fingerprint = "not prepared"
-
-    def __init__(self, count: int, labels: np.ndarray | None):
-        """Stands for `count` records."""
-        self._count, self.labels = count, labels
-
-    def __len__(self) -> int:
-        return self._count
-
-    def subset(self, indices: np.ndarray, *, labeled: bool = True) -> "Counted":
-        """Returns fewer of them."""
-        known = labeled and self.labels is not None
-        return Counted(len(indices), self.labels[indices] if known else None)
 
 
 class Opener:
@@ -110,7 +93,7 @@ class Opener:
         self._interruption, self._progress = interruption, progress
         self._look_only = look_only
         learned = (data.sources.labeled, data.sources.unlabeled)
-        # A batch comes by one road.
+        # All of a batch's images come from the same input pipeline.
         self._streams = data.pipeline == "streamed" or any(
             place and place.startswith(STREAMED) for place in learned
         )
@@ -119,8 +102,8 @@ class Opener:
         """Opens one source.
 
         Args:
-          name: of the place in the config.
-          classes: that its labels have to be of; None to find them there.
+          name: its key in the config.
+          classes: class names that its labels must be among; None to infer them.
         """
         place = self._data.sources[name]
         labeled = name != "unlabeled"
@@ -143,7 +126,7 @@ class Opener:
 
     def _prepared(self, name: str, listing: Listing) -> Opened:
         data = self._data
-        # Files of the same names elsewhere are other files.
+        # Equal relative paths under another root are other files.
         own = f"{name}-{_hashed(safe_text(str(listing.root.resolve())))[:8]}"
         folder = _cache_folder(pathlib.Path(data.cache), own, data.side)
         options = PrepareOptions(
@@ -193,14 +176,8 @@ class Opener:
         kind, _, rest = place.partition(":")
         index_folder = pathlib.Path(self._data.cache) / "index" / name
         if not files.exists(index_folder):
-            what = "where they lie, and their labels" if labeled else "where they lie"
+            what = "their offsets and labels" if labeled else "their offsets"
             console.say(f"looking up the records of {name}, once: {what}")
-        options = {
-            "name": name,
-            "labeled": labeled,
-            "classes": classes,
-            "index_folder": index_folder,
-        }
         features = {
             feature: own
             for feature, own in (
@@ -209,17 +186,31 @@ class Opener:
             )
             if own is not None
         }
-        # TensorFlow is slow to import, and may not be there.
+        # TensorFlow is slow to import and optional.
         if kind == "tfds":
             from noisy_student_jax.data.streaming.tfds import tfds_source
 
-            source = tfds_source(rest, **options, **features)
+            source = tfds_source(
+                rest,
+                name=name,
+                labeled=labeled,
+                classes=classes,
+                index_folder=index_folder,
+                **features,
+            )
         else:
             from noisy_student_jax.data.streaming.records import Features
             from noisy_student_jax.data.streaming.tfrecord import TFRecordSource
 
             layout = Features(**features, first_label=self._data.first_label)
-            source = TFRecordSource(rest, features=layout, **options)
+            source = TFRecordSource(
+                rest,
+                index_folder,
+                name=name,
+                labeled=labeled,
+                classes=classes,
+                features=layout,
+            )
         opened = Opened(
             name=name,
             whole=source,
@@ -228,17 +219,21 @@ class Opener:
             labels=source.labels,
             classes=tuple(source.classes),
         )
-        return _without_unreadable(opened) if labeled else opened
+        if source.labels is None:
+            return opened
+        return _without_unreadable(opened, source, source.labels)
 
 
-def _without_unreadable(opened: Opened) -> Opened:
-    """Leaves out, by name, labeled records of which no label could be read."""
-    bad = np.flatnonzero(opened.labels < 0)
+def _without_unreadable(
+    opened: Opened, source: EncodedSource, labels: np.ndarray
+) -> Opened:
+    """Leaves out labeled records whose label could not be read, and names them."""
+    bad = np.flatnonzero(labels < 0)
     if not len(bad):
         return opened
-    status = opened.whole.read_encoded(bad.tolist()).status
+    status = source.read_encoded(bad.tolist()).status
     named = [(opened.key(i), why) for i, why in zip(bad.tolist(), status, strict=True)]
-    kept = opened.subset(np.flatnonzero(opened.labels >= 0))
+    kept = opened.subset(np.flatnonzero(labels >= 0))
     return dataclasses.replace(kept, quarantined=named)
 
 
@@ -260,7 +255,7 @@ def _keys(source: EncodedSource) -> list[str]:
 
 
 def _places(source: EncodedSource) -> list[str]:
-    """Hashes where each record lies, which is one place under any source's name."""
+    """Hashes each record's location, which does not depend on the source's name."""
     return [_hashed(source.place(index)) for index in range(len(source))]
 
 
@@ -269,7 +264,7 @@ def _hashed(text: str) -> str:
 
 
 def _cache_folder(cache: pathlib.Path, name: str, side: int) -> pathlib.Path:
-    """Returns where images of a side are: there, or where larger ones are already."""
+    """Returns the cache of this side, or the smallest existing one of a larger side."""
     made = []
     for folder in files.list_folder(cache, pattern=f"{_SIDE}*"):
         found = folder.name.removeprefix(_SIDE)

@@ -1,4 +1,4 @@
-"""Records that turned out to be unusable during training, counted and named."""
+"""The list of records that turned out to be unusable during training."""
 
 import csv
 import io
@@ -9,15 +9,15 @@ from noisy_student_jax.core.console import printable
 
 
 class Quarantine:
-    """A growing list of records and reasons, kept in a CSV file."""
+    """An append-only CSV file of unusable records and reasons."""
 
     def __init__(self, path: pathlib.Path, *, records: int, most: float):
-        """Goes on with the list that an earlier start has left.
+        """Loads the entries that an earlier start of the run has written.
 
         Args:
-          path: of the CSV file, made when there is something to write.
-          records: how many there are in all.
-          most: the fraction of them that may be unusable.
+          path: the CSV file, created with the first entry.
+          records: total number of records.
+          most: largest fraction of them that may be unusable.
         """
         self._path, self._records, self._most = path, records, most
         self.reasons: dict[str, str] = {}
@@ -29,10 +29,10 @@ class Quarantine:
         return len(self.reasons)
 
     def note(self, key: str, reason: str) -> None:
-        """Adds a record, once.
+        """Adds a record unless it is listed already.
 
         Raises:
-          UserError: there are too many.
+          UserError: too many records are unusable.
         """
         key, reason = printable(key), printable(reason)
         if key in self.reasons:

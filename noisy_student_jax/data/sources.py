@@ -1,14 +1,15 @@
-"""Sources: records with a stable key each, read by index."""
+"""Sources: records with stable keys, read by index."""
 
 import dataclasses
 import hashlib
 import itertools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 from noisy_student_jax.core import unusable
+from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.protocols import Examples, Preprocessor, Source
 
 READ_AT_ONCE = 256
@@ -23,7 +24,13 @@ class ArraySource:
         images: np.ndarray | Sequence[np.ndarray],
         labels: np.ndarray | None = None,
     ):
-        """Takes one key, one uint8 ``[height, width, 3]`` and one label a record."""
+        """Holds the records.
+
+        Args:
+          keys: one per record.
+          images: uint8 ``[height, width, 3]``, one per record.
+          labels: ``[records, …]``; None for unlabeled records.
+        """
         self.keys = list(keys)
         self.images = images
         self.labels = labels
@@ -38,11 +45,11 @@ class ArraySource:
     def read(self, indices: Sequence[int]) -> Examples:
         """See `Source`."""
         labels = None if self.labels is None else self.labels[np.asarray(indices, int)]
-        images = [self.images[index] for index in indices]
+        images: list[np.ndarray | None] = [self.images[index] for index in indices]
         return Examples(images, ["ok"] * len(images), labels)
 
     def subset(self, indices: np.ndarray, *, labeled: bool = True) -> "ArraySource":
-        """Returns some of the records; without their labels if they may not be seen."""
+        """Returns a subset of the records, without labels unless `labeled`."""
         indices = np.asarray(indices, int)
         return ArraySource(
             [self.keys[index] for index in indices],
@@ -51,19 +58,57 @@ class ArraySource:
         )
 
 
+class Counted:
+    """A source whose records are only counted: they have no keys and no images."""
+
+    fingerprint = "not prepared"
+
+    def __init__(self, count: int, labels: np.ndarray | None):
+        """Stands for `count` records."""
+        self._count, self.labels = count, labels
+
+    def __len__(self) -> int:
+        return self._count
+
+    def key(self, index: int) -> NoReturn:
+        """Raises a `UserError`: see `has_keys`."""
+        raise _only_counted()
+
+    def read(self, indices: Sequence[int]) -> NoReturn:
+        """Raises a `UserError`."""
+        raise _only_counted()
+
+    def subset(self, indices: np.ndarray, *, labeled: bool = True) -> "Counted":
+        """Returns as many records as there are indices."""
+        labels = self.labels if labeled else None
+        return Counted(len(indices), None if labels is None else labels[indices])
+
+
+class CountedRecords(Counted):
+    """Encoded records that are only counted."""
+
+    def read_encoded(self, indices: Sequence[int]) -> NoReturn:
+        """Raises a `UserError`."""
+        raise _only_counted()
+
+
+def _only_counted() -> UserError:
+    return UserError("these records are only counted, and cannot be read")
+
+
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """What a run learns from and is judged on. The four parts do not overlap.
+    """A dataset in four disjoint parts.
 
     Attributes:
-      name: as configs say it.
+      name: the name used in configs.
       classes: class names in index order.
-      labeled: with labels.
-      pool: without.
-      validation: with labels; chooses among generations.
-      test: with labels; judges, and nothing else touches it.
-      facts: what a reader should know (how it was split, what was left out).
-      quarantined: name and reason of each file that cannot be used.
+      labeled: labeled training records.
+      pool: unlabeled training records.
+      validation: labeled records that generations are compared on.
+      test: labeled records used for the final evaluation alone.
+      facts: notes for the report: how the data were split, what was left out.
+      quarantined: name of each unusable file, and why it cannot be used.
     """
 
     name: str
@@ -86,10 +131,10 @@ class Dataset:
 
 
 def fingerprint(source: Source) -> str:
-    """Returns the SHA-256 over a source's keys and, where it has them, its labels.
+    """Returns the SHA-256 over a source's keys and its labels, if it holds any.
 
-    Keys are made from content or stand for it, so the pixels are not read; a source
-    whose keys do not tells its own.
+    Keys identify content, so pixels are not read. A source whose keys do not identify
+    content has a ``fingerprint`` of its own, which is returned instead.
     """
     if own := getattr(source, "fingerprint", None):
         return own
@@ -103,53 +148,70 @@ def fingerprint(source: Source) -> str:
 
 
 def known_labels(source: Source) -> np.ndarray | None:
-    """Returns the labels of all records that a source holds, or None: it holds none.
+    """Returns the labels that a source holds in memory; None if it holds none.
 
-    None does not say that its records have no labels: see `labels_of`.
+    The records may still have labels: `labels_of` reads them.
     """
     return getattr(source, "labels", None)
 
 
 def first_label(source: Source) -> np.ndarray:
-    """Returns the first record's label, ``[1, …]``, without reading an image if it can.
+    """Returns the first record's label, ``[1, …]``.
+
+    Reads the record only if the source does not hold its labels.
 
     Args:
-      source: of labeled records.
+      source: a source of labeled records.
+
+    Raises:
+      UserError: the record was read without a label.
     """
     labels = known_labels(source)
-    if labels is None:
-        labels = source.read([0]).labels
-    return labels[:1]
+    return (_read_labels(source, [0]) if labels is None else labels)[:1]
 
 
 def has_keys(source: Source) -> bool:
-    """Whether a source knows its records, and does not only count them."""
-    return hasattr(source, "key")
+    """Whether a source knows its records, rather than only their number."""
+    return not isinstance(source, Counted)
 
 
 def record_bytes(source: Source) -> int | None:
-    """Returns what one record's image takes in memory, if it is none to be resized."""
+    """Returns the bytes of one record in memory; None if its image is to be resized."""
     return getattr(source, "bytes_per_record", None)
 
 
 def labels_of(source: Source) -> np.ndarray:
-    """Returns the labels of all records, ``[records, …]``, without keeping images."""
+    """Returns the labels of all records, ``[records, …]``; images are discarded.
+
+    Raises:
+      UserError: records were read without labels.
+    """
     labels = known_labels(source)
     if labels is not None:
         return labels
     parts = [
-        source.read(range(start, min(start + READ_AT_ONCE, len(source)))).labels
+        _read_labels(source, range(start, min(start + READ_AT_ONCE, len(source))))
         for start in range(0, len(source), READ_AT_ONCE)
     ]
     return np.concatenate(parts)
+
+
+def _read_labels(source: Source, indices: Sequence[int]) -> np.ndarray:
+    labels = source.read(indices).labels
+    if labels is None:
+        raise UserError(
+            "a source of labeled records was read and gave no labels: its `read` has to"
+            " return them"
+        )
+    return labels
 
 
 def key_hashes(source: Source, indices: Sequence[int] | None = None) -> np.ndarray:
     """Returns the first 8 bytes of each key's SHA-256 as uint64, sorted.
 
     Args:
-      source: of the keys.
-      indices: of the records meant; None for all.
+      source: the source.
+      indices: records to hash; None for all.
     """
     keys = (
         source.key(int(n)) for n in (range(len(source)) if indices is None else indices)
@@ -167,19 +229,19 @@ def read_all_good(
     *,
     part: str,
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Reads and preprocesses records that all have to be usable.
+    """Reads and preprocesses records for training, all of which must be usable.
 
     Args:
-      source: of the records.
-      preprocessing: what is done to each image.
-      indices: of the records wanted; None for all.
-      part: what the records are, for the message.
+      source: the source.
+      preprocessing: applied to each image.
+      indices: records to read; None for all.
+      part: name of the part, for the error message.
 
     Returns:
-      ``[records, side, side, 3]`` to train on, and the labels.
+      Images ``[records, side, side, 3]`` and their labels, or None without labels.
 
     Raises:
-      UserError: a record cannot be used.
+      UserError: a record is unusable.
     """
     indices = range(len(source)) if indices is None else indices
     examples = source.read(indices)
@@ -189,10 +251,15 @@ def read_all_good(
         if status != "ok"
     ]
     unusable.refuse(bad, len(indices), f"{part} images")
-    return preprocessing.apply_all_to_train_on(examples.images), examples.labels
+    images = [image for image in examples.images if image is not None]
+    return preprocessing.apply_all_to_train_on(images), examples.labels
 
 
 def shard_bounds(count: int, shards: int) -> list[tuple[int, int]]:
-    """Cuts `count` records into virtual shards of equal size, give or take one."""
+    """Splits `count` records into shards whose sizes differ by at most one.
+
+    Returns:
+      First record and end of each shard.
+    """
     edges = [count * number // shards for number in range(shards + 1)]
     return list(itertools.pairwise(edges))

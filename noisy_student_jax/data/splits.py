@@ -1,7 +1,7 @@
-"""Splits of images by their content, not by their order.
+"""Splits of images by content rather than by order.
 
-Of a fixed set the cuts fall at ranks among the hashes, so that sizes are exact
-(`stratified`); of a set that may grow, at thresholds on the hash (`by_content`).
+`stratified` splits a fixed set at ranks of the content hashes, so sizes are exact.
+`by_content` splits a set that may grow at thresholds on the hash.
 """
 
 import hashlib
@@ -30,22 +30,22 @@ def stratified(
     labels_per_class: int,
     seed: int,
 ) -> dict[str, np.ndarray]:
-    """Deals records into test, validation, labeled and pool, class by class.
+    """Splits records into test, validation, labeled and pool, class by class.
 
-    Test and validation depend on the content alone, the same for every seed; which
-    of the rest are labeled depends on content and seed. Records with equal content
-    are dealt as one (to the same part, but never twice to it).
+    Test and validation sets depend on content alone and are the same for every seed;
+    the labeled draw depends on content and seed. Of records with equal content, only
+    the first is used.
 
     Args:
-      hashes: of each record's content.
-      labels: int class of each record.
+      hashes: content hash of each record.
+      labels: int ``[records]``, class indices.
       test: number of test records.
       validation: number of validation records.
-      labels_per_class: labeled records of each class.
-      seed: of the labeled draw.
+      labels_per_class: number of labeled records per class.
+      seed: seed of the labeled draw.
 
     Returns:
-      Sorted indices by part; records left out as copies under ``"copies"``.
+      Sorted indices by part, and those of the unused copies under ``"copies"``.
 
     Raises:
       UserError: a class has too few records.
@@ -61,7 +61,7 @@ def stratified(
     for label in range(classes):
         members = [i for i in kept if labels[i] == label]
         members.sort(key=lambda i: hashes[i])
-        # Rounded at the running total, so that the classes add up to what was asked.
+        # Rounding the running total makes the classes add up to the requested sizes.
         before, dealt = dealt, dealt + len(members)
         heads = {
             name: round(count * dealt / len(kept)) - round(count * before / len(kept))
@@ -102,20 +102,20 @@ def by_content(
     known: Mapping[str, str],
     classes: Sequence[str],
 ) -> np.ndarray:
-    """Deals records of a set that may grow into labeled, validation and test.
+    """Splits records of a set that may grow into labeled, validation and test.
 
-    A record's part follows from its content and, once it is known, never changes: a
-    folder to which images are added moves no training image into the test set. Parts
-    are thresholds on the hash, so that their sizes are the fractions only roughly;
-    a class that would be without a part gets one image into it.
+    A record's part follows from its content and never changes once known, so adding
+    images moves no training image into the test set. Parts are ranges of the hash, so
+    their sizes match the fractions only approximately. A class that would be missing
+    from a part contributes one image to it.
 
     Args:
       content: SHA-256 of each record's file, in hexadecimal.
-      labels: int ``[records]``, classes.
-      validation: fraction; 0 for no such part.
-      test: fraction; 0 for no such part.
-      known: parts that contents were dealt to before.
-      classes: their names.
+      labels: int ``[records]``, class indices.
+      validation: fraction of the records; 0 for no validation set.
+      test: fraction of the records; 0 for no test set.
+      known: part of each content that was assigned before.
+      classes: class names in index order.
 
     Returns:
       The part of each record, ``[records]``.
@@ -151,7 +151,7 @@ def _give_one(
     new: np.ndarray,
     share: np.ndarray,
 ) -> None:
-    """Moves the new record of the lowest hash into a part that a class lacks."""
+    """Moves the new record with the lowest hash into a part that the class lacks."""
     if (parts[members] == part).any():
         return
     for index in members[np.argsort(share[members], kind="stable")]:
@@ -164,7 +164,7 @@ def _give_one(
 def some_of_each_class(
     content: Sequence[str], labels: np.ndarray, count: int, *, seed: int
 ) -> np.ndarray:
-    """Draws up to `count` records of each class by content and seed.
+    """Draws up to `count` records per class by content and seed.
 
     Returns:
       Sorted indices.

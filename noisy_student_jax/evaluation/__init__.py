@@ -1,1 +1,1 @@
-"""Predicting with a model, and judging what it predicts."""
+"""Batched prediction, and statistics of the results."""

@@ -1,8 +1,8 @@
-"""A model applied to many images: un-noised, batch by batch, on local devices.
+"""Batched inference without noise, on this host's devices.
 
-Reading, computing and what is done with the results overlap: while the devices are at
-work on a batch, the host reads the next one and looks at the one before. On a CPU a
-batch is worked through in pieces small enough for its caches, one a core at a time.
+Reading, computation and post-processing overlap: while the devices compute a batch,
+the host reads the next one and processes the previous one. On a CPU a batch is split
+into pieces small enough for its caches, one per core at a time.
 """
 
 import contextlib
@@ -30,11 +30,11 @@ from noisy_student_jax.models.bundle import Bundle
 from noisy_student_jax.training.step import normalize
 
 PIECE = 3e9
-"""Floating point operations that a CPU is given at once: by then a call costs nothing,
-and the maps of so many images still lie in the caches, whatever the model."""
+"""FLOPs per CPU call: enough to amortize dispatch, few enough that activations stay in
+cache."""
 
 WORTHWHILE = 64
-"""A call may have so many times fewer images where there are cores to spare."""
+"""Factor by which a call may fall short of `PIECE` to occupy idle cores."""
 
 
 class Predicts(Protocol):
@@ -47,8 +47,8 @@ class Predicts(Protocol):
 class Predictor:
     """Applies a model in evaluation mode: no dropout, no stochastic depth.
 
-    Examples are spread over this host's devices and never speak to each other:
-    there is no collective in the program, so hosts need not keep step.
+    Examples are sharded over this host's devices and processed independently. The
+    program has no collectives, so hosts need not run in step.
     """
 
     def __init__(
@@ -65,15 +65,14 @@ class Predictor:
         """Compiles nothing yet.
 
         Args:
-          task: says what is predicted.
+          task: turns the model's outputs into predictions.
           module: the model.
-          preprocessing: of its images.
-          batch: images at once, rounded up to whole devices.
-          ahead: how many batches are read, and how many are given to the devices,
-            before the results of the one before are asked for; 0 for one after the
-            other.
-          in_pieces: on a CPU, whether a batch is predicted a few images at a time.
-          devices: to use, if not all of this host's.
+          preprocessing: preprocessing of the images.
+          batch: images per batch, rounded up to a multiple of the devices.
+          ahead: number of batches that are read, and number that are dispatched, before
+            the results of the previous one are fetched; 0 for no overlap.
+          in_pieces: whether to split batches on a CPU.
+          devices: devices to use; None for all of this host's.
         """
         self.preprocessing, self.ahead = preprocessing, ahead
         self.mesh = sharding.make_mesh(devices or jax.local_devices())
@@ -82,21 +81,22 @@ class Predictor:
         self._waiting: set[Future] = set()
         what = task, module, preprocessing.mean, preprocessing.std, self.mesh
         try:
-            self.apply = _shared_program(*what)
+            # A module has a hash, which Flax's dataclass transform hides.
+            self.apply = _shared_program(*what)  # type: ignore[arg-type]
         except TypeError:
-            # Somebody's own task, or model, that cannot be looked up by what it is.
+            # A user's task or model may be unhashable.
             self.apply = _program(*what)
 
     @classmethod
     def from_bundle(
         cls, bundle: Bundle, task: Task, *, batch: int = 256, ahead: int = 1
     ) -> "Predictor":
-        """Makes one for a bundle's model; call it with the bundle's variables."""
+        """Creates a predictor for a bundle's model, to call with its variables."""
         module = models.create(bundle.architecture, **bundle.arguments)
         return cls(task, module, bundle.preprocessing, batch=batch, ahead=ahead)
 
     def place(self, variables: PyTree) -> PyTree:
-        """Puts weights on the devices, once for many calls."""
+        """Replicates variables over the devices, for use in many calls."""
         return jax.device_put(variables, sharding.replicated(self.mesh))
 
     def __call__(
@@ -106,15 +106,15 @@ class Predictor:
         *,
         after_batch: Callable[[int], None] = lambda done: None,
     ) -> Arrays:
-        """Predicts.
+        """Predicts preprocessed images.
 
         Args:
           variables: ``{"params", "batch_stats"}``.
           images: uint8 or float32 ``[images, side, side, 3]``, preprocessed.
-          after_batch: called with the number of images done.
+          after_batch: called after each batch with the number of images done.
 
         Returns:
-          NumPy arrays ``[images, …]``, as the task predicts.
+          The task's predictions as NumPy arrays ``[images, …]``.
         """
         whole = range(0, len(images), self.batch)
 
@@ -132,21 +132,21 @@ class Predictor:
         }
 
     def start(self, variables: PyTree, images: np.ndarray) -> Callable[[], Arrays]:
-        """Has the devices begin to predict at most `batch` images.
+        """Dispatches the prediction of at most `batch` images.
 
         Returns:
-          A function that waits for what they predict, and returns it.
+          A function that waits for the predictions and returns them.
         """
         count = len(images)
         parts: list[Callable[[], Arrays]] = []
-        # All images of a predictor are of one shape.
+        # All calls of a predictor have images of the same shape.
         compiled = bool(self.piece)
         self.piece = self.piece or self._piece(variables, images)
         filled = _filled_up(images, to=self.piece)
         for at in range(0, len(filled), self.piece):
             one = filled[at : at + self.piece]
             if self.piece == self.batch or not (compiled or parts):
-                # The first by the caller itself, so that a program is compiled once.
+                # The calling thread runs the first piece: threads would compile twice.
                 parts.append(self._start(variables, one))
                 continue
             part = _cores().submit(lambda piece: self._start(variables, piece)(), one)
@@ -154,7 +154,7 @@ class Predictor:
             part.add_done_callback(self._waiting.discard)
             parts.append(part.result)
 
-        # Not the images themselves, which would be kept until the results are fetched.
+        # The closure must not hold the images until the results are fetched.
         def fetch() -> Arrays:
             fetched = [part() for part in parts]
             return {
@@ -166,7 +166,7 @@ class Predictor:
 
     @contextlib.contextmanager
     def abandoning(self) -> Iterator[None]:
-        """Gives up the pieces that nobody has waited for at the end, as on a stop."""
+        """Cancels pending pieces on exit, such as after an interruption."""
         try:
             yield
         finally:
@@ -174,10 +174,10 @@ class Predictor:
                 part.cancel()
 
     def _piece(self, variables: PyTree, images: np.ndarray) -> int:
-        """Returns how many images the program is given at once: on a CPU a few.
+        """Returns the number of images per program call: on a CPU, a few.
 
-        A power of two, and as few as a batch has for each core, if that is worth a
-        call; two at least, as not every model takes one for many.
+        A power of two, reduced to a batch's images per core as far as `WORTHWHILE`
+        allows. At least two: some models treat a single image specially.
         """
         alone = self.mesh.size == 1 and self.mesh.devices.flat[0].platform == "cpu"
         if not (alone and self._in_pieces):
@@ -198,7 +198,7 @@ class Predictor:
 
 
 def _filled_up(images: np.ndarray, *, to: int) -> np.ndarray:
-    """Fills up with zeros, so that all pieces are of one size; one piece at least."""
+    """Pads with zero images to a multiple of `to`, at least to one piece."""
     missing = -len(images) % to if len(images) else to
     if not missing:
         return images
@@ -208,10 +208,10 @@ def _filled_up(images: np.ndarray, *, to: int) -> np.ndarray:
 
 @functools.cache
 def _cores() -> Executor:
-    """Returns threads that call the program, one for each core.
+    """Returns a pool of one thread per core, each of which calls the program.
 
-    A program's own threads wait for one another after each layer; and XLA runs what one
-    thread calls in turn.
+    XLA's own threads synchronize after each layer, and calls from one thread run in
+    turn.
     """
     return ThreadPoolExecutor(len(os.sched_getaffinity(0)), "predictor")
 
@@ -223,7 +223,7 @@ def _program(
     std: tuple[float, ...],
     mesh: Mesh,
 ) -> jax.stages.Wrapped:
-    """Makes the program that predicts a batch."""
+    """Builds the compiled function that predicts a batch."""
     spread = sharding.along_batch(mesh)
 
     def apply(variables, images):
@@ -238,17 +238,17 @@ def _program(
 
 
 _shared_program = functools.lru_cache(maxsize=8)(_program)
-"""The same for all that predict with the same model, so that it is compiled once."""
+"""`_program`, shared by predictors of the same model so that it compiles once."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Read:
-    """A batch of records, as they were read.
+    """A batch of records that were read.
 
     Attributes:
-      indices: of the records.
-      status: of each, ``ok`` or why it cannot be used.
-      labels: of each, or None where the source has none.
+      indices: indices of the records.
+      status: ``ok``, or why a record is unusable.
+      labels: ``[records, …]``; None if the source has no labels.
     """
 
     indices: range
@@ -257,7 +257,7 @@ class Read:
 
     @functools.cached_property
     def good(self) -> np.ndarray:
-        """Which of them can be used, bool ``[records]``."""
+        """Whether each record is usable, bool ``[records]``."""
         return np.array([reason == "ok" for reason in self.status])
 
 
@@ -269,18 +269,18 @@ def predict_batches(
     *,
     before: Callable[[int], None] = lambda start: None,
 ) -> Iterator[tuple[Read, dict[str, Arrays]]]:
-    """Has models of one architecture predict the records of a source, in order.
+    """Predicts batches of a source, in order, with models of one architecture.
 
     Args:
-      predictor: of the architecture and its preprocessing.
-      placed: weights and statistics by name, of `Predictor.place`.
-      source: of the records.
-      batches: which records are read together, at most ``predictor.batch``.
-      before: called with the first record of each batch before it is predicted.
+      predictor: predictor for the architecture and its preprocessing.
+      placed: variables by model name, as returned by `Predictor.place`.
+      source: the source.
+      batches: ranges of records, each of at most ``predictor.batch``.
+      before: called with the first record of each batch before it is dispatched.
 
     Yields:
-      A batch, and what each model predicts for its usable records; nothing where there
-      are none.
+      Each batch, with every model's predictions for its usable records; no predictions
+      if none is usable.
     """
 
     def read(number: int) -> tuple[Read, np.ndarray | None]:
@@ -291,7 +291,7 @@ def predict_batches(
             return found, None
         usable = zip(examples.images, found.good, strict=True)
         return found, predictor.preprocessing.apply_all(
-            image for image, good in usable if good
+            image for image, good in usable if good and image is not None
         )
 
     def start(number: int) -> tuple[Read, dict[str, Callable[[], Arrays]]]:
@@ -304,10 +304,10 @@ def predict_batches(
             for name, variables in placed.items()
         }
 
-    limits = {"ahead": predictor.ahead, "stop": len(batches)}
-    thread = ThreadPoolExecutor(1, "read_ahead") if predictor.ahead else None
-    was_read = Prefetcher(read, **limits, executor=thread)
-    started = Prefetcher(start, **limits)
+    ahead, stop = predictor.ahead, len(batches)
+    thread = ThreadPoolExecutor(1, "read_ahead") if ahead else None
+    was_read = Prefetcher(read, ahead=ahead, stop=stop, executor=thread)
+    started = Prefetcher(start, ahead=ahead, stop=stop)
     with predictor.abandoning(), contextlib.closing(was_read):
         for found, fetch in map(started, range(len(batches))):
             yield found, {name: one() for name, one in fetch.items()}
@@ -315,13 +315,13 @@ def predict_batches(
 
 @dataclasses.dataclass(frozen=True)
 class Predicted:
-    """What models predict for the usable records of a source.
+    """Predictions for the usable records of a source.
 
     Attributes:
-      records: int64 ``[usable]``, their indices.
-      labels: theirs, ``[usable, …]``.
-      predictions: of each model, by its name.
-      unusable: why a record is not among them, by its key.
+      records: int64 ``[usable]``, indices of the records.
+      labels: ``[usable, …]``, labels of the records.
+      predictions: predictions by model name.
+      unusable: reasons by key for the other records.
     """
 
     records: np.ndarray
@@ -337,22 +337,24 @@ def predict_source(
     *,
     before_batch: Callable[[int], None] = lambda done: None,
 ) -> Predicted:
-    """Has models of one architecture predict a labeled source, reading it once.
+    """Predicts a labeled source with models of one architecture, reading it once.
 
-    A few batches of images are held at a time, so that the source may be of any size.
+    Only a few batches of images are in memory at a time.
 
     Args:
-      predictor: of the architecture and its preprocessing.
-      models: weights and statistics by name.
-      source: of labeled records.
-      before_batch: called with the number of records done.
+      predictor: predictor for the architecture and its preprocessing.
+      models: variables by model name.
+      source: a source of labeled records.
+      before_batch: called before each batch with the number of records done.
 
     Raises:
-      UserError: none of the records can be used.
+      UserError: no record is usable.
     """
     placed = {name: predictor.place(variables) for name, variables in models.items()}
     parts: dict[str, list[Arrays]] = {name: [] for name in models}
-    records, labels, unusable = [], [], {}
+    records: list[np.ndarray] = []
+    labels: list[np.ndarray] = []
+    unusable: dict[str, str] = {}
     batches = [
         range(start, min(start + predictor.batch, len(source)))
         for start in range(0, len(source), predictor.batch)

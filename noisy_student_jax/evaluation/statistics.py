@@ -1,4 +1,4 @@
-"""Intervals, the paired difference, and the sentence that a run ends with."""
+"""Confidence intervals, paired differences, and the verdict that a run ends with."""
 
 import dataclasses
 import math
@@ -7,9 +7,9 @@ import statistics
 import numpy as np
 
 LEANING = 0.9
-"""A share of bootstrap samples on one side that is called probable, not sure."""
+"""Share of bootstrap samples on one side from which a difference is probable."""
 CALIBRATION_BINS = 15
-"""Of confidence, in the calibration error and in its chart."""
+"""Number of confidence bins of the calibration error and its chart."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,12 +18,12 @@ class Difference:
 
     Attributes:
       value: mean of ours minus theirs.
-      low: lower end of the interval.
-      high: upper end.
-      above: share of bootstrap samples in which ours is ahead (ties count half).
-      images: how many images both saw.
-      only_ours: images on which only ours is right (for metrics of 0 and 1).
-      only_theirs: images on which only theirs is right.
+      low: lower end of the confidence interval.
+      high: upper end of the confidence interval.
+      above: share of bootstrap samples in which ours is higher; ties count half.
+      images: number of images.
+      only_ours: number of images that only ours gets right, for 0/1 metrics.
+      only_theirs: number of images that only theirs gets right.
     """
 
     value: float
@@ -36,12 +36,12 @@ class Difference:
 
 
 def wilson(successes: float, images: int, confidence: float) -> tuple[float, float]:
-    """Returns Wilson's interval of a share.
+    """Returns the Wilson score interval of a proportion.
 
     Args:
-      successes: number of images counted right (may be a sum of fractions).
+      successes: number of correct images; may be a sum of fractions.
       images: number of images.
-      confidence: for example 0.95.
+      confidence: confidence level, such as 0.95.
 
     Example:
       >>> low, high = wilson(90, 100, 0.95)
@@ -67,29 +67,29 @@ def paired_bootstrap(
     samples: int,
     seed: int = 0,
 ) -> Difference:
-    """Resamples images with replacement and looks at the mean difference.
+    """Computes the mean difference and its bootstrap percentile interval.
 
-    Percentile interval. Images are drawn in pairs, so what both models find hard
-    does not widen it.
+    Both models' values of an image are resampled together, so images that are hard
+    for both do not widen the interval.
 
     Args:
-      ours: the metric on each image, float ``[images]``.
-      theirs: the same images in the same order.
-      confidence: for example 0.95.
-      samples: number of resamples.
-      seed: of the resampling.
+      ours: float ``[images]``, the metric per image.
+      theirs: float ``[images]``, for the same images in the same order.
+      confidence: confidence level, such as 0.95.
+      samples: number of bootstrap samples.
+      seed: seed of the resampling.
     """
     if ours.shape != theirs.shape:
         raise ValueError(f"not the same images: {ours.shape} against {theirs.shape}")
     gaps = ours - theirs
     values, counts = np.unique(gaps, return_counts=True)
     rng = np.random.Generator(np.random.Philox(seed))
-    # Resampling images is drawing how often each distinct gap occurs.
+    # Resampling images amounts to drawing the counts of the distinct gaps.
     drawn = rng.multinomial(len(gaps), counts / len(gaps), size=samples)
     means = drawn @ values / len(gaps)
     tail = (1 - confidence) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
-    # A sum of many fractions is seldom exactly zero when it should be.
+    # Rounding errors keep sums of many fractions from being exactly zero.
     level = np.abs(means) < 1e-12
     return Difference(
         value=float(gaps.mean()),
@@ -103,7 +103,7 @@ def paired_bootstrap(
 
 
 def judge(difference: Difference) -> str:
-    """Says what a difference means, in a person's words."""
+    """Returns the verdict on a difference, in words."""
     if difference.low > 0:
         return "better"
     if difference.high < 0:
@@ -118,7 +118,7 @@ def judge(difference: Difference) -> str:
 def sentence(
     difference: Difference, *, ours: float, theirs: float, against: str
 ) -> str:
-    """Writes the verdict, as the last line of a run."""
+    """Returns the verdict sentence, the last line of a run."""
     low, high = (f"{_minus(100 * end)}" for end in (difference.low, difference.high))
     value = 100 * difference.value
     sign = "+" if round(value, 1) > 0 else ""
@@ -135,11 +135,11 @@ def _minus(points: float) -> str:
 
 
 def calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
-    """Returns the expected calibration error, over equal-width bins of confidence.
+    """Returns the expected calibration error over equal-width confidence bins.
 
     Args:
-      confidence: from 0 to 1, ``[images]``.
-      right: 1 where an image is right, else 0, ``[images]``.
+      confidence: float ``[images]``, from 0 to 1.
+      right: ``[images]``, 1 for correct predictions and 0 for wrong ones.
     """
     bins = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
     gap = 0.0

@@ -1,1 +1,1 @@
-"""Weights in from other programs, and models out to them."""
+"""Import of weights from other libraries, and export of models to them."""

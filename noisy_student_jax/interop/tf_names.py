@@ -1,8 +1,8 @@
-"""The family as the authors' TensorFlow checkpoints have it, below their scope.
+"""Tensor names of the authors' TensorFlow checkpoints, below the model's scope.
 
-TensorFlow numbers layers of one kind in the order in which they are made, so that a
-block without an expansion calls its first batch norm what the others call their
-expansion's. From `efficientnet_model.py` of tensorflow/tpu.
+TensorFlow numbers layers of a kind in order of creation, so the first batch norm of a
+block without expansion has the name that the expansion's has elsewhere. From
+`efficientnet_model.py` of tensorflow/tpu.
 """
 
 from collections.abc import Mapping
@@ -59,28 +59,28 @@ TENSORFLOW = Naming(
 )
 
 AVERAGED = "/ExponentialMovingAverage"
-# What optimizers keep beside a variable, under its name.
+# Suffixes of optimizer slots.
 _SLOTS = ("/RMSProp", "/RMSProp_1", "/Momentum", "/Adam", "/Adam_1")
 
 
 def choose(
     variables: Mapping[str, np.ndarray], source: str
 ) -> tuple[dict[str, np.ndarray], str]:
-    """Takes a model's weights out of a checkpoint, the moving averages if it has any.
+    """Extracts a model's weights from a checkpoint, as moving averages if available.
 
-    The authors evaluate with the averages of weights and of batch statistics, so no
-    mixture of the two is made: a model of which some averages are missing is one that
-    lacks them.
+    The authors evaluate with averages of weights and batch statistics. Averages and
+    raw values are never mixed: if some averages are missing, those arrays count as
+    missing.
 
     Args:
-      variables: by their names in the checkpoint.
-      source: what they were read from, for the errors.
+      variables: arrays by their names in the checkpoint.
+      source: where they were read from, for error messages.
 
     Returns:
-      Arrays by their names below the model's scope, and what was chosen, to be said.
+      Arrays by their names below the model's scope, and a note on the choice.
 
     Raises:
-      UserError: there is no model in it, or more than one.
+      UserError: the checkpoint holds no model, or several.
     """
     stem = "/stem/conv2d/kernel"
     plain = {name.removesuffix(AVERAGED) for name in variables}
@@ -102,7 +102,7 @@ def choose(
         if name.endswith(AVERAGED)
     }
     if averages:
-        return averages, "took the moving averages (ExponentialMovingAverage)"
+        return averages, "used the moving averages (ExponentialMovingAverage)"
     return below, (
         "the checkpoint has no moving averages, so these are the raw weights; the"
         " authors evaluate with averages"

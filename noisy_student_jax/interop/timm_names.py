@@ -1,4 +1,4 @@
-"""The family as timm (and geffnet, where these names come from) has it."""
+"""Tensor names of timm, and of geffnet, from which timm has them."""
 
 from noisy_student_jax import models
 from noisy_student_jax.core.errors import UserError
@@ -19,8 +19,8 @@ PYTORCH_LEAVES = {
         "var": "running_var",
     },
 }
-# [out, in, height, width] to [height, width, in, out]; a depthwise kernel is
-# [channels, 1, height, width] there, so the same serves. Linear is [out, in].
+# [out, in, height, width] to [height, width, in, out]. Depthwise kernels, [channels, 1,
+# height, width], take the same axes. Linear weights are [out, in].
 PYTORCH_AXES = {"conv": (2, 3, 1, 0), "depthwise": (2, 3, 1, 0), "dense": (1, 0)}
 
 TIMM = Naming(
@@ -76,7 +76,7 @@ def rows(architecture: Architecture) -> tuple[Row, ...]:
 
 
 def model_name(name: str) -> str:
-    """Returns timm's name of one of our models, as ``tf_efficientnet_b0``.
+    """Returns timm's name of one of our models, such as ``tf_efficientnet_b0``.
 
     Raises:
       UserError: timm has no such model.

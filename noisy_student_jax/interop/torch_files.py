@@ -1,9 +1,9 @@
-"""PyTorch's files, both formats, read without PyTorch: tensors, nothing that runs.
+"""Reads tensors from PyTorch files of both formats, without PyTorch or running code.
 
-Since 1.6 `torch.save` writes a ZIP archive, uncompressed: a pickle, and the bytes of
-each storage in a file of its own. Before, it wrote five pickles in a row (a magic
-number, a version, facts of the machine, the data, the keys of its storages) and then
-the storages. The formats are those of `torch/serialization.py`.
+Since 1.6 `torch.save` writes an uncompressed ZIP archive: a pickle, and one file per
+storage. The legacy format is five pickles (a magic number, a version, system
+information, the data, the storage keys) followed by the storages. See
+`torch/serialization.py`.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ _DTYPES = {
 }
 _MAGIC = 0x1950A86A20F9469CFC6C
 _VERSION = 1001
-# What the standard library says of archives that are damaged.
+# Exceptions that the standard library raises for damaged archives.
 _DAMAGE = (
     zipfile.BadZipFile,
     NotImplementedError,
@@ -61,7 +61,7 @@ class _Storage:
 
 @dataclasses.dataclass(frozen=True)
 class _Tensor:
-    """A view of a storage whose values are read later."""
+    """A view of a storage, whose values are read later."""
 
     storage: _Storage
     offset: int
@@ -69,9 +69,10 @@ class _Tensor:
     strides: tuple[int, ...]
 
     def array(self) -> np.ndarray:
-        size = self.storage.dtype.itemsize
+        size, values = self.storage.dtype.itemsize, self.storage.values
+        assert values is not None, "storages are read before arrays are made"
         return np.lib.stride_tricks.as_strided(
-            self.storage.values[self.offset :],
+            values[self.offset :],
             self.shape,
             tuple(
                 size * stride if side > 1 else 0
@@ -82,18 +83,18 @@ class _Tensor:
 
 
 def read(path: pathlib.Path) -> Any:
-    """Reads what `torch.save` wrote, of either format.
+    """Reads a file that `torch.save` wrote, in either format.
 
     Args:
-      path: of a file that begins with `ZIP_START` or `LEGACY_START`.
+      path: a file that begins with `ZIP_START` or `LEGACY_START`.
 
     Returns:
-      What was saved: dictionaries, lists, numbers and texts, with a read-only NumPy
-      array for each tensor (float16, bfloat16, float32, float64 or int64; not always
-      contiguous).
+      The saved dictionaries, lists, numbers and strings, with a read-only NumPy array
+      for each tensor: float16, bfloat16, float32, float64 or int64, not necessarily
+      contiguous.
 
     Raises:
-      UserError: it is damaged, or holds anything else.
+      UserError: the file is damaged, or holds anything else.
     """
     with path.open("rb") as file:
         start = file.read(len(LEGACY_START))
@@ -106,13 +107,13 @@ def read(path: pathlib.Path) -> Any:
         raise UserError(f"'{path}' is refused: {error}{_ADVICE}") from error
     except _DAMAGE as error:
         raise UserError(
-            f"'{path}' is damaged ({error}): get it again from where it came"
+            f"'{path}' is damaged ({error}): get it again from its source"
         ) from error
     raise UserError(f"'{path}' is not a file that torch.save wrote")
 
 
 def _arrays(value: Any) -> Any:
-    """Puts arrays in place of tensors; the pickle nests as deep as it likes."""
+    """Replaces tensors by arrays, iteratively: pickles may be nested deeply."""
     if isinstance(value, _Tensor):
         return value.array()
     done: dict[int, Any] = {}
@@ -131,10 +132,10 @@ def _arrays(value: Any) -> Any:
 
 
 class _Storages(dict[str, _Storage]):
-    """The storages that a pickle speaks of, by key."""
+    """The storages that a pickle refers to, by key."""
 
     def find(self, identity: Any) -> _Storage:
-        """Gives the storage of ``("storage", type, key, device, count[, view])``."""
+        """Resolves the id ``("storage", type, key, device, count[, view])``."""
         what, kind, key, _, count, *view = identity
         known = isinstance(kind, Name) and isinstance(kind.meaning, np.dtype)
         if what != "storage" or not known or not _whole(count):
@@ -154,7 +155,7 @@ def _whole(number: Any) -> bool:
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Tensor:
-    """Stands for ``torch._utils._rebuild_tensor_v2``."""
+    """Replaces ``torch._utils._rebuild_tensor_v2``."""
     numbers = (offset, *shape, *strides)
     if not isinstance(storage, _Storage) or not all(map(_whole, numbers)):
         raise ValueError("a tensor of no known kind")
@@ -169,14 +170,14 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Te
 
 
 def _parameter(tensor: Any, *_: Any) -> _Tensor:
-    """Stands for ``torch._utils._rebuild_parameter``."""
+    """Replaces ``torch._utils._rebuild_parameter``."""
     if not isinstance(tensor, _Tensor):
         raise ValueError("a parameter that is no tensor")
     return tensor
 
 
 def _dictionary(*arguments: Any) -> dict[Any, Any]:
-    """Stands for ``collections.OrderedDict``, made empty and filled afterwards."""
+    """Replaces ``collections.OrderedDict``, which pickles create empty."""
     if arguments:
         raise ValueError("an OrderedDict that is made full")
     return OrderedDict()
@@ -193,7 +194,7 @@ _KNOWN = {
 def _read_zip(path: pathlib.Path) -> Any:
     with zipfile.ZipFile(path) as archive:
         members = {member.filename: member for member in archive.infolist()}
-        # Stored files cannot be larger than the archive, unless they overlap in it.
+        # Uncompressed files exceed the archive's size only if they overlap.
         if any(m.compress_type != zipfile.ZIP_STORED for m in members.values()):
             raise zipfile.BadZipFile("torch.save compresses nothing, but this is")
         if sum(m.file_size for m in members.values()) > path.stat().st_size:
@@ -240,7 +241,7 @@ def _read_legacy(path: pathlib.Path) -> Any:
 
 
 def _fill(storage: _Storage, data: mmap.mmap) -> None:
-    """Reads a storage's values: their count, 8 bytes, then themselves."""
+    """Reads a storage: the count of values in 8 bytes, then the values."""
     size = storage.count * storage.dtype.itemsize
     head = data.read(8)
     if len(head) < 8 or len(data) - data.tell() < size:

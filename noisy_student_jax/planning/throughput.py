@@ -18,7 +18,7 @@ from noisy_student_jax.data.sources import first_label
 from noisy_student_jax.evaluation.predictor import Predictor
 from noisy_student_jax.generation import init_weights, streams
 from noisy_student_jax.generation.train import step_and_state
-from noisy_student_jax.generation.trainable import Part, synthetic_images, part
+from noisy_student_jax.generation.trainable import Part, part, synthetic_images
 from noisy_student_jax.planning import flops, memory
 from noisy_student_jax.planning.memory import StepMemory
 from noisy_student_jax.runs.run import Generation

@@ -1,6 +1,6 @@
-"""Pseudo-labels: the sidecar files a teacher writes, and what is chosen from them.
+"""Pseudo-labels: the files that a teacher writes, and the selection from them.
 
-`sidecar` reads and writes the label files, `plan` says who is selected and how often,
-`selection` writes that down for the trainer, `radix` finds exact cuts by counting, and
-`writing` writes whole files or none.
+`label` predicts the pool, `sidecar` reads and writes the label files, `plan` decides
+which records are selected and how often, `selection` writes the result for training,
+`radix` finds exact cuts by counting, and `writing` writes files row by row.
 """

@@ -1,7 +1,7 @@
-"""Labeling: the un-noised teacher predicts the pool, shard by shard.
+"""Labels the pool with the un-noised teacher, shard by shard.
 
-One sidecar a shard, written whole; a shard whose sidecar exists is done. Paper §2,
-step 2: no noise, EMA weights, the teacher's own resolution.
+Each shard gets one sidecar, written atomically; a shard whose sidecar exists is done.
+Paper §2, step 2: no noise, EMA weights, the teacher's own resolution.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ TEACHER = "teacher"
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """A run of consecutive records of the pool."""
+    """A range of consecutive records of the pool."""
 
     number: int
     start: int
@@ -36,7 +36,7 @@ class Shard:
 
     @property
     def file_name(self) -> str:
-        """Of its sidecar; names sort as shards do."""
+        """Name of the shard's sidecar; names sort like shard numbers."""
         return f"shard_{self.number:06d}.parquet"
 
 
@@ -53,35 +53,34 @@ def label_pool(
     interruption: Interruption,
     progress: Progress,
 ) -> dict[str, int]:
-    """Writes the sidecars that are not there yet, then ``quarantine.parquet``.
+    """Writes the missing sidecars, then ``quarantine.parquet``.
 
-    Hosts take every n-th shard, and wait for each other once, at the end.
+    Each host labels every n-th shard; hosts synchronize once, at the end.
 
     Args:
-      predictor: of the teacher's architecture and preprocessing; says how many
-        batches are in hand at a time.
-      variables: the teacher's EMA weights and statistics.
-      task: says what a sidecar holds.
-      pool: a source.
-      shards: of the pool.
-      folder: for the sidecars.
+      predictor: predictor for the teacher's architecture and preprocessing.
+      variables: the teacher's EMA weights and batch statistics.
+      task: provides the sidecar's columns.
+      pool: source of the pool.
+      shards: all shards of the pool.
+      folder: folder for the sidecars.
       top_k: see `Task.columns`.
-      metadata: model, its SHA-256, task, classes.
-      interruption: asked at every batch.
-      progress: told at every batch.
+      metadata: model, its SHA-256, task and classes.
+      interruption: polled before every batch.
+      progress: updated after every batch.
 
     Returns:
       ``{"read", "labeled", "quarantined"}``, where read is the sum of the others.
 
     Raises:
       Interrupted: a signal arrived; finished shards are kept.
-      TrainingDivergedError: the teacher predicts what is not a number.
+      TrainingDivergedError: the teacher's predictions are not finite.
     """
     placed = {TEACHER: predictor.place(variables)}
     progress.start(shards[-1].stop, "images")
     mine = shards[jax.process_index() :: jax.process_count()]
     missing = [s for s in mine if not files.exists(folder / s.file_name)]
-    # One sequence of batches, so that shards do not wait for each other's writing.
+    # One sequence of batches over all shards: prediction continues during writes.
     batches = [
         range(start, min(start + predictor.batch, shard.stop))
         for shard in missing
@@ -94,7 +93,7 @@ def label_pool(
         rows = _label_shard(predicted, task, pool, shard, top_k, progress)
         sidecar.write_shard(folder / shard.file_name, **rows, metadata=metadata)
     if jax.process_count() > 1:
-        # Every host's sidecars have to be there before they are counted.
+        # Counting needs the sidecars of all hosts.
         multihost_utils.sync_global_devices("labeled")
     return sidecar.write_quarantine(folder)
 
@@ -107,7 +106,7 @@ def _label_shard(
     top_k: int | None,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Takes one shard's batches; of images, no more than a few are held."""
+    """Collects a shard's predictions as the arguments of `sidecar.write_shard`."""
     keys: list[str] = []
     status: list[str] = []
     labels, scores, columns = [], [], []
@@ -119,11 +118,12 @@ def _label_shard(
         if own and not (finite := np.isfinite(task.score(own))).all():
             row = np.flatnonzero(good)[np.argmin(finite)]
             raise TrainingDivergedError(
-                f"what the model predicts for '{pool.key(indices[row])}' is not finite:"
-                " its weights are of no use; train it again"
+                f"the model's prediction for '{pool.key(indices[row])}' is not finite:"
+                " its weights are unusable; train it again"
             )
-        labels.append(_scattered(good, own and task.bucket(own), np.int32))
-        scores.append(_scattered(good, own and task.score(own), np.float32))
+        bucket, score = (task.bucket(own), task.score(own)) if own else (None, None)
+        labels.append(_scattered(good, bucket, np.int32))
+        scores.append(_scattered(good, score, np.float32))
         columns.append(
             {
                 name: column.take(_places(good))
@@ -143,15 +143,15 @@ def _label_shard(
 
 
 def _scattered(good: np.ndarray, values: np.ndarray | None, dtype: type) -> np.ndarray:
-    """Puts the values of good rows in their places; the others hold zero."""
-    whole = np.zeros(len(good), dtype)
+    """Scatters the values of good rows; other rows are zero."""
+    whole: np.ndarray = np.zeros(len(good), dtype)
     if values is not None:
         whole[good] = values
     return whole
 
 
 def _places(good: np.ndarray) -> pa.Array:
-    """Returns, for each row, where among the good rows it is; null for the others."""
+    """Returns each row's index among the good rows; null for other rows."""
     return pa.array(np.cumsum(good) - 1, mask=~good)
 
 

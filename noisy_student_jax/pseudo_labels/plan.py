@@ -1,4 +1,4 @@
-"""Who is selected and how often: a rule settled by counts that add up."""
+"""The selection rule: which records are drawn and how often, from additive counts."""
 
 import dataclasses
 import math
@@ -22,21 +22,21 @@ _TIE, _REMAINDER = 0x7469, 0x7265  # two uses of one seed
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SelectionOptions:
-    """What to select.
+    """Options of the selection.
 
     Attributes:
-      method: ``paper``, balanced exactly (`Plan`); ``reference``, balanced as the
-        authors' code does (`reference.ReferencePlan`); or ``all``, every record
-        above `min_score` once (the paper's "no balancing" ablation).
-      min_score: scores must be greater than this (as float32), not equal; for
-        ``reference`` equal is enough, and it is a whole number of hundredths.
-      per_class: the paper's K, 130,000 there; ``all`` does not look at it.
-      max_copies: the most often that one record is drawn, even if its class then has
-        fewer draws than `per_class`; None for no cap, as in the paper.
-      seed: for ties at the cut and for the draw of who is repeated once more.
+      method: ``paper``, balanced exactly (`Plan`); ``reference``, balanced as in the
+        authors' code (`reference.ReferencePlan`); or ``all``, every record above
+        `min_score` once (the paper's "no balancing" ablation).
+      min_score: exclusive lower bound of scores, compared as float32. For
+        ``reference`` it is inclusive, and a whole number of hundredths.
+      per_class: the paper's K (130,000 there); ignored by ``all``.
+      max_copies: upper bound on the draws of one record, even if its class then has
+        fewer draws than `per_class`; None for no bound, as in the paper.
+      seed: seed for ties at the cut, and for choosing records with one more copy.
 
     Raises:
-      UserError: on construction, a value is not one of those.
+      UserError: a value is invalid.
     """
 
     method: Literal["paper", "reference", "all"] = "paper"
@@ -67,15 +67,14 @@ class SelectionOptions:
         if self.method == "reference" and round(score * BINS) / BINS != score:
             raise UserError(
                 f"min_score is {score} but method 'reference' counts scores in "
-                "hundredths; give a whole number of them, as 0.3, or choose method "
-                "'paper'"
+                "hundredths; give a whole number of them, such as 0.3, or choose "
+                "method 'paper'"
             )
         if self.per_class is None:
             if self.method != "all":
                 raise UserError(
                     f"method {self.method!r} needs per_class; set it to the number of "
-                    "images that each class shall have (the paper's is 130000), or "
-                    "choose method 'all'"
+                    "images per class (the paper's is 130000), or choose method 'all'"
                 )
         elif not _is_integer(self.per_class) or not 1 <= self.per_class < 1 << 31:
             raise UserError(
@@ -95,15 +94,15 @@ class SelectionOptions:
 
     @property
     def bar(self) -> str:
-        """What a score has to be, for sentences."""
+        """The condition on scores, for messages."""
         relation = "at least" if self.method == "reference" else "above"
         return f"{relation} min_score {self.min_score:g}"
 
     def admits(self, score: np.ndarray) -> np.ndarray:
-        """Says which scores are high enough to be selected at all.
+        """Returns which scores pass the threshold.
 
         Args:
-          score: float32 `[n]`; NaN never is.
+          score: float32 `[n]`; NaN never passes.
 
         Returns:
           bool `[n]`.
@@ -112,13 +111,13 @@ class SelectionOptions:
         return score >= lowest if self.method == "reference" else score > lowest
 
     def most_draws(self, records: np.ndarray) -> np.ndarray:
-        """Says how many draws classes get that have at least one record.
+        """Returns the number of draws of classes with at least one record.
 
         Args:
-          records: int64 `[classes]`, how many there are to draw from.
+          records: int64 `[classes]`, number of eligible records.
 
         Returns:
-          int64 `[classes]`: `per_class`, or what `max_copies` leaves of it.
+          int64 `[classes]`: `per_class`, or less where `max_copies` bounds it.
         """
         draws = np.full_like(records, self.per_class)
         if self.max_copies is not None:
@@ -127,11 +126,11 @@ class SelectionOptions:
 
 
 class Survey:
-    """Counts of one pass over everything, before anything is chosen; they add up.
+    """Additive counts of one pass over all records, which precede any choice.
 
     Args:
-      classes: how many there are; None to find out from the labels.
-      options: what to select.
+      classes: number of classes; None to infer it from the labels.
+      options: options of the selection.
     """
 
     def __init__(self, classes: int | None, options: SelectionOptions):
@@ -149,11 +148,11 @@ class Survey:
         """Counts one batch.
 
         Args:
-          path: the file it is from.
+          path: the batch's file, for error messages.
           batch: the four columns of every task.
 
         Raises:
-          UserError: a row contradicts itself, or has a label that is no class.
+          UserError: a row is inconsistent, or its label is no class.
         """
         if fault := sidecar.first_fault(batch):
             raise sidecar.faulty(path, fault)
@@ -192,18 +191,18 @@ class Survey:
 
 
 class Plan:
-    """The paper's rule of who is taken and how often, exactly.
+    """The paper's selection rule, computed exactly.
 
-    Until `settled`: take `counters`, add the `histogram` of every shard (several
-    hosts: and the counters of each other), and `advance` by the sum.
+    Until `settled`: create `counters`, add every shard with `histogram` (and, with
+    several hosts, the counters of the others), and call `advance` with the sum.
 
     Attributes:
-      capacity: int64 `[classes]`, how many records are selected.
-      draws: int64 `[classes]`, how many copies they have together.
+      capacity: int64 `[classes]`, number of selected records.
+      draws: int64 `[classes]`, their total number of copies.
 
     Args:
-      survey: of all shards.
-      options: what to select.
+      survey: survey of all shards.
+      options: options of the selection.
     """
 
     def __init__(self, survey: Survey, options: SelectionOptions):
@@ -217,8 +216,8 @@ class Plan:
         remainder = np.zeros_like(n)
         remainder[few] = K[few] % n[few]
         self.draws = self.capacity * self.copies + remainder
-        # Ties at the cut fall by a hash of the key; the remainder is drawn by another,
-        # and by score only where a key is repeated.
+        # A hash of the key breaks ties at the cut. Another hash draws the remainder,
+        # with the score deciding only among repeated keys.
         self._cuts = (
             radix.Cut(self.capacity, n, words=(32, 64)),
             radix.Cut(remainder, n, words=(64, 32)),
@@ -230,16 +229,17 @@ class Plan:
         """Whether no further pass is needed."""
         return all(cut.settled for cut in self._cuts)
 
-    def counters(self) -> list[np.ndarray | None]:
-        """Returns zeros to count one pass into; None for a cut that needs no more."""
-        return [None if cut.settled else cut.counters() for cut in self._cuts]
+    def counters(self) -> list[np.ndarray]:
+        """Returns zeros to count one pass into; empty for a settled cut."""
+        nothing = np.zeros((0, 0), np.int64)
+        return [nothing if cut.settled else cut.counters() for cut in self._cuts]
 
-    def histogram(self, path: Path, counts: Sequence[np.ndarray | None]) -> None:
+    def histogram(self, path: Path, counts: Sequence[np.ndarray]) -> None:
         """Adds one shard to the counts of this pass.
 
         Args:
           path: a sidecar.
-          counts: what `counters` gave; changed.
+          counts: the result of `counters`, updated in place.
         """
         hashing = any(
             not cut.settled and cut.word >= word
@@ -249,23 +249,23 @@ class Plan:
         for batch in sidecar.batches(path, columns):
             _, label, words = self._ranked(batch)
             for cut, own, into in zip(self._cuts, words, counts, strict=True):
-                if into is not None:
+                if not cut.settled:
                     cut.histogram(label, own, into)
 
-    def advance(self, counts: Sequence[np.ndarray | None]) -> None:
+    def advance(self, counts: Sequence[np.ndarray]) -> None:
         """Ends a pass.
 
         Args:
-          counts: the sum over all shards there are.
+          counts: the sum over all shards.
         """
         for cut, own in zip(self._cuts, counts, strict=True):
-            if own is not None:
+            if not cut.settled:
                 cut.advance(own)
 
     def _ranked(
         self, batch: pa.RecordBatch
     ) -> tuple[np.ndarray, np.ndarray, list[list[radix.Word]]]:
-        """Finds the rows above the threshold, their classes and both their ranks."""
+        """Returns the rows above the threshold, their classes and both their ranks."""
         rows, label, score = eligible(batch, self.options)
         rank = radix.score_rank(score)
 
@@ -279,10 +279,10 @@ class Plan:
         return rows, label, [[scored, hashed(_TIE)], [hashed(_REMAINDER), scored]]
 
     def take(self, batch: pa.RecordBatch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Finds what is selected of a batch; call it in the pool's order.
+        """Returns the selected rows of a batch; call it in the pool's order.
 
         Args:
-          batch: with key, label and score.
+          batch: columns key, label and score.
 
         Returns:
           Rows of the batch, their classes and their numbers of copies.
@@ -296,11 +296,11 @@ class Plan:
 def eligible(
     batch: pa.RecordBatch, options: SelectionOptions
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Finds the rows of a batch that have a class and a score that is high enough.
+    """Returns the labeled rows of a batch whose score passes the threshold.
 
     Args:
-      batch: with label and score.
-      options: what to select.
+      batch: columns label and score.
+      options: options of the selection.
 
     Returns:
       Rows int64 `[n]`, their labels int32 `[n]` and their scores float32 `[n]`.
@@ -316,44 +316,43 @@ def _labels_scores(batch: pa.RecordBatch) -> tuple[np.ndarray, np.ndarray]:
 
 
 def histogram(score: np.ndarray) -> np.ndarray:
-    """Counts scores in hundredths; what lies outside 0…1, and 1, is in the end bins.
+    """Counts scores in bins of a hundredth; the end bins include scores outside 0…1.
 
     Args:
       score: float32 `[n]`.
 
     Returns:
-      int64 `[100]`; a bin holds its lower edge.
+      int64 `[100]`; bins include their lower edge, and the last one 1.
     """
     last = np.minimum(hundredths(score), BINS - 1)
     return np.bincount(last, minlength=BINS)
 
 
 def hundredths(score: np.ndarray) -> np.ndarray:
-    """Says in which hundredth scores are: k for k/100 to below (k + 1)/100.
+    """Returns the bin of each score: k for scores in [k/100, (k + 1)/100).
 
-    An edge is the float32 nearest to k/100, which is what a program means that
-    writes 0.29 into a column of float32: it is in bin 29, although the number
-    stored is a trifle less than 0.29, and the float32 next below it is in bin 28.
-    Two float32 are compared as they are, so that nothing is rounded here.
+    An edge is the float32 nearest to k/100. A stored 0.29 is therefore in bin 29,
+    although its float32 value is slightly below 0.29; the next lower float32 is in bin
+    28. Comparing float32 with float32 involves no rounding.
 
     Args:
       score: float32 `[n]`, without NaN.
 
     Returns:
-      int64 `[n]`, 0 to 100; what is below 0 is in bin 0, 1 and above in bin 100.
+      int64 `[n]`, 0 to 100; scores below 0 are in bin 0, those from 1 in bin 100.
     """
     return np.searchsorted(EDGES[1:].astype(np.float32), score, side="right")
 
 
 def fixed_point(score: np.ndarray, times: np.ndarray | int) -> int:
-    """Sums scores, clipped to 0…1, so that the order of sums does not matter.
+    """Sums scores, clipped to 0…1, in fixed point: the order does not matter.
 
     Args:
       score: float32 `[n]`.
-      times: int `[n]` or one number, how often each counts.
+      times: int `[n]` or one number, the multiplicity of each score.
 
     Returns:
-      The sum in units that `mean` knows.
+      The sum in the units of `mean`.
     """
     clipped = np.clip(score.astype(np.float64), 0, 1)
     return int((np.rint(clipped * _FIXED_POINT).astype(np.int64) * times).sum())
@@ -364,13 +363,13 @@ def _is_integer(value: Any) -> bool:
 
 
 def mean(total: int, count: int) -> float | None:
-    """Divides what `fixed_point` summed.
+    """Returns the mean of scores summed by `fixed_point`.
 
     Args:
       total: the sum.
-      count: of how many.
+      count: number of scores.
 
     Returns:
-      The mean to six places; None of nothing.
+      The mean, rounded to six places; None if there are no scores.
     """
     return round(total / _FIXED_POINT / count, 6) if count else None

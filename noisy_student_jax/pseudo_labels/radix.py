@@ -1,11 +1,11 @@
-"""Exact per-class cuts by counting: a radix selection whose passes add up.
+"""Exact per-class cuts by radix selection with additive counts.
 
-A record's *rank* is 96 bits in two words, for example its score (32 bits) and then a
-hash of its key (64 bits). The cut of a class is the rank that has exactly the wanted
-number of records at or above it. It is found digit by digit from the top: a pass
-counts, per class, the values of one digit among the records whose higher digits agree
-with what is known of their class's cut. Counts are arrays that add up over batches,
-shards and hosts, so the order and number of those never matter.
+A record's *rank* has 96 bits in two words, for example its score (32 bits) followed by
+a hash of its key (64 bits). The cut of a class is the rank with exactly the wanted
+number of records at or above it. It is found digit by digit from the top: each pass
+counts, per class, the values of one digit among the records whose higher digits match
+the class's cut so far. Counts add up over batches, shards and hosts, whose order and
+number do not matter.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,23 +15,23 @@ import pyarrow as pa
 
 from noisy_student_jax.data.order.shuffle import mix
 
-# A word of the rank for some rows of a batch: row numbers → uint64 `[rows]`. Lazy,
-# because hashing keys is dear and few rows need it.
+# Maps row numbers of a batch to one word of their ranks, uint64 `[rows]`. Lazy, because
+# hashing keys is expensive and few rows need it.
 Word = Callable[[np.ndarray], np.ndarray]
 
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
-_COUNTERS = 23  # log2 of the most counters of one pass: 64 MB
+_COUNTERS = 23  # log2 of the largest number of counters in a pass: 64 MB
 
 
 def score_rank(score: np.ndarray) -> np.ndarray:
-    """Maps scores to integers in the same order.
+    """Maps scores to integers of the same order.
 
     Args:
       score: float32 `[n]`, without NaN.
 
     Returns:
-      uint64 `[n]` below 2³²; −0 and 0 are the same.
+      uint64 `[n]` below 2³²; −0 and 0 are equal.
 
     Example:
       >>> ranks = score_rank(np.array([0.5, -1.0, 0.25], np.float32))
@@ -44,13 +44,13 @@ def score_rank(score: np.ndarray) -> np.ndarray:
 
 
 def hash_keys(keys: pa.Array, rows: np.ndarray, *, seed: int) -> np.ndarray:
-    """Hashes keys by their UTF-8 bytes; the same on every machine and version.
+    """Hashes the UTF-8 bytes of keys, identically on every machine and version.
 
-    Eight bytes at a time go through the finaliser of SplitMix64 (Steele et al. 2014).
+    Eight bytes at a time go through the finalizer of SplitMix64 (Steele et al. 2014).
 
     Args:
       keys: string `[n]`, without nulls.
-      rows: int64 `[m]`, which of them.
+      rows: int64 `[m]`, the keys to hash.
       seed: 0 to 2⁶⁴ − 1.
 
     Returns:
@@ -61,7 +61,7 @@ def hash_keys(keys: pa.Array, rows: np.ndarray, *, seed: int) -> np.ndarray:
     offsets = np.frombuffer(keys.buffers()[1], np.int32)
     offsets = offsets[keys.offset : keys.offset + len(keys) + 1]
     first, last = int(offsets[0]), int(offsets[-1])
-    # Eight spare bytes, so that a whole word can be read at any place.
+    # Eight spare bytes: a whole word can be read at any offset.
     text = np.zeros(last - first + 8, np.uint8)
     if last > first:
         text[:-8] = np.frombuffer(keys.buffers()[2], np.uint8)[first:last]
@@ -83,18 +83,17 @@ def hash_keys(keys: pa.Array, rows: np.ndarray, *, seed: int) -> np.ndarray:
 
 
 class Cut:
-    """Finds, per class, the rank that parts the greatest `wanted` from the rest.
+    """Finds, per class, the rank that separates the highest `wanted` from the rest.
 
-    Call `histogram` on every batch there is, `advance` with the sum of what it gave,
-    and again until `settled`; then `take` says of each batch which records are in.
+    Until `settled`, call `histogram` on every batch and `advance` with the sum of the
+    counts; then `take` returns the records of each batch that are above the cut.
 
-    Records equal in all 96 bits (a repeated key with the same score) can be told
-    apart by nothing but their place: of those, the first in the pool are taken, which
-    gives the same plan in any order.
+    Records equal in all 96 bits (a repeated key with the same score) are taken in the
+    order of the pool. They are interchangeable, so the plan is the same in any order.
 
     Args:
-      wanted: int64 `[classes]`, how many records to take; at most `population`.
-      population: int64 `[classes]`, how many there are.
+      wanted: int64 `[classes]`, number of records to take; at most `population`.
+      population: int64 `[classes]`, number of records.
       words: bits of each word of the rank, the most significant first.
     """
 
@@ -103,7 +102,7 @@ class Cut:
     ):
         self._wanted = wanted
         self._open = (wanted > 0) & (wanted < population)
-        # Records still to be taken among those that agree with all known digits.
+        # Records to take among those that match all known digits.
         self._left = wanted.copy()
         self._prefix = [np.zeros(len(wanted), np.uint64) for _ in words]
         self._depth = np.zeros(len(wanted), np.int64)  # words that decide
@@ -116,7 +115,7 @@ class Cut:
 
     @property
     def word(self) -> int:
-        """The word of the rank that the next pass counts digits of."""
+        """The word of the rank whose digits the next pass counts."""
         return self._digits[0][0]
 
     def counters(self) -> np.ndarray:
@@ -130,15 +129,15 @@ class Cut:
 
         Args:
           label: int `[rows]`, the class of each record.
-          words: the words of the records' rank.
-          counts: what `counters` gave; changed.
+          words: the words of the records' ranks.
+          counts: the result of `counters`, updated in place.
         """
         at, shift, width = self._digits[0]
         rows = np.flatnonzero(self._open[label])
         for word, prefix in zip(words[:at], self._prefix[:at], strict=True):
             rows = rows[word(rows) == prefix[label[rows]]]
         value = words[at](rows)
-        # Digits not yet known are zero in the prefix, so is the rest of the value.
+        # Unknown digits are zero in the prefix, and masked in the value.
         higher = np.uint64(_MASK << (shift + width) & _MASK)
         agrees = (value & higher) == self._prefix[at][label[rows]]
         rows, value = rows[agrees], value[agrees]
@@ -147,13 +146,13 @@ class Cut:
         np.add.at(counts.reshape(-1), cell, 1)
 
     def advance(self, counts: np.ndarray) -> None:
-        """Ends a pass: fixes one digit of every cut that is still open.
+        """Ends a pass, which fixes one digit of every open cut.
 
         Args:
-          counts: int64 `[classes, 2^digit]`, the sum over all batches there are.
+          counts: int64 `[classes, 2^digit]`, the sum over all batches.
 
         Raises:
-          ValueError: the counts cannot be of all the records.
+          ValueError: the counts lack records.
         """
         at, shift, _ = self._digits.pop(0)
         open_ = np.flatnonzero(self._open)
@@ -170,14 +169,16 @@ class Cut:
         self._prefix[at][open_] |= bucket.astype(np.uint64) << np.uint64(shift)
         self._depth[open_] = at + 1
         self._left[open_] = left
-        self._open[open_] = left < inside  # else the cut is the bucket's lower edge
+        self._open[open_] = (
+            left < inside
+        )  # otherwise the cut is the bucket's lower edge
 
     def take(self, label: np.ndarray, words: Sequence[Word]) -> np.ndarray:
-        """Says which records of a batch are taken; call it in the pool's order.
+        """Returns which records of a batch to take; call it in the pool's order.
 
         Args:
           label: int `[rows]`, the class of each record.
-          words: the words of the records' rank.
+          words: the words of the records' ranks.
 
         Returns:
           bool `[rows]`.
@@ -199,7 +200,7 @@ class Cut:
 
 
 def _digits(words: Sequence[int], classes: int) -> list[tuple[int, int, int]]:
-    """Splits words into digits: (word, shift, width), none across two words."""
+    """Splits words into digits (word, shift, width), none of which spans two words."""
     most = min(12, max(4, _COUNTERS - max(classes - 1, 0).bit_length()))
     digits = []
     for at, bits in enumerate(words):
@@ -221,7 +222,7 @@ def _place_in_class(label: np.ndarray) -> np.ndarray:
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
-    """One step of splitmix64."""
+    """Applies one step of SplitMix64."""
     return mix(x + np.uint64(_GOLDEN))
 
 

@@ -1,15 +1,14 @@
-"""Who is selected and how often, by the procedure of the authors' code.
+"""The selection rule of the authors' code.
 
 ``filter_unlabel.py`` of google-research/noisystudent counts each class's top-1 scores
-in 101 bins of a hundredth (bin 100 for scores of 1 and more), walks them from the top
-down to min_score, stops where `per_class` records are reached, and draws every record
-from there on c = per_class / total times: ⌊c⌋, and once more by chance. So a class that
-has more than enough is sub-sampled at random above the edge of a bin, and a class has
-`per_class` draws in expectation only.
+in 101 bins of a hundredth (bin 100 for scores from 1), walks the bins from the top down
+to min_score, stops once `per_class` records are reached, and draws every record above
+that edge c = per_class / total times: ⌊c⌋ times, and once more with the remaining
+probability. A class with more records is therefore sub-sampled at random above the edge
+of a bin, and a class has `per_class` draws only in expectation.
 
-Theirs draws from an unseeded generator. Here a record's chance comes from a hash of
-its key and the seed: whatever the order, the shards and the other records are, it
-falls the same way.
+The authors' code uses an unseeded generator. Here a hash of the key and the seed
+decides, so a record's draws do not depend on order, shards or other records.
 """
 
 from collections.abc import Sequence
@@ -27,23 +26,22 @@ from noisy_student_jax.pseudo_labels.plan import (
     hundredths,
 )
 
-_CHANCE = 0x6368  # this use of the seed
+_CHANCE = 0x6368  # distinguishes this use of the seed
 _UNIT = 2.0**-53  # turns the upper 53 bits of a hash into 0…1, 1 excluded
 
 
 class ReferencePlan:
     """The authors' rule, with the interface of `plan.Plan`.
 
-    The first pass counts scores and finds the edges, the second counts what the
-    chances give.
+    The first pass counts scores and finds the edges; the second counts the draws.
 
     Attributes:
-      capacity: int64 `[classes]`, how many records are selected; known once settled.
-      draws: int64 `[classes]`, how many copies they have together; known once settled.
+      capacity: int64 `[classes]`, number of selected records; valid once settled.
+      draws: int64 `[classes]`, their total number of copies; valid once settled.
 
     Args:
-      survey: of all shards.
-      options: what to select; `min_score` is a whole number of hundredths.
+      survey: survey of all shards.
+      options: options of the selection; `min_score` is a whole number of hundredths.
     """
 
     def __init__(self, survey: Survey, options: SelectionOptions):
@@ -71,24 +69,25 @@ class ReferencePlan:
 
         Args:
           path: a sidecar.
-          counts: what `counters` gave; changed.
+          counts: the result of `counters`, updated in place.
         """
         (into,) = counts
         if self._passes_left == 2:
             for batch in sidecar.batches(path, ["label", "score"]):
                 _, label, score = eligible(batch, self.options)
-                np.add.at(into, (label, hundredths(score)), 1)
+                cell = label.astype(np.int64) * into.shape[1] + hundredths(score)
+                np.add.at(into.reshape(-1), cell, 1)
         else:
             for batch in sidecar.batches(path, ["label", "score", "key"]):
                 _, label, copies = self.take(batch)
-                np.add.at(into, (label, 0), 1)
-                np.add.at(into, (label, 1), copies)
+                np.add.at(into[:, 0], label, 1)
+                np.add.at(into[:, 1], label, copies)
 
     def advance(self, counts: Sequence[np.ndarray]) -> None:
         """Ends a pass.
 
         Args:
-          counts: the sum over all shards there are.
+          counts: the sum over all shards.
         """
         (counted,) = counts
         if self._passes_left == 2:
@@ -98,7 +97,7 @@ class ReferencePlan:
         self._passes_left -= 1
 
     def _find_edges(self, counted: np.ndarray) -> None:
-        """Walks the bins, int64 `[classes, 101]`, from the top."""
+        """Finds each class's edge from its bin counts, int64 `[classes, 101]`."""
         from_top = counted[:, ::-1].cumsum(axis=1)
         enough = from_top >= self.options.per_class
         reached = BINS - np.argmax(enough, axis=1)
@@ -110,10 +109,10 @@ class ReferencePlan:
         self._chance[some] = wanted[some] % total[some] / total[some]
 
     def take(self, batch: pa.RecordBatch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Finds what is selected of a batch.
+        """Returns the selected rows of a batch.
 
         Args:
-          batch: with key, label and score.
+          batch: columns key, label and score.
 
         Returns:
           Rows of the batch, their classes and their numbers of copies.

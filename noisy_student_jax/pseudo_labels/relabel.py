@@ -1,12 +1,12 @@
-"""A plan that is kept while a later teacher labels its records anew.
+"""A plan that is kept while a later teacher relabels its records.
 
-In the paper the unlabeled images are filtered once; later teachers relabel what was
-selected (the authors' ``reassign``). Which records are drawn, and how often, stays;
-what a student learns of them is its own teacher's. A record that its teacher could not
-label is no longer drawn: it is counted, and said.
+In the paper the unlabeled images are filtered once, and later teachers relabel the
+selection (the authors' ``reassign``). The records and their copies stay; the targets
+come from the new teacher. A record that the new teacher could not label is dropped, and
+reported.
 
-The whole pool has labels all the same, so that a sidecar has a row for each record and
-teachers can be compared; beside dozens of epochs of training, one pass costs little.
+The teacher still labels the whole pool, so sidecars have a row for each record and
+teachers can be compared; one pass costs little next to dozens of training epochs.
 """
 
 from collections.abc import Sequence
@@ -25,19 +25,19 @@ from noisy_student_jax.pseudo_labels.plan import SelectionOptions, Survey
 class KeptPlan:
     """An earlier plan, with the interface of `plan.Plan`.
 
-    All shards are needed, in the pool's order: the plan is read beside them.
+    Shards must be passed in the pool's order, as the plan is read alongside.
 
     Attributes:
-      capacity: int64 `[classes]`, how many records are selected; known once settled.
-      draws: int64 `[classes]`, how many copies they have together; known once settled.
-      lost: how many of the plan's records have no label any more.
-      settled: whether the one pass that is needed has been made.
+      capacity: int64 `[classes]`, number of selected records; valid once settled.
+      draws: int64 `[classes]`, their total number of copies; valid once settled.
+      lost: number of the plan's records that have no label any more.
+      settled: whether the single pass is complete.
 
     Args:
-      survey: of all shards.
-      options: that the plan was made with.
-      plan: its ``plan.parquet``.
-      picks: its draws, int64 `[draws, 2]`.
+      survey: survey of all shards.
+      options: options that the plan was made with.
+      plan: the ``plan.parquet``.
+      picks: the plan's draws, int64 `[draws, 2]`.
     """
 
     def __init__(
@@ -62,25 +62,25 @@ class KeptPlan:
 
         Args:
           path: a sidecar.
-          counts: what `counters` gave; changed.
+          counts: the result of `counters`, updated in place.
 
         Raises:
-          UserError: it is of another pool than the plan.
+          UserError: the shard belongs to another pool than the plan.
         """
         (into,) = counts
         for batch in sidecar.batches(path, ["key", "label"]):
             _, label, copies = self.take(batch)
-            np.add.at(into, (label, 0), 1)
-            np.add.at(into, (label, 1), copies)
+            np.add.at(into[:, 0], label, 1)
+            np.add.at(into[:, 1], label, copies)
 
     def advance(self, counts: Sequence[np.ndarray]) -> None:
         """Ends the pass.
 
         Args:
-          counts: of all shards there are.
+          counts: the sum over all shards.
 
         Raises:
-          UserError: the plan has records that no shard has.
+          UserError: the plan has records beyond the last shard.
         """
         if self._records.left():
             raise UserError(
@@ -93,10 +93,10 @@ class KeptPlan:
         self.settled = True
 
     def take(self, batch: pa.RecordBatch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Finds what is kept of the next batch.
+        """Returns the selected rows of the next batch.
 
         Args:
-          batch: with key and label.
+          batch: columns key and label.
 
         Returns:
           Rows of the batch, their classes and their numbers of copies.
@@ -119,11 +119,11 @@ class KeptPlan:
         return rows[good], label[good], copies[good]
 
     def left_out(self, survey: Survey) -> dict[str, int]:
-        """Counts the labeled records that are not selected, by why."""
+        """Returns the number of labeled but unselected records, by reason."""
         return {"not_in_plan": int(survey.ok.sum() - self.capacity.sum())}
 
     def warning(self) -> str | None:
-        """Says which of the plan's records are lost, if any are."""
+        """Returns a warning if records of the plan are lost."""
         if not self.lost:
             return None
         return (
@@ -134,7 +134,7 @@ class KeptPlan:
 
 
 class _Records:
-    """The records of a plan in the pool's order, some at a time."""
+    """Reads the records of a plan in the pool's order, a few at a time."""
 
     def __init__(self, plan: Path, picks: np.ndarray):
         self._picks = picks
@@ -145,10 +145,10 @@ class _Records:
         self._keys = pa.array([], pa.string())
 
     def within(self, count: int) -> tuple[np.ndarray, pa.Array, np.ndarray]:
-        """Returns those among the next `count` records of the pool.
+        """Returns the plan's records among the next `count` records of the pool.
 
         Returns:
-          Their places among these, int64, their keys and their numbers of copies.
+          Their offsets among these records, int64, their keys and numbers of copies.
         """
         stop = self._record + count
         while not len(self._numbers) or self._numbers[-1] < stop:
@@ -166,7 +166,7 @@ class _Records:
         return found
 
     def left(self) -> bool:
-        """Whether there are any after those that were asked for."""
+        """Whether any records remain."""
         return bool(len(self._numbers)) or self._read()
 
     def _read(self) -> bool:
@@ -174,7 +174,7 @@ class _Records:
         if batch is None:
             return False
         copies = batch["copies"].to_numpy().astype(np.int64)
-        # The first draw of each record says which it is.
+        # The first draw of each record has its number in the pool.
         ends = self._draw + np.cumsum(copies)
         numbers = np.asarray(self._picks[ends - copies, 0])
         self._draw += int(copies.sum())

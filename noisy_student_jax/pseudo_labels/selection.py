@@ -1,15 +1,14 @@
-"""Selection: which pseudo-labeled records a student sees, and how often.
+"""Selects the pseudo-labeled records that a student sees, and how often.
 
-The paper (Xie et al., CVPR 2020, on the unlabeled data set) keeps what the teacher
-scores above 0.3, takes per class at most the K most confident, and repeats records of
-classes with fewer until they have K. Here the K are exactly the K highest, where the
-authors' code (``filter_unlabel.py``) sub-samples above the edge of a 1 % bin, and every
-class with any record has exactly K draws, where theirs has K in expectation. Theirs is
-there as method ``reference``.
+The paper (Xie et al., CVPR 2020, on the unlabeled dataset) keeps records that the
+teacher scores above 0.3, takes at most the K most confident of each class, and repeats
+records of smaller classes until they have K. Method ``paper`` takes exactly the K
+highest scores, and gives every class that has a record exactly K draws. The authors'
+code (``filter_unlabel.py``) sub-samples above the edge of a 1 % bin and has K draws in
+expectation; it is available as method ``reference``.
 
-Only key, status, label and score are looked at. The plan depends on these and the
-seed, never on how the pool is cut into shards or in which order they come; the
-numbering of the records in it follows the pool.
+Selection reads only key, status, label and score. The plan depends on these and the
+seed, not on the shards or their order; only record numbers follow the pool.
 """
 
 import contextlib
@@ -70,38 +69,38 @@ def select(
     expected: Expected | None = None,
     kept: str | Path | None = None,
 ) -> dict[str, Any]:
-    """Selects records, and writes the plan and what the trainer reads.
+    """Selects records, and writes the plan and the files that training reads.
 
-    Into `output_directory`, all at once:
+    Writes to `output_directory`, atomically:
 
     - ``plan.parquet``: ``key``, ``label``, ``score``, ``copies``; one row per selected
       record, in pool order (shards by name, rows in order);
     - ``picks.npy``: int64 `[draws, 2]`, (record number in the pool, row of the plan),
       one line per copy, in pool order;
     - ``targets/NAME.npy``: `[selected, …]`, one row per row of the plan;
-    - ``selection.json``: what is returned.
+    - ``selection.json``: the returned summary.
 
     Args:
       labels_directory: sidecars of one model.
-      output_directory: must not exist, or be empty.
-      options: what to select.
-      targets: a task's function from selected rows, with all their columns, to arrays
-        `[rows, …]` of one width and dtype throughout.
-      classes: their names, for warnings.
-      expected: what the pool is compared with, for warnings.
-      kept: an earlier selection whose records and copies are kept (`KeptPlan`): only
-        their labels are new. The options are those that it was made with.
+      output_directory: a new or empty directory.
+      options: options of the selection.
+      targets: a task's function from selected rows, with all columns, to arrays
+        `[rows, …]` of constant width and dtype.
+      classes: class names, for warnings.
+      expected: statistics to compare the pool with, for warnings.
+      kept: an earlier selection whose records and copies are kept (`KeptPlan`) with new
+        labels. The options must be those of that selection.
 
     Returns:
       ``schema``, ``method``, ``options``, ``counts``, ``per_class``, ``thresholds``,
       ``score_histogram``, ``confidence``, ``labels``, ``kept`` and ``warnings``; in
       ``counts``, read = selected + quarantined + below_threshold + over_capacity, or,
-      of a kept plan, selected + quarantined + not_in_plan.
+      for a kept plan, selected + quarantined + not_in_plan.
 
     Raises:
-      UserError: the labels cannot be read or contradict themselves, nothing is left
-        to select, or the output is not free or cannot be written.
-      ValueError: `targets` does not keep its word.
+      UserError: the labels are unreadable or inconsistent, no record is eligible, or
+        the output exists or cannot be written.
+      ValueError: `targets` returns arrays of other lengths, names or widths.
     """
     output = Path(output_directory)
     files.check_free(output)
@@ -110,13 +109,15 @@ def select(
     survey = _survey(paths, _classes(paths[0], metadata), options)
     if not (survey.ok if kept else survey.eligible).any():
         raise UserError(_nothing(Path(labels_directory), survey, options))
+    plan: AnyPlan
     if kept:
         plan = KeptPlan(survey, options, Path(kept) / PLAN, load_picks(kept)[0])
+    elif options.method == "reference":
+        plan = ReferencePlan(survey, options)
     else:
-        rule = ReferencePlan if options.method == "reference" else Plan
-        plan = rule(survey, options)
+        plan = Plan(survey, options)
     _settle(paths, plan)
-    if kept and not plan.capacity.any():
+    if isinstance(plan, KeptPlan) and not plan.capacity.any():
         raise UserError(
             f"none of the {plan.lost:,} records of the plan in '{kept}' has a label in"
             f" {labels_directory}; see their status there, or select afresh"
@@ -130,7 +131,9 @@ def select(
     with files.atomic_directory(output) as temporary:
         tally = _write(paths, plan, temporary, metadata, targets)
         summary = _summary(survey, plan, tally, metadata, len(paths))
-        summary["kept"] = _origin(Path(kept), plan) if kept else None
+        summary["kept"] = None
+        if kept and isinstance(plan, KeptPlan):
+            summary["kept"] = _origin(Path(kept), plan)
         about = (survey, plan, tally, classes)
         summary["warnings"] = _warnings(*about, expected or Expected())
         files.write_json(temporary / SUMMARY, summary)
@@ -140,17 +143,17 @@ def select(
 def load_picks(
     selection_directory: str | Path,
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Opens what the trainer reads, without loading it.
+    """Opens the files that training reads, memory-mapped.
 
     Args:
-      selection_directory: what `select` wrote.
+      selection_directory: the output directory of `select`.
 
     Returns:
       The picks, int64 `[draws, 2]`, and the targets by name, `[selected, …]`; all
       memory-mapped and read-only.
 
     Raises:
-      UserError: there is no finished selection, or it is damaged.
+      UserError: the selection is missing, unfinished or damaged.
     """
     directory = Path(selection_directory)
     if not files.is_file(directory / SUMMARY):
@@ -164,14 +167,14 @@ def load_picks(
 
 
 class _Tally:
-    """What was written, counted as it was."""
+    """Counts of the written records."""
 
     def __init__(self, classes: int):
         self.selected = np.zeros(classes, np.int64)
         self.draws = np.zeros(classes, np.int64)
         self.thresholds = np.full(classes, np.inf, np.float32)
         self.scores = np.zeros(BINS, np.int64)
-        self.confidence = 0  # of each record once
+        self.confidence = 0  # each record counts once
         self.confidence_draws = 0
 
     def add(self, label: np.ndarray, score: np.ndarray, copies: np.ndarray) -> None:
@@ -195,13 +198,13 @@ def _survey(
 
 
 def kept_options(selection_directory: Path) -> SelectionOptions:
-    """Returns what an earlier selection was made with."""
+    """Returns the options of an earlier selection."""
     options = files.read_json(selection_directory / SUMMARY)["options"]
     return SelectionOptions(**renamed.settings(options, path="selection"))
 
 
 def _origin(kept: Path, plan: KeptPlan) -> dict[str, Any]:
-    """Says whose filtering is kept, and what became of it."""
+    """Returns the origin of a kept plan, and the number of records lost since."""
     earlier = files.read_json(kept / SUMMARY)
     first = earlier.get("kept") or {"filtered_by": earlier["labels"]["model_sha256"]}
     return {
@@ -212,7 +215,7 @@ def _origin(kept: Path, plan: KeptPlan) -> dict[str, Any]:
 
 
 def _settle(paths: Sequence[Path], plan: AnyPlan) -> None:
-    """Runs passes over all shards until every cut is known."""
+    """Runs passes over all shards until the plan is settled."""
     while not plan.settled:
         counts = plan.counters()
         for path in paths:
@@ -310,7 +313,7 @@ def _write_picks(
     picks: writing.ArrayFile, records: np.ndarray, first_row: int, copies: np.ndarray
 ) -> None:
     ends = np.cumsum(copies)
-    # In pieces: a handful of records may be repeated a hundred thousand times each.
+    # In chunks: a few records may be repeated a hundred thousand times each.
     for start in range(0, int(ends[-1]), _PICKS_AT_ONCE):
         draws = np.arange(start, min(start + _PICKS_AT_ONCE, int(ends[-1])))
         at = np.searchsorted(ends, draws, side="right")

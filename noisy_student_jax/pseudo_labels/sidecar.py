@@ -1,11 +1,11 @@
 """Pseudo-label sidecars: one Parquet file per pool shard, one row per record.
 
-Every task writes four columns and then its own nullable ones:
+Every task writes four columns, followed by nullable ones of its own:
 
-- ``key`` string: the record's stable name;
+- ``key`` string: the record's stable key;
 - ``status`` string: `OK`, or the reason why the record is quarantined;
-- ``label`` int32, null unless ok: the bucket that selection balances;
-- ``score`` float32, null unless ok: what selection thresholds.
+- ``label`` int32, null unless ok: the class that selection balances;
+- ``score`` float32, null unless ok: the confidence that selection thresholds.
 
 The file's key-value metadata holds ``noisy_student.task``, ``.schema``, ``.model``,
 ``.model_sha256`` and ``.classes``.
@@ -37,7 +37,7 @@ COLUMNS = {
     "score": pa.float32(),
 }
 _SAME_AS = {pa.string(): (pa.large_string(), pa.string_view())}
-"""What other programs write where we write the key: cast when read."""
+"""Equivalent types that other programs write; cast when read."""
 _REQUIRED_METADATA = ("task", "model", "model_sha256")
 _QUARANTINE_SCHEMA = pa.schema([("key", pa.string()), ("reason", pa.string())])
 
@@ -52,22 +52,22 @@ def write_shard(
     columns: Mapping[str, pa.Array] | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes the sidecar of one pool shard: whole, or not at all.
+    """Writes the sidecar of one pool shard atomically.
 
     Args:
-      path: where, ending in ``.parquet``; its directory is made if need be.
-      keys: `[records]` strings, in the order of the shard.
-      status: `[records]` strings, `OK` or a reason.
-      label: `[records]` integers; what rows that are not ok hold is written as null.
-      score: `[records]` numbers; likewise.
+      path: file to write, ending in ``.parquet``; its directory is created if missing.
+      keys: strings `[records]`, in the order of the shard.
+      status: strings `[records]`, `OK` or a reason.
+      label: integers `[records]`; written as null in rows that are not ok.
+      score: numbers `[records]`; written as null in rows that are not ok.
       columns: the task's own columns, each `[records]`, in this order.
-      metadata: ``task``, ``model``, ``model_sha256`` and, where known, ``classes``
-        (the prefix ``noisy_student.`` may be left out).
+      metadata: ``task``, ``model``, ``model_sha256`` and, if known, ``classes``; the
+        prefix ``noisy_student.`` is optional.
 
     Raises:
-      ValueError: lengths differ, an ok row lacks a label or a finite score, a name
-        or the metadata is not as above.
-      UserError: the file could not be written.
+      ValueError: lengths differ, an ok row lacks a label or a finite score, or a name
+        or the metadata is invalid.
+      UserError: the file cannot be written.
     """
     path = Path(path)
     if path.suffix != ".parquet" or path.name == QUARANTINE:
@@ -106,13 +106,13 @@ def write_shard(
 
 
 def first_fault(batch: pa.RecordBatch) -> str | None:
-    """Says what is wrong with the first faulty row of a batch, if any is.
+    """Returns a description of the first inconsistent row of a batch.
 
     Args:
       batch: a record batch with at least the four columns of every task.
 
     Returns:
-      Half a sentence naming the row by its key, or None.
+      A clause that names the row by its key; None if all rows are consistent.
     """
     ok = pc.equal(batch["status"], OK)
     rejected = pc.invert(ok)
@@ -140,17 +140,17 @@ def first_fault(batch: pa.RecordBatch) -> str | None:
 
 
 def shards(directory: str | Path) -> list[Path]:
-    """Lists the sidecars in a directory, sorted by name, once each is fit to read.
+    """Validates the sidecars in a directory; returns their paths, sorted by name.
 
     Args:
       directory: a ``labels/`` directory.
 
     Returns:
-      Paths of every ``*.parquet`` but the quarantine view.
+      Paths of all ``*.parquet`` files except the quarantine view.
 
     Raises:
-      UserError: there is no such directory, it holds no sidecars, or one of them is
-        not Parquet, lacks a column or has it in another type.
+      UserError: the directory is missing or holds no sidecars, or a sidecar is not
+        Parquet, or lacks a column or has it in another type.
     """
     directory = Path(directory)
     if not files.is_folder(directory):
@@ -172,17 +172,17 @@ def shards(directory: str | Path) -> list[Path]:
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
-    """Reads what a sidecar says of itself.
+    """Reads a sidecar's metadata.
 
     Args:
       path: a sidecar.
 
     Returns:
-      Names without their prefix: ``task``, ``schema``, ``model``, ``model_sha256``,
-      ``classes``; those that the file has.
+      Values by name without the prefix: ``task``, ``schema``, ``model``,
+      ``model_sha256`` and ``classes``, as far as the file has them.
 
     Raises:
-      UserError: the file cannot be read, or has a schema newer than this program.
+      UserError: the file cannot be read, or has another schema.
     """
     with _open(Path(path)) as file:
         raw = file.metadata.metadata or {}
@@ -206,11 +206,10 @@ def common_metadata(paths: Sequence[Path]) -> dict[str, str]:
       paths: sidecars, at least one.
 
     Returns:
-      As `read_metadata`, of the first file.
+      The result of `read_metadata` for the first file.
 
     Raises:
-      UserError: two files differ in task, model or number of classes: they are not
-        one teacher's labels.
+      UserError: files differ in task, model or number of classes.
     """
     first = read_metadata(paths[0])
     for path in paths[1:]:
@@ -234,14 +233,14 @@ def batches(
 
     Args:
       path: a sidecar.
-      columns: which columns, in this order; all if None.
-      batch_rows: the most rows of one batch.
+      columns: columns to read, in this order; None for all.
+      batch_rows: largest number of rows in a batch.
 
     Yields:
       Batches in row order.
 
     Raises:
-      UserError: the file is damaged, or lacks one of `columns`.
+      UserError: the file is damaged, or lacks a column.
     """
     path = Path(path)
     with _open(path) as file:
@@ -277,22 +276,22 @@ def iterate(
 
     Args:
       path: a sidecar.
-      columns: which columns.
-      batch_rows: the most rows of one batch.
+      columns: columns to read.
+      batch_rows: largest number of rows in a batch.
 
     Yields:
-      Arrays `[rows]` by name. A null reads as −1 in integers, NaN in floats and None
-      in the object arrays that hold strings and lists.
+      Arrays `[rows]` by name. A null becomes −1 in integers, NaN in floats and None in
+      the object arrays of strings and lists.
 
     Raises:
-      UserError: as `batches`.
+      UserError: see `batches`.
     """
     for batch in batches(path, columns, batch_rows=batch_rows):
         yield {name: to_numpy(batch[name]) for name in columns}
 
 
 def to_numpy(array: pa.Array) -> np.ndarray:
-    """Converts one column: null is −1 in integers, NaN in floats, None in objects.
+    """Converts a column; null becomes −1 in integers, NaN in floats, None in objects.
 
     Args:
       array: an Arrow array `[rows]`.
@@ -309,7 +308,7 @@ def to_numpy(array: pa.Array) -> np.ndarray:
 
 
 def write_quarantine(directory: str | Path) -> dict[str, int]:
-    """Writes ``quarantine.parquet``, the merged view of the rows that are not ok.
+    """Writes ``quarantine.parquet``, which lists all rows that are not ok.
 
     Args:
       directory: a ``labels/`` directory.
@@ -318,8 +317,7 @@ def write_quarantine(directory: str | Path) -> dict[str, int]:
       ``{"read", "labeled", "quarantined"}``; read = labeled + quarantined.
 
     Raises:
-      UserError: as `shards`, or a row has no key or no status, or the file cannot be
-        written.
+      UserError: see `shards`; or a row is inconsistent, or the file cannot be written.
     """
     directory = Path(directory)
     read = labeled = quarantined = 0
@@ -344,14 +342,11 @@ def write_quarantine(directory: str | Path) -> dict[str, int]:
 
 
 def faulty(path: Path, fault: str) -> UserError:
-    """Makes the error for a sidecar whose rows contradict each other.
+    """Returns the error for a sidecar with an inconsistent row.
 
     Args:
       path: the sidecar.
-      fault: what `first_fault` said.
-
-    Returns:
-      The error, to be raised.
+      fault: the result of `first_fault`.
     """
     return UserError(f"{path}: {fault}; label this shard again")
 

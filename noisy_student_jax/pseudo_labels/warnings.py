@@ -1,7 +1,7 @@
-"""What looks wrong with pseudo-labels, told from counts before a student is trained.
+"""Checks of pseudo-labels before a student is trained on them.
 
-Each check returns one sentence (what, how much, what to do), or None. All of them are
-functions of counts that add up over shards and hosts.
+Each check returns one sentence (what, how much, what to do), or None. All are functions
+of counts that add up over shards and hosts.
 """
 
 import dataclasses
@@ -15,38 +15,38 @@ from noisy_student_jax.core.console import printable
 from noisy_student_jax.pseudo_labels.plan import BINS, EDGES, SelectionOptions
 
 NAMED = 10
-"""Classes that a warning names before it says how many more there are."""
+"""Number of classes that a warning names."""
 
 UNEVEN = 0.6
-"""The pool's effective number of classes may be this much of the labeled images',
-both less one (the least there can be). A pool that lacks half of the classes comes out
-a little above a half, for the teacher mistakes some images for the others; one whose
-commonest class has ten times the images of its rarest at about eight tenths."""
+"""Smallest ratio of the pool's effective number of classes to that of the labeled
+images, each less one, its minimum. A pool that lacks half of the classes has a ratio
+slightly above 0.5, as the teacher assigns some images to the others; one whose most
+common class has ten times the images of its rarest has about 0.8."""
 
 DOMINANT_SHARE, DOMINANT_TIMES = 0.25, 4
-"""No class may have this share of the pool and this many times its share of the
-labeled images. The effective number hardly sees one class of forty per cent among
-nine of equal size; with a thousand classes it sees more than this."""
+"""A class dominates if it has this share of the pool and this many times its share of
+the labeled images. The effective number barely reacts to one class of 40 % among nine
+of equal size; with a thousand classes it is the more sensitive check."""
 
 RECORDS_PER_CLASS = 5
-"""A pool with fewer records than this for each class is uneven by chance alone."""
+"""Smallest pool to check, in records per class; smaller ones are uneven by chance."""
 
 FAR_BELOW = 0.8
-"""The teacher's mean score on the pool may be this much of that on validation images.
-On images like the labeled ones, even of one class only, it is 0.95 and more; on
-mirrored, shifted or shuffled digits 0.6 to 0.75, on noise 0.5 to 0.7."""
+"""Smallest ratio of the teacher's mean score on the pool to that on validation images.
+It is at least 0.95 on images like the labeled ones, even of a single class; 0.6 to 0.75
+on mirrored, shifted or shuffled digits, and 0.5 to 0.7 on noise."""
 
 STANDARD_ERRORS = 3
-"""And the difference must be this many standard errors, lest few images decide."""
+"""Smallest significant difference, in standard errors, for pools of few images."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """A model's scores on some images.
+    """Statistics of a model's scores.
 
     Attributes:
-      histogram: int64 `[100]`, of `plan.histogram`.
-      mean: of the scores, clipped to 0…1; None of no images.
+      histogram: int64 `[100]`, the result of `plan.histogram`.
+      mean: mean of the scores, clipped to 0…1; None without images.
     """
 
     histogram: np.ndarray
@@ -54,20 +54,20 @@ class Scores:
 
     @property
     def images(self) -> int:
-        """How many there are."""
+        """Number of images."""
         return int(self.histogram.sum())
 
     @property
     def variance_of_mean(self) -> float:
-        """The square of the mean's standard error, from the middles of the bins."""
+        """The squared standard error of the mean, from the centers of the bins."""
         middles = (EDGES[:-1] + EDGES[1:]) / 2
         shares = self.histogram / self.images
         variance = shares @ middles**2 - (shares @ middles) ** 2
-        # Of rounding to hundredths, so that equal scores are not taken for certain.
+        # The variance within a bin, so that equal scores have a nonzero error.
         return float(variance + 1 / (12 * BINS**2)) / self.images
 
     def share_from(self, score: float) -> float:
-        """Returns the share of images whose hundredth is that of `score` or higher."""
+        """Returns the share of images in the bin of `score` or a higher one."""
         return float(self.histogram[math.floor(score * BINS + 1e-9) :].sum()) / (
             self.images
         )
@@ -75,11 +75,11 @@ class Scores:
 
 @dataclasses.dataclass(frozen=True)
 class Expected:
-    """What is known of images like those that a pool should hold.
+    """Statistics of in-domain images that the pool is compared with.
 
     Attributes:
-      class_counts: int64 `[classes]`, of the labeled images; None if unknown.
-      scores: the teacher's on validation images; None if unknown.
+      class_counts: int64 `[classes]`, counts of the labeled images; None if unknown.
+      scores: the teacher's scores on validation images; None if unknown.
     """
 
     class_counts: np.ndarray | None = None
@@ -89,17 +89,17 @@ class Expected:
     def from_run(
         cls, labels: Any, *, classes: int, scores: dict[str, Any] | None
     ) -> Self:
-        """Takes what it can use of a labeled set and of an evaluation.
+        """Builds the statistics from a labeled set and an evaluation.
 
         Args:
-          labels: of the labeled images; counted if they are integers `[images]`
-            from 0 to below `classes`, for other tasks have labels of other kinds.
-          classes: how many there are.
-          scores: ``mean`` and ``histogram`` of the validation images, or None.
+          labels: labels of the labeled images. Only integers `[images]` in
+            ``[0, classes)`` are counted, as other tasks have labels of other kinds.
+          classes: number of classes.
+          scores: ``mean`` and ``histogram`` on the validation images, or None.
         """
         return cls(
             _class_counts(np.asarray(labels), classes),
-            scores and Scores(np.array(scores["histogram"]), scores["mean"]),
+            Scores(np.array(scores["histogram"]), scores["mean"]) if scores else None,
         )
 
 
@@ -114,11 +114,11 @@ def empty_classes(
     """Warns of classes without any pseudo-label.
 
     Args:
-      predicted: int64 `[classes]`, records that the teacher gives to each.
-      eligible: int64 `[classes]`, those whose score is high enough.
-      selected: int64 `[classes]`, those that are selected.
-      options: what was asked for.
-      names: of the classes; may be empty.
+      predicted: int64 `[classes]`, number of records predicted as each class.
+      eligible: int64 `[classes]`, number of those that pass the threshold.
+      selected: int64 `[classes]`, number of those that are selected.
+      options: options of the selection.
+      names: class names; may be empty.
     """
     empty = np.flatnonzero(selected == 0)
     if not len(empty):
@@ -139,12 +139,12 @@ def empty_classes(
 def capped_classes(
     eligible: np.ndarray, *, options: SelectionOptions, names: Sequence[str]
 ) -> str | None:
-    """Warns of classes that `max_copies` leaves with fewer draws than asked for.
+    """Warns of classes that `max_copies` leaves with fewer than `per_class` draws.
 
     Args:
-      eligible: int64 `[classes]`, records whose score is high enough.
-      options: what was asked for.
-      names: of the classes; may be empty.
+      eligible: int64 `[classes]`, number of records that pass the threshold.
+      options: options of the selection.
+      names: class names; may be empty.
     """
     if options.method == "all" or options.max_copies is None:
         return None
@@ -174,9 +174,9 @@ def uneven_classes(
     """Warns of predictions that are far more uneven than the labeled images.
 
     Args:
-      predicted: int64 `[classes]`, records of the pool that the teacher gives to each.
-      labeled: int64 `[classes]`, labeled images of each.
-      names: of the classes; may be empty.
+      predicted: int64 `[classes]`, number of pool records predicted as each class.
+      labeled: int64 `[classes]`, number of labeled images of each class.
+      names: class names; may be empty.
     """
     records = int(predicted.sum())
     if records < RECORDS_PER_CLASS * np.count_nonzero(labeled):
@@ -201,15 +201,16 @@ def uneven_classes(
 def out_of_domain(
     pool: Scores, validation: Scores, *, options: SelectionOptions
 ) -> str | None:
-    """Warns of a pool that the teacher is far less sure of than validation images.
+    """Warns of a pool that the teacher scores far lower than validation images.
 
     Args:
-      pool: the teacher's scores on it.
+      pool: the teacher's scores on the pool.
       validation: the teacher's scores on validation images.
-      options: what was asked for.
+      options: options of the selection.
     """
     if not pool.images or not validation.images:
         return None
+    assert pool.mean is not None and validation.mean is not None, "images have a mean"
     error = math.sqrt(pool.variance_of_mean + validation.variance_of_mean)
     below = validation.mean - pool.mean
     if pool.mean >= FAR_BELOW * validation.mean or below < STANDARD_ERRORS * error:
@@ -235,13 +236,13 @@ def _class_counts(labels: np.ndarray, classes: int) -> np.ndarray | None:
 
 
 def _effective(counts: np.ndarray) -> float:
-    """Returns e to the entropy: the number of equal classes that are as uneven."""
+    """Returns the effective number of classes: e to the entropy of the shares."""
     shares = counts[counts > 0] / counts.sum()
     return math.exp(-(shares * np.log(shares)).sum())
 
 
 def _names(labels: Sequence[int] | np.ndarray, names: Sequence[str]) -> list[str]:
-    """Names classes, by number where they have no name."""
+    """Returns quoted class names, or numbers where there are none."""
     return [
         f"'{printable(str(names[label]))}'" if label < len(names) else str(label)
         for label in map(int, labels)

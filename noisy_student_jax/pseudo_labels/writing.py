@@ -1,4 +1,4 @@
-"""Files written row by row, for more rows than fit in memory."""
+"""Writers that append row by row, for more rows than fit in memory."""
 
 from typing import BinaryIO, Self
 
@@ -10,14 +10,14 @@ ROW_GROUP = 1 << 16
 
 
 class ArrayFile:
-    """Appends to a ``.npy`` file of known shape, without holding it in memory.
+    """Appends to a ``.npy`` file of known shape without holding it in memory.
 
-    As a context manager: leaving it in peace says that all rows are there.
+    As a context manager, it checks on a normal exit that all rows were written.
 
     Args:
       file: a new file, open for writing.
-      shape: of the whole array.
-      dtype: numbers of fixed width; stored little-endian.
+      shape: shape of the whole array.
+      dtype: a numeric dtype; stored little-endian.
     """
 
     def __init__(self, file: BinaryIO, shape: tuple[int, ...], dtype: np.dtype):
@@ -38,7 +38,7 @@ class ArrayFile:
           rows: `[rows, …]` of the file's dtype and width.
 
         Raises:
-          ValueError: they are not.
+          ValueError: the rows have another dtype or shape.
         """
         if rows.shape[1:] != self._row or rows.dtype != self._dtype:
             raise ValueError(
@@ -57,13 +57,13 @@ class ArrayFile:
 
 
 class TableFile:
-    """Appends record batches to a Parquet file, in row groups of a good size.
+    """Appends record batches to a Parquet file in row groups of `ROW_GROUP` rows.
 
-    As a context manager: leaving it finishes the file.
+    As a context manager, it finishes the file on exit.
 
     Args:
       file: a new file, open for writing.
-      schema: of the table, with its metadata.
+      schema: schema of the table, with its metadata.
     """
 
     def __init__(self, file: BinaryIO, schema: pa.Schema):

@@ -141,6 +141,18 @@ class Run:
         return {(spec.name, spec.stage): spec for spec in found}
 
     @property
+    def drafts(self) -> list["Generation"]:
+        """Everything that is trained, resolved from the config alone.
+
+        No data are read, so heads and schedules are placeholders.
+
+        Raises:
+          UserError: a generation's config is invalid; the message names the generation.
+        """
+        found = resolve(self.config, DataFacts.unknown(), outputs=1)
+        return [Generation(self, spec) for spec in found]
+
+    @property
     def students(self) -> list["Generation"]:
         """Everything that is trained, in order, without the fine-tunings of FixRes."""
         return [self.named(name) for name, stage in self.specs if stage == TRAIN]

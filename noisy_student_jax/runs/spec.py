@@ -62,6 +62,11 @@ class DataFacts:
     labeled: int
 
     @classmethod
+    def unknown(cls) -> "DataFacts":
+        """Returns placeholders for use before any data are read."""
+        return cls((), 1)
+
+    @classmethod
     def of(cls, dataset: Dataset) -> "DataFacts":
         """Returns the facts of a dataset, without reading images."""
         return cls(tuple(dataset.classes), len(dataset.labeled))

@@ -1,4 +1,4 @@
-"""Tasks: what a label is, how it is learned, predicted, stored and judged.
+"""Tasks define targets, loss, predictions, stored columns and metrics.
 
 A task is found by name in `TASKS`, or by ``package.module:function``. The function
 takes the class names and returns a `Task`.
@@ -15,9 +15,9 @@ __all__ = ["TASKS", "LossOptions", "Task", "create"]
 
 
 def create(name: str, classes: tuple[str, ...]) -> Task:
-    """Makes the task of this name for these classes.
+    """Creates a task by name.
 
     Raises:
-      UserError: no task of this name.
+      UserError: no task has this name.
     """
     return make(name, TASKS, "task", classes)

@@ -1,4 +1,4 @@
-"""Classification: one class an image; a target is a vector of probabilities."""
+"""Single-label classification; targets are class probabilities."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from noisy_student_jax.core.types import Batch, PerStream, PyTree
 from noisy_student_jax.evaluation.statistics import calibration_error
 
 FEW_CLASSES = 128
-"""Up to here a sidecar keeps every class's probability; above, the top k."""
+"""Up to this many classes a sidecar stores all probabilities; above, the top k."""
 DEFAULT_TOP_K = 10
 
 
@@ -36,13 +36,16 @@ class Classification:
         self.outputs = len(classes)
 
     def targets(self, labels: np.ndarray) -> np.ndarray:
-        """Class indices ``[images]`` → one-hot float32 ``[images, classes]``."""
+        """Converts classes ``[images]`` to one-hot float32 ``[images, classes]``."""
         return np.eye(self.outputs, dtype=np.float32)[np.asarray(labels, np.int64)]
 
     def loss(
         self, outputs: PyTree, batch: Batch, options: LossOptions
     ) -> dict[str, PerStream]:
-        """Cross-entropy; smoothed where the target is hard (authors' ``main.py``)."""
+        """Returns cross-entropy and agreement; label smoothing as in `LossOptions`.
+
+        The authors' ``main.py`` smooths hard targets alone, too.
+        """
         target = training_target(batch["target"], batch["stream"], options)
         log_p = jax.nn.log_softmax(outputs["logits"].astype(jnp.float32))
         cross_entropy = -jnp.sum(target * log_p, axis=-1)
@@ -59,19 +62,20 @@ class Classification:
         return {"probabilities": jax.nn.softmax(logits), "logits": logits}
 
     def bucket(self, predictions: Arrays) -> np.ndarray:
-        """The most probable class."""
+        """Returns the most probable class."""
         return predictions["probabilities"].argmax(axis=1).astype(np.int32)
 
     def score(self, predictions: Arrays) -> np.ndarray:
-        """The probability of the most probable class."""
+        """Returns the probability of the most probable class."""
         return predictions["probabilities"].max(axis=1).astype(np.float32)
 
     def columns(self, predictions: Arrays, *, top_k: int | None) -> dict[str, pa.Array]:
-        """All probabilities in half precision, or the top k where classes are many.
+        """Returns all probabilities in half precision, or the top k with their ids.
 
         Args:
-          predictions: of `predict`.
-          top_k: None decides by the number of classes.
+          predictions: the result of `predict`.
+          top_k: number of probabilities to store; None to store all of up to
+            `FEW_CLASSES` classes, and otherwise the top `DEFAULT_TOP_K`.
         """
         p = predictions["probabilities"]
         if top_k is None and self.outputs <= FEW_CLASSES:
@@ -82,13 +86,13 @@ class Classification:
         return {"top_ids": _list_array(ids), "top_probabilities": _list_array(top)}
 
     def record_bytes(self, *, top_k: int | None) -> int:
-        """Of a sidecar's own columns: all in half precision, or the top k with ids."""
+        """Returns the bytes per record of `columns`."""
         if top_k is None and self.outputs <= FEW_CLASSES:
             return 2 * self.outputs
         return (4 + 2) * min(top_k or DEFAULT_TOP_K, self.outputs)
 
     def stored_targets(self, rows: pa.RecordBatch) -> Arrays:
-        """Lists of equal length → arrays ``[images, k]``."""
+        """Converts the list columns to arrays ``[images, k]``."""
         names = set(rows.schema.names)
         wanted = (
             ("probabilities",)
@@ -98,9 +102,9 @@ class Classification:
         return {name: _matrix(rows.column(name)) for name in wanted}
 
     def pseudo_targets(self, stored: dict[str, jax.Array]) -> jax.Array:
-        """Probabilities, renormalized after half precision.
+        """Returns probabilities, renormalized after half precision.
 
-        What the top k leave over is spread evenly over the other classes.
+        The mass that the top k leave is spread evenly over the other classes.
         """
         if "probabilities" in stored:
             p = stored["probabilities"].astype(jnp.float32)
@@ -114,15 +118,15 @@ class Classification:
         return dense / dense.sum(axis=-1, keepdims=True)
 
     def taught_targets(self, predictions: dict[str, jax.Array]) -> jax.Array:
-        """All probabilities, however many a sidecar would keep."""
+        """Returns all probabilities, however many a sidecar would store."""
         return predictions["probabilities"]
 
     def primary(self, predictions: Arrays, labels: np.ndarray) -> np.ndarray:
-        """1 where the most probable class is right, else 0."""
+        """Returns 1 where the most probable class is correct, and 0 elsewhere."""
         return (self.bucket(predictions) == labels).astype(np.float64)
 
     def metrics(self, predictions: Arrays, labels: np.ndarray) -> dict[str, float]:
-        """``top1``, ``top5`` (above five classes), ``nll`` and ``ece``."""
+        """Returns ``top1``, ``top5`` (above five classes), ``nll`` and ``ece``."""
         p = predictions["probabilities"].astype(np.float64)
         right = self.primary(predictions, labels)
         own = p[np.arange(len(labels)), labels]
@@ -138,7 +142,7 @@ class Classification:
 def training_target(
     target: jax.Array, stream: jax.Array, options: LossOptions
 ) -> jax.Array:
-    """Applies temperature or hardening to pseudo-labels, and smoothing to hard ones.
+    """Applies temperature or hardening to pseudo-labels, and smoothing to hard targets.
 
     Args:
       target: float32 ``[batch, classes]``.
@@ -155,7 +159,7 @@ def training_target(
         hard = jax.nn.one_hot(jnp.argmax(target, axis=-1), classes)
         pseudo = (1 - smoothing) * hard + smoothing / classes
     elif options.temperature != 1.0:
-        # q ∝ p^(1/T), which for stored probabilities is softmax(logits / T).
+        # q ∝ p^(1/T), which equals softmax(logits / T).
         pseudo = jax.nn.softmax(
             jnp.log(jnp.maximum(target, 1e-12)) / options.temperature
         )

@@ -1,4 +1,4 @@
-"""Broken, odd and hostile image files, on every road that images come in by."""
+"""Broken, odd and hostile image files, in every input pipeline."""
 
 import collections
 import csv

@@ -9,14 +9,15 @@ from noisy_student_jax import data
 from noisy_student_jax.config import base_config
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.protocols import Examples
-from noisy_student_jax.data.open import Counted
 from noisy_student_jax.data.sources import (
     ArraySource,
+    Counted,
     fingerprint,
     first_label,
     has_keys,
     key_hashes,
     known_labels,
+    labels_of,
     read_all_good,
     shard_bounds,
 )
@@ -105,6 +106,18 @@ def test_the_first_label_is_read_only_where_it_is_not_held():
 def test_a_source_that_only_counts_has_no_keys():
     assert has_keys(source())
     assert not has_keys(Counted(3, None))
+    with pytest.raises(UserError, match="only counted"):
+        Counted(3, None).key(0)
+    with pytest.raises(UserError, match="only counted"):
+        Counted(3, None).read([0])
+
+
+def test_a_source_that_gives_no_labels_is_told_to():
+    unlabeled = source(labels=False)
+
+    for ask in (first_label, labels_of):
+        with pytest.raises(UserError, match="gave no labels"):
+            ask(unlabeled)
 
 
 def test_hashes_of_keys_are_sorted_and_64_bits_wide():
@@ -181,5 +194,5 @@ def test_a_data_set_that_is_not_known_is_refused():
     section = base_config().data
     section.name = "digist"
 
-    with pytest.raises(UserError, match=r"no data set is called 'digist'.*'digits'"):
+    with pytest.raises(UserError, match=r"no dataset is called 'digist'.*'digits'"):
         data.load(section, seed=0)

@@ -95,15 +95,15 @@ WRAPPERS = {
     "as it is": (lambda d: d, ()),
     "under state_dict": (
         lambda d: {"epoch": 3, "state_dict": d},
-        ("read what it holds under 'state_dict'",),
+        ("read the tensors under 'state_dict'",),
     ),
     "averages beside": (
         lambda d: {"state_dict": OrderedDict(x=1), "state_dict_ema": d},
-        ("read what it holds under 'state_dict_ema'",),
+        ("read the tensors under 'state_dict_ema'",),
     ),
     "parallel": (
         lambda d: {"model": {f"module.{name}": one for name, one in d.items()}},
-        ("read what it holds under 'model'", "took 'module.' off every name"),
+        ("read the tensors under 'model'", "removed 'module.' from every name"),
     ),
 }
 
@@ -204,7 +204,7 @@ def test_a_tensor_that_does_not_fit_is_named_and_nothing_imported(
 def test_a_head_of_other_classes_needs_their_names(tmp_path, tensors):
     save_file(tensors, tmp_path / "weights.safetensors")
 
-    with pytest.raises(UserError, match="tells 10 classes apart, so they are not"):
+    with pytest.raises(UserError, match="has 10 classes, so they are not"):
         from_file(tmp_path / "weights.safetensors")
     with pytest.raises(UserError, match="--classes names 3 classes, but"):
         from_file(tmp_path / "weights.safetensors", classes=("a", "b", "c"))

@@ -123,7 +123,7 @@ def test_what_might_run_is_refused_by_name_and_not_run(
 
     sentence = refused(path)
 
-    assert f"it speaks of {name}, which is no tensor and might run code" in sentence
+    assert f"it refers to {name}, which is no tensor and might run code" in sentence
     assert "save the tensors alone" in sentence
     assert [one.name for one in tmp_path.iterdir()] == ["weights.pth"]
 

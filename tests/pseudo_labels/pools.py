@@ -1,4 +1,4 @@
-"""Data sets like `outside.gray`, whose pool may not be as it should be."""
+"""Datasets like `outside.gray`, whose pool may not be as it should be."""
 
 import dataclasses
 

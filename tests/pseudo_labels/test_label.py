@@ -229,8 +229,8 @@ def test_a_teacher_that_predicts_no_numbers_is_refused_by_name(tmp_path):
         label(tmp_path, Pool({8: "missing"}), teacher=Teacher(poison=10))
 
     assert str(caught.value) == (
-        "what the model predicts for 'pool/010' is not finite: its weights are of no"
-        " use; train it again"
+        "the model's prediction for 'pool/010' is not finite: its weights are unusable;"
+        " train it again"
     )
     # The shard that it is in is not written.
     assert [path.name for path in tmp_path.iterdir()] == ["shard_000000.parquet"]
@@ -295,7 +295,7 @@ def test_a_teacher_sees_the_center_crop_that_it_was_trained_for(
     assert predictor.preprocessing == Preprocessing(
         11, 3, "bicubic_tf1", (0.1, 0.2, 0.3), (0.35, 0.35, 0.35)
     )
-    assert teacher.run.student(1).preprocessing.resolution == 8
+    assert teacher.run.student(1).spec.model.resolution == 8
 
 
 def test_images_are_center_crops_and_nothing_is_added(tmp_path):

@@ -1,1 +1,1 @@
-"""The cache of prepared images: listed, checked, decoded once, read often."""
+"""The cache of prepared images, which are checked and decoded once."""

@@ -1,7 +1,7 @@
-"""Preparing: each file of a listing is read once, checked, and kept as uint8 pixels.
+"""Prepares images: reads and checks each file once, and caches uint8 pixels.
 
-From then on everything reads the cache: nothing is decoded again, and no file is a
-surprise in the middle of a run. What cannot be used is named in ``quarantine.csv``.
+Afterwards the cache is read instead of the files, so nothing is decoded twice and no
+bad file appears in the middle of a run. ``quarantine.csv`` lists the unusable files.
 """
 
 import csv
@@ -29,18 +29,18 @@ from noisy_student_jax.images.decode import MAX_BYTES
 FORMAT = 1
 MANIFEST = "prepare.json"
 QUARANTINE = "quarantine.csv"
-# Pixels are at most so many times larger than the file; only to warn of full disks.
+# Assumed bound on pixel bytes per file byte; used only to warn of full disks.
 _LARGEST_EXPANSION = 30
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PrepareOptions:
-    """How files are prepared.
+    """Options of `prepare`.
 
     Attributes:
-      side: shorter side that is kept, in pixels; smaller images stay as they are.
-      max_quarantined: fraction of the files that may be unusable.
-      workers: processes; None for one per visible core.
+      side: shorter side of cached images, in pixels; smaller images keep their size.
+      max_quarantined: largest fraction of the files that may be unusable.
+      workers: number of processes; None for one per visible core.
     """
 
     side: int
@@ -57,23 +57,23 @@ def prepare(
     interruption: Interruption,
     progress: Progress,
 ) -> PreparedSource:
-    """Brings a cache up to a listing, and opens it.
+    """Updates a cache to match a listing, and opens it.
 
-    Files are known by path, size and time of change: only new and changed ones are
-    read, as are those that could not be read before. What was prepared of others stays.
+    Files are identified by path, size and modification time. Reads only files that
+    are new, changed or previously unreadable; cached images of other files are kept.
 
     Args:
-      listing: of the files.
-      folder: of the cache, made if need be; one for each listing.
-      options: how.
-      name: of the source, the first part of its keys.
-      interruption: when it is asked to stop, what has been read is kept.
-      progress: told of each file.
+      listing: the files.
+      folder: the cache, one per listing; created if missing.
+      options: how to prepare.
+      name: name of the source, the first part of its keys.
+      interruption: polled; images read before an interruption are kept.
+      progress: updated with each file.
 
     Raises:
-      Interrupted: asked to stop; the same call goes on.
-      UserError: the cache is of another kind or cannot be written, or too many files
-        cannot be used.
+      Interrupted: a stop was requested; the same call resumes.
+      UserError: the cache has another format or side or cannot be written, or too many
+        files are unusable.
     """
     folder = pathlib.Path(folder).absolute()
     interruption.check()
@@ -116,19 +116,19 @@ def open_prepared(
     *,
     name: str,
 ) -> PreparedSource | None:
-    """Opens a cache that holds all of a listing already; reads and writes no image.
+    """Opens a cache if it is complete; reads and writes no image.
 
     Args:
-      listing: of the files.
-      folder: of the cache.
-      options: how they were to be prepared.
-      name: of the source.
+      listing: the files.
+      folder: the cache.
+      options: how the files were prepared.
+      name: name of the source.
 
     Returns:
-      What `prepare` would; None if it would have something to do.
+      The result of `prepare`; None if files are yet to be prepared.
 
     Raises:
-      UserError: the cache is of another kind.
+      UserError: the cache has another format or side.
     """
     folder = pathlib.Path(folder).absolute()
     if not files.is_file(folder / MANIFEST):
@@ -146,7 +146,7 @@ def open_prepared(
 
 
 def _open_cache(folder: pathlib.Path, side: int) -> None:
-    """Makes a new cache, or makes sure that the one that is there is of our kind."""
+    """Creates the cache, or validates the existing one."""
     try:
         if files.is_file(folder / MANIFEST):
             _check_kind(folder, side)
@@ -172,7 +172,7 @@ def _check_kind(folder: pathlib.Path, side: int) -> None:
 
 
 def _never_read(listing: Listing) -> dict[int, str]:
-    """Returns why, by row, of the files that are not even opened."""
+    """Returns the reasons, by row, for files that are never opened."""
     reasons = {
         row: "no such file" if listing.sizes[row] == MISSING else "not a regular file"
         for row in np.flatnonzero(
@@ -193,7 +193,7 @@ def _still_to_read(found: Found, never_read: dict[int, str]) -> list[int]:
 
 
 def _check_room(folder: pathlib.Path, sizes: np.ndarray, side: int) -> None:
-    """Refuses to begin what surely cannot end."""
+    """Raises if the images may not fit on the disk."""
     need = int(np.minimum(sizes * _LARGEST_EXPANSION, side * side * 4).sum())
     free = files.free_space(folder)
     if need > free:
@@ -239,4 +239,5 @@ def _known_quarantine(path: pathlib.Path) -> dict[str, str]:
     except FileNotFoundError:
         return {}
     rows = csv.DictReader(io.StringIO(text, newline=""))
-    return {row.get("path"): row.get("reason") for row in rows}
+    known = ((row.get("path"), row.get("reason")) for row in rows)
+    return {path: reason for path, reason in known if path and reason}

@@ -1,6 +1,6 @@
-"""Which images there are: folders of people's files, with classes or without.
+"""Listings of a user's image files, labeled or not.
 
-Files are found and counted here, and none is opened; `prepare` reads them.
+Files are found here without being opened; `prepare` reads them.
 """
 
 import collections
@@ -20,12 +20,12 @@ import numpy as np
 from noisy_student_jax.core.console import printable
 from noisy_student_jax.core.errors import UserError, nearest
 
-# The suffix makes a file a candidate; its bytes say later what it is.
+# The suffix makes a file a candidate; its content decides the format later.
 SUFFIXES = {
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif"),
     *(".tiff", ".gif", ".heic", ".heif", ".avif", ".ppm", ".pgm"),
 }
-# What systems leave among people's files, besides names that begin with a dot.
+# Files of operating systems, besides names that begin with a dot.
 HIDDEN = {"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin"}
 MISSING = -1
 """The size of a file that a CSV file names and that is not there."""
@@ -39,18 +39,18 @@ _NOT_REGULAR = "not regular files"
 _IN_NO_CLASS = "images in no class folder"
 _VANISHED = "files that vanished meanwhile"
 
-# What a class folder is surely not called when all are called so.
+# If all folders have such names, they are splits rather than classes.
 _SPLITS = {
     *("train", "training", "val", "valid", "validation", "dev", "test", "testing"),
     *("labeled", "labelled", "unlabeled", "unlabelled", "pool"),
 }
-# Control characters, line separators, half characters (bytes that are not UTF-8),
-# and the backslash, so that what is escaped can be told from what was so named.
+# Control characters, line separators, lone surrogates (bytes that are not UTF-8), and
+# the backslash, so that escapes cannot be confused with literal names.
 _UNSAFE = re.compile("[\\\\\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 class File(NamedTuple):
-    """A file of a listing: what it is known by."""
+    """A file's identity: path, size in bytes and modification time in ns."""
 
     path: str
     size: int
@@ -59,17 +59,17 @@ class File(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Listing:
-    """The image files of a place, sorted by path.
+    """Image files, sorted by path.
 
     Attributes:
       root: folder that the paths are relative to.
-      paths: of the files, with ``/`` between parts; absolute where a CSV file says so.
-      sizes: int64 ``[files]``, in bytes; `MISSING` or `NOT_REGULAR` where a CSV file
-        names what cannot be read.
-      modified: int64 ``[files]``, times of the last change in ns.
+      paths: file paths with ``/`` as separator; absolute if a CSV file has them so.
+      sizes: int64 ``[files]``, in bytes; `MISSING` or `NOT_REGULAR` for entries of a
+        CSV file that cannot be read.
+      modified: int64 ``[files]``, modification times in ns.
       labels: int64 ``[files]``, indices into `classes`; None without labels.
       classes: class names in index order; empty without labels.
-      left_out: how many entries were left out, by why.
+      left_out: number of skipped entries by reason.
     """
 
     root: pathlib.Path
@@ -85,10 +85,10 @@ class Listing:
 
 
 def safe_text(path: str) -> str:
-    r"""Turns any path into text that can be printed and stored, each into its own.
+    r"""Escapes a path so that it can be printed and stored; distinct paths stay so.
 
     Control characters, bytes that are not UTF-8 and backslashes become escapes such
-    as ``\n`` and ``\udcff``; everything else stays.
+    as ``\n`` and ``\udcff``; everything else is unchanged.
     """
     return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), path)
 
@@ -99,14 +99,13 @@ def list_classes(
     """Lists labeled images.
 
     Args:
-      place: a folder with one sub-folder per class, in which images lie at any
-        depth; or a CSV file with the columns ``path`` and ``label``.
-      classes: class names in index order where they are known already (a test set);
-        some may be without images here. None takes those that are found, sorted.
+      place: a folder with one sub-folder per class, which may be nested further; or a
+        CSV file with the columns ``path`` and ``label``.
+      classes: known class names in index order, as for a test set; some may have no
+        images. None for the names found, sorted.
 
     Raises:
-      UserError: there is no such place, or it does not say clearly which image is of
-        which class.
+      UserError: the place does not exist, or its classes are ambiguous.
     """
     place = _existing(place)
     if place.is_dir():
@@ -120,10 +119,10 @@ def list_classes(
 
 
 def list_images(place: str | os.PathLike) -> Listing:
-    """Lists unlabeled images: all below a folder, at any depth.
+    """Lists unlabeled images below a folder, at any depth.
 
     Raises:
-      UserError: there is no such folder, or no image in it.
+      UserError: the folder does not exist, or holds no images.
     """
     place = _existing(place)
     if not place.is_dir():
@@ -170,7 +169,7 @@ def _labeled(
     place: pathlib.Path,
     left_out: dict[str, int],
 ) -> Listing:
-    """Makes the listing of files with the name of a class each."""
+    """Builds the listing of files paired with their class names."""
     if not found:
         raise UserError(f"'{_shown(place)}' holds no images: put some in")
     if classes is None:
@@ -209,11 +208,11 @@ def _listing(
 
 
 class _Walk:
-    """Finds the images below folders, passing through each real folder once.
+    """Finds the images below folders, visiting each real folder once.
 
     Attributes:
       files: the images found.
-      left_out: how many entries were not taken, by why.
+      left_out: number of skipped entries by reason.
     """
 
     def __init__(self, root: pathlib.Path):
@@ -221,15 +220,15 @@ class _Walk:
         self.files: list[File] = []
         self.left_out: collections.Counter[str] = collections.Counter()
         self._other_kinds: collections.Counter[str] = collections.Counter()
-        # A link to a folder above would bring in everything beside the root.
+        # A link to a parent folder would bring in everything beside the root.
         around = (root, *root.resolve().parents)
         self._seen = {_identity(folder) for folder in around}
 
     def through(self, folders: Iterable[str], links: Iterable[str]) -> None:
-        """Goes through folders below the root, and all that is below them.
+        """Walks folders below the root recursively.
 
-        Links are followed last, so that a folder is met by its own name if it has
-        one, and in the order of their names, so that every system finds the same.
+        Follows links last, so that a folder is found under its own name if it has one,
+        and in sorted order, so that the result is the same on every system.
         """
         folders, links = list(folders), list(links)
         while folders or links:
@@ -249,10 +248,10 @@ class _Walk:
             links += links_below
 
     def scan(self, folder: str) -> tuple[list[File], list[str], list[str]]:
-        """Returns the images, the folders and the links to folders right in a folder.
+        """Returns a folder's images, sub-folders and links to folders.
 
         Raises:
-          UserError: it cannot be read.
+          UserError: the folder cannot be read.
         """
         files, folders, links = [], [], []
         try:
@@ -274,7 +273,7 @@ class _Walk:
         return files, folders, links
 
     def _look(self, entry: os.DirEntry) -> os.stat_result | None:
-        """Returns what an entry is that is no folder; None, counted, if left out."""
+        """Returns the status of an entry that is no folder; None if it is skipped."""
         link = entry.is_symlink()
         if not link:
             if not entry.is_file(follow_symlinks=False):
@@ -306,7 +305,7 @@ class _Walk:
         return suffix in SUFFIXES
 
     def counts(self) -> dict[str, int]:
-        """Returns what was left out, by why, the kinds of file named."""
+        """Returns the number of skipped entries by reason."""
         found = dict(self.left_out)
         if self._other_kinds:
             kinds = sorted(self._other_kinds.items(), key=lambda kind: (-kind[1], kind))
@@ -316,7 +315,7 @@ class _Walk:
         return {why: count for why, count in sorted(found.items()) if count}
 
     def told_left_out(self) -> str:
-        """Returns `counts` in brackets, for a message; empty if nothing was."""
+        """Returns `counts` in parentheses, for a message; "" if nothing was skipped."""
         told = ", ".join(f"{count} {why}" for why, count in self.counts().items())
         return f" (left out: {told})" if told else ""
 
@@ -350,7 +349,7 @@ def _of_csv(place: pathlib.Path, classes: Sequence[str] | None) -> Listing:
 
 
 def _csv_rows(place: pathlib.Path) -> Iterator[tuple[int, str, str]]:
-    """Yields line number, path and label of each row."""
+    """Yields the line number, path and label of each row."""
     try:
         with place.open(encoding="utf-8-sig", newline="") as file:
             rows = csv.reader(file)
@@ -379,7 +378,7 @@ def _csv_rows(place: pathlib.Path) -> Iterator[tuple[int, str, str]]:
 
 
 def _tidy(path: str, folder: pathlib.Path) -> str:
-    """Spells a path in one way: without ``./`` and ``//``, relative if it is below."""
+    """Normalizes a path: no ``./`` or ``//``, and relative if below `folder`."""
     whole = pathlib.PurePath(path)
     if whole.is_relative_to(folder):
         whole = whole.relative_to(folder)
@@ -390,16 +389,16 @@ def _size_and_time(path: pathlib.Path) -> tuple[int, int]:
     try:
         found = path.stat()
     except (FileNotFoundError, NotADirectoryError, ValueError):
-        return MISSING, 0  # a ValueError: no system has a name with a null in it
+        return MISSING, 0  # a ValueError: the name has a null character
     except OSError:
-        return 0, 0  # whoever reads it is told why it cannot be
+        return 0, 0  # reading it will report the error
     if not stat.S_ISREG(found.st_mode):
         return NOT_REGULAR, 0
     return found.st_size, found.st_mtime_ns
 
 
 def _class_name(folder: str) -> str:
-    """Returns the folder's name, escaped if it is no UTF-8 and could not be stored."""
+    """Returns the folder's name, escaped if it is not UTF-8."""
     try:
         folder.encode()
     except UnicodeEncodeError:
@@ -408,7 +407,7 @@ def _class_name(folder: str) -> str:
 
 
 def _check_apart(place: pathlib.Path, folders: list[str]) -> None:
-    """Makes sure that no class folder is, or lies in, another: links can do that."""
+    """Checks that no class folder equals or contains another through a link."""
     real = sorted(((place / name).resolve().parts, name) for name in folders)
     for (outer, first), (inner, second) in itertools.pairwise(real):
         if inner[: len(outer)] == outer:
@@ -423,7 +422,7 @@ def _check_apart(place: pathlib.Path, folders: list[str]) -> None:
 def _check_no_splits(
     place: pathlib.Path, folders: list[str], files: list[File]
 ) -> None:
-    """Makes sure that the folders are classes and not parts of a data set."""
+    """Checks that the folders are classes and not splits of a dataset."""
     below: dict[str, set[str | None]] = {folder: set() for folder in folders}
     for file in files:
         folder, name, *rest = file.path.split("/", 2)
@@ -442,7 +441,7 @@ def _check_no_splits(
 
 
 def _check_spelling(place: pathlib.Path, names: Iterable[str]) -> None:
-    """Makes sure that no two classes differ only in case, or in an accent's bytes."""
+    """Checks that no two class names differ only in case or Unicode normalization."""
     alike: dict[str, str] = {}
     for name in names:
         plain = unicodedata.normalize("NFC", name).casefold()
@@ -450,7 +449,7 @@ def _check_spelling(place: pathlib.Path, names: Iterable[str]) -> None:
             raise UserError(
                 f"the classes '{printable(alike[plain])}' and '{printable(name)}' of"
                 f" '{_shown(place)}' differ only in upper and lower case, or in how an"
-                " accent is stored: make them one, or tell them apart by name"
+                " accent is stored: merge them, or rename one"
             )
         alike[plain] = name
 
@@ -458,7 +457,7 @@ def _check_spelling(place: pathlib.Path, names: Iterable[str]) -> None:
 def _check_classes(
     place: pathlib.Path, names: Iterable[str], labels: Sequence[str]
 ) -> None:
-    """Makes sure that there are two classes, and images of each."""
+    """Checks that there are two or more classes, each with images."""
     if empty := sorted(set(names) - set(labels)):
         more = f" (and {len(empty) - 1} more)" if len(empty) > 1 else ""
         raise UserError(

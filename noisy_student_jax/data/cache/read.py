@@ -1,9 +1,10 @@
 """The prepared cache: checked images as uint8 in memory-mapped parts.
 
-A part is two files: ``part_000000.bin``, arrays ``[height, width, 3]`` one after the
-other, and ``part_000000.parquet``, a row a file with where its pixels lie. The latter
-is written last, and a part without it, or of another length than it says, is not
-there. A file is known by its path, size and time of change.
+A part is two files: ``part_000000.bin`` holds concatenated arrays
+``[height, width, 3]``, and ``part_000000.parquet`` has one row per file with the offset
+of its pixels. The table is written last; a part without a table, or with another
+length than its table says, is ignored. Files are identified by path, size and
+modification time.
 """
 
 import copy
@@ -37,23 +38,23 @@ SCHEMA = pa.schema(
     ]
 )
 METADATA = b"prepared"
-"""Of a part's Parquet file: JSON with ``bytes`` and ``sha256`` of its .bin file, and
-the ``decoder`` that made it."""
+"""Metadata key of a part's Parquet file: JSON with ``bytes`` and ``sha256`` of its .bin
+file, and the ``decoder`` that wrote it."""
 MAX_OPEN_PARTS = 64
 
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """What a cache holds of a listing; all but `parts` in the listing's order.
+    """A cache's entries for the files of a listing, in the listing's order.
 
     Attributes:
-      parts: numbers of the parts that are whole.
-      status: ``ok``, why a file cannot be used, or None where it has to be read.
-      sha256: uint8 ``[files, 32]``, of the files' bytes.
-      part: int32 ``[files]``, where the pixels of what is ok lie.
-      offset: int64 ``[files]``, from where on in it.
-      sizes: int32 ``[files, 2]``, height and width as kept.
-      original_sizes: int32 ``[files, 2]``, height and width of the file's image.
+      parts: numbers of the complete parts.
+      status: ``ok``, why a file is unusable, or None if it has yet to be read.
+      sha256: uint8 ``[files, 32]``, digests of the files.
+      part: int32 ``[files]``, number of the part that holds the pixels, if ``ok``.
+      offset: int64 ``[files]``, byte offset of the pixels in the part.
+      sizes: int32 ``[files, 2]``, cached height and width.
+      original_sizes: int32 ``[files, 2]``, height and width of the image in the file.
     """
 
     parts: set[int]
@@ -66,7 +67,7 @@ class Found:
 
 
 def part_paths(folder: pathlib.Path, number: int) -> tuple[pathlib.Path, pathlib.Path]:
-    """Returns the paths of a part's pixels and of its table."""
+    """Returns the paths of a part's pixels and table."""
     name = f"part_{number:06d}"
     return folder / f"{name}.bin", folder / f"{name}.parquet"
 
@@ -75,9 +76,10 @@ def find(folder: pathlib.Path, listing: Listing, *, decoder: str) -> Found:
     """Looks up the files of a listing in a cache, without reading pixels.
 
     Args:
-      folder: of the cache.
-      listing: of the files wanted.
-      decoder: the present one; what another could not decode is read again.
+      folder: the cache.
+      listing: the files.
+      decoder: the current `decoder_versions`; files that another version could not
+        decode are read again.
     """
     count = len(listing)
     found = Found(
@@ -124,7 +126,7 @@ def _note(
 
 
 def _whole_parts(folder: pathlib.Path) -> Iterator[tuple[int, pa.Table, str]]:
-    """Yields number, table and decoder of each part that is whole."""
+    """Yields number, table and decoder of each complete part."""
     for path in files.list_folder(folder, pattern="part_*.parquet"):
         try:
             number = int(path.stem.removeprefix("part_"))
@@ -133,20 +135,20 @@ def _whole_parts(folder: pathlib.Path) -> Iterator[tuple[int, pa.Table, str]]:
             if files.size(path.with_suffix(".bin")) == facts["bytes"]:
                 yield number, table, facts["decoder"]
         except (DamagedFileError, OSError, ValueError, KeyError, TypeError):
-            continue  # damaged: its files are prepared again, and it is written over
+            continue  # damaged: its files are prepared again, and it is overwritten
 
 
 class PreparedSource:
     """The usable files of a listing, in its order, read from a prepared cache.
 
-    A key is ``name/path:content``, the content being 16 digits of the SHA-256 of the
-    file's bytes. Images are read-only views of memory maps: nothing is copied.
+    A key is ``name/path:content``, where content is the first 16 hexadecimal digits of
+    the file's SHA-256. Images are read-only views of memory maps.
 
     Attributes:
-      name: of the source, the first part of its keys.
-      labels: int64 ``[records]``; None for a source without labels.
-      quarantined: path (by `safe_text`) and reason of each file of the listing that
-        cannot be used; empty for a subset.
+      name: name of the source, the first part of its keys.
+      labels: int64 ``[records]``; None without labels.
+      quarantined: path (as `safe_text`) of each unusable file of the listing, and why
+        it cannot be used; empty for a subset.
     """
 
     def __init__(
@@ -158,11 +160,11 @@ class PreparedSource:
         name: str,
         quarantined: Sequence[tuple[str, str]] = (),
     ):
-        """Takes what `find` found; opens nothing yet."""
+        """Takes the result of `find`; opens nothing yet."""
         self.name = name
         self.quarantined = list(quarantined)
         self._folder, self._listing, self._found = folder, listing, found
-        # Rows of the listing, of which each record is one.
+        # Row of the listing of each record.
         self._rows = np.array(
             [row for row, status in enumerate(found.status) if status == "ok"], np.int64
         )
@@ -178,12 +180,12 @@ class PreparedSource:
         return f"{self.name}/{safe_text(self.path(index))}:{content}"
 
     def path(self, index: int) -> str:
-        """Returns the path of a record's file as the listing has it."""
+        """Returns the path of a record's file in the listing."""
         return self._listing.paths[self._rows[index]]
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over keys, labels, and the sizes at which images are kept."""
+        """SHA-256 over keys, cached sizes and labels."""
         digest = hashlib.sha256()
         for index in range(len(self)):
             digest.update(self.key(index).encode() + b"\0")
@@ -206,20 +208,23 @@ class PreparedSource:
         """See `Source`; the images are read-only.
 
         Raises:
-          UserError: a part has gone, or has been cut short, since the cache was opened.
+          UserError: a part was removed or truncated after the cache was opened.
         """
-        indices = np.asarray(indices, np.int64)
-        images = [self._image(row) for row in self._rows[indices]]
-        labels = None if self.labels is None else self.labels[indices]
+        places = np.asarray(indices, np.int64)
+        images: list[np.ndarray | None] = [
+            self._image(row) for row in self._rows[places]
+        ]
+        labels = None if self.labels is None else self.labels[places]
         return Examples(images, ["ok"] * len(images), labels)
 
     def subset(self, indices: np.ndarray, *, labeled: bool = True) -> "PreparedSource":
-        """Returns some of the records; without their labels if they may not be seen."""
+        """Returns a subset of the records, without labels unless `labeled`."""
         part = copy.copy(self)
-        part._rows = self._rows[np.asarray(indices, np.int64)]
+        indices = np.asarray(indices, np.int64)
+        part._rows = self._rows[indices]
         part.labels = None
         if labeled and self.labels is not None:
-            part.labels = self._listing.labels[part._rows]
+            part.labels = self.labels[indices]
         part.quarantined = []
         return part
 

@@ -1,8 +1,8 @@
-"""Processes that read image files, decode them and write parts of a cache.
+"""Processes that read and decode image files and write parts of a cache.
 
-A worker is a process of its own because decoders are C code fed with strangers'
-files: one that crashes takes its worker along and nothing else. The worker says which
-file it begins, so that the one it died of is known.
+Decoders are C code that reads untrusted files, so each worker is a process of its own:
+a crash ends only that worker. A worker reports each file before reading it, which
+identifies the file that crashed it.
 """
 
 import collections
@@ -35,13 +35,13 @@ FILES_PER_PART = 512
 BYTES_PER_PART = 128 * 2**20
 CRASHED = "crashed the decoder"
 DECODE = "noisy_student_jax.images.decode:decode"
-# Starting a process takes as long as decoding some photographs.
+# Starting a process takes as long as decoding a few photographs.
 _FILES_WORTH_A_WORKER = 16
 _LISTEN_SECONDS = 0.2
 
 
 class _Recipe(NamedTuple):
-    """How parts are made: what a worker is told once."""
+    """Settings that are sent to a worker once."""
 
     folder: pathlib.Path
     root: pathlib.Path
@@ -52,14 +52,14 @@ class _Recipe(NamedTuple):
 
 
 class _Outcome(NamedTuple):
-    """Of a part: how many files it took, and why some of them could not be read."""
+    """The number of files that a part consumed, and why some could not be read."""
 
     taken: int
     unread: dict[int, str]
 
 
 def decoder_versions() -> str:
-    """Names what decodes: a file that it cannot decode, another version may."""
+    """Returns the decoders' versions: another version may decode other files."""
     versions = []
     for package in ("pillow", "pillow-heif"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -68,7 +68,7 @@ def decoder_versions() -> str:
 
 
 class PartWriters:
-    """Makes parts of the files that a cache lacks, in several processes."""
+    """Writes the parts that a cache lacks, in several processes."""
 
     def __init__(
         self,
@@ -86,15 +86,15 @@ class PartWriters:
         """Starts nothing yet.
 
         Args:
-          listing: of the files.
-          rows: of the listing, that are missing from the cache.
-          folder: of the cache.
-          side: the shorter side that is kept.
-          decoder: `decoder_versions`, to be kept with the parts.
-          processes: how many at most.
-          taken: numbers of the parts that are there.
-          interruption: asked several times a second.
-          progress: told of each file.
+          listing: the files.
+          rows: rows of the listing that the cache lacks.
+          folder: the cache.
+          side: shorter side of cached images, in pixels.
+          decoder: `decoder_versions`, stored with the parts.
+          processes: largest number of processes.
+          taken: numbers of the existing parts.
+          interruption: polled several times a second.
+          progress: updated with each file.
         """
         self._listing = listing
         self._recipe = _Recipe(
@@ -112,15 +112,15 @@ class PartWriters:
         self._interruption, self._progress = interruption, progress
 
     def run(self) -> dict[int, str]:
-        """Writes all parts; when asked to stop, what has been read so far.
+        """Writes all parts; if interrupted, those of the files read so far.
 
         Returns:
-          Why, by row, of the files that no part tells of: they could not be read, or
-          crashed the decoder, and will be tried again another time.
+          Reasons by row for files that are in no part: they could not be read or
+          crashed the decoder. The next run retries them.
 
         Raises:
-          Interrupted: asked to stop.
-          UserError: the cache cannot be written to.
+          Interrupted: a stop was requested.
+          UserError: the cache cannot be written.
         """
         self._progress.start(len(self._listing), "files", at=self._done)
         stopping = False
@@ -147,7 +147,7 @@ class PartWriters:
         return [worker for worker in self._workers if worker.rows]
 
     def _deal(self) -> None:
-        """Gives every worker something to do, and starts those that are lacking."""
+        """Gives idle workers files to read, and starts workers up to the limit."""
         idle = [worker for worker in self._workers if not worker.rows]
         while self._waiting and (idle or len(self._workers) < self._most):
             if idle:
@@ -185,11 +185,11 @@ class PartWriters:
             self._waiting.appendleft(rest)
 
     def _bury(self, worker: "_Worker") -> None:
-        """Goes on without a worker that died, and finds out of which file."""
+        """Removes a dead worker, and isolates the file that it was reading."""
         self._workers.remove(worker)
         status = worker.end()
         if self._interruption.requested:
-            return  # no wonder, and what it was at is for the next time
+            return  # stopped on request; its files are read next time
         if worker.begun is None:
             raise UserError(
                 "a process that reads images ended before it read any (exit status"
@@ -199,7 +199,7 @@ class PartWriters:
         suspect = worker.rows[worker.begun]
         others = [row for row in worker.rows if row != suspect]
         if others:
-            # Perhaps it was memory that ran out: each is tried again, it alone.
+            # It may have run out of memory: the suspect is retried alone.
             self._waiting.extend([[suspect], others])
         else:
             self._unread[suspect] = CRASHED
@@ -207,12 +207,12 @@ class PartWriters:
 
 
 class _Worker:
-    """A process that makes one part at a time.
+    """A process that writes one part at a time.
 
     Attributes:
-      connection: to it.
-      rows: of the part it is at; empty while it waits.
-      begun: position in `rows` of the file it is at; None before the first.
+      connection: pipe to the process.
+      rows: rows of the current part; empty while idle.
+      begun: position in `rows` of the current file; None before the first.
     """
 
     def __init__(self, recipe: _Recipe):
@@ -227,7 +227,7 @@ class _Worker:
 
     def begin(self, number: int, rows: list[int], entries: list[File]) -> None:
         self.rows, self.begun = rows, None
-        with contextlib.suppress(BrokenPipeError):  # it is dead, as will be heard
+        with contextlib.suppress(BrokenPipeError):  # dead: `_hear` notices
             self.connection.send((number, entries))
 
     def stop(self) -> None:
@@ -235,7 +235,7 @@ class _Worker:
             self.connection.send(None)
 
     def end(self) -> int | None:
-        """Ends the process if it has not ended; returns its exit status."""
+        """Kills the process if it runs; returns its exit status."""
         self._process.kill()
         self._process.join()
         self.connection.close()
@@ -243,7 +243,7 @@ class _Worker:
 
 
 def _heard(workers: list[_Worker]) -> list[_Worker]:
-    """Waits a moment for word of any worker; returns those that sent some, or died."""
+    """Waits briefly; returns the workers that sent a message or died."""
     ready = multiprocessing.connection.wait(
         [worker.connection for worker in workers], _LISTEN_SECONDS
     )
@@ -252,12 +252,12 @@ def _heard(workers: list[_Worker]) -> list[_Worker]:
 
 @contextlib.contextmanager
 def _signals_held() -> Iterator[None]:
-    """Has processes that are started here pay no heed to Ctrl-C and SIGTERM.
+    """Blocks SIGINT and SIGTERM in processes that are started inside.
 
-    A terminal sends Ctrl-C to all of them at once, and some schedulers SIGTERM: what
-    a worker does about it is for us to say.
+    Terminals send Ctrl-C, and some schedulers SIGTERM, to all processes at once; the
+    parent decides how a worker stops.
     """
-    # Python's own helper process, once started, would let the signals through.
+    # Starting Python's resource tracker later would unblock the signals.
     multiprocessing.resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
     try:
@@ -267,7 +267,7 @@ def _signals_held() -> Iterator[None]:
 
 
 def _work(connection: multiprocessing.connection.Connection, recipe: _Recipe) -> None:
-    """What a worker does: makes parts until it is told to stop, or left alone."""
+    """Writes parts until the parent says stop or is gone."""
     with contextlib.suppress(EOFError, ConnectionError):
         try:
             decode = registry.find(recipe.decode, {}, "decoder")
@@ -290,13 +290,13 @@ def _write_part(
     recipe: _Recipe,
     decode: Callable[..., np.ndarray],
 ) -> _Outcome:
-    """Writes a part of as many of the files as fit, or as there is time for."""
+    """Writes a part of as many files as fit, or fewer if the parent says stop."""
     pixels_path, table_path = part_paths(recipe.folder, number)
     records: list[dict[str, Any]] = []
     unread: dict[int, str] = {}
     length, digest = 0, hashlib.sha256()
     with files.atomic_file(pixels_path) as pixels:
-        # Of a damaged part that had this number: it must not speak for new pixels.
+        # A damaged part's table must not describe the new pixels.
         files.remove(table_path)
         for position, entry in enumerate(entries):
             if connection.poll() or length >= recipe.bytes_per_part:
@@ -331,7 +331,7 @@ def _write_part(
 def _read(
     data: bytes, entry: File, side: int, decode: Callable[..., np.ndarray]
 ) -> tuple[dict[str, Any], np.ndarray | None]:
-    """Returns the row of a part's table, and the pixels if there are any."""
+    """Decodes a file; returns its row of the table, and its pixels or None."""
     record = {
         "path": safe_text(entry.path),
         "size": entry.size,

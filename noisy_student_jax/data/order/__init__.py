@@ -1,1 +1,1 @@
-"""The order of the data: a pure function of the position."""
+"""The data order, a pure function of the position."""

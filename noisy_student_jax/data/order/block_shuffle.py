@@ -1,14 +1,13 @@
-"""A data order for large sets on slow storage, as a pure function of integers.
+"""A data order for large datasets on slow storage, as a pure function of integers.
 
-`order.order` lets every draw fall anywhere, so that each host reads from every file in
-every step. Here the records are dealt into *lanes*, runs of consecutive records, and
-each place of a batch draws from one lane alone: a host, which provides a contiguous
-share of every batch, owns whole lanes. A lane is read in *blocks* of consecutive
-records, in a new order in each of its epochs, and records are shuffled within a
-*window* of some blocks: what a host has to hold is a window a lane, and it reads each
-block once an epoch.
+With `shuffle.order` a draw may be any record, so each host reads from every file in
+every step. Here the records are divided into *lanes* of consecutive records, and each
+place of a batch draws from one lane. A host provides a contiguous share of every batch
+and so owns whole lanes. A lane is read in *blocks* of consecutive records, reordered
+every epoch, and records are shuffled within a *window* of several blocks. A host holds
+one window per lane, and reads each block once per epoch.
 
-How many hosts there are changes nothing, so long as that divides the number of lanes.
+The order does not depend on the number of hosts, which must divide the number of lanes.
 """
 
 import dataclasses
@@ -18,19 +17,19 @@ import numpy as np
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.data.order.shuffle import fold, mix, permuted, stream_word
 
-# What each word is for, folded in last. Never renumber.
+# Purpose of each random word, folded in last. Never renumber.
 _BLOCKS, _SHORT_BLOCK, _WINDOWS = range(3)
 
 
 @dataclasses.dataclass(frozen=True)
 class Lanes:
-    """How a stream is dealt out; it belongs to what identifies a run.
+    """The shape of a block-wise shuffle; part of a run's identity.
 
     Attributes:
-      count: of lanes; a multiple of the number of hosts, and a divisor of the
+      count: number of lanes; a multiple of the number of hosts, and a divisor of the
         stream's share of a batch.
-      block: consecutive records that are read together.
-      window: consecutive blocks that are shuffled together.
+      block: number of consecutive records that are read together.
+      window: number of consecutive blocks that are shuffled together.
     """
 
     count: int
@@ -46,14 +45,14 @@ class Lanes:
                 )
 
     def check(self, *, size: int, batch: int) -> None:
-        """Refuses a stream or a batch that these lanes do not fit.
+        """Checks that the lanes fit a stream and a batch.
 
         Args:
-          size: records of the stream.
-          batch: images that the stream gives to a batch.
+          size: number of records in the stream.
+          batch: number of the stream's examples in a batch.
 
         Raises:
-          UserError: the lanes do not divide the batch, or are more than the records.
+          UserError: the lanes do not divide the batch, or outnumber the records.
         """
         if batch % self.count:
             raise UserError(
@@ -75,27 +74,27 @@ def lanes_order(
     batch: int,
     lanes: Lanes,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Says which record a stream draws at each position.
+    """Returns the record that a stream draws at each position.
 
     Args:
       seed: the run's (or the generation's) seed.
-      stream: which stream; each has its own order.
-      positions: int64 ``[count]``, images drawn by the stream before this one.
+      stream: number of the stream; each has its own order.
+      positions: int64 ``[count]``, number of earlier draws from the stream.
       size: number of records in the stream.
-      batch: images that the stream gives to a batch.
-      lanes: how they are dealt out.
+      batch: number of the stream's examples in a batch.
+      lanes: shape of the shuffle.
 
     Returns:
-      ``(epoch, record)``, both int64 ``[count]``. The epoch is the lane's own: within
-      it every record of the lane occurs exactly once. Lanes that differ by a record
-      in length drift apart by as much in an epoch.
+      ``(epoch, record)``, both int64 ``[count]``. The epoch is the lane's own: every
+      record of the lane occurs exactly once in it. Lanes whose lengths differ by one
+      record drift apart by one draw per epoch.
 
     Raises:
-      UserError: the lanes do not divide the batch, or are more than the records.
+      UserError: the lanes do not divide the batch, or outnumber the records.
     """
     lanes.check(size=size, batch=batch)
     step, place = np.divmod(np.asarray(positions, np.int64), batch)
-    # A lane gives so many images to every batch.
+    # Examples of each lane in a batch.
     share = batch // lanes.count
     lane = place // share
     first, end = size * lane // lanes.count, size * (lane + 1) // lanes.count
@@ -111,17 +110,17 @@ def _within_lane(
     """Permutes the records of lanes; all arrays ``[count]``."""
     block = lanes.block
     blocks = -(-length // block)
-    # All blocks are full but for the lane's last, which comes in where it is drawn to.
+    # Only the lane's last block may be short; its turn is drawn.
     short = length - (blocks - 1) * block
     short_turn = _below(blocks, fold(words, _SHORT_BLOCK))
 
     def start_of(turn: np.ndarray) -> np.ndarray:
-        """How many records come before the block whose turn it is."""
+        """Returns the number of records before a turn's block."""
         start = turn * block - (turn > short_turn) * (block - short)
         return np.minimum(start, length)
 
     def turn_of(index: np.ndarray) -> np.ndarray:
-        """Which turn the record at a place has."""
+        """Returns the turn of the record at an index."""
         late = index >= start_of(short_turn) + short
         return (index + late * (block - short)) // block
 
@@ -133,7 +132,7 @@ def _within_lane(
 
     turn = turn_of(index)
     offset = index - start_of(turn)
-    # The full blocks keep turns among themselves.
+    # Full blocks are permuted among themselves.
     full = np.maximum(blocks - 1, 1)
     full_turn = np.minimum(turn - (turn > short_turn), full - 1)
     own = permuted(full_turn, full, fold(words, _BLOCKS))

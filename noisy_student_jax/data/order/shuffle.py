@@ -1,12 +1,12 @@
 """The data order, as a pure function of integers.
 
-``position`` counts the images that a stream has drawn since the start of training.
-`order` says which epoch that is and which record is drawn, so that resuming needs
-nothing but the step number, and any number of hosts agree without speaking.
+``position`` counts the records that a stream has drawn since the start of training.
+`order` maps it to an epoch and a record, so resuming needs only the step number, and
+hosts agree without communication.
 
 Each epoch is a permutation of the stream's records: a Feistel network on the next
-even power of two, walked until it lands inside the set. Nothing is stored, so 300
-million records cost as much memory as fifty.
+even power of two, iterated until the result is inside the set (cycle walking). Nothing
+is stored, so memory does not grow with the number of records.
 """
 
 import numpy as np
@@ -19,17 +19,17 @@ _WORD = 0xFFFFFFFFFFFFFFFF
 def order(
     seed: int, stream: int, positions: np.ndarray, size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Says which record a stream draws at each position.
+    """Returns the record that a stream draws at each position.
 
     Args:
       seed: the run's (or the generation's) seed.
-      stream: which stream; each has its own order.
-      positions: int64 ``[count]``, images drawn by the stream before this one.
+      stream: number of the stream; each has its own order.
+      positions: int64 ``[count]``, number of earlier draws from the stream.
       size: number of records in the stream.
 
     Returns:
-      ``(epoch, record)``, both int64 ``[count]``. Within one epoch every record
-      occurs exactly once.
+      ``(epoch, record)``, both int64 ``[count]``. Every record occurs exactly once per
+      epoch.
 
     Raises:
       ValueError: `size` is not positive.
@@ -54,18 +54,18 @@ def order(
 def permuted(
     values: np.ndarray, sizes: int | np.ndarray, words: np.ndarray
 ) -> np.ndarray:
-    """Permutes ``[0, size)``, each value under its own word.
+    """Applies a pseudo-random permutation of ``[0, size)`` to each value.
 
     Args:
-      values: int64 ``[count]``, each from 0 to one less than its size.
-      sizes: integers, for all or ``[count]``, at least 1.
-      words: uint64 ``[count]``; equal words and sizes make one permutation.
+      values: int64 ``[count]``, each in ``[0, size)``.
+      sizes: integers of at least 1, one for all or ``[count]``.
+      words: uint64 ``[count]``; word and size determine the permutation.
 
     Returns:
       int64 ``[count]``.
     """
     sizes = np.broadcast_to(np.asarray(sizes, np.int64), np.shape(values))
-    # The bits of the largest value, halved and rounded up.
+    # Half of the largest value's bits, rounded up.
     bits = np.frexp((sizes - 1).astype(np.float64))[1]
     half_bits = np.maximum(1, (bits + 1) // 2).astype(np.uint64)
     keys = _round_keys(words)
@@ -81,19 +81,19 @@ def permuted(
 
 
 def stream_word(seed: int, stream: int) -> np.ndarray:
-    """Returns the uint64 ``[1]`` that all random words of a stream are folded from."""
+    """Returns the root of a stream's random words, uint64 ``[1]``."""
     base = mix(np.array([(seed * _GOLDEN + 1) & _WORD], np.uint64))
     return mix(base ^ np.uint64(((stream + 1) * _GOLDEN) & _WORD))
 
 
 def fold(words: np.ndarray, numbers: int | np.ndarray) -> np.ndarray:
-    """Folds numbers, 0 or more, into words; broadcast, uint64 like the words."""
+    """Folds non-negative numbers into uint64 words; the two are broadcast."""
     numbers = np.atleast_1d(numbers).astype(np.uint64)
     return mix(words ^ mix(numbers + np.uint64(1)))
 
 
 def mix(values: np.ndarray) -> np.ndarray:
-    """Scrambles uint64 values (the finaliser of splitmix64); a bijection."""
+    """Mixes uint64 values bijectively: the finalizer of SplitMix64."""
     values = np.asarray(values, np.uint64)
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -101,13 +101,13 @@ def mix(values: np.ndarray) -> np.ndarray:
 
 
 def _round_keys(words: np.ndarray) -> np.ndarray:
-    """Returns one uint64 key for each round and word, ``[rounds, count]``."""
+    """Returns one uint64 key per round and word, ``[rounds, count]``."""
     rounds = np.arange(1, _ROUNDS + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
     return mix(words[None, :] ^ rounds[:, None])
 
 
 def _feistel(values: np.ndarray, keys: np.ndarray, half_bits: np.ndarray) -> np.ndarray:
-    """Permutes ``[0, 4**half_bits)``, each value under its own keys."""
+    """Permutes ``[0, 4**half_bits)`` by each value's own keys."""
     mask = (np.uint64(1) << half_bits) - np.uint64(1)
     left, right = values >> half_bits, values & mask
     for key in keys:

@@ -1,7 +1,7 @@
-"""The resident pipeline: images live on the devices, and are augmented there.
+"""The device-resident pipeline: images stay on the devices and are augmented there.
 
-The host says which records each step draws. It says so for many steps at a time, ahead
-of them and in a thread, so that a step waits for no more than the call of a program.
+The host computes which records each step draws, for many steps at a time and ahead of
+them in a thread, so a step costs the host one program call.
 """
 
 import functools
@@ -27,16 +27,16 @@ from noisy_student_jax.data.pipelines.stream import Stream
 from noisy_student_jax.data.sources import read_all_good
 
 DRAWS_AT_ONCE = 1 << 15
-"""The host says this many draws at a time, in whole steps: some milliseconds' work."""
+"""Draws that the host computes at a time, in whole steps: a few milliseconds' work."""
 STEPS_AT_ONCE = 64
-"""And of small batches no more steps than this."""
+"""Upper bound on those steps, for small batches."""
 
 
 class ResidentPipeline:
-    """Batches by step, laid out so that every device sees the configured ratio."""
+    """Batches by step; every device gets the configured ratio of the two streams."""
 
     quarantined = 0
-    """Records found to be unusable: all have been read before the first step."""
+    """Unusable records found so far: none, as all are read before the first step."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class ResidentPipeline:
         """Reads images and targets, and moves them to the devices.
 
         Raises:
-          UserError: an image cannot be used.
+          UserError: an image is unusable.
         """
         self._mesh = mesh
         self._draws = Draws(streams, layout, seed=seed, generation=generation)
@@ -59,14 +59,15 @@ class ResidentPipeline:
         self._drawn_from, resident = [], []
         for name, stream in zip(STREAMS, streams, strict=False):
             records = np.unique(stream.picks[:, 0])
-            images, _ = read_all_good(stream.source, preprocessing, records, part=name)
+            indices = records.tolist()
+            images, _ = read_all_good(stream.source, preprocessing, indices, part=name)
             held = {
                 "images": images,
                 "targets": jax.tree.map(np.asarray, stream.targets),
             }
             if stream.teacher:
                 held["teacher_images"], _ = read_all_good(
-                    stream.source, stream.teacher, records, part=name
+                    stream.source, stream.teacher, indices, part=name
                 )
             self._drawn_from.append(records)
             resident.append(held)
@@ -81,14 +82,14 @@ class ResidentPipeline:
         steps = max(1, min(STEPS_AT_ONCE, DRAWS_AT_ONCE // layout.total))
         self._ahead = Prefetcher(self._drawn, ahead=1, executor=ThreadPoolExecutor(1))
         self._current: tuple[int, Any] = (-1, None)
-        # Which step of a run it is is on the devices too: nothing is sent in a step.
+        # Indices within a chunk are on the devices too, so a step transfers nothing.
         self._places = [
             jax.device_put(np.int32(place), sharding.replicated(mesh))
             for place in range(steps)
         ]
 
     def __call__(self, step: int) -> Batch:
-        """Returns the batch of a step (counted from 0), on the devices."""
+        """Returns the batch of a step, counted from 0, on the devices."""
         number, place = divmod(step, len(self._places))
         if number != self._current[0]:
             placed = sharding.put_batch(self._ahead(number), self._mesh)
@@ -98,11 +99,11 @@ class ResidentPipeline:
         )
 
     def close(self) -> None:
-        """Stops what works ahead."""
+        """Stops the prefetching thread."""
         self._ahead.close()
 
     def _drawn(self, number: int) -> list[dict[str, np.ndarray]]:
-        """Returns what a run of steps draws, ``[draws, steps, …]``."""
+        """Returns the draws of a chunk of steps, ``[draws, steps, …]``."""
         count = len(self._places)
         steps = range(number * count, (number + 1) * count)
         return [
@@ -126,7 +127,7 @@ def _assemble(
     drawn: list[dict[str, jax.Array]],
     place: jax.Array,
 ) -> Batch:
-    """Gathers, augments and interleaves, each device its own examples."""
+    """Gathers, augments and interleaves the examples of each device."""
     images, stored, shown = [], [], []
     for stream, held, key, steps in zip(streams, resident, keys, drawn, strict=True):
         rows = {

@@ -1,9 +1,9 @@
-"""What every pipeline of training batches shares.
+"""Functions that the training input pipelines share.
 
-A batch is a pure function of the step: the order says which draws of which stream,
-each draw's position says which noise. Nothing is saved and nothing replayed. How the
-images come (from the device's own memory, from a prepared cache, decoded on the way)
-is what the pipelines differ in.
+A batch is a pure function of the step: the data order gives the records of each
+stream, and the position of each draw gives its noise. No state is saved or replayed.
+The pipelines differ in where images come from: device memory, a prepared cache, or
+files decoded on the fly.
 """
 
 import dataclasses
@@ -25,13 +25,13 @@ from noisy_student_jax.data.pipelines.stream import Stream
 
 @dataclasses.dataclass(frozen=True)
 class Drawn:
-    """What one host draws from a stream.
+    """One host's draws from a stream.
 
     Attributes:
-      positions: int64 ``[draws]`` of one step, or ``[draws, steps]``; in the stream
-        since the start of training.
-      records: int64 of the same shape, of the stream's source.
-      rows: int64 of the same shape, of its targets.
+      positions: int64 ``[draws]`` for one step, or ``[draws, steps]``; number of
+        earlier draws from the stream since the start of training.
+      records: int64 of the same shape, indices into the stream's source.
+      rows: int64 of the same shape, indices into its targets.
     """
 
     positions: np.ndarray
@@ -40,7 +40,7 @@ class Drawn:
 
 
 class Draws:
-    """Which records a step draws, from each stream."""
+    """The records that each step draws from each stream."""
 
     def __init__(
         self, streams: list[Stream], layout: BatchLayout, *, seed: int, generation: int
@@ -48,15 +48,15 @@ class Draws:
         """Computes nothing yet."""
         self.streams = streams
         self.sizes = [layout.labeled, layout.pseudo][: len(streams)]
-        # The order of another generation is another order.
+        # Each generation has its own order.
         self._seed = (seed << 32) + generation
 
     def of_step(self, step: int, mesh: Mesh | None = None) -> list[Drawn]:
-        """Returns the draws of a step (counted from 0), by stream.
+        """Returns the draws of a step, by stream.
 
         Args:
-          step: which.
-          mesh: leaves out the rows of other hosts; None for all of them.
+          step: the step, counted from 0.
+          mesh: restricts the rows to this host's; None for all rows.
         """
         return [
             Drawn(own.positions[:, 0], own.records[:, 0], own.rows[:, 0])
@@ -67,8 +67,8 @@ class Draws:
         """Returns the draws of consecutive steps, by stream, ``[draws, steps]``.
 
         Args:
-          steps: which, counted from 0.
-          mesh: leaves out the rows of other hosts; None for all of them.
+          steps: the steps, counted from 0.
+          mesh: restricts the rows to this host's; None for all rows.
         """
         drawn = []
         for number, (stream, size) in enumerate(
@@ -92,7 +92,7 @@ class Draws:
         return lanes_order(*where, size, stream.lanes)[1]
 
     def records(self, step: int) -> dict[str, list[str]]:
-        """Names the records in the batch of a step, by stream."""
+        """Returns the keys of the records in a step's batch, by stream."""
         return {
             types.STREAMS[number]: [stream.source.key(int(r)) for r in drawn.records]
             for number, (stream, drawn) in enumerate(
@@ -109,15 +109,15 @@ def assemble(
     weights: list[jax.Array] | None = None,
     teacher_images: list[jax.Array | None] | None = None,
 ) -> Batch:
-    """Lays the streams' examples out as one batch; fit for use in `jit`.
+    """Interleaves the streams' examples into one batch; can be traced by `jit`.
 
     Args:
       streams: the streams.
-      layout: of the batch.
-      images: of each stream, noised, ``[examples, height, width, channels]``.
-      stored: of each stream, rows of its targets as they are stored.
-      weights: of each stream, float32 ``[examples]``; None for ones.
-      teacher_images: of each stream, for its teacher; None for a stream without.
+      layout: layout of the batch.
+      images: noised images per stream, ``[examples, height, width, channels]``.
+      stored: rows of the stored targets per stream.
+      weights: float32 ``[examples]`` per stream; None for ones.
+      teacher_images: images for the teacher per stream; None without a teacher.
     """
     targets = [s.to_target(rows) for s, rows in zip(streams, stored, strict=True)]
     if weights is None:
@@ -143,14 +143,14 @@ def assemble(
 
 
 def take_rows(targets: PyTree, rows: np.ndarray) -> PyTree:
-    """Reads rows of every array of a tree, which may be memory-mapped."""
+    """Reads rows of every array of a tree; the arrays may be memory-mapped."""
     return jax.tree.map(lambda array: np.asarray(array[rows]), targets)
 
 
 def stream_keys(
     count: int, *, seed: int, generation: int, mesh: Mesh
 ) -> list[jax.Array]:
-    """Puts the key data of each stream's noise on every device."""
+    """Returns the key data of each stream's noise, replicated over the devices."""
     keys: list[Any] = [
         np.asarray(jax.random.key_data(stream_key(seed, generation, number)))
         for number in range(count)

@@ -1,7 +1,7 @@
-"""The hosted pipeline: the host reads the images of each step and sends them.
+"""The host-fed pipeline: the host reads each step's images and transfers them.
 
-For what is too large to live on the devices, and for crops that are drawn anew each
-time. Without such crops the batches are those of the resident pipeline, bit for bit.
+Used for datasets that do not fit on the devices, and for random crops. Without random
+crops its batches are bit-equal to those of the device-resident pipeline.
 """
 
 import dataclasses
@@ -41,9 +41,9 @@ class Fed:
     """The images of one stream in one step.
 
     Attributes:
-      images: uint8 ``[examples, side, side, 3]``; gray where there is no image.
-      status: of each, ``ok`` or why there is no image.
-      teacher_images: the same as the stream's teacher is to see them, if it has one.
+      images: uint8 ``[examples, side, side, 3]``; gray for unusable records.
+      status: ``ok``, or why a record is unusable.
+      teacher_images: the images as preprocessed for the stream's teacher, if any.
     """
 
     images: np.ndarray
@@ -52,20 +52,20 @@ class Fed:
 
 
 class Feed(Protocol):
-    """Where a hosted pipeline has its images from."""
+    """A provider of images for a host-fed pipeline."""
 
     noised: bool
-    """Whether the input noise is applied already."""
+    """Whether the images have the input noise applied."""
 
     def __call__(self, step: int) -> list[Fed]:
         """Returns this host's images of a step, by stream."""
 
     def close(self) -> None:
-        """Stops what works ahead."""
+        """Stops its threads."""
 
 
 class HostedPipeline:
-    """Batches by step, laid out so that every device sees the configured ratio."""
+    """Batches by step; every device gets the configured ratio of the two streams."""
 
     def __init__(
         self,
@@ -78,10 +78,10 @@ class HostedPipeline:
         seed: int,
         generation: int,
     ):
-        """Takes the feed that has been made for the same streams and order.
+        """Takes a feed that was built for the same streams and order.
 
-        An image that cannot be used weighs nothing in its step, and its place stays
-        taken: what comes after it does not move.
+        An unusable image keeps its place in the batch with weight 0, so later examples
+        do not move.
         """
         self._mesh, self._feed, self._quarantine = mesh, feed, quarantine
         self._draws = Draws(streams, layout, seed=seed, generation=generation)
@@ -96,10 +96,10 @@ class HostedPipeline:
         )
 
     def __call__(self, step: int) -> Batch:
-        """Returns the batch of a step (counted from 0), on the devices.
+        """Returns the batch of a step, counted from 0, on the devices.
 
         Raises:
-          UserError: too many of the images cannot be used.
+          UserError: too many images are unusable.
         """
         sent = []
         for stream, own, fed in zip(
@@ -126,26 +126,26 @@ class HostedPipeline:
 
     @property
     def quarantined(self) -> int:
-        """Records found to be unusable so far."""
+        """Number of unusable records found so far."""
         return len(self._quarantine)
 
     def close(self) -> None:
-        """Stops what works ahead."""
+        """Stops the feed."""
         self._feed.close()
 
 
 @dataclasses.dataclass(eq=False)
 class CroppingFeed:
-    """What feeds that read sources share: the records and the crops of a step.
+    """Base class of feeds that read sources: draws records and random crops.
 
     Attributes:
       streams: the streams.
-      layout: of a batch.
-      mesh: devices; of other hosts' rows nothing is read.
-      preprocessing: of the images.
-      seed: the run's.
-      generation: of the student.
-      decoder: ``auto``, or ``plain`` for Pillow alone and nothing compiled.
+      layout: layout of a batch.
+      mesh: the devices; only this host's rows are read.
+      preprocessing: preprocessing of the images.
+      seed: the run's seed.
+      generation: the student's generation.
+      decoder: ``auto``, or ``plain`` for Pillow alone, without compiled code.
     """
 
     streams: list[Stream]
@@ -169,23 +169,24 @@ class CroppingFeed:
     def _boxes(
         self, number: int, positions: np.ndarray, sizes: list[tuple[int, int]]
     ) -> list[tuple[int, int, int, int]]:
-        """Draws the crops of a stream's images, by their heights and widths."""
-        return crop_boxes(
+        """Draws crops (top, left, height, width) for images of given sizes."""
+        boxes = crop_boxes(
             **self._numbers,
             stream=number,
             positions=positions,
             sizes=np.array(sizes),
             least_area=self.streams[number].noise.input.crop_area,
         ).tolist()
+        return [(top, left, height, width) for top, left, height, width in boxes]
 
 
 class SourceFeed(CroppingFeed):
-    """Images read from sources by threads, some steps ahead; crops, but no noise."""
+    """Reads and crops images in threads, a few steps ahead, without noise."""
 
     noised = False
 
     def __post_init__(self):
-        """Makes the threads ready."""
+        """Creates the thread pools."""
         super().__post_init__()
         self._workers = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
         self._ahead = Prefetcher(
@@ -214,7 +215,9 @@ class SourceFeed(CroppingFeed):
         sizes = [(1, 1) if i is None else i.shape[:2] for i in examples.images]
         boxes = self._boxes(number, drawn.positions, sizes)
         whole = [(0, 0, 0, 0)] * len(boxes)
-        shown = stream.teacher and self._all(stream.teacher, examples.images, whole)
+        shown = None
+        if stream.teacher is not None:
+            shown = self._all(stream.teacher, examples.images, whole)
         images = self._all(self.preprocessing, examples.images, boxes)
         return Fed(images, examples.status, shown)
 

@@ -1,11 +1,11 @@
-"""A stream of examples: whose images, which targets, how often, with which noise."""
+"""Streams of training examples: images, targets, data order and noise."""
 
 import dataclasses
 from collections.abc import Callable
 
 import numpy as np
 
-from noisy_student_jax.augment.noise import InputNoise
+from noisy_student_jax.augment.input_noise import InputNoise
 from noisy_student_jax.core.protocols import Source
 from noisy_student_jax.core.types import PyTree
 from noisy_student_jax.data.order.block_shuffle import Lanes
@@ -14,12 +14,12 @@ from noisy_student_jax.images.preprocessing import Preprocessing
 
 @dataclasses.dataclass(frozen=True)
 class Noise:
-    """All noise of one stream.
+    """The noise of one stream.
 
     Attributes:
-      input: what is done to its images.
-      dropout: whether the model's dropout applies to it.
-      stochastic_depth: whether the model's stochastic depth applies to it.
+      input: noise of the images.
+      dropout: whether the model's dropout applies.
+      stochastic_depth: whether the model's stochastic depth applies.
     """
 
     input: InputNoise
@@ -32,14 +32,14 @@ class Stream:
     """One of the two streams of a batch.
 
     Attributes:
-      source: of the images.
-      picks: int64 ``[draws, 2]``: for each draw of an epoch, the record of `source`
-        and the row of `targets`.
-      targets: a tree of arrays ``[rows, …]``, as they are stored.
-      to_target: makes the task's target of rows of `targets`, on the device.
-      noise: of this stream.
-      lanes: how the draws of an epoch are dealt out; None for one permutation.
-      teacher: how the teacher sees the images, if it labels them in the step.
+      source: source of the images.
+      picks: int64 ``[draws, 2]``, the record of `source` and the row of `targets` for
+        each draw of an epoch.
+      targets: a tree of stored arrays ``[rows, …]``.
+      to_target: converts rows of `targets` to the task's targets, on the device.
+      noise: the stream's noise.
+      lanes: block-wise shuffling of an epoch's draws; None for one permutation.
+      teacher: the teacher's preprocessing, if it labels the images in the step.
     """
 
     source: Source

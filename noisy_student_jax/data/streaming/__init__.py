@@ -1,7 +1,7 @@
-"""Streaming of record files and their like: the only rooms that import TensorFlow.
+"""Streaming of record files and image files with TensorFlow.
 
-Nothing else imports this package before a run streams, so that everything else works
-without TensorFlow. It decodes and augments on the CPU alone; accelerators are JAX's.
+Only a run that streams imports this package, so everything else works without
+TensorFlow. TensorFlow runs on the CPU alone; accelerators are left to JAX.
 """
 
 import contextlib
@@ -9,8 +9,10 @@ import os
 
 from noisy_student_jax.core.errors import UserError, one_line
 
-# TensorFlow reads both once, when it is imported: no notices of what it was built with,
-# and no oneDNN, which announces itself and has nothing to do for images.
+__all__ = ["tf"]
+
+# TensorFlow reads these on import: they silence its build notices, and disable oneDNN,
+# which prints a notice of its own and does not affect image ops.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
@@ -22,6 +24,6 @@ except ImportError as error:
         "pip install 'noisy-student-jax[streaming]'."
     ) from error
 
-# It refuses once TensorFlow runs; whoever started it has already said what it sees.
+# Raises once TensorFlow is initialized; the devices were then chosen elsewhere.
 with contextlib.suppress(RuntimeError):
     tf.config.set_visible_devices([], "GPU")

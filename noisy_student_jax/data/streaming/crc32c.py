@@ -1,8 +1,8 @@
-"""The checksum of TFRecord files, CRC-32C, in NumPy.
+"""CRC-32C, the checksum of TFRecord files, in NumPy.
 
-A checksum of zeroes is zero, and checksums of what is XORed are XORed. So one table
-says what each byte gives at each column of a row, and rows are summed up at once; the
-checksum of one row enters the next as if XORed to its first four bytes.
+Without its usual inversions the checksum is linear over XOR. A table therefore holds
+the contribution of each byte value at each column of a row, and rows are reduced at
+once; the checksum of one row enters the next as if XORed to its first four bytes.
 """
 
 import functools
@@ -16,15 +16,15 @@ _MASK_DELTA = np.uint32(0xA282EAD8)
 
 
 def masked(data: bytes) -> int:
-    """Returns the checksum of bytes as TFRecord files keep it."""
+    """Returns the masked checksum of bytes, as stored in TFRecord files."""
     return int(_masked(np.array([_whole(data)], np.uint32))[0])
 
 
 def masked_rows(rows: np.ndarray) -> np.ndarray:
-    """Returns the checksums of many short messages as TFRecord files keep them.
+    """Returns the masked checksums of many short messages.
 
     Args:
-      rows: uint8 ``[messages, length]``; a length from 4 to 512.
+      rows: uint8 ``[messages, length]``, with a length from 4 to 512.
 
     Returns:
       uint32 ``[messages]``.
@@ -41,7 +41,7 @@ def _whole(data: bytes) -> int:
         for byte in data:
             state = last[(state ^ byte) & 0xFF] ^ state >> 8
         return state ^ 0xFFFFFFFF
-    # Zeroes in front of everything change nothing.
+    # Leading zeros do not change a linear checksum.
     padding = -len(data) % _WIDTH
     padded = np.zeros(padding + len(data), np.uint8)
     padded[padding:] = np.frombuffer(data, np.uint8)
@@ -73,8 +73,8 @@ def _masked(checksums: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def _table() -> np.ndarray:
-    """What each byte gives at each column of a row, uint32 ``[_WIDTH, 256]``."""
-    last = np.arange(256, dtype=np.uint32)
+    """Returns each byte value's contribution at each column, ``[_WIDTH, 256]``."""
+    last: np.ndarray = np.arange(256, dtype=np.uint32)
     for _ in range(8):
         last = (last >> 1) ^ (last & 1) * np.uint32(_POLYNOMIAL)
     table = np.empty((_WIDTH, 256), np.uint32)

@@ -1,13 +1,12 @@
-"""Decoding only the part of an image that is to be seen.
+"""Decodes only the cropped part of an image.
 
-Of a JPEG, TensorFlow decodes the rows and columns of a crop alone, and at 1/2 or 1/4
-of its size where that leaves enough pixels. (At 1/8 nothing is kept of a block but its
-mean, and images come out coarser.) At full size the result is exactly that of
-``decoding.decode`` and a crop: both use libjpeg, and here its exact transform. At a
-fraction it is another way of shrinking, with the same geometry: images with the detail
-of photographs differ by a level or two on average. The resize is `Preprocessing`'s in
-any case. ``bicubic_tf1`` does not smooth where it shrinks, so for it nothing is decoded
-at a fraction.
+TensorFlow decodes just the rows and columns of a crop of a JPEG, at 1/2 or 1/4 scale
+where that leaves enough pixels. (At 1/8 only the mean of each block remains, which is
+visibly coarser.) At full scale the result equals ``images.decode.decode`` followed by a
+crop: both use libjpeg, here with its accurate integer transform. At a smaller scale the
+geometry is the same but the filter differs: photographs differ by one or two levels on
+average. `Preprocessing` does the final resize in any case. ``bicubic_tf1`` does not
+antialias, so its images are always decoded at full scale.
 """
 
 import numpy as np
@@ -19,7 +18,7 @@ from noisy_student_jax.images.resize import BICUBIC_TF1, Bicubic
 
 _END = b"\xff\xd9"
 _FRACTIONS = (4, 2, 1)
-# The colors of the outermost pixels are made with those beyond them.
+# Chroma upsampling of the outermost pixels reads their neighbors.
 _MARGIN = 1
 
 
@@ -32,37 +31,36 @@ def preprocessed(
     decoder: str = "auto",
     bicubic: Bicubic | None = None,
 ) -> np.ndarray:
-    """Decodes a part of an image file and resizes it.
+    """Decodes and resizes a crop of an image file.
 
     Args:
       data: the file's bytes.
-      header: what ``decoding.inspect`` says of them.
+      header: the result of ``images.decode.inspect``.
       box: top, left, height and width in the upright image; a height of 0 stands for
         the center crop of evaluation.
-      preprocessing: the resolution, and how to resize.
-      decoder: ``plain`` decodes every image whole.
+      preprocessing: resolution and interpolation.
+      decoder: ``plain`` decodes every image whole, with Pillow.
       bicubic: see `Preprocessing.apply`.
 
     Returns:
       uint8 ``[resolution, resolution, 3]``.
 
     Raises:
-      UndecodableImageError: the file is no image that we read.
+      UndecodableImageError: the file is damaged or has an unsupported format.
     """
     if box[2] and decoder != "plain" and _is_whole_plain_jpeg(data, header):
         try:
             return _of_jpeg(data, header, box, preprocessing, bicubic)
         except tf.errors.InvalidArgumentError:
-            pass  # it is damaged: our own decoder says how
+            pass  # damaged: `decode` gives the reason
     return preprocessing.apply_crop(decode(data), box, bicubic=bicubic)
 
 
 def _is_whole_plain_jpeg(data: bytes, header: Header) -> bool:
-    """Whether it is a JPEG that TensorFlow decodes as we do.
+    """Whether TensorFlow decodes this JPEG like `decode`.
 
-    It does not where the image is to be turned, or has four colors. A file without
-    its end has been cut short: one crop may come before that and another not, and
-    whether an image is used must not hang on its crop.
+    It does not for rotated or four-channel images. A truncated file is excluded too:
+    whether it is usable must not depend on the crop.
     """
     return header.plain and data.endswith(_END)
 
@@ -74,10 +72,10 @@ def _of_jpeg(
     preprocessing: Preprocessing,
     bicubic: Bicubic | None,
 ) -> np.ndarray:
-    """Decodes a box, at the smallest fraction that leaves enough pixels; resizes it."""
+    """Decodes a box at the smallest sufficient scale, and resizes it."""
     top, left, height, width = box
     side = preprocessing.resolution
-    # The authors' resize reads four pixels each way of an image at its full size.
+    # The authors' resize reads only 4 × 4 pixels, of the image at full scale.
     fractions = (1,) if preprocessing.interpolation == BICUBIC_TF1 else _FRACTIONS
     fraction = next((f for f in fractions if min(height, width) // f >= side), 1)
     first_row, rows = _span(top, height, header.height, fraction)
@@ -98,10 +96,10 @@ def _of_jpeg(
 def _decoded_part(
     data: bytes, window: tuple[int, int, int, int], fraction: int
 ) -> np.ndarray:
-    """Decodes a window: first row and column, rows and columns, of the fraction.
+    """Decodes a window (top, left, height, width) in pixels of the scaled image.
 
-    As ``tf.io.decode_and_crop_jpeg`` does. Handing it tensors, and every attribute,
-    takes a third of the time that it takes TensorFlow to find out for itself.
+    Equivalent to ``tf.io.decode_and_crop_jpeg``. Passing tensors and all attributes to
+    the raw op takes a third of the overhead.
     """
     decoded = tf.raw_ops.DecodeAndCropJpeg(
         contents=tf.constant(data),
@@ -113,11 +111,11 @@ def _decoded_part(
         acceptable_fraction=1.0,
         dct_method="INTEGER_ACCURATE",
     )
-    return np.asarray(memoryview(decoded))  # and no copy, as `numpy()` makes
+    return np.asarray(memoryview(decoded))  # unlike `numpy()`, without a copy
 
 
 def _span(start: int, count: int, size: int, fraction: int) -> tuple[int, int]:
-    """Returns the first and the number of the fraction's pixels that cover a span."""
+    """Returns the first scaled pixel and the number of those that cover a span."""
     first = max(start - _MARGIN, 0) // fraction
     end = -(-min(start + count + _MARGIN, size) // fraction)
     return first, end - first

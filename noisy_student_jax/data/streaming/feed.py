@@ -1,14 +1,13 @@
-"""A feed that reads, decodes and noises images in threads.
+"""A feed that reads, decodes and augments images in threads.
 
-What is random is drawn from the positions alone, so the order and the noise are those
-of every other road, and it does not matter which thread is done first. It begins at
-the step that is asked for, and nothing of it is ever saved.
+Randomness depends on positions alone, so order and noise equal those of the other
+input pipelines and do not depend on thread timing. The feed starts at any step, and
+has no state to save.
 
-Threads that read may all be waiting for the disk; as many as there are cores decode
-and noise. They are handed some images at a time, and leave each where those of its
-step are collected. Most of what they do needs no lock of Python's. Who has read some
-images waits until they are done, so that no more files are held than readers read at
-once, whatever a step has.
+Reader threads may all wait for the disk; one finisher thread per core decodes and
+augments a few images at a time, mostly without the GIL, and writes them into the step's
+arrays. A reader waits for the images it has read, which bounds the number of encoded
+files in memory, whatever the batch size.
 """
 
 import dataclasses
@@ -20,6 +19,7 @@ import numpy as np
 
 from noisy_student_jax.augment import numpy_draws, numpy_ops
 from noisy_student_jax.core.prefetch import Prefetcher
+from noisy_student_jax.data.encoded import is_encoded
 from noisy_student_jax.data.pipelines.draws import Drawn
 from noisy_student_jax.data.pipelines.host_fed import CroppingFeed, Fed
 from noisy_student_jax.data.streaming.decoding import preprocessed
@@ -28,22 +28,16 @@ from noisy_student_jax.images.preprocessing import Preprocessing
 
 _READ_AT_ONCE = 64
 _READERS = 4
-"""Threads that read, for each stream."""
+"""Reader threads per stream."""
 _FINISHED_AT_ONCE = 4
 _STEPS_AHEAD = 2
 _WHOLE = (0, 0, 0, 0)
-"""A box that stands for the crop of evaluation."""
+"""The box that stands for the center crop of evaluation."""
 
 
 @dataclasses.dataclass(frozen=True)
 class _Encoded:
-    """Of one image, what was read.
-
-    Attributes:
-      data: the file's bytes.
-      header: what they say.
-      box: to be cropped.
-    """
+    """An encoded image: the file's bytes, its header, and the crop to decode."""
 
     data: bytes
     header: Header
@@ -52,14 +46,14 @@ class _Encoded:
 
 @dataclasses.dataclass(frozen=True)
 class _Begun:
-    """A stream's part in a step.
+    """A stream's images of a step, in progress.
 
     Attributes:
-      drawn: its records.
-      noise: of ``host_draws.draw``.
-      images: by name, ``[count, side, side, 3]``, to be filled.
-      status: of each image; to be filled.
-      reads: each gives the futures of the images that it has read.
+      drawn: the records.
+      noise: the result of ``numpy_draws.draw``.
+      images: uint8 ``[count, side, side, 3]`` by name, filled by the finishers.
+      status: of each image, filled by readers and finishers.
+      reads: one future per read, which yields the futures of its images.
     """
 
     drawn: Drawn
@@ -71,29 +65,25 @@ class _Begun:
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class StreamingFeed(CroppingFeed):
-    """Images of encoded sources (`EncodedSource`), some steps ahead.
+    """Reads images of encoded sources (`EncodedSource`), a few steps ahead.
 
     Attributes:
-      noised: whether the input noise is added here; else only the crops are made.
+      noised: whether to apply the input noise on the host, and not only the crops.
     """
 
     preprocessing: Preprocessing
     noised: bool = True
 
     def __post_init__(self):
-        """Starts nothing before the first step is asked for."""
+        """Starts nothing before the first call."""
         super().__post_init__()
         self._next: int | None = None
         self._ahead = Prefetcher(self._begin, ahead=_STEPS_AHEAD)
-        self._readers: ThreadPoolExecutor | None = None
-        self._finishers: ThreadPoolExecutor | None = None
+        self._make_pools()
         self._closing = threading.Event()
 
     def __call__(self, step: int) -> list[Fed]:
-        """See `Feed`.
-
-        Steps that do not follow one another are allowed, and slow.
-        """
+        """See `Feed`; steps that are not consecutive are allowed, but slow."""
         if step != self._next:
             self._start()
         try:
@@ -111,13 +101,15 @@ class StreamingFeed(CroppingFeed):
         self._closing.set()
         # Readers wait for finishers.
         for pool in (self._readers, self._finishers):
-            if pool:
-                pool.shutdown(cancel_futures=True)
-        self._readers = self._finishers = None
+            pool.shutdown(cancel_futures=True)
 
     def _start(self) -> None:
         self.close()
         self._closing.clear()
+        self._make_pools()
+
+    def _make_pools(self) -> None:
+        """Creates the pools; their threads start with the first task."""
         self._readers = ThreadPoolExecutor(_READERS * len(self.streams))
         self._finishers = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
 
@@ -126,9 +118,10 @@ class StreamingFeed(CroppingFeed):
         return [self._readers.submit(self._begin_stream, n, step) for n in streams]
 
     def _begin_stream(self, number: int, step: int) -> _Begun:
-        """Draws a stream's part in a step, and has it read."""
+        """Draws a stream's records and noise, and submits the reads."""
         drawn = self._drawn(step)[number]
-        count, side, noise = len(drawn.positions), self.preprocessing.resolution, {}
+        count, side = len(drawn.positions), self.preprocessing.resolution
+        noise: dict[str, np.ndarray] = {}
         if self.noised:
             noise = numpy_draws.draw(
                 **self._numbers,
@@ -149,9 +142,10 @@ class StreamingFeed(CroppingFeed):
         return begun
 
     def _read(self, number: int, begun: _Begun, rows: range) -> list[Future]:
-        """Reads records, draws a crop for each by its header, and has them finished."""
+        """Reads records, draws crops from their headers, and submits the decoding."""
         asked = slice(rows.start, rows.stop)
         source = self.streams[number].source
+        assert is_encoded(source), "a streaming feed is made for encoded sources"
         found = source.read_encoded(begun.drawn.records[asked].tolist())
         headers: list[Header | None] = []
         for row, data, why in zip(rows, found.data, found.status, strict=True):
@@ -165,7 +159,7 @@ class StreamingFeed(CroppingFeed):
         sizes = [(h.height, h.width) if h else (1, 1) for h in headers]
         boxes = self._boxes(number, begun.drawn.positions[asked], sizes)
         encoded = [
-            _Encoded(data, header, tuple(box)) if header else None
+            _Encoded(data, header, box) if data is not None and header else None
             for data, header, box in zip(found.data, headers, boxes, strict=True)
         ]
         each = list(zip(rows, encoded, strict=True))
@@ -181,12 +175,12 @@ class StreamingFeed(CroppingFeed):
     def _finish(
         self, number: int, begun: _Begun, each: list[tuple[int, _Encoded | None]]
     ) -> None:
-        """Decodes and noises images; mid-gray, with the reason, where that fails.
+        """Decodes and augments images; an undecodable one becomes mid-gray.
 
         Args:
-          number: of the stream.
-          begun: takes the images.
-          each: rows, and what is there; None where that could not be read.
+          number: number of the stream.
+          begun: receives images and reasons.
+          each: rows and their encoded images; None if unreadable.
         """
         noise = self.streams[number].noise.input
         for row, encoded in each:
@@ -209,14 +203,20 @@ class StreamingFeed(CroppingFeed):
 
     def _decoded(self, number: int, encoded: _Encoded) -> dict[str, np.ndarray]:
         boxes = {"image": encoded.box, "teacher_image": _WHOLE}
-        how = {"decoder": self.decoder, "bicubic": self._bicubic}
         return {
-            name: preprocessed(encoded.data, encoded.header, boxes[name], seen, **how)
+            name: preprocessed(
+                encoded.data,
+                encoded.header,
+                boxes[name],
+                seen,
+                decoder=self.decoder,
+                bicubic=self._bicubic,
+            )
             for name, seen in self._seen(number).items()
         }
 
     def _seen(self, number: int) -> dict[str, Preprocessing]:
-        """Returns how a stream's images are seen, by name."""
+        """Returns the student's and the teacher's preprocessing, by image name."""
         seen = {"image": self.preprocessing}
         if teacher := self.streams[number].teacher:
             seen["teacher_image"] = teacher
@@ -224,7 +224,7 @@ class StreamingFeed(CroppingFeed):
 
 
 def _collected(begun: _Begun) -> Fed:
-    """Waits until a stream's part in a step is made."""
+    """Waits for a stream's images."""
     for read in begun.reads:
         for finished in read.result():
             finished.result()

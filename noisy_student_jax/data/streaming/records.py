@@ -1,4 +1,4 @@
-"""Record files whose records are ``tf.train.Example`` with an encoded image each."""
+"""Record files of ``tf.train.Example``, each with an encoded image."""
 
 import bisect
 import concurrent.futures
@@ -14,7 +14,9 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 import tensorflow as tf
-from google.protobuf.message import DecodeError
+
+# Protocol Buffers ships no type information.
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from noisy_student_jax.core import files
 from noisy_student_jax.core.console import printable
@@ -24,21 +26,21 @@ from noisy_student_jax.data.cache.listing import safe_text
 from noisy_student_jax.data.encoded import Encoded, decoded
 
 UNKNOWN = -1
-"""The label of a record that is damaged."""
+"""Label of a damaged record."""
 
-# Of a damaged record in what is kept, where -1 is a label as it is stored.
+# Stored label of a damaged record; -1 may be a genuine one there.
 _NOT_READ = np.iinfo(np.int64).min
 _READ_AT_ONCE = 64
 
 
 @dataclasses.dataclass(frozen=True)
 class Features:
-    """What is called how in a record; by default as in ImageNet's usual layout.
+    """Feature names of a record; the defaults are ImageNet's usual layout.
 
     Attributes:
-      image: the image file's bytes.
-      label: the number of its class.
-      first_label: the number of the first class.
+      image: feature with the image file's bytes.
+      label: feature with the class number.
+      first_label: number of the first class.
     """
 
     image: str = "image/encoded"
@@ -50,8 +52,8 @@ class RecordFile(Protocol):
     """A file of records.
 
     Attributes:
-      path: where it is.
-      found: what the system said of it when it was opened.
+      path: location of the file.
+      found: status of the file when it was opened.
     """
 
     path: pathlib.Path
@@ -61,15 +63,15 @@ class RecordFile(Protocol):
         """Number of records."""
 
     def read(self, numbers: Sequence[int]) -> Encoded:
-        """Reads serialized records, in the order asked for.
+        """Reads serialized records in the given order.
 
         Raises:
-          OSError: the file cannot be read at all.
+          OSError: the file cannot be read.
         """
 
 
 class RecordSource:
-    """The records of some files, in the order of the files."""
+    """The concatenated records of several files."""
 
     def __init__(
         self,
@@ -81,16 +83,16 @@ class RecordSource:
         classes: Sequence[str] = (),
         rows: np.ndarray | None = None,
     ):
-        """Reads nothing.
+        """Reads nothing yet.
 
         Args:
-          record_files: the files, each called otherwise.
-          name: that all keys begin with.
-          features: what is called how.
-          labels: int64 ``[records]``, `UNKNOWN` where a record is damaged; None
-            without.
-          classes: their names.
-          rows: which records, counted over all files; None for all.
+          record_files: the files, whose names differ.
+          name: prefix of all keys.
+          features: feature names.
+          labels: int64 ``[records]``, `UNKNOWN` for damaged records; None without
+            labels.
+          classes: class names in index order.
+          rows: indices into the concatenated records; None for all.
         """
         self._files, self._name, self._features = record_files, name, features
         self._ends = list(itertools.accumulate(map(len, record_files)))
@@ -113,7 +115,7 @@ class RecordSource:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over files by name, size, time and count; which records; labels."""
+        """SHA-256 over the files' names, sizes, times and counts, rows and labels."""
         digest = hashlib.sha256()
         for file in self._files:
             size, modified = file.found.st_size, file.found.st_mtime_ns
@@ -130,7 +132,7 @@ class RecordSource:
         return decoded(self.read_encoded(indices), labels)
 
     def read_encoded(self, indices: Sequence[int]) -> Encoded:
-        """See `EncodedSource`; each file is gone through once, from front to back."""
+        """See `EncodedSource`; each file is read once, in ascending order."""
         places = [self._at(index) for index in indices]
         sorted_rows = sorted(range(len(places)), key=places.__getitem__)
         data: list[bytes | None] = [None] * len(places)
@@ -143,7 +145,7 @@ class RecordSource:
         return Encoded(data, status)
 
     def subset(self, indices: np.ndarray, *, labeled: bool = True) -> "RecordSource":
-        """Returns some of the records; without their labels if they may not be seen."""
+        """Returns a subset of the records, without labels unless `labeled`."""
         indices = np.asarray(indices, np.int64)
         labels = self.labels[indices] if labeled and self.labels is not None else None
         return RecordSource(
@@ -156,46 +158,46 @@ class RecordSource:
         )
 
     def _at(self, index: int) -> tuple[int, int]:
-        """Returns which file a record is in, and its number there."""
+        """Returns the file of a record, and the record's number in it."""
         row = int(index if self._rows is None else self._rows[index])
         file = bisect.bisect_right(self._ends, row)
         return file, row - (self._ends[file - 1] if file else 0)
 
 
 def check_names(paths: Sequence[pathlib.Path]) -> None:
-    """Refuses files that are called alike, whose records keys could not tell apart.
+    """Checks that file names are unique, as keys contain them.
 
     Raises:
-      UserError: two are.
+      UserError: two files have the same name.
     """
     seen: dict[str, pathlib.Path] = {}
     for path in paths:
         other = seen.setdefault(path.name, path)
         if other is not path:
             raise UserError(
-                f"record files need names of their own, but '{printable(str(other))}'"
-                f" and '{printable(str(path))}' are called alike: rename one"
+                f"record files need different names, but '{printable(str(other))}' and"
+                f" '{printable(str(path))}' have the same: rename one"
             )
 
 
 def check_features(
     record_files: Sequence[RecordFile], features: Features, *, labeled: bool
 ) -> None:
-    """Refuses records that are of another layout, by the first that can be read.
+    """Checks the first readable record for the required features.
 
     Raises:
-      UserError: there is no record, or the first lacks a feature.
+      UserError: there are no records, or the first one lacks a feature.
     """
     file = next((file for file in record_files if len(file)), None)
     if file is None:
         raise UserError(
-            f"'{printable(str(record_files[0].path))}' and the files that belong to it"
-            " hold no records: give others"
+            f"'{printable(str(record_files[0].path))}' and its sibling files hold no"
+            " records: give others"
         )
     first = next((data for data in file.read([0]).data if data is not None), None)
     example = None if first is None else _parsed(first)
     if example is None:
-        return  # damaged: its status will tell
+        return  # damaged: its status gives the reason
     wanted = [features.image, *([features.label] if labeled else [])]
     for feature in wanted:
         if feature not in example.features.feature:
@@ -214,19 +216,19 @@ def read_labels(
     *,
     classes: int | None,
 ) -> np.ndarray:
-    """Reads the labels of all records; what has been read once is kept.
+    """Reads the labels of all records, and stores them for later calls.
 
     Args:
       record_files: the files.
-      features: what is called how.
-      index_folder: where to keep them.
-      classes: how many there are; None if that is not known.
+      features: feature names.
+      index_folder: folder to store the labels in.
+      classes: number of classes; None if unknown.
 
     Returns:
-      int64 ``[records]``, from 0; `UNKNOWN` where a record is damaged.
+      int64 ``[records]``, counted from 0; `UNKNOWN` for damaged records.
 
     Raises:
-      UserError: a record has no label, or one that is of no class.
+      UserError: a record has no label, or one out of range.
     """
 
     def of_file(file: RecordFile) -> np.ndarray:
@@ -249,7 +251,7 @@ def read_labels(
 
 
 def for_each(function: Callable, items: Sequence) -> list:
-    """Calls a function with each item, some at a time; returns what it returns."""
+    """Maps a function over items in threads; returns the results in order."""
     with concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         return list(pool.map(function, items))
 
@@ -260,16 +262,16 @@ def kept_column(
     what: str,
     make: Callable[[], np.ndarray],
 ) -> np.ndarray:
-    """Returns numbers that are told from a file, and keeps them until it changes.
+    """Returns numbers computed from a file, cached until the file changes.
 
     Args:
       path: the file.
-      folder: where to keep them.
-      what: they are.
-      make: reads the file; returns int64 ``[count]``.
+      folder: folder of the cache.
+      what: name of the numbers, part of the cache key.
+      make: computes the numbers, int64 ``[count]``.
 
     Raises:
-      UserError: the file is not there, or the system does not let us write.
+      UserError: the file cannot be read, or the cache cannot be written.
     """
     try:
         found = path.stat()
@@ -283,7 +285,7 @@ def kept_column(
         if json.loads((table.schema.metadata or {}).get(b"file", b"0")) == state:
             return table["number"].to_numpy()
     except (DamagedFileError, OSError, ValueError):
-        pass  # not there yet, or damaged: made again
+        pass  # missing or damaged: computed again
     try:
         numbers = make()
     except OSError as error:
@@ -302,7 +304,7 @@ def _unreadable(path: pathlib.Path, error: OSError) -> UserError:
 
 
 def _labels(file: RecordFile, features: Features) -> np.ndarray:
-    """Reads the labels as the records say them."""
+    """Reads the stored labels of a file's records."""
     labels = np.full(len(file), _NOT_READ, np.int64)
     for start in range(0, len(file), _READ_AT_ONCE):
         numbers = range(start, min(start + _READ_AT_ONCE, len(file)))
@@ -348,7 +350,7 @@ def _read(file: RecordFile, numbers: list[int]) -> Encoded:
 def _image(
     record: bytes | None, status: str, features: Features
 ) -> tuple[bytes | None, str]:
-    """Returns the image's bytes and ``ok``, or None and why not."""
+    """Returns the image's bytes and ``ok``, or None and the reason."""
     if record is None:
         return None, status
     example = _parsed(record)
@@ -368,7 +370,7 @@ def _parsed(record: bytes) -> "tf.train.Example | None":
 
 
 def _values(example: "tf.train.Example", feature: str, kind: str) -> Sequence:
-    # A map makes what it is asked for.
+    # Indexing a protobuf map inserts missing keys.
     if feature not in example.features.feature:
         return ()
     return getattr(example.features.feature[feature], kind).value

@@ -1,6 +1,6 @@
-"""Data sets that TensorFlow Datasets has prepared, read at random.
+"""Prepared TensorFlow Datasets, with random access to their records.
 
-Nothing is fetched: a data set that is not on this machine is refused.
+Nothing is downloaded: a dataset that is not on this machine is an error.
 """
 
 import os
@@ -27,7 +27,7 @@ from noisy_student_jax.data.streaming.records import (
 )
 from noisy_student_jax.data.streaming.tfrecord import open_files
 
-# NAME, or NAME:VERSION, then perhaps a split.
+# NAME or NAME:VERSION, optionally followed by a split.
 _SPEC = re.compile(r"(?P<name>[^:]+(?::\d[\d.*]*)?)(?::(?P<split>.+))?")
 
 
@@ -42,36 +42,36 @@ def tfds_source(
     image: str = "image",
     label: str = "label",
 ) -> RecordSource:
-    """Opens a split of a data set that is on this machine's disk.
+    """Opens a split of a prepared dataset.
 
     Args:
-      spec: ``NAME:SPLIT``, where NAME is as TFDS says it, with config and version if
-        need be, or the folder that its files lie in; SPLIT may be part of a split
-        (``train[:10%]``), and be left out if there is only one.
-      name: that all keys begin with.
-      labeled: whether its labels may be seen.
-      index_folder: where to keep what is looked up in the files.
-      classes: class names in index order that it has to have; None for its own.
-      data_dir: where TFDS keeps its data sets; None for its usual place.
-      image: the feature that holds the image.
-      label: the feature that holds the class.
+      spec: ``NAME:SPLIT``. NAME is a TFDS name, optionally with config and version, or
+        the folder of the dataset's files; SPLIT may be a slice (``train[:10%]``), and
+        may be omitted if there is only one split.
+      name: prefix of all keys.
+      labeled: whether to read labels.
+      index_folder: folder for cached offsets and labels.
+      classes: required class names in index order; None for the dataset's own.
+      data_dir: root folder of TFDS datasets; None for the default.
+      image: feature with the image.
+      label: feature with the class.
 
     Raises:
-      UserError: it is not there, or not as it has to be.
+      UserError: the dataset is not prepared, or lacks what was requested.
     """
     found = _SPEC.fullmatch(spec)
     if found is None:
         raise UserError(
-            f"'{printable(spec)}' names no data set of TFDS: give NAME:SPLIT, such as"
+            f"'{printable(spec)}' names no dataset of TFDS: give NAME:SPLIT, such as"
             " 'cifar10:train'"
         )
     builder = _builder(found["name"], data_dir)
     own_classes = _check_features(builder, image, label, labeled=labeled)
     if classes is not None and labeled and tuple(classes) != own_classes:
         raise UserError(
-            f"the classes of TFDS data set '{builder.info.full_name}' are not those of"
+            f"the classes of TFDS dataset '{builder.info.full_name}' are not those of"
             f" the labeled images ({len(own_classes)} and {len(classes)} classes, in"
-            " this order): give another data set"
+            " this order): give another dataset"
         )
     split = _split(builder, found["split"])
     index_folder = pathlib.Path(index_folder)
@@ -97,13 +97,13 @@ def tfds_source(
 
 
 class ArrayRecordFile:
-    """An ArrayRecord file; it stays open."""
+    """An ArrayRecord file, which stays open."""
 
     def __init__(self, path: pathlib.Path):
-        """Opens it.
+        """Opens the file.
 
         Raises:
-          UserError: it cannot be read, or ArrayRecord is not installed.
+          UserError: the file cannot be read, or ArrayRecord is not installed.
         """
         try:
             from array_record.python.array_record_module import ArrayRecordReader
@@ -111,7 +111,7 @@ class ArrayRecordFile:
             raise UserError(
                 f"'{printable(str(path))}' is an ArrayRecord file, which needs the"
                 f" package array_record ({one_line(error)}): pip install array_record,"
-                " or prepare the data set as TFRecord files"
+                " or prepare the dataset as TFRecord files"
             ) from error
         self.path, self.found = path, path.stat()
         self._lock = threading.Lock()
@@ -122,10 +122,10 @@ class ArrayRecordFile:
                 file_reader_buffer_size=32768,
             )
             self._count = self._reader.num_records()
-        except Exception as error:  # whatever C++ found
+        except Exception as error:  # C++ errors have no common class
             raise UserError(
                 f"'{printable(str(path))}' cannot be read as an ArrayRecord file"
-                f" ({one_line(error)}): prepare the data set again"
+                f" ({one_line(error)}): prepare the dataset again"
             ) from error
 
     def __len__(self) -> int:
@@ -136,7 +136,7 @@ class ArrayRecordFile:
         try:
             with self._lock:
                 return Encoded(self._reader.read(list(numbers)), ["ok"] * len(numbers))
-        except Exception as error:  # whatever C++ found
+        except Exception as error:  # C++ errors have no common class
             if len(numbers) == 1:
                 return Encoded([None], [f"damaged: {one_line(error)[:200]}"])
         parts = [self.read([number]) for number in numbers]
@@ -146,17 +146,17 @@ class ArrayRecordFile:
 
 
 def _builder(name: str, data_dir: str | None) -> Any:
-    """Finds a prepared data set, by name or folder, without asking the network."""
+    """Finds a prepared dataset by name or folder, without network access."""
     try:
         if pathlib.Path(name).expanduser().is_dir():
             folder = pathlib.Path(name).expanduser()
             return tfds.builder_from_directory(folder)
         options = {} if data_dir is None else {"data_dir": data_dir}
         return tfds.core.read_only_builder.builder_from_files(name, **options)
-    except Exception as error:  # as many kinds as there are reasons
+    except Exception as error:  # TFDS raises many classes
         where = "" if data_dir is None else f" in '{printable(data_dir)}'"
         raise UserError(
-            f"there is no prepared TFDS data set '{printable(name)}'{where}: prepare"
+            f"there is no prepared TFDS dataset '{printable(name)}'{where}: prepare"
             f" it with 'tfds build {printable(name)}', or in Python with"
             f" tfds.builder({name!r}).download_and_prepare(), or give the folder that"
             " holds its dataset_info.json"
@@ -166,7 +166,7 @@ def _builder(name: str, data_dir: str | None) -> Any:
 def _check_features(
     builder: Any, image: str, label: str, *, labeled: bool
 ) -> tuple[str, ...]:
-    """Returns the class names."""
+    """Validates the features; returns the class names."""
     features, called = builder.info.features, builder.info.full_name
     wanted = [(image, tfds.features.Image, "an image")]
     if labeled:
@@ -174,29 +174,29 @@ def _check_features(
     for feature, kind, what in wanted:
         if feature not in features or not isinstance(features[feature], kind):
             raise UserError(
-                f"TFDS data set '{called}' has no feature '{feature}' that is {what}"
-                f" (its features: {', '.join(features)}): give another data set"
+                f"TFDS dataset '{called}' has no feature '{feature}' that is {what}"
+                f" (its features: {', '.join(features)}): give another dataset"
             )
     return tuple(features[label].names) if labeled else ()
 
 
 def _split(builder: Any, asked: str | None) -> Any:
-    """Returns what TFDS knows of a split, or of a part of one."""
+    """Returns TFDS's description of a split or slice."""
     splits, called = builder.info.splits, builder.info.full_name
     known = list(splits)
     if asked is None:
         if len(known) != 1:
             raise UserError(
-                f"TFDS data set '{called}' has the splits {', '.join(known)}: name"
+                f"TFDS dataset '{called}' has the splits {', '.join(known)}: name"
                 f" the one that is meant, such as '{builder.name}:{known[0]}'"
             )
         return splits[known[0]]
     try:
         return splits[asked]
-    except Exception as error:  # TFDS has several for what it cannot read
+    except Exception as error:  # TFDS raises several classes
         close = nearest(asked, known)
         raise UserError(
-            f"TFDS data set '{called}' has no split '{printable(asked)}'{close} (its"
+            f"TFDS dataset '{called}' has no split '{printable(asked)}'{close} (its"
             f" splits: {', '.join(known)})"
         ) from error
 
@@ -210,13 +210,13 @@ def _record_files(
     if form == "array_record":
         return for_each(ArrayRecordFile, paths)
     raise UserError(
-        f"TFDS data set '{builder.info.full_name}' is kept as {form} files: prepare it"
+        f"TFDS dataset '{builder.info.full_name}' is kept as {form} files: prepare it"
         " as tfrecord or array_record"
     )
 
 
 def _rows(record_files: Sequence[RecordFile], instructions: list[Any]) -> np.ndarray:
-    """Returns which records of all files a split takes."""
+    """Returns the indices of a split's records among those of all files."""
     rows, start = [], 0
     for file, part in zip(record_files, instructions, strict=True):
         take = len(file) - part.skip if part.take < 0 else part.take

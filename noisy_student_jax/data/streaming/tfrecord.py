@@ -1,7 +1,7 @@
-"""TFRecord files, read at random: where each record begins is looked up once.
+"""TFRecord files with random access: record offsets are looked up once.
 
-The format: of each record the length (8 bytes, the lowest first), the length's
-checksum (4), the data, the data's checksum (4); nothing before, between or after.
+A record consists of its length (8 bytes, little-endian), the length's checksum (4), the
+data, and the data's checksum (4). Records follow each other without gaps.
 """
 
 import glob
@@ -43,20 +43,20 @@ class TFRecordSource(RecordSource):
         classes: Sequence[str] | None = None,
         features: Features | None = None,
     ):
-        """Reads where records begin, and labels, or what is kept of that.
+        """Reads record offsets and labels, from the cache if possible.
 
         Args:
-          paths: of the files, or a pattern such as ``train-*``; records come in the
-            order of the files' names.
-          index_folder: where what has been looked up is kept, until a file changes.
-          name: that all keys begin with.
-          labeled: whether the records have labels that may be seen.
-          classes: names in index order; None names them by their numbers.
-          features: what is called how; None for ImageNet's usual layout.
+          paths: the files, or a pattern such as ``train-*``, whose matches are sorted
+            by name.
+          index_folder: folder for cached offsets and labels.
+          name: prefix of all keys.
+          labeled: whether to read labels.
+          classes: class names in index order; None to name classes by number.
+          features: feature names; None for ImageNet's usual layout.
 
         Raises:
-          UserError: there is no such file, one is cut short or damaged where a
-            record begins, or records have no image or no label of a class.
+          UserError: a file is missing, truncated or has a damaged record header, or
+            records lack an image or a valid label.
         """
         features = features or Features()
         found = _found(paths)
@@ -86,7 +86,7 @@ class TFRecordFile:
     """A TFRecord file."""
 
     def __init__(self, path: pathlib.Path, starts: np.ndarray):
-        """Takes where each record begins and the last one ends, int64 ``[n + 1]``."""
+        """Takes record offsets and the end of the last one, int64 ``[n + 1]``."""
         self.path, self._starts = path, starts
         self.found = path.stat()
 
@@ -117,11 +117,11 @@ def open_files(
     """Opens TFRecord files.
 
     Args:
-      paths: of them.
-      index_folder: where to keep where records begin.
+      paths: the files.
+      index_folder: folder for cached offsets.
 
     Raises:
-      UserError: one cannot be read, is cut short, or damaged where a record begins.
+      UserError: a file is unreadable, truncated or has a damaged record header.
     """
 
     def open_one(path: pathlib.Path) -> TFRecordFile:
@@ -134,7 +134,7 @@ def open_files(
 def _found(paths: str | Sequence[str | os.PathLike]) -> list[pathlib.Path]:
     if isinstance(paths, str):
         pattern = str(pathlib.Path(paths).expanduser())
-        # pathlib's own takes no absolute patterns.
+        # pathlib's glob takes no absolute patterns.
         found = sorted(pathlib.Path(path) for path in glob.glob(pattern))  # noqa: PTH207
     else:
         found = [pathlib.Path(path) for path in paths]
@@ -154,10 +154,10 @@ def _found(paths: str | Sequence[str | os.PathLike]) -> list[pathlib.Path]:
 
 
 def _starts(path: pathlib.Path) -> np.ndarray:
-    """Goes through a file from header to header.
+    """Reads the headers of a file.
 
     Returns:
-      int64 ``[records + 1]``, where each record begins and the last one ends.
+      int64 ``[records + 1]``, offsets of the records and the end of the last one.
     """
     starts, headers, position = [], [], 0
     with path.open("rb", buffering=0) as file:
@@ -179,7 +179,7 @@ def _starts(path: pathlib.Path) -> np.ndarray:
 
 
 def _check_headers(path: pathlib.Path, starts: list[int], headers: list[bytes]) -> None:
-    """Refuses a file that has a wrong length of a record: what follows is lost."""
+    """Checks the checksums of record lengths, without which the rest is lost."""
     bytes_of = np.frombuffer(b"".join(headers), np.uint8).reshape(-1, _HEADER)
     told = np.ascontiguousarray(bytes_of[:, 8:]).view("<u4")[:, 0]
     wrong = np.flatnonzero(crc32c.masked_rows(bytes_of[:, :8]) != told)

@@ -1,6 +1,5 @@
-"""Weights out: a bundle written for other programs, a module for each format.
+"""Exports bundles to other programs, with one module per format.
 
-A format is a function that takes a bundle, the path to write and, where it predicts,
-the bundle's task. Whatever it wrote has been read again and compared with the bundle
-before the path is there.
+A format is a function of a bundle, the path to write and, for predictions, the bundle's
+task. It reads the export again and compares it with the bundle before the path appears.
 """

@@ -1,8 +1,9 @@
-"""What an exported model has to agree with: the bundle, computed in float32."""
+"""Compares exported models with the bundle's own predictions in float32."""
 
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from noisy_student_jax import models
@@ -12,15 +13,15 @@ from noisy_student_jax.models.bundle import Bundle
 from noisy_student_jax.training.step import normalize
 
 TOLERANCE = 1e-4
-"""Largest difference of logits, relative to the largest of the bundle's."""
+"""Largest allowed difference, relative to the largest of the bundle's values."""
 
 
 def make_module(bundle: Bundle, **changes: Any) -> Any:
-    """Makes a bundle's module in float32, which other programs compute in.
+    """Creates a bundle's module in float32, the dtype of other programs.
 
     Args:
-      bundle: whose model.
-      **changes: arguments of the model to set, where it takes them.
+      bundle: the bundle.
+      **changes: model arguments to override; those it does not accept are ignored.
     """
     changes["dtype"] = "float32"
     known = models.accepted_arguments(bundle.architecture, among=("outputs",))
@@ -29,14 +30,14 @@ def make_module(bundle: Bundle, **changes: Any) -> Any:
 
 
 class Reference:
-    """A bundle's logits, to compare others' with."""
+    """The bundle's predictions, which exports are compared with."""
 
     def __init__(self, bundle: Bundle, task: Task):
         """Compiles nothing yet.
 
         Args:
-          bundle: whose model.
-          task: its own.
+          bundle: the bundle.
+          task: the bundle's task.
         """
         self.preprocessing = bundle.preprocessing
         self._variables = bundle.variables
@@ -54,22 +55,23 @@ class Reference:
         return jax.tree.map(np.asarray, jax.device_get(predicted))
 
     def of_pixels(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """Predicts from uint8 ``[batch, height, width, 3]``, crops and resizes it."""
+        """Predicts from uint8 ``[batch, height, width, 3]``, after preprocessing."""
         seen = self.preprocessing.apply_all(images)
         mean, std = self.preprocessing.mean, self.preprocessing.std
-        return self.of_normalized(np.asarray(normalize(seen, mean, std)))
+        return self.of_normalized(np.asarray(normalize(jnp.asarray(seen), mean, std)))
 
 
 def random_normalized(bundle: Bundle) -> np.ndarray:
-    """Returns normalized images to compare on, float32 ``[2, side, side, 3]``."""
+    """Returns normalized test images, float32 ``[2, side, side, 3]``."""
     side = bundle.preprocessing.resolution
     return _generator().normal(size=(2, side, side, 3)).astype(np.float32)
 
 
 def random_pixels(bundle: Bundle) -> list[np.ndarray]:
-    """Returns batches to compare on, uint8 ``[2, height, width, 3]``.
+    """Returns batches of test images, uint8 ``[2, height, width, 3]``.
 
-    One is larger than the model's resolution and lies, one is smaller and stands.
+    One is landscape and larger than the model's resolution; one is portrait and
+    narrower.
     """
     side = bundle.preprocessing.resolution
     sizes = ((2 * side + 1, 3 * side + 2), (side + 1, side // 2 + 1))
@@ -82,15 +84,15 @@ def check(
     """Compares predictions.
 
     Args:
-      what: was written, for the error.
-      got: arrays by name.
-      wanted: the bundle's own.
+      what: description of the export, for the error message.
+      got: the export's predictions by name.
+      wanted: the bundle's predictions by name.
 
     Returns:
       The largest difference, relative to the bundle's largest value of that name.
 
     Raises:
-      UserError: it is above `TOLERANCE`, or not a number.
+      UserError: the difference exceeds `TOLERANCE`, or is NaN.
     """
     worst = 0.0
     for name, values in wanted.items():
@@ -100,7 +102,7 @@ def check(
             raise UserError(
                 f"{what} was read again and its {name} differ from the bundle's by"
                 f" {relative:.1e} of the largest, more than {TOLERANCE:g}: nothing is"
-                " kept of it; please report this with the versions of what is installed"
+                " kept; please report this with the installed versions"
             )
         worst = max(worst, relative)
     return worst

@@ -1,7 +1,7 @@
-"""The model card: what is known of a model, and by name what is not.
+"""Writes model cards, which list the known facts of a model and the unknown ones.
 
-Names of classes and data sets are people's, so that nothing of them may be read as
-YAML, HTML or Markdown.
+Class and dataset names are untrusted text: none is interpreted as YAML, HTML or
+Markdown.
 """
 
 import html
@@ -17,7 +17,7 @@ MOST_CLASSES = 100
 UNKNOWN = "unknown, to be filled in"
 ORIGIN = {
     "generation": "Generation (0 is the first teacher)",
-    "dataset": "Data set",
+    "dataset": "Dataset",
     "steps": "Steps",
     "seed": "Seed",
     "weights": "Weights",
@@ -33,17 +33,17 @@ def text(
     timm: str | None,
     own: str,
 ) -> str:
-    """Writes the card.
+    """Returns the text of a model card.
 
     Args:
       bundle: the model.
-      evaluation: what a run found of it, if it is known.
-      primary_metric: of its task.
-      timm: timm's name of the model, if its weights are there for timm.
+      evaluation: the run's evaluation of the model; None if unknown.
+      primary_metric: the task's primary metric.
+      timm: timm's name of the model; None if the weights are not exported for timm.
       own: the bundle's folder in the repository.
 
     Returns:
-      Markdown behind YAML.
+      Markdown with YAML front matter.
     """
     parts = [
         _front_matter(bundle, evaluation, timm),
@@ -71,7 +71,7 @@ def text(
 
 
 def inline(value: Any) -> str:
-    """Writes any text so that Markdown and HTML show it and do nothing else."""
+    """Escapes any text so that Markdown and HTML show it literally."""
     line = html.escape(printable(" ".join(str(value).split())), quote=False)
     return re.sub(r"([\\`*_{}\[\]()#+\-.!|~:@])", r"\\\1", line)
 
@@ -79,7 +79,7 @@ def inline(value: Any) -> str:
 def _front_matter(
     bundle: Bundle, evaluation: dict[str, Any] | None, timm: str | None
 ) -> str:
-    # JSON is YAML, and quotes whatever is in its strings.
+    # JSON is valid YAML, and quotes all strings.
     measured = evaluation is not None and bundle.task == "classification"
     kind = bundle.task.replace("classification", "image-classification")
     fields = {
@@ -99,7 +99,7 @@ def _front_matter(
 
 
 def _license(bundle: Bundle) -> str:
-    """What the origin says; nothing is made up."""
+    """Returns the license in the bundle's origin, or ""."""
     found = bundle.origin.get("license")
     return found if isinstance(found, str) else ""
 
@@ -173,7 +173,7 @@ def _metrics(evaluation: dict[str, Any] | None, primary_metric: str) -> str:
     for split, found in evaluation["splits"].items():
         for name, value in found["ema"].items():
             if not isinstance(value, int | float):
-                continue  # a table of numbers, say; it is in evaluation.json
+                continue  # such as a table of numbers, which is in evaluation.json
             shown = f"{value:.4f}"
             interval = found.get("interval")
             if name == primary_metric and interval:
@@ -186,7 +186,7 @@ def _metrics(evaluation: dict[str, Any] | None, primary_metric: str) -> str:
 
 
 def _table(rows: list[tuple[str, Any]]) -> str:
-    """Writes what things are called, in Markdown, beside what they are."""
+    """Returns a Markdown table of names and escaped values."""
     lines = ["| | |", "|---|---|"]
     lines += [f"| {key} | {inline(value)} |" for key, value in rows]
     return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""A graph in the making: nodes and constants get their names by themselves."""
+"""A builder of ONNX graphs, which names nodes and constants."""
 
 import importlib
 from types import ModuleType
@@ -9,15 +9,15 @@ import numpy as np
 from noisy_student_jax.core.errors import UserError
 
 OPSET = 17
-"""Old enough for runtimes of 2022 and later."""
+"""Supported by runtimes since 2022."""
 IR_VERSION = 8
 
 
 def library(name: str) -> ModuleType:
-    """Imports what the `onnx` extra installs.
+    """Imports a library of the `onnx` extra.
 
     Raises:
-      UserError: it is not installed.
+      UserError: the library is not installed.
     """
     try:
         return importlib.import_module(name)
@@ -32,7 +32,7 @@ class Graph:
     """Collects nodes and constants; values are referred to by name."""
 
     def __init__(self):
-        """Makes an empty graph."""
+        """Creates an empty graph."""
         self._onnx = library("onnx")
         self._nodes: list[Any] = []
         self._constants: list[Any] = []
@@ -45,7 +45,7 @@ class Graph:
         return name
 
     def node(self, kind: str, *inputs: str, name: str = "", **attributes: Any) -> str:
-        """Adds a node of one output; returns the output's name."""
+        """Adds a node with one output; returns the output's name."""
         output = name or f"{kind.lower()}_{len(self._nodes)}"
         self._nodes.append(
             self._onnx.helper.make_node(
@@ -55,7 +55,7 @@ class Graph:
         return output
 
     def cast(self, value: str, dtype: Any) -> str:
-        """Adds a change of type."""
+        """Adds a cast; returns the output's name."""
         kind = self._onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
         return self.node("Cast", value, to=kind)
 
@@ -65,15 +65,15 @@ class Graph:
         outputs: dict[str, tuple[Any, list[Any]]],
         properties: dict[str, str],
     ) -> bytes:
-        """Makes the model's file.
+        """Returns the serialized model.
 
         Args:
-          inputs: dtype and shape by name; a dimension with a name is free.
-          outputs: the same.
-          properties: text by key, kept with the model.
+          inputs: dtype and shape by name; a named dimension is dynamic.
+          outputs: dtype and shape by name.
+          properties: metadata of the model.
 
         Raises:
-          UserError: it is more than a file of this format holds.
+          UserError: the model exceeds the 2 GiB limit of the format.
         """
         onnx = self._onnx
 

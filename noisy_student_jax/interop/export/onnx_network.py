@@ -1,8 +1,9 @@
-"""EfficientNet as an ONNX graph: `models.efficientnet` in evaluation, node by node.
+"""Builds `models.efficientnet` in evaluation mode as an ONNX graph.
 
-Feature maps are ``[batch, channels, height, width]``, as ONNX wants them throughout.
+Activations are ``[batch, channels, height, width]``, the layout of ONNX.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,11 +15,14 @@ from noisy_student_jax.models.architectures import Stage
 from noisy_student_jax.models.efficientnet import EfficientNet
 from noisy_student_jax.models.padding import same_pads
 
-ACTIVATIONS = {jax.nn.swish: "swish", jax.nn.relu6: "relu6"}
+ACTIVATIONS: dict[Callable[..., jax.Array], str] = {
+    jax.nn.swish: "swish",
+    jax.nn.relu6: "relu6",
+}
 
 
 class Network:
-    """Adds a network to a graph; `side` follows the feature map."""
+    """Adds a network to a graph; `side` tracks the size of the activations."""
 
     def __init__(
         self, graph: Graph, module: EfficientNet, variables: PyTree, side: int
@@ -26,10 +30,10 @@ class Network:
         """Adds nothing yet.
 
         Args:
-          graph: to add to.
+          graph: the graph to extend.
           module: the network.
           variables: ``{"params", "batch_stats"}``.
-          side: height and width of its images.
+          side: height and width of the images.
         """
         self.graph = graph
         self.module = module
@@ -39,13 +43,13 @@ class Network:
         self.activation = ACTIVATIONS[module.architecture.activation]
 
     def logits(self, images: str) -> str:
-        """Adds everything from normalized images ``[batch, 3, side, side]``."""
+        """Adds the network on normalized images ``[batch, 3, side, side]``."""
         architecture = self.module.architecture
         hidden = self._conv(images, "stem_conv", stride=architecture.stem_stride)
         hidden = self._activate(self._norm(hidden, "stem_bn"))
         index = 0
         for stage in architecture.stages:
-            # Stride and change of width belong to the first block alone.
+            # Only the first block has a stride and changes the width.
             of_first, of_others = (stage.inputs, stage.stride), (stage.outputs, 1)
             for shape in (of_first, *[of_others] * (stage.repeats - 1)):
                 hidden = self._block(hidden, f"blocks_{index}", stage, *shape)
@@ -96,7 +100,7 @@ class Network:
     def _conv(
         self, images: str, name: str, *, stride: int = 1, depthwise: bool = False
     ) -> str:
-        """Adds a convolution, padded as TensorFlow's SAME at this size."""
+        """Adds a convolution with TensorFlow's SAME padding for this size."""
         kernel = np.asarray(_at(self.params, name)["kernel"])
         size = kernel.shape[:2]
         sides = (self.side, self.side)
@@ -115,7 +119,7 @@ class Network:
         )
 
     def _one_pixel(self, pooled: str, name: str) -> str:
-        """Adds a 1×1 convolution with bias, of maps of one pixel."""
+        """Adds a 1×1 convolution with bias on pooled activations."""
         params = _at(self.params, name)
         kernel = np.asarray(params["kernel"]).transpose(3, 2, 0, 1)
         return self.graph.node(

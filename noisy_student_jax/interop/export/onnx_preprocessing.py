@@ -1,9 +1,9 @@
-"""Evaluation preprocessing as an ONNX graph, for images of any size.
+"""Builds the evaluation preprocessing as an ONNX graph, for images of any size.
 
-Pillow resizes with weights of 22 binary places, sums in integers, and rounds to whole
-pixels after the horizontal pass and after the vertical one (its ``Resample.c``). Here
-the weights are computed in the graph from the size of the image, each pass is a product
-with a matrix of them, and numbers are float64, which holds those integers exactly.
+Pillow resizes with weights of 22 fractional bits, sums in integers, and rounds to whole
+pixels after the horizontal and after the vertical pass (``Resample.c``). The graph
+computes the weights from the image size, and each pass is a matrix product in float64,
+which holds those integers exactly.
 """
 
 import numpy as np
@@ -20,15 +20,15 @@ def add(graph: Graph, images: str, preprocessing: Preprocessing) -> str:
     """Adds crop, resize and normalization.
 
     Args:
-      graph: to add to.
-      images: uint8 ``[batch, height, width, 3]``.
-      preprocessing: what the model expects.
+      graph: the graph to extend.
+      images: name of uint8 ``[batch, height, width, 3]``.
+      preprocessing: the model's preprocessing.
 
     Returns:
       The name of float32 ``[batch, 3, side, side]``.
 
     Raises:
-      UserError: this way of resizing has not been written for ONNX.
+      UserError: the interpolation is not implemented for ONNX.
     """
     kind = preprocessing.interpolation
     if kind not in (*SUPPORT, "nearest"):
@@ -44,14 +44,16 @@ def add(graph: Graph, images: str, preprocessing: Preprocessing) -> str:
     else:
         hidden = _weighted(graph, hidden, crop, side, kind)
     mean, std = (
-        graph.constant((np.float32(value) * np.float32(255)).reshape(1, 3, 1, 1))
+        graph.constant(
+            (np.asarray(value, np.float32) * np.float32(255)).reshape(1, 3, 1, 1)
+        )
         for value in (preprocessing.mean, preprocessing.std)
     )
     return graph.node("Div", graph.node("Sub", hidden, mean), std)
 
 
 def _crop(graph: Graph, images: str, preprocessing: Preprocessing) -> tuple[str, str]:
-    """Adds `Preprocessing.apply`'s crop; returns it and its side, int64 ``[1]``."""
+    """Adds the evaluation crop; returns it and its side, int64 ``[1]``."""
     side = preprocessing.resolution
     one = graph.constant([1], np.int64)
     size = graph.node("Shape", images, start=1, end=3)
@@ -67,14 +69,14 @@ def _crop(graph: Graph, images: str, preprocessing: Preprocessing) -> tuple[str,
 
 
 def _scale(graph: Graph, crop: str, side: int) -> str:
-    """Adds how many pixels of the crop one of the result stands for."""
+    """Adds the ratio of the crop's side to the result's."""
     exact = graph.cast(crop, np.float64)
     return graph.node("Div", exact, graph.constant(side, np.float64))
 
 
 def _nearest(graph: Graph, images: str, crop: str, side: int) -> str:
     scale = _scale(graph, crop, side)
-    # Pillow steps from pixel to pixel, and rounds at each step.
+    # Pillow accumulates the position pixel by pixel, with rounding.
     steps = graph.constant([0.5] + [1.0] * (side - 1), np.float64)
     axis = graph.constant(0, np.int64)
     places = graph.node("CumSum", graph.node("Mul", steps, scale), axis)
@@ -102,9 +104,9 @@ def _whole_pixels(graph: Graph, sums: str) -> str:
 
 
 def _weights(graph: Graph, crop: str, side: int, kind: str) -> str:
-    """Adds the weights of one pass, whole numbers in float64 ``[side, crop]``."""
+    """Adds the integer weights of one pass, float64 ``[side, crop]``."""
 
-    def number(value: float) -> str:
+    def number(value: float | np.ndarray) -> str:
         return graph.constant(value, np.float64)
 
     scale = _scale(graph, crop, side)
@@ -134,14 +136,14 @@ def _weights(graph: Graph, crop: str, side: int, kind: str) -> str:
     axes = graph.constant([1], np.int64)
     total = graph.node("ReduceSum", weights, axes, keepdims=1)
     weights = graph.node("Div", weights, total)
-    # Half of the last place is rounded away from zero.
+    # Halves are rounded away from zero.
     magnitude = graph.node("Mul", graph.node("Abs", weights), number(PRECISION))
     magnitude = graph.node("Floor", graph.node("Add", magnitude, number(0.5)))
     return graph.node("Mul", graph.node("Sign", weights), magnitude)
 
 
 def _curve(graph: Graph, away: str, kind: str) -> str:
-    """Adds the filter: bilinear, or Keys's bicubic with a = −0.5 as Pillow has it."""
+    """Adds the filter: bilinear, or Keys's bicubic with a = −0.5, as in Pillow."""
 
     def number(value: float) -> str:
         return graph.constant(value, np.float64)

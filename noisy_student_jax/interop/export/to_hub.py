@@ -1,4 +1,4 @@
-"""A folder laid out for the Hugging Face hub: weights, config, bundle, model card."""
+"""Exports to a folder for the Hugging Face Hub: weights, config, bundle, model card."""
 
 import pathlib
 from typing import Any
@@ -14,25 +14,25 @@ from noisy_student_jax.models.bundle import Bundle
 CONFIG = "config.json"
 README = "README.md"
 OWN = "noisy_student"
-"""Where the bundle is, if the folder's own weights are for timm."""
+"""Subfolder of the bundle, if the weights at the top are for timm."""
 
 
 def export(
     bundle: Bundle, output: pathlib.Path, *, task: Task, source: pathlib.Path
 ) -> str:
-    """Writes a folder to push.
+    """Writes a folder to push to the Hub.
 
-    Where timm has the model, the folder is timm's, and the bundle is in `OWN`;
+    If timm has the model, the folder has timm's layout, with the bundle in `OWN`;
     otherwise the folder is the bundle.
 
     Args:
-      bundle: to be written.
-      output: the directory to be.
-      task: the bundle's own.
-      source: where the bundle is; an evaluation is looked for beside it.
+      bundle: the bundle to export.
+      output: the directory to create.
+      task: the bundle's task.
+      source: location of the bundle; its evaluation is searched for nearby.
 
     Returns:
-      What was written.
+      A description of the result, for the console.
     """
     for_timm = _for_timm(bundle)
     evaluation = find_evaluation(source, bundle.sha256)
@@ -66,12 +66,12 @@ def export(
 
 
 def find_evaluation(source: pathlib.Path, sha256: str) -> dict[str, Any] | None:
-    """Looks for the run's evaluation of exactly these weights.
+    """Finds the evaluation of exactly these weights; None if there is none.
 
     Args:
       source: a bundle's directory: ``generation_N/model`` or ``best`` of a run, or a
         copy with an ``evaluation.json`` in it or beside it.
-      sha256: of the weights.
+      sha256: SHA-256 of the weights.
     """
     folder = source.parent if source.is_file() else source
     folder = folder.absolute()
@@ -87,7 +87,7 @@ def find_evaluation(source: pathlib.Path, sha256: str) -> dict[str, Any] | None:
 
 
 def _for_timm(bundle: Bundle) -> bool:
-    """Whether timm computes what the bundle's model computes."""
+    """Whether timm has an equivalent model."""
     if bundle.task != "classification" or bundle.architecture not in timm_names.MODELS:
         return False
     try:

@@ -1,8 +1,9 @@
-"""ONNX: a network for any runtime, with its preprocessing inside or without."""
+"""Exports to ONNX, with or without the preprocessing."""
 
 import dataclasses
 import json
 import pathlib
+from typing import Any
 
 import numpy as np
 
@@ -21,21 +22,22 @@ INPUT = "images"
 def export(
     bundle: Bundle, output: pathlib.Path, *, task: Task, preprocess: bool = True
 ) -> str:
-    """Writes a bundle as an ONNX file, once onnxruntime agrees with the bundle.
+    """Writes a bundle as an ONNX file, after verification with onnxruntime.
 
     Args:
-      bundle: to be written.
-      output: the file to be.
-      task: the bundle's own.
+      bundle: the bundle to export.
+      output: the file to create.
+      task: the bundle's task.
       preprocess: whether the model takes uint8 ``[batch, height, width, 3]`` of any
-        height and width, and crops, resizes and normalizes them itself; otherwise
-        float32 ``[batch, 3, side, side]``, normalized.
+        size, and crops, resizes and normalizes it; otherwise it takes normalized
+        float32 ``[batch, 3, side, side]``.
 
     Returns:
-      What was seen when it was read again.
+      A description of the verification, for the console.
 
     Raises:
-      UserError: the model is none of this package's, or onnxruntime disagrees.
+      UserError: the model is not one of this package's, or onnxruntime's predictions
+        differ.
     """
     library("onnxruntime")
     data = model_bytes(bundle, preprocess=preprocess)
@@ -47,10 +49,10 @@ def export(
 
 
 def model_bytes(bundle: Bundle, *, preprocess: bool) -> bytes:
-    """Makes the file's content.
+    """Returns the content of the ONNX file.
 
     Raises:
-      UserError: the model is none of this package's.
+      UserError: the model is not one of this package's.
     """
     module = agreement.make_module(bundle)
     if bundle.task != "classification" or not isinstance(module, EfficientNet):
@@ -61,6 +63,7 @@ def model_bytes(bundle: Bundle, *, preprocess: bool) -> bytes:
         )
     graph, side = Graph(), bundle.preprocessing.resolution
     images = INPUT
+    given: tuple[type[np.generic], list[Any]]
     if preprocess:
         images = onnx_preprocessing.add(graph, INPUT, bundle.preprocessing)
         given = (np.uint8, ["batch", "height", "width", 3])

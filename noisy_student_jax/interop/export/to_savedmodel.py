@@ -1,4 +1,4 @@
-"""SavedModel: a program of TensorFlow, from an image file's bytes to probabilities."""
+"""Exports to SavedModel, from encoded images to probabilities."""
 
 import io
 import pathlib
@@ -14,22 +14,22 @@ from noisy_student_jax.models import bundle as bundles
 from noisy_student_jax.models.bundle import Bundle
 
 EXTRA = "assets.extra"
-"""TensorFlow's directory for what is no part of the program."""
+"""TensorFlow's directory for files that are not part of the program."""
 
 
 def export(bundle: Bundle, output: pathlib.Path, *, task: Task) -> str:
-    """Writes a bundle as a SavedModel, once it agrees with the bundle.
+    """Writes a bundle as a SavedModel, after verification with TensorFlow.
 
     Args:
-      bundle: to be written.
-      output: the directory to be.
-      task: the bundle's own.
+      bundle: the bundle to export.
+      output: the directory to create.
+      task: the bundle's task.
 
     Returns:
-      What was seen when it was read again.
+      A description of the verification, for the console.
 
     Raises:
-      UserError: TensorFlow is not installed, or disagrees.
+      UserError: TensorFlow is not installed, or its predictions differ.
     """
     from noisy_student_jax.interop.tensorflow import savedmodel
 

@@ -1,4 +1,4 @@
-"""timm: the weights under the names by which timm and geffnet load them."""
+"""Exports weights under the names that timm and geffnet load."""
 
 import pathlib
 from typing import Any
@@ -14,18 +14,18 @@ from noisy_student_jax.interop.export import agreement
 from noisy_student_jax.models.bundle import Bundle
 
 EPSILON = 1e-3
-"""Of batch norm, in all of timm's ``tf_efficientnet`` models."""
+"""Batch norm's epsilon in all of timm's ``tf_efficientnet`` models."""
 
 
 def export(bundle: Bundle, output: pathlib.Path) -> str:
     """Writes a bundle's weights as a state dict in a ``.safetensors`` file.
 
     Args:
-      bundle: to be written.
-      output: the file to be.
+      bundle: the bundle to export.
+      output: the file to create.
 
     Returns:
-      What was seen when it was read again.
+      A description of the verification, for the console.
 
     Raises:
       UserError: timm has no such model.
@@ -33,7 +33,7 @@ def export(bundle: Bundle, output: pathlib.Path) -> str:
     name = model_name(bundle)
     rows = timm_names.rows(agreement.make_module(bundle).architecture)
     tensors = naming.to_theirs(rows, bundle.variables)
-    # Without this mark some programs take a file for another framework's.
+    # Some programs read the framework from this metadata.
     data = save(tensors, metadata={"format": "pt"})
     with files.atomic_file(output) as file:
         file.write(data)
@@ -45,7 +45,7 @@ def export(bundle: Bundle, output: pathlib.Path) -> str:
 
 
 def model_name(bundle: Bundle) -> str:
-    """Returns what timm calls a bundle's model.
+    """Returns timm's name of a bundle's model.
 
     Raises:
       UserError: timm has no such model.
@@ -60,16 +60,16 @@ def model_name(bundle: Bundle) -> str:
     if epsilon != EPSILON:
         raise UserError(
             f"timm's {name} has a batch-norm epsilon of {EPSILON:g} and this bundle's"
-            f" model {epsilon:g}, which a file of weights cannot say: use --format=onnx"
+            f" model {epsilon:g}, which a file of weights cannot express: use"
+            " --format=onnx"
         )
     return name
 
 
 def config(bundle: Bundle) -> dict[str, Any]:
-    """Returns what timm reads as ``config.json`` beside the weights.
+    """Returns timm's ``config.json`` for the weights.
 
-    timm's own crop shrinks first and cuts then, so that its pixels are near ours and
-    not the same.
+    timm resizes before it crops, so its pixels are close to ours but not equal.
 
     Raises:
       UserError: timm has no such model.
@@ -86,7 +86,7 @@ def config(bundle: Bundle) -> dict[str, Any]:
             "custom_load": False,
             "input_size": [3, side, side],
             "fixed_input_size": False,
-            # timm has no TensorFlow 1's; its own bicubic is what it evaluates with.
+            # timm lacks TensorFlow 1's resize, and evaluates with its own bicubic.
             "interpolation": preprocessing.interpolation.removesuffix("_tf1"),
             "crop_pct": side / (side + preprocessing.crop_padding),
             "crop_mode": "center",
@@ -107,6 +107,6 @@ def _verify(bundle: Bundle, rows: tuple[naming.Row, ...], path: pathlib.Path) ->
     for name, array in before.items():
         if not np.array_equal(after[name], array, equal_nan=True):
             raise UserError(
-                f"'{path.parent}' did not keep the weights {name} as written: nothing"
-                " is kept of it; look after that disk"
+                f"'{path.parent}' did not keep the weights {name} as written, so they"
+                " were removed: check that disk"
             )

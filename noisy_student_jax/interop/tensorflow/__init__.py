@@ -1,1 +1,1 @@
-"""Files of TensorFlow: checkpoints read, SavedModels written."""
+"""TensorFlow's files: reads checkpoints, writes SavedModels."""

@@ -1,4 +1,4 @@
-"""TensorFlow's checkpoints, read by TensorFlow: names and arrays."""
+"""Reads TensorFlow checkpoints with TensorFlow."""
 
 import pathlib
 
@@ -12,11 +12,11 @@ def find_checkpoint(source: pathlib.Path) -> pathlib.Path:
     """Returns the prefix that a checkpoint's files share.
 
     Args:
-      source: the prefix, one of the files, or a folder with one checkpoint in it (or
-        one that its file ``checkpoint`` names).
+      source: the prefix, one of the files, or a folder with one checkpoint or a file
+        ``checkpoint`` that names the latest.
 
     Raises:
-      UserError: there is none, or it cannot be told which.
+      UserError: there is no checkpoint, or it is ambiguous.
     """
     if source.is_dir():
         found = sorted(source.glob("*.index"))
@@ -25,7 +25,7 @@ def find_checkpoint(source: pathlib.Path) -> pathlib.Path:
         if len(found) != 1:
             raise UserError(
                 f"'{source}' holds {len(found)} TensorFlow checkpoints (files *.index):"
-                " give the one that is meant, as FOLDER/model.ckpt"
+                " choose one, as FOLDER/model.ckpt"
             )
         source = found[0]
     name = source.name
@@ -40,23 +40,23 @@ def find_checkpoint(source: pathlib.Path) -> pathlib.Path:
 
 
 def files_of(prefix: pathlib.Path) -> list[pathlib.Path]:
-    """Returns the files that a checkpoint's numbers are in."""
+    """Returns a checkpoint's index and data files."""
     names = [f"{prefix.name}.index"]
     data = sorted(path.name for path in prefix.parent.glob(f"{prefix.name}.data-*"))
     return [prefix.with_name(name) for name in (*names, *data)]
 
 
 def read_checkpoint(prefix: pathlib.Path) -> dict[str, np.ndarray]:
-    """Reads the variables of a checkpoint that are floating-point numbers.
+    """Reads the floating-point variables of a checkpoint.
 
     Args:
-      prefix: what its files share.
+      prefix: common prefix of the files.
 
     Returns:
-      Arrays by the variables' names.
+      Arrays by variable name.
 
     Raises:
-      UserError: it is damaged, or not of TensorFlow.
+      UserError: the checkpoint is damaged, or not TensorFlow's.
     """
     try:
         reader = tf.train.load_checkpoint(str(prefix))
@@ -69,5 +69,5 @@ def read_checkpoint(prefix: pathlib.Path) -> dict[str, np.ndarray]:
     except (tf.errors.OpError, LookupError, ValueError, RuntimeError) as error:
         raise UserError(
             f"TensorFlow cannot read the checkpoint '{prefix}' ({one_line(error)}): get"
-            " it again from where it came"
+            " it again from its source"
         ) from error

@@ -1,7 +1,7 @@
-"""SavedModels: a network and its preprocessing as a program of TensorFlow alone.
+"""Writes SavedModels: a network and its preprocessing as a TensorFlow program.
 
-The network is XLA's, made by jax2tf for each platform; crop and resize are TensorFlow
-operations that compute what Pillow does.
+jax2tf lowers the network to XLA for each platform. Crop and resize are TensorFlow ops
+that reproduce Pillow exactly.
 """
 
 import pathlib
@@ -34,15 +34,15 @@ def write(
 ) -> None:
     """Writes a SavedModel with two signatures.
 
-    `ENCODED` takes ``images``, strings ``[batch]`` of encoded files; `NORMALIZED`
-    takes ``images``, normalized float32 ``[batch, side, side, 3]``. The loaded
-    model's ``classes`` are the class names.
+    `ENCODED` takes ``images``, encoded files as strings ``[batch]``; `NORMALIZED` takes
+    ``images``, normalized float32 ``[batch, side, side, 3]``. The loaded model's
+    ``classes`` are the class names.
 
     Args:
       folder: an empty directory.
-      predict: from variables and normalized images to arrays ``[batch, …]`` by name.
-      variables: of the model.
-      preprocessing: what the model expects.
+      predict: maps variables and normalized images to arrays ``[batch, …]`` by name.
+      variables: the model's variables.
+      preprocessing: the model's preprocessing.
       classes: class names in index order.
     """
     side = preprocessing.resolution
@@ -79,7 +79,7 @@ def write(
 
 
 def read(folder: pathlib.Path) -> tuple[dict[str, Signature], tuple[str, ...]]:
-    """Loads a SavedModel of ours; returns its signatures and its class names."""
+    """Loads a SavedModel that `write` wrote; returns signatures and class names."""
     model = tf.saved_model.load(str(folder))
 
     def signature(name: str) -> Signature:
@@ -94,10 +94,10 @@ def read(folder: pathlib.Path) -> tuple[dict[str, Signature], tuple[str, ...]]:
 
 
 def decode(data: tf.Tensor) -> tf.Tensor:
-    """Decodes a file as TensorFlow does: uint8 ``[height, width, 3]``.
+    """Decodes an image file with TensorFlow to uint8 ``[height, width, 3]``.
 
-    JPEGs come out as from Pillow. They are not turned upright, transparency is
-    dropped, and a damaged file is an error of the whole batch.
+    JPEGs decode as in Pillow. The EXIF orientation is ignored, transparency is dropped,
+    and a damaged file fails the whole batch.
     """
 
     def jpeg():
@@ -111,17 +111,17 @@ def decode(data: tf.Tensor) -> tf.Tensor:
 
 
 def crop_and_resize(image: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
-    """Does what `Preprocessing.apply` does, to the pixel.
+    """Crops and resizes, pixel-equal to `Preprocessing.apply`.
 
-    Pillow resizes with weights of 22 binary places, sums in integers, and rounds to
+    Pillow resizes with weights of 22 fractional bits, sums in integers, and rounds to
     whole pixels after each of its two passes; float64 holds those integers exactly.
 
     Args:
       image: uint8 ``[height, width, 3]``.
-      preprocessing: how.
+      preprocessing: resolution, crop and interpolation.
 
     Returns:
-      float32 ``[side, side, 3]``; whole numbers where Pillow resizes.
+      float32 ``[side, side, 3]``; whole numbers except for ``bicubic_tf1``.
     """
     side, kind = preprocessing.resolution, preprocessing.interpolation
     size = tf.shape(image)[:2]
@@ -131,11 +131,11 @@ def crop_and_resize(image: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor
     top, left = tf.unstack((size - crop + 1) // 2)
     image = image[top : top + crop, left : left + crop]
     if kind == BICUBIC_TF1:
-        # The authors' is TensorFlow's own; its overshoot stays.
+        # The authors' resize is TensorFlow's op, without clipping of its overshoot.
         pixels = tf.cast(image[None], tf.float32)
         resized = tf.raw_ops.ResizeBicubic(images=pixels, size=[side, side])[0]
     elif kind == "nearest":
-        # Pillow steps from pixel to pixel, and rounds at each step.
+        # Pillow accumulates the position pixel by pixel, with rounding.
         scale = tf.cast(crop, tf.float64) / side
         steps = tf.constant([0.5] + [1.0] * (side - 1), tf.float64) * scale
         places = tf.cast(tf.cumsum(steps), tf.int32)
@@ -154,7 +154,7 @@ def _whole_pixels(sums: tf.Tensor) -> tf.Tensor:
 
 
 def _weights(crop: tf.Tensor, side: int, kind: str) -> tf.Tensor:
-    """Returns the weights of one pass, whole numbers in float64 ``[side, crop]``."""
+    """Returns the integer weights of one pass, float64 ``[side, crop]``."""
     scale = tf.cast(crop, tf.float64) / side
     stretch = tf.maximum(scale, 1)
     reach = SUPPORT[kind] * stretch
@@ -168,12 +168,12 @@ def _weights(crop: tf.Tensor, side: int, kind: str) -> tf.Tensor:
     curve = _curve(tf.abs((pixels - middles + 0.5) * (1 / stretch)), kind)
     weights = tf.where(inside, curve, 0)
     weights = weights / tf.reduce_sum(weights, axis=1, keepdims=True)
-    # Half of the last place is rounded away from zero.
+    # Halves are rounded away from zero.
     return tf.sign(weights) * tf.floor(tf.abs(weights) * PRECISION + 0.5)
 
 
 def _curve(away: tf.Tensor, kind: str) -> tf.Tensor:
-    """The filter: bilinear, or Keys's bicubic with a = −0.5 as Pillow has it."""
+    """Returns the filter: bilinear, or Keys's bicubic with a = −0.5, as in Pillow."""
     zero = tf.zeros((), tf.float64)
     if kind == "bilinear":
         return tf.where(away < 1, 1 - away, zero)

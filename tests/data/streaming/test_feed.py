@@ -1,4 +1,4 @@
-"""Streamed batches: those of the other roads, whatever the files hold."""
+"""Streamed batches: those of the other input pipelines, whatever the files hold."""
 
 import dataclasses
 import functools
@@ -186,7 +186,7 @@ def test_every_road_shows_the_teacher_the_same_images(tmp_path):
 
 
 def test_noise_is_added_to_what_the_crop_left(tmp_path):
-    # Not JPEGs: nothing is decoded at a fraction, so that the roads agree exactly.
+    # Not JPEGs: nothing is decoded at a fraction, so that the pipelines agree exactly.
     folder = write(tmp_path / "photos", 6, size=(90, 70))
     noise = InputNoise(flip=True, crop_padding=2, cutout_size=3, crop_area=0.2)
     streams = [stream(folder, noise=noise), stream(folder, noise=noise)]

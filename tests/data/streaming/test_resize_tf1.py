@@ -94,5 +94,5 @@ def test_a_streamed_training_image_is_the_authors(box):
 
     found = preprocessed(data, inspect(data), box, cut)
     np.testing.assert_array_equal(found, expected)
-    # And on the other road.
+    # And in the other input pipeline.
     np.testing.assert_array_equal(cut.apply_crop(whole, box), expected)

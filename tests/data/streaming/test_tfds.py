@@ -1,4 +1,4 @@
-"""Data sets that TFDS has prepared: read as they lie on the disk, none fetched."""
+"""Datasets that TFDS has prepared: read as they lie on the disk, none fetched."""
 
 import pathlib
 import shutil
@@ -113,16 +113,16 @@ def test_the_split_has_to_be_named_where_there_are_several(open_source, tmp_path
 
 def test_a_data_set_that_is_not_prepared_is_refused_with_what_to_do(open_source):
     with pytest.raises(
-        UserError, match=r"no prepared TFDS data set 'mnist'.*tfds build"
+        UserError, match=r"no prepared TFDS dataset 'mnist'.*tfds build"
     ):
         open_source("mnist:train")
-    with pytest.raises(UserError, match="names no data set of TFDS"):
+    with pytest.raises(UserError, match="names no dataset of TFDS"):
         open_source(":train")
 
 
 def test_other_classes_than_those_of_the_labeled_images_are_refused(open_source):
     assert open_source("tiny_pets:test", classes=CLASSES).classes == CLASSES
-    with pytest.raises(UserError, match="classes of TFDS data set 'tiny_pets/"):
+    with pytest.raises(UserError, match="classes of TFDS dataset 'tiny_pets/"):
         open_source("tiny_pets:test", classes=("dog", "cat"))
 
 

@@ -323,7 +323,7 @@ def test_places_without_records_are_refused(open_source, tmp_path, folder):
     with pytest.raises(UserError, match="hold no records"):
         open_source([tmp_path / "empty"])
     write(tmp_path / "train-00000-of-00003", [example(png(1), 1)])
-    with pytest.raises(UserError, match="are called alike"):
+    with pytest.raises(UserError, match="have the same: rename one"):
         open_source(
             [folder / "train-00000-of-00003", tmp_path / "train-00000-of-00003"]
         )

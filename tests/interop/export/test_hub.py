@@ -96,7 +96,7 @@ def test_the_lineage_is_the_bundles(tmp_path):
     assert front["license"] == "mit"
     assert "| License of the weights | mit |" in body
     assert "| Generation (0 is the first teacher) | 1 |" in body
-    assert "| Data set | pets |" in body
+    assert "| Dataset | pets |" in body
     assert "ab" * 32 in body
     assert r'| via | \["x\|y"\] |' in body
     assert bundles.read(source).sha256 in body
