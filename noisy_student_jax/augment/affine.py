@@ -47,7 +47,7 @@ def sources(name: str, argument: float, height: int, width: int) -> np.ndarray:
         int32 `[height, width]`: the input's row·width + column, or height·width where
         there is none, outside the image.
     """
-    a, b, c, d, e, f = np.float32(COEFFICIENTS[name](argument, height, width))
+    a, b, c, d, e, f = np.array(COEFFICIENTS[name](argument, height, width), np.float32)
     y = np.arange(height, dtype=np.float32)[:, None]
     x = np.arange(width, dtype=np.float32)[None, :]
     row, column = _nearest(d * x + e * y + f), _nearest(a * x + b * y + c)

@@ -103,8 +103,8 @@ def _transform(
     a, b, c, d, e, f = (
         plus if plus == minus else jnp.where(negative, minus, plus)
         for plus, minus in zip(
-            np.float32(coefficients(argument, height, width)),
-            np.float32(coefficients(-argument, height, width)),
+            np.array(coefficients(argument, height, width), np.float32),
+            np.array(coefficients(-argument, height, width), np.float32),
             strict=True,
         )
     )

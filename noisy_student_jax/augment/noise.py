@@ -78,7 +78,7 @@ def augment_batch(keys: jax.Array, images: jax.Array, noise: InputNoise) -> jax.
         return jax.vmap(lambda image, drawn: _apply(image, drawn, noise))(images, draws)
 
     def one_by_one(images: jax.Array, draws: dict[str, Any]) -> jax.Array:
-        return lax.map(lambda pair: _apply(*pair, noise), (images, draws))
+        return lax.map(lambda pair: _apply(pair[0], pair[1], noise), (images, draws))
 
     if not noise.randaugment_layers or noise.form == "together":
         return together(images, draws)

@@ -108,8 +108,10 @@ def apply(
         uint8 `[height, width, channels]`.
     """
     if op.name == "Cutout":
+        assert isinstance(argument, int), "half a side, in pixels"
         return cutout(image, 2 * argument, row=row, column=column)
     if op.name in affine.COEFFICIENTS:
+        assert argument is not None, "degrees, slope or pixels"
         return _transform(op.name, image, -argument if negative else argument)
     function = COLORS[op.function(behavior)]
     return function(image) if argument is None else function(image, argument)

@@ -163,8 +163,10 @@ def _branch(
     """Returns the row as a function of an image and one layer's draws."""
     argument = table.argument(op, magnitude, constants=constants, behavior=behavior)
     if op.name == "Cutout":
+        assert isinstance(argument, int), "half a side, in pixels"
+        side = 2 * argument
         return lambda image, drawn: cutout(
-            image, 2 * argument, row=drawn.row, column=drawn.column
+            image, side, row=drawn.row, column=drawn.column
         )
     function = FUNCTIONS[op.function(behavior)]
     if op.signed:

@@ -19,6 +19,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from noisy_student_jax.config import renamed
 from noisy_student_jax.config.schema import (
     ABOVE_0,
@@ -30,7 +32,6 @@ from noisy_student_jax.config.schema import (
     OWNERS,
     RULES,
     SHORT_NAMES,
-    ConfigDict,
     Field,
     base_config,
     field,
@@ -212,9 +213,9 @@ def check(config: ConfigDict) -> None:
             )
     owners = [(f"generations[{k}].", one) for k, one in enumerate(config.generations)]
     for prefix, owner in [*owners, *((f"{n}.", config[n]) for n in LABELS_ONLY)]:
-        if path := next(iter(undecided(owner)), None):
+        if left := undecided(owner):
             raise UserError(
-                f"config.{prefix}{path} is none, and only for images of your own"
+                f"config.{prefix}{left[0]} is none, and only for images of your own"
                 " (config.data.name=own) is it decided what it becomes: give a value"
             )
 
@@ -243,7 +244,7 @@ def refuse_renamed(config: ConfigDict) -> None:
         one = field(path)
         now = renamed.value(_of_owner(path)[1], value) if one else value
         if one and now != value:
-            means = f" ({RULES[one.none]})" if now is None else ""
+            means = f" ({RULES[one.none]})" if now is None and one.none else ""
             raise UserError(
                 f"config.{path} is {value!r}, which is written {_shown(now)} now{means}"
             )
@@ -256,15 +257,14 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
       >>> flatten({"model": {"name": "b0"}, "generations": ({"seed": 1},)})
       {'model.name': 'b0', 'generations[0].seed': 1}
     """
+    leaves: dict[str, Any] = {}
     if isinstance(tree, dict):
-        leaves = {}
         for key, value in tree.items():
             leaves |= flatten(value, f"{prefix}.{key}" if prefix else key)
         return leaves
     if isinstance(tree, (tuple, list)) and any(
         isinstance(member, dict) for member in tree
     ):
-        leaves = {}
         for number, value in enumerate(tree):
             leaves |= flatten(value, f"{prefix}[{number}]")
         return leaves
@@ -316,6 +316,7 @@ def _execute(path: pathlib.Path) -> ConfigDict:
     if path.suffix != ".py":
         raise UserError(f"a config is a Python file, but '{path}' does not end in .py")
     spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
+    assert spec and spec.loader, "the name ends in .py"
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)

@@ -8,7 +8,9 @@ their code. What is not said here is `base_config`'s.
 import dataclasses
 from typing import Any
 
-from noisy_student_jax.config.schema import ConfigDict, base_config
+from ml_collections import ConfigDict
+
+from noisy_student_jax.config.schema import base_config
 
 IMAGENET = 1_281_167
 """Training images of ILSVRC 2012."""

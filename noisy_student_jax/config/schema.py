@@ -26,7 +26,7 @@ takes from the last generation what it does not say itself."""
 OWNERS = ("generations", *LABELS_ONLY)
 """What has sections of its own."""
 
-DEFINED = {
+DEFINED: dict[str, dict[str, Any]] = {
     "probe": {
         "train": {"part": "head", "ratio": 0.0},
         "noise": {"labeled": {"dropout": False}},
@@ -120,9 +120,7 @@ _EXPECTED = {
 """Of data that are not here: `plan` reckons with it; no run reads it."""
 _DATA = {
     "name": _text("digits", "data set: 'digits', 'own', or 'module:function'"),
-    "pipeline": _one_of(
-        ("prepared", "streamed"), "images are cached, or streamed"
-    ),
+    "pipeline": _one_of(("prepared", "streamed"), "images are cached, or streamed"),
     "decoder": _one_of(("auto", "plain"), "which JPEG decoder; auto: the fastest here"),
     "lanes": _whole(None, _FROM_1, "sequential readers of slow storage", OFF),
     "lane_block": _whole(256, _FROM_1, "records that a lane reads in a row"),

@@ -52,7 +52,9 @@ def _described(value: Any, around: tuple[Any, ...]) -> str:
             return f"<{depth} out>"  # a function that calls itself
     if type(value) in _CONSTANTS:
         return f"{type(value).__name__}:{value!r}"
-    if isinstance(value, np.dtype | np.generic) and not value.dtype.hasobject:
+    if isinstance(value, np.dtype) and not value.hasobject:
+        return f"{type(value).__name__}:{value!r}"
+    if isinstance(value, np.generic) and not value.dtype.hasobject:
         return f"{type(value).__name__}:{value!r}"
     if type(value) is np.ndarray and not value.dtype.hasobject:
         digest = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()

@@ -45,7 +45,8 @@ def keep_compiled_programs() -> None:
     there is one. Programs for another processor are kept apart: one compiled for more
     than this one has would crash.
     """
-    if jax.config.jax_compilation_cache_dir:
+    # JAX adds its settings to `Config` at import, where no checker sees them.
+    if jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
         return
     try:
         home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"

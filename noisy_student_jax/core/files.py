@@ -441,7 +441,8 @@ def write_array(path: pathlib.Path, array: np.ndarray) -> None:
 def write_arrays(path: pathlib.Path, **arrays: np.ndarray) -> None:
     """Writes arrays as ``.npz``, atomically."""
     with atomic_file(path) as file:
-        np.savez(file, **arrays)
+        # NumPy declares `allow_pickle`, which no array is called, beside the arrays.
+        np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 def append(path: pathlib.Path, text: str) -> None:

@@ -39,9 +39,10 @@ _ELSEWHERE = ("jax_compilation_cache", "jax_persistent_cache", "jax_log", "jax_d
 
 def folder() -> pathlib.Path | None:
     """Returns where programs are kept; None where JAX keeps none on this machine."""
-    place = jax.config.jax_compilation_cache_dir
-    enabled = jax.config.jax_enable_compilation_cache and jax.process_count() == 1
-    if not place or not enabled or "://" in place:
+    # JAX adds its settings to `Config` at import, where no checker sees them.
+    place = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    enabled = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
+    if not place or not enabled or jax.process_count() > 1 or "://" in place:
         return None
     return pathlib.Path(place) / "noisy_student_jax"
 
@@ -92,7 +93,7 @@ def has(name: str) -> bool:
     """Whether there is a program of that name."""
     place = folder()
     with contextlib.suppress(OSError):
-        return bool(place) and (place / (name + _SUFFIX)).is_file()
+        return place is not None and (place / (name + _SUFFIX)).is_file()
     return False  # not ours to look at
 
 

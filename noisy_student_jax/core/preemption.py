@@ -2,9 +2,13 @@
 
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 from noisy_student_jax.core.errors import Interrupted
+
+Handler = Callable[[int, FrameType | None], Any] | int | None
 
 EXIT_STATUS = 75
 """Of a command that was asked to stop, saved and left (``EX_TEMPFAIL``: try again)."""
@@ -20,7 +24,7 @@ class Interruption:
     def __init__(self):
         """Makes one that has heard nothing yet."""
         self.signal: int | None = None
-        self._earlier: dict[int, object] = {}
+        self._earlier: dict[int, Handler] = {}
 
     def __enter__(self) -> "Interruption":
         if threading.current_thread() is threading.main_thread():
@@ -28,7 +32,7 @@ class Interruption:
                 self._earlier[number] = signal.signal(number, self._note)
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._restore()
 
     def check(self) -> None:

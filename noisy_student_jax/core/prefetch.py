@@ -4,7 +4,6 @@ The results are those of one step after the other; only when they are made diffe
 much is held at once is bounded by how far it goes ahead.
 """
 
-import math
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any, Generic, TypeVar
@@ -24,7 +23,7 @@ class Prefetcher(Generic[One]):
         function: Callable[[int], One],
         *,
         ahead: int,
-        stop: float = math.inf,
+        stop: int | None = None,
         executor: Executor | None = None,
     ):
         """Begins nothing yet.
@@ -32,7 +31,7 @@ class Prefetcher(Generic[One]):
         Args:
           function: gives the result of a step.
           ahead: how many steps are begun beyond the one asked for, at most.
-          stop: the number of steps: none is begun beyond.
+          stop: the number of steps, beyond which none is begun; None for no end.
           executor: calls the function, and is shut down in the end; None for the
             thread that asks, as where that begins what devices then work on.
         """
@@ -66,7 +65,8 @@ class Prefetcher(Generic[One]):
 
     def _begin(self, first: int, count: int) -> None:
         """Has these steps begun, and gives up all others."""
-        steps = range(first, min(first + count, self._stop))
+        end = first + count
+        steps = range(first, end if self._stop is None else min(end, self._stop))
         for step in self._begun.keys() - set(steps):
             self._begun.pop(step).cancel()
         for step in steps:

@@ -5,7 +5,6 @@
 """
 
 import jax
-import numpy as np
 
 IMPLEMENTATION = "threefry2x32"
 
@@ -15,6 +14,6 @@ def key(seed: int) -> jax.Array:
     return jax.random.key(seed, impl=IMPLEMENTATION)
 
 
-def wrap(data: jax.Array | np.ndarray) -> jax.Array:
+def wrap(data: jax.Array) -> jax.Array:
     """Returns the keys ``[...]`` whose data, uint32 ``[..., 2]``, are given."""
     return jax.random.wrap_key_data(data, impl=IMPLEMENTATION)

@@ -7,7 +7,7 @@ from typing import Any
 from noisy_student_jax.core.errors import UserError, nearest, one_line
 
 
-def find(name: str, table: Mapping[str, str], kind: str) -> Callable:
+def find(name: str, table: Mapping[str, str], kind: str) -> Callable[..., Any]:
     """Imports what a name stands for.
 
     Args:
@@ -41,7 +41,13 @@ def find(name: str, table: Mapping[str, str], kind: str) -> Callable:
     return getattr(module, attribute)
 
 
-def make(name: str, table: Mapping[str, str], kind: str, *arguments, **options) -> Any:
+def make(
+    name: str,
+    table: Mapping[str, str],
+    kind: str,
+    *arguments: Any,
+    **options: Any,
+) -> Any:
     """Calls what a name stands for.
 
     Raises:

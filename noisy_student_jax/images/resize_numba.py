@@ -56,7 +56,7 @@ def _resize(
     tall_down_first: bool, image: np.ndarray, side: int, box: Box | None
 ) -> np.ndarray:
     height, width, _ = image.shape
-    left, top, right, bottom = np.float32(box or (0, 0, width, height))
+    left, top, right, bottom = np.array(box or (0, 0, width, height), np.float32)
     # Pillow 13: where the height shrinks by more than twice what the width does.
     down_first = height > side and height - side > 2 * (width - side)
     order = tall_down_first and down_first
@@ -106,7 +106,7 @@ def _taps(
 
 
 @_compiled([types.uint8(types.int32)])
-def _clipped(total: int) -> int:
+def _clipped(total: np.int32) -> np.uint8:
     return np.uint8(min(max(total >> _BITS, np.int32(0)), np.int32(255)))
 
 

@@ -76,7 +76,7 @@ def with_grouped_convolutions(module: nn.Module) -> nn.Module:
     given = _arguments(module)
     if getattr(given, "depthwise", None) not in IMPLEMENTATIONS:
         return module
-    if given is module:
+    if not isinstance(given, ModelArguments):
         return module.clone(depthwise="grouped")
     grouped = dataclasses.replace(given, depthwise="grouped")
     return module.clone(arguments=grouped)

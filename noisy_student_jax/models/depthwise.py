@@ -175,7 +175,9 @@ def _kernel_gradient_by_rows(
     padded = pad_same(images, kernel, stride)
     k, width, wide = kernel.shape[0], padded.shape[2], (columns - 1) * stride + 1
 
-    def add_row(sums: list[jax.Array], number: jax.Array):
+    def add_row(
+        sums: list[jax.Array], number: jax.Array
+    ) -> tuple[list[jax.Array], None]:
         example, row = number // rows, number % rows
         corner, size = (example, row * stride, 0, 0), (1, k, width, channels)
         seen = lax.dynamic_slice(padded, corner, size)[0].astype(jnp.float32)

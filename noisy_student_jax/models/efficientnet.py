@@ -167,7 +167,7 @@ class EfficientNet(nn.Module):
         hidden = conv(architecture.head, name="head_conv")(features[max(features)])
         hidden = norm(hidden, architecture.activation, train=train, name="head_bn")
         pooled = hidden.mean((1, 2), dtype=jnp.float32)
-        rate = self.arguments.dropout_rate if train else 0.0
+        rate = self._dropout_rate if train else 0.0
         logits = classify(
             pooled,
             self.outputs,
@@ -181,15 +181,17 @@ class EfficientNet(nn.Module):
         self,
     ) -> tuple[Callable[..., nn.Module], Callable[..., jax.Array]]:
         given = self.arguments
-        shared = {"dtype": jnp.dtype(given.dtype), "implementation": given.layers}
+        dtype = jnp.dtype(given.dtype)
+        conv = functools.partial(convolution, dtype=dtype, implementation=given.layers)
         norm = functools.partial(
             batch_norm,
             group=given.batch_norm_group,
             momentum=given.batch_norm_momentum,
             epsilon=given.batch_norm_epsilon,
-            **shared,
+            dtype=dtype,
+            implementation=given.layers,
         )
-        return functools.partial(convolution, **shared), norm
+        return conv, norm
 
     @nn.nowrap  # so that in a profile blocks are found under their own names
     def _feature_maps(
@@ -267,9 +269,14 @@ class EfficientNet(nn.Module):
         return dict(zip(rates, factors, strict=True))
 
     @property
+    def _dropout_rate(self) -> float:
+        given = self.arguments.dropout_rate
+        return self.architecture.dropout_rate if given is None else given
+
+    @property
     def head(self) -> Head:
         """What follows ``pooled``: dropout and classifier, by themselves."""
-        return Head(self.outputs, self.arguments.dropout_rate)
+        return Head(self.outputs, self._dropout_rate)
 
 
 def efficientnet(
@@ -277,7 +284,7 @@ def efficientnet(
     *,
     outputs: int,
     frozen_blocks: int = -1,
-    **arguments: float | int | str | bool | None,
+    **arguments: Any,
 ) -> EfficientNet:
     """Builds a member of the family.
 
@@ -332,10 +339,16 @@ _SIGNATURE = inspect.Signature(
 """What the members take, by name, as `models.accepted_arguments` asks it."""
 
 
+class _Member(functools.partial[EfficientNet]):
+    __signature__: inspect.Signature
+    default_resolution: int
+    default_mean: tuple[float, ...]
+    default_std: tuple[float, ...]
+
+
 def _member(name: str) -> Callable[..., EfficientNet]:
     architecture = architectures.MEMBERS[name]
-
-    build = functools.partial(efficientnet, architecture)
+    build = _Member(efficientnet, architecture)
     build.__signature__ = _SIGNATURE
     build.default_resolution = architecture.resolution
     build.default_mean = architecture.mean

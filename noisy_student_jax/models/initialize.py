@@ -192,8 +192,9 @@ def initialize(
     leaves, tree = jax.tree_util.tree_flatten_with_path(
         marked, is_leaf=lambda leaf: isinstance(leaf, _Marked)
     )
-    rules = [_rule(path, leaf) for path, leaf in leaves]
-    if None in rules:
+    found = [_rule(path, leaf) for path, leaf in leaves]
+    rules = [rule for rule in found if rule is not None]
+    if len(rules) < len(found):
         return _compiled(module, resolution, channels, seed, generation)
     values = [
         rule.draw(_generator(seed, generation, path), nn.meta.unbox(leaf).shape)

@@ -121,16 +121,25 @@ def batch_norm(
       name: of the module.
     """
     activation = activation or _unchanged
-    shared = {"momentum": momentum, "epsilon": epsilon, "dtype": dtype, "name": name}
     own = implementation == "own"
     if train and (own or group):
-        norm = BatchNorm(activation, group=group, own_gradient=own, **shared)
-        return norm(values)
+        return BatchNorm(
+            activation,
+            momentum=momentum,
+            epsilon=epsilon,
+            group=group,
+            own_gradient=own,
+            dtype=dtype,
+            name=name,
+        )(values)
     norm = nn.BatchNorm(
         use_running_average=not train,
+        momentum=momentum,
+        epsilon=epsilon,
+        dtype=dtype,
         scale_init=initialize.ONES,
         bias_init=initialize.ZEROS,
-        **shared,
+        name=name,
     )
     return activation(norm(values))
 
@@ -181,6 +190,7 @@ def classify(
       float32 ``[batch, outputs]``.
     """
     if rate:
+        assert key is not None, "dropout draws from a key"
         noise = None if noise is None else noise[:, None]
         pooled = pooled * keep_factors(key, pooled.shape, rate=rate, noise=noise)
     return nn.Dense(

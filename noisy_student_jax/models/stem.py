@@ -5,7 +5,7 @@ is the better one.
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -38,11 +38,15 @@ def stem_conv(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     return _on(_sum_of_taps if narrow else _product_of_patches, images, kernel, stride)
 
 
-def _forward(images: jax.Array, kernel: jax.Array, stride: int):
+def _forward(
+    images: jax.Array, kernel: jax.Array, stride: int
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     return stem_conv(images, kernel, stride), (images, kernel)
 
 
-def _backward(stride: int, inputs: tuple[jax.Array, jax.Array], gradient: jax.Array):
+def _backward(
+    stride: int, inputs: tuple[jax.Array, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     # The gradient of the taps would be a reduction for each.
     convolve = functools.partial(_on, _product_of_patches, stride=stride)
     return jax.vjp(convolve, *inputs)[1](gradient)
@@ -51,7 +55,9 @@ def _backward(stride: int, inputs: tuple[jax.Array, jax.Array], gradient: jax.Ar
 stem_conv.defvjp(_forward, _backward)
 
 
-def _on(cpu, images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+def _on(
+    cpu: Callable[..., jax.Array], images: jax.Array, kernel: jax.Array, stride: int
+) -> jax.Array:
     cpu, default = (functools.partial(f, stride=stride) for f in (cpu, convolve))
     return lax.platform_dependent(images, kernel, cpu=cpu, default=default)
 

@@ -72,15 +72,16 @@ class StepProgram:
         state, batch = _shapes(state, self.held), _shapes(batch, spread)
         given = state, batch, *(_shapes(one, whole) for one in self._fixed)
         self._foreseen: Any = _kinds((state, batch))
-        where = {"mesh": mesh, "reuse": reuse}
+        program = functools.partial(_Program, mesh=mesh, reuse=reuse)
+        self._take: Callable[..., Any]
         if mesh.size > 1 or mesh.devices.flat[0].platform != "cpu":
-            self._take = _Program(step, self._jitted, given, (state,), **where)
+            self._take = program(step, self._jitted, given, (state,))
             return
-        gradients, update = jit_halves(step, mesh, taught=taught)
+        jitted_gradients, jitted_update = jit_halves(step, mesh, taught=taught)
         made = state.params, state.batch_stats
         # Traced in a moment, it is compiled while the other one is traced.
-        update = _Program(step.update, update, (state, *made), (state,), **where)
-        gradients = _Program(step.gradients, gradients, given, made, **where)
+        update = program(step.update, jitted_update, (state, *made), (state,))
+        gradients = program(step.gradients, jitted_gradients, given, made)
         self._take = _one_after_the_other(gradients, update)
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -129,10 +130,13 @@ class _Program:
         """
         self._jitted, self._given, self._made = jitted, given, made
         self._devices = list(mesh.devices.flat)
-        self._name = reuse and kept_programs.name(function, given, self._devices)
+        self._name = (
+            kept_programs.name(function, given, self._devices) if reuse else None
+        )
         self._may_be_kept = False
-        begin = self._found
-        if not self._name or not kept_programs.has(self._name):
+        if self._name and kept_programs.has(self._name):
+            begin = functools.partial(self._found, self._name)
+        else:
             # Before others begin: one thread can trace at a time.
             begin = functools.partial(self._compiled, jitted.lower(*given))
         thread = concurrent.futures.ThreadPoolExecutor(1, "compile")
@@ -158,12 +162,12 @@ class _Program:
             threading.Thread(target=kept_programs.keep, args=kept).start()
         return made
 
-    def _found(self) -> jax.stages.Compiled:
+    def _found(self, name: str) -> jax.stages.Compiled:
         def outputs(metrics: list[str]) -> Any:
             return jax.tree.structure((*self._made, dict.fromkeys(metrics, 0)))
 
         inputs = jax.tree.structure((self._given, {}))
-        found = kept_programs.find(self._name, self._devices, inputs, outputs)
+        found = kept_programs.find(name, self._devices, inputs, outputs)
         return found or self._compiled(self._jitted.lower(*self._given))
 
     def _compiled(self, lowered: jax.stages.Lowered) -> jax.stages.Compiled:

@@ -158,7 +158,8 @@ def squared_norm(arrays: list[jax.Array]) -> jax.Array:
     small = [array.reshape(-1) for array in arrays if array.size < JOINED]
     large = [array for array in arrays if array.size >= JOINED]
     joined = [jnp.concatenate(small)] if small else []
-    return sum(jnp.sum(jnp.square(array)) for array in (*joined, *large))
+    sums = (jnp.sum(jnp.square(array)) for array in (*joined, *large))
+    return sum(sums, start=jnp.zeros(()))
 
 
 def _squared_norm_forward(arrays):

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import flax.linen as nn
 import jax
@@ -106,14 +106,16 @@ def normalize(
     Returns:
       float32 of the same shape.
     """
-    mean, std = (
+    offset, scale = (
         lax.broadcast_to_rank(jnp.asarray(each, jnp.float32) * 255, images.ndim)
         for each in (mean, std)
     )
-    return (images.astype(jnp.float32) - mean) / std
+    return (images.astype(jnp.float32) - offset) / scale
 
 
-def total_loss(labeled: jax.Array, pseudo: jax.Array, options: StepOptions):
+def total_loss(
+    labeled: jax.Array, pseudo: jax.Array, options: StepOptions
+) -> jax.Array:
     """Adds the two streams' mean losses by the chosen normalization."""
     if options.loss_normalization == "code":
         return labeled + options.ratio * pseudo
@@ -232,7 +234,8 @@ class TrainStep:
             },
         )
         measured = {name: m.means() for name, m in self.loss(outputs, batch).items()}
-        data_loss = total_loss(*measured["loss"], self.options)
+        labeled, pseudo = measured["loss"]
+        data_loss = total_loss(labeled, pseudo, self.options)
         decay = l2(params, frozen=self.options.frozen)
         value = data_loss + self.options.weight_decay * decay
         metrics = {"loss": value, "l2": decay}
@@ -297,10 +300,11 @@ def jit_train_step(
     """
     whole, spread = sharding.replicated(mesh), sharding.along_batch(mesh)
     held = whole if state_sharding is None else state_sharding
+    function: Callable[..., Any] = step
     if isinstance(held, TrainState):
-        step = functools.partial(step, sharing=Sharing.of(held.params, mesh))
+        function = functools.partial(step, sharing=Sharing.of(held.params, mesh))
     return jax.jit(
-        step,
+        function,
         in_shardings=(held, spread, *((whole,) if taught else ())),
         out_shardings=(held, whole),
         donate_argnums=0,
@@ -322,12 +326,11 @@ def jit_halves(
       What `jax.jit` returns for `TrainStep.gradients` and for `TrainStep.update`.
     """
     whole, spread = sharding.replicated(mesh), sharding.along_batch(mesh)
-    options = {
-        "out_shardings": whole,
-        "compiler_options": sharding.compiler_options(mesh),
-    }
+    jit = functools.partial(
+        jax.jit, out_shardings=whole, compiler_options=sharding.compiler_options(mesh)
+    )
     given = (whole, spread, *((whole,) if taught else ()))
     return (
-        jax.jit(step.gradients, in_shardings=given, **options),
-        jax.jit(step.update, in_shardings=whole, donate_argnums=0, **options),
+        jit(step.gradients, in_shardings=given),
+        jit(step.update, in_shardings=whole, donate_argnums=0),
     )
