@@ -1,4 +1,4 @@
-"""Configs: fields, files, overrides, checks, and recipes as text."""
+"""Configs: fields, files, overrides, checks and the paper's recipes."""
 
 from ml_collections import ConfigDict
 

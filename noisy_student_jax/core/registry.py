@@ -1,4 +1,4 @@
-"""Finding a model, a data set or a task by name, in the package or outside it."""
+"""Lookup of models, datasets and tasks by name, inside or outside the package."""
 
 import importlib
 from collections.abc import Callable, Mapping
@@ -8,15 +8,15 @@ from noisy_student_jax.core.errors import UserError, nearest, one_line
 
 
 def find(name: str, table: Mapping[str, str], kind: str) -> Callable[..., Any]:
-    """Imports what a name stands for.
+    """Imports the function registered under a name.
 
     Args:
-      name: a key of `table`, or ``package.module:function`` from anywhere.
-      table: ``package.module:function`` by name; imported only when asked for.
-      kind: what is looked for, as the error says it.
+      name: a key of `table`, or any ``package.module:function``.
+      table: ``package.module:function`` by name, imported lazily.
+      kind: the kind of object, for error messages.
 
     Raises:
-      UserError: no such name, module or function.
+      UserError: the name, module or function does not exist.
     """
     place = table.get(name, name)
     module_name, colon, attribute = place.partition(":")
@@ -48,10 +48,10 @@ def make(
     *arguments: Any,
     **options: Any,
 ) -> Any:
-    """Calls what a name stands for.
+    """Calls the function registered under a name.
 
     Raises:
-      UserError: see `find`; or it is not a function for this kind of thing.
+      UserError: see `find`; or a function outside the table raised an exception.
     """
     function = find(name, table, kind)
     try:
