@@ -287,7 +287,7 @@ def _per_channel(function: np.ufunc, image: np.ndarray) -> np.ndarray:
 
 
 def _gray(image: np.ndarray) -> np.ndarray:
-    """What ``tf.image.rgb_to_grayscale`` means, in integers: int32 `[…, …]`."""
+    """Computes ``tf.image.rgb_to_grayscale`` in integers: int32 `[height, width]`."""
     channels = image.shape[-1]
     if channels == 1:
         return image[..., 0].astype(np.int32)

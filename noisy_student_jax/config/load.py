@@ -217,7 +217,7 @@ def check(config: ConfigDict) -> None:
         if left := undecided(owner):
             raise UserError(
                 f"config.{prefix}{left[0]} is none, and only for images of your own"
-                " (config.data.name=own) is it decided what it becomes: give a value"
+                " (config.data.name=own) is it chosen automatically: give a value"
             )
 
 

@@ -24,7 +24,7 @@ LABELS_ONLY = ("control", "probe", "fine_tuning")
 unset fields from the last generation."""
 
 OWNERS = ("generations", *LABELS_ONLY)
-"""Owners of sections of their own."""
+"""Owners of sections."""
 
 DEFINED: dict[str, dict[str, Any]] = {
     "probe": {
@@ -213,7 +213,7 @@ _TRAIN = {
     "weight_decay": _number(1e-5, _FROM_0, "of all but batch norm's scale and bias"),
     "label_smoothing": _number(0.1, (0.0, 0.999), "of true labels"),
     "loss_normalization": _one_of(("code", "sum", "average"), "of the two streams"),
-    "targets": _one_of(("soft", "hard"), "what pseudo-labels are"),
+    "targets": _one_of(("soft", "hard"), "soft or hard pseudo-labels"),
     "temperature": _number(1.0, ABOVE_0, "of soft pseudo-labels"),
     "ema_decay": _number(0.9999, (0.0, 0.9999999), "of the averaged weights"),
 }
@@ -240,7 +240,7 @@ _NOISE = {
 }
 _SCHEMA: dict[str, Any] = {
     "seed": _whole(0, _SEED, "of all random numbers"),
-    "task": _text("classification", "what is learned, or 'module:function'"),
+    "task": _text("classification", "task: 'classification', or 'module:function'"),
     "budget_hours": _number(None, ABOVE_0, "time that the run is fitted to", OFF),
     "teacher": _text(None, "bundle in place of the first teacher", OFF),
     "data": _DATA,
@@ -255,7 +255,7 @@ _SCHEMA: dict[str, Any] = {
     "selection": {
         "method": _one_of(("paper", "reference", "all"), "how classes are balanced"),
         "min_score": _number(0.3, _FRACTION, "scores below are left out"),
-        "per_class": _whole(130_000, _FROM_1, "selected records per class", DECIDED),
+        "per_class": _whole(130_000, _FROM_1, "records drawn per class", DECIDED),
         "max_copies": _whole(None, _FROM_1, "copies of one record, at most", OFF),
         "seed": _whole(0, _SEED, "of ties and of the last repeats"),
         "relabel": _switch(False, "the teacher's own selection is labeled anew"),

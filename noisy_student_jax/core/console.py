@@ -77,7 +77,7 @@ class Progress:
         """Sets the size of the stage, its unit, and how much is already done."""
         self._size, self._unit = size, unit
         self._from = self._at = at
-        self._started = self._told = time.monotonic()
+        self._started = self._printed = time.monotonic()
         self._compiling = True
 
     def update(self, at: int, note: str = "") -> None:
@@ -91,9 +91,9 @@ class Progress:
             self._from, self._started = at, now
         terminal = sys.stderr.isatty()
         wait = 0.2 if terminal else self.every_seconds
-        if now - self._told < wait:
+        if now - self._printed < wait:
             return
-        self._told = now
+        self._printed = now
         line = f"{self._title}: {self._line(now)}{note}"
         if terminal:
             sys.stderr.write(f"\r\x1b[K{line}")

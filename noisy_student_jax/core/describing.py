@@ -64,11 +64,11 @@ def _described(value: Any, around: tuple[Any, ...]) -> str:
     if isinstance(value, enum.Enum):
         return f"{kind}.{value.name}"
     inner = (*around, value)
-    told = (
+    parts = (
         f"{_described(key, inner)}={_described(one, inner)}"
         for key, one in _parts(value)
     )
-    return f"{kind}({', '.join(told)})"
+    return f"{kind}({', '.join(parts)})"
 
 
 def _global_name(value: Any) -> str | None:
@@ -130,7 +130,7 @@ def _parts(value: Any) -> list[tuple[Any, Any]]:
             names.remove("parent")
         return [(name, getattr(value, name)) for name in names]
     if type(value).__module__.partition(".")[0] != _PACKAGE:
-        raise IndescribableError(f"a {type(value)!r} may hold what cannot be seen")
+        raise IndescribableError(f"a {type(value)!r} may hold hidden state")
     return list(vars(value).items())
 
 
@@ -139,7 +139,9 @@ def _held_by(function: types.FunctionType) -> list[tuple[str, Any]]:
     try:
         contents = [cell.cell_contents for cell in cells]
     except ValueError as error:
-        raise IndescribableError(f"{function.__qualname__} is not whole yet") from error
+        raise IndescribableError(
+            f"{function.__qualname__} has an empty closure"
+        ) from error
     return [
         # Two functions of one file can have one name.
         ("code", _digest(code)),
@@ -163,4 +165,4 @@ def _digest(code: types.CodeType) -> str:
 
 def _check(module: str, name: str) -> None:
     if module.partition(".")[0] not in _KNOWN:
-        raise IndescribableError(f"{module}.{name} is nobody's whose version is known")
+        raise IndescribableError(f"{module}.{name} has no known version")

@@ -73,8 +73,10 @@ def keep_freed_memory() -> bool:
     Returns:
       Whether the setting took effect.
     """
-    told = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
-    if told or platform.libc_ver()[0] != "glibc":
+    configured = any(
+        name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ
+    )
+    if configured or platform.libc_ver()[0] != "glibc":
         return False
     if idle_gpu() or any(map(pathlib.Path.exists, TPU)):
         return False

@@ -19,7 +19,7 @@ class DamagedFileError(UserError):
 
 
 class TrainingDivergedError(Exception):
-    """The loss stopped being finite; the last good checkpoint is kept."""
+    """Training diverged: the loss is not finite; the last good checkpoint is kept."""
 
 
 class NotSavedError(OSError):

@@ -121,7 +121,7 @@ def find(
         found = hashlib.sha256(note)
         found.update(program)
         if found.hexdigest().encode() != digest:
-            raise ValueError("it is not what was written")
+            raise ValueError("its digest does not match")
         with contextlib.suppress(OSError):
             os.utime(path)  # recently used
         return serialize_executable.deserialize_and_load(

@@ -55,7 +55,7 @@ class Source(Protocol):
 
 
 class DivisibleSource(Source, Protocol):
-    """A source of which a subset is a source again."""
+    """A source whose subsets are sources."""
 
     def subset(self, indices: np.ndarray, *, labeled: bool = True) -> Source:
         """Returns the source of the records at `indices`, int64 ``[records]``."""

@@ -161,7 +161,11 @@ def read(folder: str | pathlib.Path) -> Bundle:
             sha256=card["sha256"],
         )
     except (KeyError, TypeError) as error:
-        raise UserError(f"'{folder / CARD}' lacks or garbles {error}") from error
+        wrong = "lacks" if isinstance(error, KeyError) else "has a malformed field:"
+        raise UserError(
+            f"'{folder / CARD}' {wrong} {error}; copy the bundle again from where it"
+            " came"
+        ) from error
 
 
 @functools.lru_cache(maxsize=KEPT)

@@ -142,7 +142,7 @@ class Checkpoints:
         return NotSavedError(
             f"the checkpoint of step {step:,} could not be written to"
             f" '{self._path(step)}' ({one_line(error)}): make room there, or make it"
-            " writable; the same command goes on from the last checkpoint"
+            " writable; the same command continues from the last checkpoint"
         )
 
     def _intact(self, step: int) -> bool:

@@ -98,8 +98,8 @@ def _one_after_the_other(
 ) -> Callable[..., Any]:
     def step(state: TrainState, *given: PyTree) -> tuple[TrainState, Metrics]:
         gradient, batch_stats, measured = gradients(state, *given)
-        state, told = update(state, gradient, batch_stats)
-        return state, measured | told
+        state, further = update(state, gradient, batch_stats)
+        return state, measured | further
 
     return step
 

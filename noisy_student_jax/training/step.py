@@ -176,8 +176,8 @@ class TrainStep:
         gradient, batch_stats, measured = self.gradients(
             state, batch, taught_by, sharing=sharing
         )
-        state, told = self.update(state, gradient, batch_stats, sharing=sharing)
-        return state, measured | told
+        state, further = self.update(state, gradient, batch_stats, sharing=sharing)
+        return state, measured | further
 
     def gradients(
         self,

@@ -263,7 +263,7 @@ def test_a_card_that_lacks_something_is_named(folder, field):
     del card[field]
     (folder / bundles.CARD).write_text(json.dumps(card))
 
-    with pytest.raises(UserError, match=rf"model\.json' lacks or garbles '{field}'"):
+    with pytest.raises(UserError, match=rf"model\.json' lacks '{field}'"):
         bundles.read(folder)
 
 
