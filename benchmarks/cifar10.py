@@ -1,13 +1,13 @@
-"""CIFAR-10 as somebody's own images: some with labels, the others without.
+"""CIFAR-10 as a user's own images: some with labels, the others without.
 
     python benchmarks/cifar10.py CIFAR10 --labels=40 --pool=4000 --test=2000 --seeds=3
     python benchmarks/cifar10.py CIFAR10 --config.init=random --config.budget_hours=0.6
 
-CIFAR10 holds image files as ``train/CLASS/*`` and ``test/CLASS/*``. Of each class some
+CIFAR10 holds image files as ``train/CLASS/*`` and ``test/CLASS/*``. In each class some
 training images, chosen by a hash of their names and the seed, become a labeled folder,
-and of the others some a pool without classes (links, nothing is copied); the folder
-road does the rest. Test images are the same for all seeds. Finished runs are not made
-again. Other flags (``--config.key=value``) go to each run.
+and some of the others a pool without classes (links, nothing is copied);
+``configs/folder.py`` does the rest. Test images are the same for all seeds. Finished
+runs are reused. Other flags (``--config.key=value``) are passed on to each run.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def main() -> None:
 def finished_run(
     options: argparse.Namespace, seed: int, overrides: list[str]
 ) -> dict[str, Any]:
-    """Runs a seed, or takes its finished run; returns its summary."""
+    """Runs a seed, or finds its finished run; returns the summary."""
     workdir = options.workdir.resolve()
     name = f"{options.labels}_{options.pool}_{options.test}_{seed}"
     images = workdir / f"images_{name}"
@@ -75,7 +75,7 @@ def deal(options: argparse.Namespace, seed: int, images: pathlib.Path) -> None:
         link(paths[: options.labels], images / "labeled" / folder.name)
         most = options.labels + options.pool // len(train)
         for number, path in enumerate(paths[options.labels : most]):
-            # The name must not tell the class.
+            # The name must not reveal the class.
             hidden = hashlib.sha256(f"{folder.name}/{number}".encode()).hexdigest()
             (pool / f"{hidden[:16]}{path.suffix}").symlink_to(path.resolve())
         test = options.cifar10 / "test" / folder.name
@@ -84,7 +84,7 @@ def deal(options: argparse.Namespace, seed: int, images: pathlib.Path) -> None:
 
 
 def shuffled(folder: pathlib.Path, seed: int) -> list[pathlib.Path]:
-    """Returns a class's images in an order that follows from their names."""
+    """Returns a class's images in an order determined by their names."""
 
     def place(path: pathlib.Path) -> str:
         return hashlib.sha256(f"{seed}/{folder.name}/{path.name}".encode()).hexdigest()

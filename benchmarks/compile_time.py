@@ -1,15 +1,15 @@
-"""From a fresh process to the first training step done, without and with a cache.
+"""The time to a fresh process's first training step, without and with a cache.
 
     python benchmarks/compile_time.py
     python benchmarks/compile_time.py --only=b7 --layers=flax
 
-Each measurement is a process of its own: imports, initial weights, optimizer, tracing,
-compiling, one step; from its start until that step is done. It is run with an empty
-compilation cache, and once more with the cache that the first run has filled, as
-`noisy-student` keeps it in the user's cache directory; with ``--traced`` without whole
-programs (`kept_programs`), so that what JAX keeps alone counts. "ours" is 1 / seconds
-with the filled cache, "peer" 1 / seconds without, so that the ratio says what the cache
-saves; the seconds stand behind them.
+Each measurement is a separate process: imports, initial weights, optimizer, tracing,
+compiling and one step, timed from its start until that step is done. It runs with an
+empty compilation cache, and again with the cache that the first run has filled, as
+`noisy-student` keeps it in the user's cache directory; ``--traced`` leaves out whole
+programs (`kept_programs`), so that only JAX's own cache counts. "ours" is 1 / seconds
+with the filled cache, "peer" 1 / seconds without, so the ratio is the cache's gain; the
+seconds are printed after them.
 """
 
 import argparse
@@ -83,7 +83,7 @@ def measured(name: str, cache: str, options: argparse.Namespace) -> dict:
 
 
 def first_step(options: argparse.Namespace) -> dict[str, float]:
-    """Returns the seconds of each part of the way to the end of a first step."""
+    """Returns the seconds of each part of a first step."""
     parts, started = {}, time.perf_counter()
 
     def note(part: str) -> None:

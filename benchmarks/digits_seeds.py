@@ -6,11 +6,11 @@
 Each seed draws its own fifty labeled images, and is a whole run of
 ``configs/digits.py``: a teacher, its students, and the last student's architecture
 on labels only with as many image draws. Validation and test images are the same for
-all seeds. Runs are kept in ``--workdir`` and not made again. Other flags
-(``--config.key=value``) go to each run.
+all seeds. Runs are kept in ``--workdir`` and reused. Other flags
+(``--config.key=value``) are passed on to each run.
 
-Printed: accuracy of the EMA weights by seed, and paired differences over seeds with
-Student's 95 % interval. With ``--json`` one object instead.
+The output is the accuracy of the EMA weights by seed, and paired differences over seeds
+with Student's 95 % interval; with ``--json`` it is one object.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def finished_run(workdir: pathlib.Path, seed: int, overrides: list[str]) -> dict:
-    """Runs a seed, or takes its finished run; returns its summary."""
+    """Runs a seed, or finds its finished run; returns the summary."""
     command = [sys.executable, "-m", "noisy_student_jax", "run"]
     command += ["--config=configs/digits.py", f"--workdir={workdir.absolute()}"]
     command += [f"--config.seed={seed}", *overrides]

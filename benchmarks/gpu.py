@@ -1,4 +1,4 @@
-"""Training and labeling on one GPU, against timm on the same one: one command.
+"""Training and labeling on one GPU, against timm on the same GPU, in one command.
 
     pip install 'noisy-student-jax[gpu,bench]'
     python benchmarks/gpu.py --json > gpu.json
@@ -8,24 +8,24 @@
 For B0 at 224 px, B3 at 300, B7 at 600 and L2 at 475 with remat:
 
 - *training* in bfloat16: the real step (`TrainStep`, `jit_train_step`) on a batch
-  that lies on the device, against timm's ``tf_efficientnet`` of the same size with
+  that is on the device, against timm's ``tf_efficientnet`` of the same size with
   channels-last, autocast to bfloat16 and `torch.compile`; both with drop path, dropout,
   label smoothing, L2, RMSProp and a moving average of the weights;
-- *labeling*: the program that labels, against timm's in inference mode, compiled;
-- *utilization*: FLOPs of the model (analytic; a training step is three forward passes,
-  what remat computes again not counted) over the rate of one large bfloat16 matrix
+- *labeling*: the labeling program, against timm's in inference mode, compiled;
+- *utilization*: FLOPs of the model (analytic; a training step counts as three forward
+  passes, without the recomputation of remat) over the rate of one large bfloat16 matrix
   product, measured here by the same framework;
-- *parts*: ours by convolution, depthwise, normalization, augmentation and the update,
-  from a profiler's trace of the step with RandAugment in front of it;
-- *layouts*: every kind of the model's convolutions, forward and both gradients, with
+- *parts*: our step's time by convolution, depthwise, normalization, augmentation and
+  update, from a profiler's trace of the step with RandAugment in front of it;
+- *layouts*: each kind of the model's convolutions, forward and both gradients, with
   channels last and first;
-- *flags*: our training once more with each of `FLAGS` of XLA.
+- *flags*: our training again with each XLA flag of `FLAGS`.
 
-Every measurement is a process of its own, since each framework keeps all of the memory
-that it can get; ours and the peer's take turns. The batch is the given one, halved
-until it fits, for each of them by itself. What does not work is named in the result, by
-its last words, and the rest goes on; without timm, or if PyTorch sees no GPU and JAX
-does, there is no peer. A process that takes more than `--patience` seconds is given up.
+Every measurement is a separate process, since each framework keeps all the memory that
+it can get; ours and the peer's take turns. The batch is halved until it fits, for each
+of them separately. Failures are listed in the result with their last message, and the
+rest goes on; without timm, or if PyTorch sees no GPU and JAX does, there is no peer. A
+process that takes more than `--patience` seconds is stopped.
 """
 
 import dataclasses
@@ -43,7 +43,7 @@ from typing import Any
 import side_by_side
 
 MODELS = {"b0": (224, 512), "b3": (300, 256), "b7": (600, 64), "l2": (475, 64)}
-"""Resolution and the batch to begin with."""
+"""Resolution and initial batch."""
 REMAT = ("l2",)
 FLAGS = {
     "latency hiding": "--xla_gpu_enable_latency_hiding_scheduler=true",
@@ -55,7 +55,7 @@ FLAGS = {
     "no autotuning": "--xla_gpu_autotune_level=0",
     "cublaslt": "--xla_gpu_enable_cublaslt=true",
 }
-"""Each is tried by itself. One that this XLA does not know ends its process alone."""
+"""Each is tried alone. A flag that this XLA does not know ends only its own process."""
 SECTIONS = ("training", "labeling", "parts", "layouts", "flags")
 _OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "out of memory", "OutOfMemory", "MemoryError")
 _HERE = pathlib.Path(__file__).resolve().parent
@@ -63,7 +63,7 @@ _HERE = pathlib.Path(__file__).resolve().parent
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What a measurement may be told; see ``gpu_work.py``."""
+    """The options of a measurement; see ``gpu_work.py``."""
 
     model: str = ""
     side: int = 0
@@ -77,7 +77,7 @@ class Task:
 
 
 class Failed(Exception):  # noqa: N818
-    """A measurement did not end well; the message is the last that it said."""
+    """A measurement failed; the message is the last that it printed."""
 
     out_of_memory = False
 
@@ -111,7 +111,7 @@ def main() -> None:
 def everything(options: Any, skip: set[str]) -> dict[str, Any]:
     ours = run("our_device", Task())
     on_gpu = ours["backend"] != "cpu"
-    # A processor takes long for what a GPU does in a moment.
+    # The work of a moment on a GPU takes a CPU long.
     base = Task(
         steps=options.steps,
         dtype=options.dtype,
@@ -162,7 +162,7 @@ NO_GRAPHS = "--xla_gpu_enable_command_buffer="
 
 
 def fitting(result: dict[str, Any], task: Task) -> Task:
-    """Returns the task with the batch that training was measured with, if it was."""
+    """Returns the task with the batch size at which training was measured, if any."""
     for case in result["cases"]:
         if case["name"].startswith(f"{task.model} training"):
             return dataclasses.replace(task, batch=case["our_batch"])
@@ -182,7 +182,7 @@ def peer_device(ours: dict[str, Any]) -> dict[str, Any]:
 
 
 def attempt(result: dict[str, Any], what: str, function: Any, *arguments: Any) -> Any:
-    """Calls it; if that fails, notes why in the result, says so and returns None."""
+    """Calls a function; records and reports a failure, and then returns None."""
     print(f"{what} …", file=sys.stderr, flush=True)
     try:
         return function(*arguments)
@@ -195,7 +195,7 @@ def attempt(result: dict[str, Any], what: str, function: Any, *arguments: Any) -
 def compared(
     what: str, task: Task, sides: dict[str, dict[str, Any]], options: Any
 ) -> dict[str, Any]:
-    """Measures ours and the peer's in turns, each at the batch that fits it."""
+    """Measures ours and the peer's in turns, each at its largest batch that fits."""
     turns: dict[str, list[dict[str, Any]]] = {who: [] for who in sides}
     batches = dict.fromkeys(sides, task.batch)
     broken = {}
@@ -236,7 +236,7 @@ def compared(
 
 
 def largest(name: str, task: Task, batch: int) -> tuple[dict[str, Any], int]:
-    """Measures at the largest batch that fits: the given one, halved until it does."""
+    """Measures at the given batch, halved until it fits."""
     while True:
         try:
             return run(name, dataclasses.replace(task, batch=batch)), batch
@@ -247,10 +247,10 @@ def largest(name: str, task: Task, batch: int) -> tuple[dict[str, Any], int]:
 
 
 def run(name: str, task: Task, flags: str = "") -> Any:
-    """Measures in a process of its own.
+    """Measures in a separate process.
 
     Raises:
-      Failed: it did not end well, or in time.
+      Failed: the process failed or timed out.
     """
     environment = dict(os.environ)
     if flags:
@@ -272,7 +272,7 @@ def run(name: str, task: Task, flags: str = "") -> Any:
         return json.loads(done.stdout.splitlines()[-1])
     said = [line for line in done.stderr.splitlines() if line.strip()]
     failed = Failed(last_words(said, done.returncode))
-    # The system ends what takes all of its memory.
+    # The system kills a process that takes all of its memory.
     failed.out_of_memory = done.returncode == -9 or any(
         words in line for line in said for words in _OUT_OF_MEMORY
     )
@@ -280,7 +280,7 @@ def run(name: str, task: Task, flags: str = "") -> Any:
 
 
 def last_words(said: list[str], status: int) -> str:
-    """Returns what tells most of a failure, in one line."""
+    """Returns the most informative line of a failure."""
     telling = [
         line for line in said if any(words in line for words in _OUT_OF_MEMORY)
     ] or [line for line in said if "Unknown flag" in line]
@@ -288,7 +288,7 @@ def last_words(said: list[str], status: int) -> str:
 
 
 def measure(name: str, task: str) -> None:
-    """Measures, in the process that `run` has started."""
+    """Measures in the process that `run` has started."""
     import gpu_work
 
     given = json.loads(task)

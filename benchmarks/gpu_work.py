@@ -1,7 +1,7 @@
-"""What ``gpu.py`` measures, each in a process of its own; not to be called by people.
+"""The measurements of ``gpu.py``, which runs each in a separate process.
 
 A measurement is a function of this module; its keyword arguments are the fields of
-`Task` that it names. It prints nothing; what it returns goes to the parent as JSON.
+`Task` that it names. It prints nothing; its result goes to the parent as JSON.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ from typing import Any
 
 
 def timed(work: Callable[[], Any], steps: int) -> float:
-    """Returns the seconds of one `work`: the median of three turns, after two calls."""
+    """Returns the seconds of one `work`, the median of three turns after two calls."""
     for _ in range(2):
         work()
     turns = []
@@ -26,7 +26,7 @@ def timed(work: Callable[[], Any], steps: int) -> float:
 
 
 def queued(call: Callable[[], Any], wait: Callable[[Any], Any], steps: int) -> float:
-    """Returns the seconds of one call where the device is never left waiting."""
+    """Returns the seconds of one call while the device is never idle."""
 
     def work() -> None:
         wait([call() for _ in range(steps)][-1])
@@ -45,7 +45,7 @@ def our_device() -> dict[str, Any]:
 
 
 def our_matrix_rate(*, size: int, steps: int) -> dict[str, float]:
-    """The rate of one large matrix product: what 100 % utilization is taken to be."""
+    """Returns the rate of one large matrix product, taken as 100 % utilization."""
     import jax
     import jax.numpy as jnp
 
@@ -65,7 +65,7 @@ def our_model(model: str, side: int, remat: bool, dtype: str):
 def our_training(
     *, model: str, side: int, batch: int, steps: int, remat: bool, dtype: str
 ) -> dict[str, float]:
-    """Images per second of the training step on one batch that lies on the device."""
+    """Returns images per second of the training step on one batch on the device."""
     import jax
 
     step, state, placed, _ = _trained(model, side, batch, remat, dtype)
@@ -108,7 +108,7 @@ def _trained(model: str, side: int, batch: int, remat: bool, dtype: str):
 def our_labeling(
     *, model: str, side: int, batch: int, steps: int, dtype: str
 ) -> dict[str, float]:
-    """Images per second of the labeling program."""
+    """Returns images per second of the labeling program."""
     import jax
 
     ours = our_model(model, side, False, dtype)
@@ -123,7 +123,7 @@ def our_labeling(
 def our_parts(
     *, model: str, side: int, batch: int, steps: int, remat: bool, dtype: str
 ) -> dict[str, Any]:
-    """What a step with RandAugment in front of it spends its time on."""
+    """Returns the time of a step with RandAugment in front of it, by part."""
     import jax
     import numpy as np
     import step_parts
@@ -165,7 +165,7 @@ def our_parts(
 def our_layouts(
     *, model: str, side: int, batch: int, steps: int, dtype: str
 ) -> list[dict[str, Any]]:
-    """Each kind of the model's convolutions, channels last and channels first."""
+    """Times each kind of the model's convolutions, channels last and channels first."""
     import jax
     import jax.numpy as jnp
     from jax import lax
@@ -203,7 +203,7 @@ def our_layouts(
 
 
 def _convolutions(model: str, side: int, batch: int, dtype: str):
-    """Returns input, kernel, stride and groups of the forward pass, each kind once."""
+    """Returns input, kernel, stride and groups of each kind of convolution, once."""
     import jax
     import jax.numpy as jnp
 
@@ -220,7 +220,7 @@ def _convolutions(model: str, side: int, batch: int, dtype: str):
         if equation.primitive.name != "conv_general_dilated":
             continue
         shape, kernel = (one.aval.shape for one in equation.invars)
-        # What squeezes one pixel is no matter of layout.
+        # Squeeze-and-excitation has one pixel, so layout does not matter.
         if shape[1] > 1:
             told = equation.params
             stride, groups = told["window_strides"][0], told["feature_group_count"]
@@ -240,7 +240,7 @@ def _equations(jaxpr):
 
 
 def our_flops(*, model: str, side: int) -> dict[str, int]:
-    """Of the forward pass of one image."""
+    """Returns the FLOPs of one image's forward pass."""
     from noisy_student_jax import models
     from noisy_student_jax.models import cost
 
@@ -306,7 +306,7 @@ def peer_training(
     dtype: str,
     compile_peer: bool,
 ) -> dict[str, float]:
-    """The same step: normalize, noise of the model, loss, RMSProp, average."""
+    """Times the same step: normalization, the model's noise, loss, RMSProp, average."""
     torch, timm, device = _torch()
     module = _peer_model(torch, timm, device, model, remat).train()
     weights = list(module.parameters())

@@ -1,14 +1,15 @@
-"""Labeling's forward pass on this machine against PyTorch and onnxruntime.
+"""The forward pass of labeling on this machine, against PyTorch and onnxruntime.
 
     pip install 'noisy-student-jax[bench,onnx]'
     python benchmarks/inference.py
 
-Bytes in, probabilities out, in batches, with as many threads as there are cores. Ours
-is the program that labels (`evaluation.predictor.Predictor`). The peers: geffnet's
-``tf_efficientnet_b0`` channels-last and eager; the same shapes with batch norm folded
-into the convolutions (`torch_twin`); onnxruntime with our exported model, which it
-optimizes and folds for itself. Each case is one peer's. ``--whole`` turns off what
-gives the program a few images at a time (`evaluation.in_pieces`).
+All take bytes and return probabilities, in batches, with as many threads as there are
+cores. Ours is the labeling program (`evaluation.predictor.Predictor`). The peers are
+geffnet's ``tf_efficientnet_b0`` channels-last and eager; the same shapes with batch
+norm folded into the convolutions (`torch_twin`); and onnxruntime with our exported
+model, which it optimizes and folds itself. Each case compares with one peer.
+``--whole`` runs whole batches instead of a few images at a time
+(`evaluation.in_pieces`).
 """
 
 import geffnet
@@ -37,9 +38,9 @@ def main() -> None:
     command_line = parser(__doc__)
     add_only(command_line)
     command_line.add_argument(
-        "--whole", action="store_true", help="ours gives the program whole batches"
+        "--whole", action="store_true", help="run ours on whole batches"
     )
-    command_line.add_argument("--batch", type=int, help="images at once, of all")
+    command_line.add_argument("--batch", type=int, help="images at once, in all cases")
     options = command_line.parse_args()
     devices.keep_freed_memory()
     cases = []
@@ -63,7 +64,7 @@ def main() -> None:
 
 
 def predicting(made: Ours, batch: int, *, in_pieces: bool) -> Work:
-    """Returns a work that is some batches of what labels, as labeling goes on."""
+    """Returns a work that labels some batches as the loop does."""
     predictor, placed = made.predictor(batch, in_pieces=in_pieces)
     images = made.images(BATCHES * batch)
 
@@ -75,7 +76,7 @@ def predicting(made: Ours, batch: int, *, in_pieces: bool) -> Work:
 
 
 def pytorch(made: Ours, batch: int, *, folded: bool) -> Work:
-    """Returns a work that is the same in PyTorch."""
+    """Returns a work that does the same in PyTorch."""
     model = made.name.removeprefix("efficientnet_")
     if model == "b0" and not folded:
         module = geffnet.create_model("tf_efficientnet_b0")
@@ -101,7 +102,7 @@ def pytorch(made: Ours, batch: int, *, folded: bool) -> Work:
 
 
 def onnx(made: Ours, batch: int) -> Work:
-    """Returns a work that is the same in onnxruntime, with our exported model."""
+    """Returns a work that does the same in onnxruntime, with our exported model."""
     bundle = Bundle(
         made.name,
         {"outputs": made.task.outputs},

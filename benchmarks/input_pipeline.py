@@ -1,19 +1,19 @@
-"""Training images a second: decode, random crop, RandAugment, beside other pipelines.
+"""Training images per second of the streamed input pipeline, against other pipelines.
 
     python benchmarks/input_pipeline.py IMAGES            # a folder, or a tar, of JPEGs
     python benchmarks/input_pipeline.py IMAGES --json
 
-Every pipeline runs in a process of its own that may use one core (two for the row that
-scales); the processes take turns, a turn is at least `--seconds` long, and medians over
-`--repeats` turns count. At the beginning of a turn some batches are made that do not
-count, since all of them work ahead. Batches are of 32 images of 224 pixels, with two
-operations of RandAugment at magnitude 27. Nothing else should run meanwhile.
+Every pipeline runs in a separate process restricted to one core (two for the rows on
+scaling). The processes take turns, a turn is at least `--seconds` long, and the result
+is the median over `--repeats` turns. The first batches of a turn do not count, since
+all pipelines work ahead. Batches have 32 images of 224 pixels, with two operations of
+RandAugment at magnitude 27. Nothing else should run meanwhile.
 
-- *whole*: the streaming road as a run has it (`StreamingFeed`): reading, decoding,
-  crop, resize, flip, RandAugment; *plain* is the same with ``data.decoder=plain``.
-- *crops*: the same with ``data.augment=device``: what is left for the host.
+- *whole*: the streamed pipeline of a run (`StreamingFeed`): reading, decoding, crop,
+  resize, flip, RandAugment; *plain* is the same with ``data.decoder=plain``.
+- *crops*: the same with ``data.augment=device``, which leaves RandAugment out.
 - *Pillow*: ``pillow_pipeline.py``; *graph*: ``reference_graph.py``.
-- *decode*: every image decoded whole and nothing done to it: the limit.
+- *decode*: every image is decoded whole and nothing else is done, which is the limit.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from time import perf_counter
 
 SIDE, BATCH, LAYERS, MAGNITUDE = 224, 32, 2, 27.0
 DISCARDED = 10
-"""Batches at the beginning of a turn: more than any pipeline works ahead."""
+"""Uncounted batches at the start of a turn, more than any pipeline works ahead."""
 EPOCHS = 30
 NOT_THERE = "not there"
 
@@ -110,7 +110,7 @@ def measure(folder: pathlib.Path, options: argparse.Namespace) -> list[dict]:
 
 
 class Child:
-    """A pipeline in a process of its own, on some of our cores."""
+    """A pipeline in a separate process, on some of our cores."""
 
     def __init__(self, folder: pathlib.Path, pipeline: str, cores: int):
         command = [sys.executable, __file__, str(folder), f"--pipeline={pipeline}"]
@@ -125,19 +125,19 @@ class Child:
             self.close()
 
     def ask(self, **what) -> dict:
-        """Has it measure: ``seconds``, or the memory after ``epochs``."""
+        """Requests a measurement: over ``seconds``, or of memory after ``epochs``."""
         print(json.dumps(what), file=self._process.stdin, flush=True)
         return json.loads(self._process.stdout.readline())
 
     def close(self) -> None:
-        """Lets it end."""
+        """Ends the process."""
         self._process.stdin.close()
         self._process.wait()
 
 
 def serve(options: argparse.Namespace) -> None:
-    """Does what is asked for on standard input; a child's main program."""
-    # Before anything is imported that counts the cores.
+    """Answers requests on standard input; a child's main program."""
+    # This precedes any import that counts the cores.
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])
     try:
         step = PIPELINES[options.pipeline](options.images)
@@ -245,7 +245,7 @@ def pillow(folder: pathlib.Path) -> Step:
 
 
 def drawn(files: list[bytes]) -> Iterator[list[tuple]]:
-    """Yields batches of files, boxes and draws as ours would draw them."""
+    """Yields batches of files, boxes and draws, drawn as ours are."""
     import numpy as np
 
     from noisy_student_jax.augment import numpy_draws

@@ -1,16 +1,16 @@
-"""Labeling a whole pool, against a loop in PyTorch and against the forward pass alone.
+"""Labeling a whole pool, against a PyTorch loop and against the forward pass alone.
 
     pip install 'noisy-student-jax[bench]'
     python benchmarks/labeling.py
     python benchmarks/labeling.py --model=b0 --side=224 --images=256 --batch=32
 
-Ours is `label.label_pool` as the loop calls it: read the records, crop and resize them,
-predict, write the sidecars. The peer is the same model of geffnet's in the loop that
-people write: a `DataLoader` over the same images with the same crop and resize by
+Ours is `pseudo_labels.label.label_pool` as the loop calls it: read the records, crop
+and resize them, predict, write the sidecars. The peer is the same model of geffnet's in
+a usual loop: a `DataLoader` over the same images with the same crop and resize by
 Pillow, channels-last, `torch.inference_mode`, softmax, and the same columns written by
-pyarrow; its workers are the better of none and one for each core but one. Images lie in
-memory as bytes, a seventh larger than the model reads them, as `prepare` keeps them.
-The limit is the labeling program alone on images that lie on the device.
+pyarrow; its number of workers is the better of none and one for each core but one.
+Images are in memory as bytes, a seventh larger than the model reads them, as `prepare`
+keeps them. The limit is the labeling program alone on images that are on the device.
 """
 
 import os

@@ -1,16 +1,16 @@
-"""The peak memory of a training step, against what `plan` says of it beforehand.
+"""The peak memory of a training step, against the estimate of `plan`.
 
     python benchmarks/memory.py
     python benchmarks/memory.py --only b0@96 tiny
 
-Each case runs in a process of its own. It compiles the step from shapes alone, trains
-for some steps (which load what the process needs once), and only then measures: on CPU,
-the size of state and batch and the most that the process grows by in a step (``VmHWM``
-of Linux); elsewhere what the device says. The C library maps every large buffer by
-itself there (``MALLOC_MMAP_THRESHOLD_``) and returns it when it is freed: otherwise the
-memory that the step before left behind hides what a step takes, or not, by chance.
-``plan`` is the estimate that `plan` makes without compiling, ``compiled`` what it says
-with ``--measure``; ``held`` is what ``memory.HELD`` stands for, in this case.
+Each case runs in a separate process. It compiles the step from shapes alone, trains for
+some steps (to load everything that the process needs once), and only then measures: on
+CPU, the size of state and batch plus the largest growth of the process in a step
+(``VmHWM`` of Linux); elsewhere the device's own figure. In these processes the C
+library maps every large buffer separately (``MALLOC_MMAP_THRESHOLD_``) and returns it
+when it is freed: otherwise memory left by the step before may hide the memory of a
+step. ``plan`` is the estimate of `plan` without compiling, ``compiled`` that with
+``--measure``; ``held`` is the case's own value of ``planning.memory.HELD``.
 """
 
 import argparse
@@ -67,7 +67,7 @@ def student_of(case: dict[str, Any]) -> Generation:
     config.model.update({k: case[k] for k in ("dtype", "remat") if k in case})
     config.train.update(batch=case["batch"], epochs=None, steps=10)
     config.train.microbatches = case.get("microbatches", 1)
-    # Nothing but the step; what else lies on the device is plain to add.
+    # Only the step: other arrays on the device are simple to add.
     config.data.update(resident_gigabytes=0.0, prefetch=0, labels_per_class=3)
     config.generations = ({},)
     run = Run(complete(config), "unused", interruption=Interruption(), look_only=True)
@@ -75,7 +75,7 @@ def student_of(case: dict[str, Any]) -> Generation:
 
 
 def measured(case: dict[str, Any]) -> dict[str, float]:
-    """Trains some steps of a case, in this process; numbers are bytes or seconds."""
+    """Trains a case for some steps in this process; results are bytes or seconds."""
     student = student_of(case)
     trained, mesh = part(student), sharding.make_mesh()
     step, state = step_and_state(trained)
@@ -93,7 +93,7 @@ def measured(case: dict[str, Any]) -> dict[str, float]:
     held = sum(leaf.nbytes for leaf in jax.tree.leaves((state, batch)))
     peaks, seconds = [], []
     for _ in range(WARM + MEASURED):
-        # A step's temporaries are freed by another thread, after its results are there.
+        # Another thread frees a step's temporaries, after its results are ready.
         time.sleep(0.1)
         before = side_by_side.forget_peak()
         started = time.perf_counter()
@@ -114,11 +114,11 @@ def measured(case: dict[str, Any]) -> dict[str, float]:
 
 
 def peak_since(before: int, held: int) -> int:
-    """Returns the most that was held in a step.
+    """Returns the peak memory of a step, in bytes.
 
     Args:
-      before: what the process held before it.
-      held: the part of that which counts: state and batch.
+      before: memory of the process before the step.
+      held: the part of it that counts: state and batch.
     """
     if jax.default_backend() != "cpu":
         return jax.local_devices()[0].memory_stats()["peak_bytes_in_use"]

@@ -1,9 +1,9 @@
-"""What training and labeling wait for, with and without working ahead.
+"""The overlap of host and devices in training and labeling, against none.
 
-Ours goes ahead; the peer is ours with that turned off by config. On a CPU, host and
-device are the same cores, and what one does while the other works it takes from it:
-so the reader of the made-up training waits (as for a disk) rather than works, and
-labeling is measured with a reader that waits and with one that works.
+The peer is ours with the overlap turned off by config. On a CPU, host and device share
+the cores, so work of one slows the other down: the reader of the simulated training
+therefore waits (as for a disk) instead of working, and labeling is measured with a
+reader that waits and with one that works.
 """
 
 import functools
@@ -37,13 +37,13 @@ from noisy_student_jax.training.state import TrainState
 
 CLASSES = tuple("abcdefghij")
 STEP_SECONDS, BATCH_SECONDS, STEPS = 0.03, (0.005, 0.045), 24
-"""Of the made-up training: a step, and making a batch, from and to."""
+"""Seconds of a simulated step and of its fastest and slowest batch; number of steps."""
 READ_SECONDS = 0.05
-"""That a slow disk takes to read the images of a batch."""
+"""Seconds that a slow disk takes to read the images of a batch."""
 
 
 def saves(size: int, *, repeats: int) -> dict[str, float]:
-    """Seconds that training stands still at a save of `size` bytes of state."""
+    """Returns the seconds that a save of `size` bytes of state stops training."""
     values = jnp.arange(size // 4 // 64, dtype=jnp.float32)
     params = {f"layer_{n}": values + n for n in range(16)}
     optimizer = optax.rmsprop(0.1, momentum=0.9)
@@ -66,7 +66,7 @@ def saves(size: int, *, repeats: int) -> dict[str, float]:
                 checkpoints.wait()
         for checkpoints in opened.values():
             checkpoints.close()
-    # The first save of each also makes the folders.
+    # The first save of each also creates the folders.
     return {name: statistics.median(own[1:]) for name, own in stalls.items()}
 
 
@@ -77,7 +77,7 @@ def busy(turns: int) -> jax.Array:
 
 @functools.cache
 def turns_of_a_step() -> int:
-    """How much work takes `STEP_SECONDS`; the same for all that are compared."""
+    """Returns the amount of work that takes `STEP_SECONDS`, shared by all cases."""
     program = jax.jit(busy)
     rates = side_by_side.rates(
         {"busy": lambda: int(jax.block_until_ready(program(100)) * 0) + 100},
@@ -87,7 +87,7 @@ def turns_of_a_step() -> int:
 
 
 def training(prefetch: int) -> side_by_side.Work:
-    """The real loop, on a device and a reader that only take their time."""
+    """Runs the real loop on a simulated device and reader."""
     mesh = sharding.make_mesh(jax.devices()[:1])
     optimizer = optax.sgd(0.1)
 
@@ -100,7 +100,7 @@ def training(prefetch: int) -> side_by_side.Work:
         return after, {"loss": done, "gradient_norm": done}
 
     def batches(number: int) -> Any:
-        # Every fourth one is slow, as from a disk.
+        # Every fourth batch is slow, as from a disk.
         time.sleep(BATCH_SECONDS[number % 4 == 3])
         return sharding.put_batch({"turns": turns}, mesh)
 
@@ -133,7 +133,7 @@ def training(prefetch: int) -> side_by_side.Work:
 
 
 class Pool:
-    """Images that take a while to come: from a slow disk, or to be resized."""
+    """Images that take time: to come from a slow disk, or to be resized."""
 
     def __init__(self, side: int, seconds: float):
         self._image = np.random.default_rng(0).integers(

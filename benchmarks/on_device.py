@@ -1,19 +1,19 @@
-r"""RandAugment on the device, and whole epochs there without waiting for the host.
+r"""RandAugment on the device, and whole epochs without waiting for the host.
 
     python benchmarks/on_device.py
     python benchmarks/on_device.py --images=32:4096,224:512 --batch=64 \
         --model=efficientnet_b0_small
 
-Three kinds of cases, all on the default backend:
+There are three kinds of cases, all on the default backend:
 
-- *RandAugment*, two operations and a mirror, on made-up images: by the form that `auto`
-  chooses here, against Pillow in one thread (per core, that is); and one image after
+- *RandAugment*, two operations and a flip, on synthetic images: in the form that `auto`
+  chooses here, against Pillow in one thread (that is, per core); and one image after
   the other against all together, where every operation runs for every image;
-- *what a step's draws cost the host*: batches per second of the resident pipeline on
-  images of one pixel, many steps' draws being sent at a time, against each step's own;
-- *whole epochs*: steps per second of a student as the training loop takes them, from
-  the resident pipeline and with the metrics looked at a step late, against the limit:
-  as many steps in one program (`lax.scan`), whose draws are on the device.
+- *the host's cost of a step's draws*: batches per second of the resident pipeline on
+  images of one pixel, with many steps' draws sent at a time, against each step's own;
+- *whole epochs*: steps per second of a student in the training loop, from the resident
+  pipeline and with the metrics read a step late, against the limit: as many steps in
+  one program (`lax.scan`), whose draws are on the device.
 """
 
 import functools
@@ -48,7 +48,7 @@ from noisy_student_jax.training.compiled_step import StepProgram
 
 CLASSES = 10
 LABELED, POOL = 4_000, 41_000
-"""CIFAR-10's, as ``configs/cifar10.py`` splits it."""
+"""Images of CIFAR-10 as ``configs/cifar10.py`` splits it."""
 
 
 def main() -> None:
@@ -74,7 +74,7 @@ def main() -> None:
 
 
 def input_noise(side: int, **options: str) -> InputNoise:
-    """Two layers and a mirror; pixels move and are covered by shares of the side."""
+    """Returns two layers and a flip; translation and cutout scale with the side."""
     constants = RandAugmentConstants(translate=side / 8, cutout=side / 8)
     return InputNoise(
         randaugment_layers=2,
@@ -159,7 +159,7 @@ def pipeline(own: list[Stream], layout: BatchLayout, side: int) -> ResidentPipel
 
 
 def counting(call: Callable[[int], object]) -> Work:
-    """Calls with one step number after the other."""
+    """Returns a work that calls with consecutive step numbers."""
     step = -1
 
     def work() -> int:
@@ -196,7 +196,7 @@ def epochs(model: str, layout: BatchLayout, steps: int, timing: dict) -> dict:
     program = StepProgram(step, mesh, state=state, batch=batches(0), reuse=False)
     whole = sharding.replicated(mesh)
     states = {name: jax.device_put(state, whole) for name in ("loop", "program")}
-    # Each step donates its state: one for each way.
+    # Each step donates its state, so each form has its own.
     states["program"] = jax.tree.map(jnp.copy, states["program"])
     number, late = 0, None
 
@@ -218,7 +218,7 @@ def epochs(model: str, layout: BatchLayout, steps: int, timing: dict) -> dict:
 
     all_in_one = jax.jit(in_one, donate_argnums=0, out_shardings=whole)
     batches(0)
-    # What no pipeline shows: there is no other use for a program of many steps.
+    # No pipeline has this: only this benchmark uses a program of many steps.
     inputs = batches._resident, batches._keys, batches._current[1]
 
     def scanned() -> int:

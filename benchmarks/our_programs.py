@@ -1,4 +1,4 @@
-"""The real training step and labeling program of a model, made without a run."""
+"""The real training step and labeling program of a model, built without a run."""
 
 import dataclasses
 import functools
@@ -27,14 +27,14 @@ from noisy_student_jax.training.step import StepOptions, TrainStep
 
 @dataclasses.dataclass(frozen=True)
 class Ours:
-    """A model and what is needed to train it and to label with it.
+    """A model with everything needed to train it and to label with it.
 
     Attributes:
-      name: of the model, as ``models`` knows it.
-      side: of its images, in pixels.
-      module: of the model.
+      name: the model's name in ``models``.
+      side: side of its images, in pixels.
+      module: the model.
       task: classification.
-      preprocessing: at `side`, of images that come as they are to be seen.
+      preprocessing: preprocessing at `side`, for images that already have that size.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Ours:
     def make(
         cls, name: str, *, side: int = 0, classes: int = 1000, **arguments: Any
     ) -> "Ours":
-        """Makes one; `side` 0 is the model's own, `arguments` are the model's."""
+        """Makes one; a `side` of 0 is the model's own, `arguments` are the model's."""
         side = side or models.resolution(name)
         mean, std = models.normalization(name)
         module = models.create(name, outputs=classes, **arguments)
@@ -61,7 +61,7 @@ class Ours:
 
     @functools.cached_property
     def variables(self) -> PyTree:
-        """Fresh ones, on the host."""
+        """Returns initial variables on the host."""
         return initialize(self.module, resolution=self.side, seed=0)
 
     def training(self, *, ratio: float = 0.0) -> tuple[TrainStep, TrainState]:
@@ -74,7 +74,7 @@ class Ours:
         return TrainState.create(variables, optimizer, seed=0, generation=0)
 
     def step_and_optimizer(self, *, ratio: float = 0.0) -> tuple[TrainStep, Any]:
-        """Returns the pure step of the paper's recipe, and the optimizer in it."""
+        """Returns the pure step of the paper's recipe, and its optimizer."""
         options = OptimizerOptions(
             optimizer="rmsprop",
             learning_rate=0.016,
@@ -101,7 +101,7 @@ class Ours:
         return step, optimizer
 
     def batch(self, layout: BatchLayout) -> Batch:
-        """Returns a batch of made-up images, on the host."""
+        """Returns a batch of synthetic images, on the host."""
         rng = np.random.default_rng(0)
         ones = np.ones(layout.total, np.float32)
         labels = rng.integers(0, self.task.outputs, layout.total)
@@ -114,7 +114,7 @@ class Ours:
         }
 
     def images(self, count: int) -> np.ndarray:
-        """Returns made-up images, uint8 ``[count, side, side, 3]``."""
+        """Returns synthetic images, uint8 ``[count, side, side, 3]``."""
         rng = np.random.default_rng(0)
         shape = (count, self.side, self.side, 3)
         return rng.integers(0, 256, shape, np.uint8)
@@ -122,7 +122,7 @@ class Ours:
     def predictor(
         self, batch: int, *, in_pieces: bool = True
     ) -> tuple[Predictor, PyTree]:
-        """Returns what labels, and the variables on its devices."""
+        """Returns the predictor that labels, and the variables on its devices."""
         predictor = Predictor(
             self.task,
             self.module,
@@ -134,9 +134,9 @@ class Ours:
 
 
 def training_work(ours: Ours, batch: int, *, reuse: bool = False) -> Work:
-    """Returns a work that is one training step, begun as a run does.
+    """Returns a work that is one training step, set up as in a run.
 
-    Its programs are compiled, or with `reuse` found, while the state is made.
+    Its programs are compiled, or with `reuse` found, while the state is initialized.
     """
     mesh = sharding.make_mesh()
     step, optimizer = ours.step_and_optimizer()
@@ -162,5 +162,5 @@ def training_work(ours: Ours, batch: int, *, reuse: bool = False) -> Work:
 
 
 def wait(tree: PyTree) -> None:
-    """Waits until all of it is computed."""
+    """Waits until all arrays are computed."""
     jax.block_until_ready(tree)

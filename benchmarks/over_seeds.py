@@ -1,4 +1,4 @@
-"""Several runs of one config that differ in their seed, side by side."""
+"""Comparison of runs of one config that differ in their seed."""
 
 import json
 
@@ -7,12 +7,12 @@ from scipy import stats
 
 
 def tell(runs: list[dict], split: str, *, as_json: bool) -> None:
-    """Prints accuracies of summaries by seed, and what students are ahead by.
+    """Prints accuracies by seed, and the students' paired differences.
 
     Args:
-      runs: what ``summary.json`` of each says.
+      runs: content of each run's ``summary.json``.
       split: ``test`` or ``validation``.
-      as_json: whether to print one object, not tables.
+      as_json: whether to print one object instead of tables.
     """
     scores = accuracies(runs, split)
     students = [name for name in scores if name.startswith("student")]
@@ -30,7 +30,7 @@ def tell(runs: list[dict], split: str, *, as_json: bool) -> None:
 
 
 def accuracies(runs: list[dict], split: str) -> dict[str, list[float]]:
-    """Returns the primary metric by seed, of the generations and what is compared."""
+    """Returns the primary metric by seed, of the generations and the baselines."""
     part = {"test": "metrics", "validation": "validation"}[split]
     metric = runs[0]["primary_metric"]
     scores = {}
@@ -45,7 +45,7 @@ def accuracies(runs: list[dict], split: str) -> dict[str, list[float]]:
 
 
 def difference(ours: list[float], theirs: list[float]) -> dict:
-    """Returns the paired mean difference, its interval, and how often it is won."""
+    """Returns the paired mean difference, its interval, and the number of seeds won."""
     gaps = np.subtract(ours, theirs)
     mean, error = gaps.mean(), stats.sem(gaps)
     half = stats.t.ppf(0.975, len(gaps) - 1) * error

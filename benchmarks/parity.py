@@ -1,18 +1,19 @@
-"""Imported weights against geffnet, from which timm's names and layouts come.
+"""Imported weights against geffnet, the origin of timm's names and layouts.
 
     pip install torch geffnet
     python benchmarks/parity.py                          # B0-B7, Lite0-2
     python benchmarks/parity.py --models=b0,lite0 --json
-    python benchmarks/parity.py --golden=tests/checkpoints/golden_geffnet.json
+    python benchmarks/parity.py --golden=tests/interop/golden_geffnet.json
 
-For each model every tensor is drawn at random, batch statistics too: around those of
-the images, a tenth off, since deep networks with any others are chaotic, and float32
-does not say what their logits are (how far geffnet is from its own float64 is printed).
-geffnet's model takes the tensors and saves them with `torch.save` (in its old format
-for Lite); the file is imported; and both models read the same random images at the
-model's own resolution and at the next odd one. Printed: the largest difference between
-their logits relative to the largest logit, and for scale how much the logits of the two
-images differ. Exits with 1 if any difference is above 1e-4.
+For each model every tensor is drawn at random. Batch statistics are drawn within a
+tenth of those of the images, since deep networks with any others are chaotic, and
+float32 does not determine their logits (the distance of geffnet from its own float64 is
+printed). geffnet's model takes the tensors and saves them with `torch.save` (in its old
+format for Lite); the file is imported; and both models read the same random images at
+the model's own resolution and at the next odd one. The output is the largest difference
+between their logits relative to the largest logit and, for scale, the difference
+between the logits of the two images. The exit status is 1 if any difference is above
+1e-4.
 """
 
 import argparse
@@ -72,7 +73,7 @@ def main() -> int:
 
 
 def geffnet_model(model: str, outputs: int) -> torch.nn.Module:
-    """Makes geffnet's model; L2 it has under its weights' name alone."""
+    """Makes geffnet's model; it has L2 only under its weights' name."""
     name = timm_names.model_name(model)
     name += "_ns" if name.endswith("l2") else ""
     with contextlib.redirect_stdout(io.StringIO()):
@@ -92,7 +93,7 @@ def loaded(model: str, outputs: int) -> torch.nn.Module:
 
 
 def settle(module: torch.nn.Module, images: np.ndarray) -> None:
-    """Sets batch statistics at random around those of images."""
+    """Sets batch statistics at random around those of the images."""
     norms = [one for one in module.modules() if isinstance(one, torch.nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = 1.0
@@ -143,7 +144,7 @@ def compare(model: str, side: int) -> dict:
 
 
 def imported(theirs: torch.nn.Module, model: str) -> Bundle:
-    """Imports what `torch.save` wrote of geffnet's model."""
+    """Imports the file that `torch.save` wrote of geffnet's model."""
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "weights.pth"
         torch.save(
@@ -161,7 +162,7 @@ def imported(theirs: torch.nn.Module, model: str) -> Bundle:
 
 
 def golden() -> dict:
-    """What the tests hold against, which do without PyTorch."""
+    """Returns the values that tests compare with, so that they need no PyTorch."""
     structure = {}
     for model in timm_names.MODELS:
         with torch.device("meta"):

@@ -1,8 +1,8 @@
-"""The input pipeline that a PyTorch user has: Pillow, an image at a time.
+"""The usual input pipeline of PyTorch users: Pillow, one image at a time.
 
-For ``input_pipeline.py``: decode the whole image, crop and resize in one call, flip,
-and RandAugment with the operations that Pillow has, at the magnitudes of our table. The
-crops and the operations are those that ours draws, so that both do the same work.
+``input_pipeline.py`` compares with it: decode the whole image, crop and resize in one
+call, flip, and RandAugment with Pillow's operations, at the magnitudes of our table.
+The crops and the operations are those that ours draws, so both do the same work.
 """
 
 import io
@@ -28,11 +28,11 @@ def image(
     """Makes one training image.
 
     Args:
-      data: of an image file.
-      box: top, left, height and width.
-      draws: one example's, of ``host_draws.draw``; none for no noise.
-      side: wanted.
-      magnitude: RandAugment's.
+      data: bytes of an image file.
+      box: top, left, height and width of the crop.
+      draws: one example's draws of ``numpy_draws.draw``; none for no noise.
+      side: side of the result, in pixels.
+      magnitude: magnitude of RandAugment.
 
     Returns:
       uint8 ``[side, side, 3]``.

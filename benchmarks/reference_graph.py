@@ -1,10 +1,10 @@
-"""An input pipeline built as the paper's authors built theirs, in TensorFlow alone.
+"""An input pipeline like that of the paper's authors, in TensorFlow alone.
 
-For ``input_pipeline.py``: crop while decoding, TensorFlow 1's bicubic resize, flip, and
-RandAugment from float operations of the graph, each where their ``randaugment.py`` has
-one (projective transforms of an image with a mask beside it, a histogram per channel, a
-depthwise convolution). It is written anew, from what those files do; it is for timing,
-and draws numbers of its own.
+``input_pipeline.py`` compares with it: crop while decoding, TensorFlow 1's bicubic
+resize, flip, and RandAugment from float operations of the graph, wherever the authors'
+``randaugment.py`` has one (projective transforms of an image with a mask beside it, a
+histogram per channel, a depthwise convolution). It is a reimplementation for timing,
+with its own random draws.
 """
 
 import numpy as np
@@ -17,7 +17,7 @@ from noisy_student_jax.data.streaming import tf
 def dataset(
     files: list[bytes], *, side: int, layers: int, magnitude: float, threads: int
 ) -> tf.data.Dataset:
-    """Yields noised images of the files, over and over."""
+    """Yields noised images of the files, repeatedly."""
 
     @tf.autograph.experimental.do_not_convert
     def one(data: tf.Tensor) -> tf.Tensor:
@@ -36,7 +36,7 @@ def dataset(
 
 
 def _cropped(data: tf.Tensor, side: int) -> tf.Tensor:
-    """Decodes a random part and resizes it, float32 `[side, side, 3]`."""
+    """Decodes a random crop and resizes it, float32 `[side, side, 3]`."""
     start, size, _ = tf.image.sample_distorted_bounding_box(
         tf.io.extract_jpeg_shape(data),
         bounding_boxes=tf.constant([[[0.0, 0.0, 1.0, 1.0]]]),
@@ -73,7 +73,7 @@ def _branch(image: tf.Tensor, op: table.Op, magnitude: float, side: int):
 
 
 def _projected(image: tf.Tensor, eight: tf.Tensor) -> tf.Tensor:
-    """Transforms with a channel of ones, and paints what that left empty gray."""
+    """Transforms with a channel of ones, and fills the empty pixels with gray."""
     masked = tf.concat([image, tf.ones_like(image[..., :1])], axis=-1)
     moved = tf.raw_ops.ImageProjectiveTransformV3(
         images=masked[None],

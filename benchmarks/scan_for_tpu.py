@@ -1,24 +1,24 @@
-"""Whether scanning a stage's equal blocks compiles faster for a TPU, and at what price.
+"""The gain and the price of scanning a stage's equal blocks when compiling for a TPU.
 
     pip install 'noisy-student-jax[tpu]'
     python benchmarks/scan_for_tpu.py
     python benchmarks/scan_for_tpu.py --blocks 12 --no-remat
 
 No TPU is needed. Some of the equal blocks of B7's sixth stage are differentiated, in
-bfloat16 and computed again in the backward pass as in the large configs, over the chips
-of a slice: batch statistics and gradients are summed over them. Three forms of the same
-computation are compiled ahead of time:
+bfloat16 and with recomputation in the backward pass as in the large configs, over the
+chips of a slice: batch statistics and gradients are summed over them. Three forms of
+the same computation are compiled ahead of time:
 
-- *flat*: one block after the other, as the models of this package are;
+- *flat*: one block after the other, as in the models of this package;
 - *scanned*: a `lax.scan` over the blocks, whose weights are stacked in the program, so
-  that the state and its checkpoints stay as they are;
-- *stacked*: the same with weights, statistics and gradients that are stacked outside.
+  that the state and its checkpoints do not change;
+- *stacked*: the same with weights, statistics and gradients stacked outside.
 
-"ours" is 1 / seconds of the processor that compiling *scanned* takes, "peer" those of
-*flat*: above 1, scanning compiles faster. Seconds of the processor, of all threads,
-because compiling takes minutes in which a machine is seldom quiet; ``_clock`` are
-those of the clock. ``_peak`` is a chip's memory and ``_program`` what the program takes
-of it, in MB. ``--check`` runs the three forms here, small, and compares the results.
+"ours" is 1 / processor seconds of compiling *scanned*, "peer" that of *flat*: above 1,
+scanning compiles faster. Processor seconds of all threads are used because compiling
+takes minutes in which a machine is seldom quiet; ``_clock`` has wall-clock seconds.
+``_peak`` is a chip's memory and ``_program`` the program's part of it, in MB.
+``--check`` runs small versions of the three forms here and compares the results.
 """
 
 import argparse
@@ -45,7 +45,7 @@ from noisy_student_jax.planning.topology import slices
 FORMS = ("flat", "scanned", "stacked")
 B7 = architectures.MEMBERS["b7"]
 SIDE = 19
-"""Of the sixth stage's maps, at 600 px; all but its first block are equal."""
+"""Side of stage six's activations at 600 px; all but its first block are equal."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,9 +53,9 @@ class Blocks:
     """Equal blocks, one after the other, and their gradient.
 
     Attributes:
-      count: how many.
-      remat: whether a block is computed again in the backward pass.
-      dtype: of the computation.
+      count: number of blocks.
+      remat: whether a block is recomputed in the backward pass.
+      dtype: dtype of the computation.
     """
 
     count: int
@@ -64,7 +64,7 @@ class Blocks:
 
     @functools.cached_property
     def block(self) -> Block:
-        """One of them, as the model has it."""
+        """Returns one block, as in the model."""
         stage = B7.stages[5]
         return Block(
             stage=dataclasses.replace(stage, inputs=stage.outputs, stride=1),
@@ -78,7 +78,7 @@ class Blocks:
         )
 
     def maps(self, batch: int, side: int = SIDE) -> tuple[int, ...]:
-        """Returns the shape of a batch of feature maps."""
+        """Returns the shape of a batch of activations."""
         return batch, side, side, self.block.stage.outputs
 
     def fresh(self, key: jax.Array) -> list[PyTree]:
@@ -88,14 +88,14 @@ class Blocks:
         return [self.block.init(one, maps) for one in keys]
 
     def gradient(self, form: str) -> Callable[[PyTree, jax.Array, jax.Array], tuple]:
-        """Returns how the blocks are differentiated in a form.
+        """Returns the gradient function of the blocks in a form.
 
         Args:
           form: one of `FORMS`.
 
         Returns:
-          A function of variables (of each block, or stacked), maps and the data of a
-          key, to the gradients of weights and maps, and the new batch statistics.
+          A function of variables (of each block, or stacked), activations and a key's
+          data, to the gradients of weights and activations, and the new statistics.
         """
 
         def one(maps: jax.Array, of_block: tuple) -> tuple[jax.Array, PyTree]:
@@ -132,7 +132,7 @@ class Blocks:
 
 
 def stack(each: list[PyTree]) -> PyTree:
-    """Puts trees of each block into one, along a first axis."""
+    """Stacks the trees of all blocks along a first axis."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
 
 
@@ -147,7 +147,7 @@ def split(variables: PyTree) -> tuple[PyTree, PyTree]:
 def compiled(
     blocks: Blocks, form: str, *, batch: int, mesh: jax.sharding.Mesh
 ) -> dict[str, float]:
-    """Compiles a form from shapes; returns what that took and what it would take."""
+    """Compiles a form from shapes; returns its compile time and its memory."""
     key = jax.random.key_data(jax.random.key(0))
     variables = jax.eval_shape(blocks.fresh, key)
     if form == "stacked":
@@ -209,7 +209,7 @@ def main() -> None:
 
 
 def compared(count: int, options: argparse.Namespace) -> dict[str, Any]:
-    """Compiles all forms of so many blocks, in turns."""
+    """Compiles all forms of that many blocks, in turns."""
     mesh = sharding.make_mesh(slices.find(options.topology).devices)
     blocks = Blocks(count, remat=options.remat)
     turns = [

@@ -3,14 +3,15 @@
     python benchmarks/selection.py
     python benchmarks/selection.py --records=1000000,10000000,100000000
 
-Made-up sidecars, a file for every million records: skewed classes, a key and ten
-probabilities a record. Ours is `selection.select` with the paper's rule, as the loop
-calls it: a radix selection in streaming passes, then plan, picks and targets. The peer
-does what people write: read key, label and score with pyarrow, sort everything by class
-and score (`numpy.lexsort`), cut, repeat, read the targets of what is selected, and
-write the same files. Each turn runs in a process of its own, alternately, so that its
-peak memory is its own; the time is of the work alone, imports left out. Both must
-select equally many records and draws, and the same thresholds, or the script fails.
+The sidecars are synthetic, a file for every million records: skewed classes, a key and
+ten probabilities a record. Ours is `pseudo_labels.selection.select` with the paper's
+rule, as the loop calls it: a radix selection in streaming passes, then plan, picks and
+targets. The peer is the usual way: read key, label and score with pyarrow, sort
+everything by class and score (`numpy.lexsort`), cut, repeat, read the targets of the
+selected records, and write the same files. Each turn runs in a separate process, so
+that its peak memory is its own; the time is of the work alone, without imports. Both
+must select equally many records and draws, and the same thresholds, or the script
+fails.
 """
 
 import json
@@ -35,7 +36,7 @@ def main() -> None:
     parser.set_defaults(repeats=3)
     parser.add_argument("--records", default="1000000,10000000")
     parser.add_argument("--classes", type=int, default=1000)
-    parser.add_argument("--folder", type=pathlib.Path, help="for the made-up sidecars")
+    parser.add_argument("--folder", type=pathlib.Path, help="for synthetic sidecars")
     options = parser.parse_args()
     cases = []
     for records in map(int, options.records.split(",")):
@@ -114,13 +115,13 @@ def compare(labels: pathlib.Path, records: int, classes: int, repeats: int) -> d
 
 
 def alone(work, *arguments) -> dict:
-    """Runs it in a process of its own."""
+    """Runs a turn in a separate process."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(measured, (work, arguments))
 
 
 def measured(work, arguments) -> dict:
-    # What is imported is no part of the work.
+    # Imports are not part of the work.
     import noisy_student_jax.pseudo_labels.selection
     import noisy_student_jax.tasks.classification  # noqa: F401
 
@@ -167,7 +168,7 @@ def peer(labels, output, classes, per_class) -> tuple[dict, float]:
     chosen.sort()
     own = label[chosen]
     have = np.bincount(own, minlength=classes)
-    # Every record as often, and the first of each class once more, until K.
+    # Every record equally often, and the first of each class once more, up to K.
     whole, more = np.divmod(per_class, np.maximum(have, 1))
     by_class = np.argsort(own, kind="stable")
     place = np.empty(len(own), np.int64)

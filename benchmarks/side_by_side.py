@@ -1,9 +1,9 @@
-"""Timing ours and a peer's alternately in one process, and showing the ratios.
+"""Alternating timing of ours and a peer in one process, and the ratios.
 
-Every script here that claims a speed uses this, so that all claims are measured in
-the same way: the works take turns (a slow minute of the machine meets all of them), a
-turn is at least `seconds` long, and the median over the turns counts. Nothing else
-should run meanwhile.
+Every script here that claims a speed uses this module, so all claims are measured in
+the same way: the works take turns (so a slow minute of the machine affects all of
+them), a turn is at least `seconds` long, and the result is the median over the turns.
+Nothing else should run meanwhile.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 Case = TypeVar("Case")
 
 Work = Callable[[], int]
-"""Does a piece of work, waits until it is over, and returns how many items it was."""
+"""A function that does some work, waits for its end, and returns its item count."""
 
 
 def parser(doc: str) -> argparse.ArgumentParser:
@@ -35,24 +35,24 @@ def parser(doc: str) -> argparse.ArgumentParser:
 
 
 def add_only(command_line: argparse.ArgumentParser) -> None:
-    """Adds ``--only``, of which `chosen` makes a choice."""
+    """Adds ``--only``, the words for `chosen`."""
     command_line.add_argument(
         "--only", nargs="+", metavar="WORD", help="cases whose name has one of these"
     )
 
 
 def chosen(named: Mapping[str, Case], words: Sequence[str] | None) -> dict[str, Case]:
-    """Returns the cases that ``--only`` asks for, by their names.
+    """Returns the cases that ``--only`` selects, by their names.
 
-    A word asks for the names that have it as a word ("b0" not for "b0_small at 32 px");
-    where there are none, for those that have it anywhere ("small").
+    A word selects the names that contain it as a word ("b0", but not "b0_small at 32
+    px"); if there are none, the names that contain it anywhere ("small").
 
     Args:
-      named: all there are, by the names that the table prints.
-      words: what was given; None for all.
+      named: all cases, by the names that the table prints.
+      words: the given words; None selects all cases.
 
     Raises:
-      SystemExit: nothing has one of the words.
+      SystemExit: no name contains one of the words.
     """
     if words is None:
         return dict(named)
@@ -73,7 +73,7 @@ def rates(
 ) -> dict[str, float]:
     """Returns items per second of each work: the median over alternating turns.
 
-    Each work is done once before anything is timed, which is when it may compile.
+    Each work is done once before anything is timed, so that it may compile.
     """
     for work in works.values():
         work()
@@ -88,7 +88,7 @@ def rates(
 
 
 def case(name: str, ours: float, peer: float, **more: Any) -> dict[str, Any]:
-    """Makes the record of one comparison of rates; above 1 we are ahead."""
+    """Makes the record of one comparison of rates; a ratio above 1 means ours leads."""
     return {"name": name, "ours": ours, "peer": peer, "ratio": ours / peer, **more}
 
 
@@ -102,10 +102,10 @@ def show(
     """Prints the machine, the versions and a line for each case, or one JSON object.
 
     Args:
-      cases: of `case`; what they hold beyond its four fields is shown behind them.
-      unit: of ``ours`` and ``peer``.
+      cases: records of `case`; further fields are shown after its four.
+      unit: unit of ``ours`` and ``peer``.
       peers: distributions whose versions are printed, beside our own.
-      as_json: ``{"machine", "versions", "unit", "cases"}``.
+      as_json: whether to print ``{"machine", "versions", "unit", "cases"}``.
     """
     versions = {
         name: importlib.metadata.version(name) for name in ("jax", "jaxlib", *peers)
@@ -127,8 +127,8 @@ def show(
 
 
 def forget_peak() -> int:
-    """Returns the bytes that this process holds, from where its peak counts anew."""
-    # Where that may not be written, the peak is that of the whole process.
+    """Resets the peak memory of this process; returns the bytes that it holds."""
+    # Where this file may not be written, the peak is that of the whole process.
     with contextlib.suppress(OSError):
         pathlib.Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     return _status("VmRSS")

@@ -1,7 +1,7 @@
-"""What a step's time goes into: a profiler's trace, read by what each operation is for.
+"""The time of a step by part, from a profiler's trace.
 
-The trace names an operation of the compiled program; the program's text says which
-layer it came from. This needs nothing but JAX, and works on any backend.
+The trace names an operation of the compiled program; the program's text names its
+layer. This needs only JAX, and works on any backend.
 """
 
 import collections
@@ -15,8 +15,8 @@ import jax
 from jax.profiler import ProfileData, ProfileOptions
 
 PARTS = ("convolution", "depthwise", "normalization", "augmentation", "update", "rest")
-"""``convolution`` takes in matrix products, ``update`` is optimizer, L2 and average,
-``rest`` is activations, gates, dropout, loss and what has no name."""
+"""``convolution`` includes matrix products, ``update`` is optimizer, L2 and average,
+``rest`` is activations, gates, dropout, loss and unnamed operations."""
 
 _INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.-]+) = .*?\b([\w-]+)\(")
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.-]+) .*\{$")
@@ -26,7 +26,7 @@ _HEAVY = ("convolution", "dot", "custom-call")
 
 
 def part_of(name: str, opcode: str) -> str:
-    """Says which of `PARTS` an operation belongs to, by where it comes from."""
+    """Returns the one of `PARTS` that an operation belongs to, by its origin."""
     if "augment" in name:
         return "augmentation"
     if "depthwise_conv" in name:
@@ -37,20 +37,20 @@ def part_of(name: str, opcode: str) -> str:
         r"conv_general_dilated|dot_general|_conv/", name
     ):
         return "convolution"
-    # What is neither differentiated nor a gradient comes after both.
+    # Operations that are neither differentiated nor gradients come after both.
     if name and "jvp(" not in name:
         return "update"
     return "rest"
 
 
 def parts_of(program: str) -> dict[str, str]:
-    """Says which part each operation of a compiled program belongs to.
+    """Returns the part that each operation of a compiled program belongs to.
 
-    A fusion belongs where the convolution in it does, if it holds one, else where most
-    of what it fuses does.
+    A fusion belongs to the part of the convolution in it, if it has one, else to that
+    of most of its operations.
 
     Args:
-      program: its text, as ``compiled.as_text()`` gives it.
+      program: its text, as returned by ``compiled.as_text()``.
     """
     inside: dict[str, list[tuple[str, str, str]]] = collections.defaultdict(list)
     computation = ""
@@ -85,16 +85,16 @@ def _fused(instructions: list[tuple[str, str, str]], own: str) -> str:
 def seconds_by_part(
     work: Callable[[], Any], programs: dict[str, str]
 ) -> tuple[dict[str, float], float]:
-    """Runs some work under the profiler and adds up where its time went.
+    """Runs some work under the profiler and sums its time by part.
 
     Args:
-      work: waits until it is over.
+      work: the work; it returns when everything is computed.
       programs: text of each compiled program that it runs, by the program's name
         (``jit_step`` for a function ``step``).
 
     Returns:
-      Seconds by part, and how many of them are of operations that no text names. They
-      are seconds of the device's streams (of threads, on CPU), which may overlap.
+      Seconds by part, and the seconds of operations that no text names. They are
+      seconds of the device's streams (of threads, on CPU), which may overlap.
     """
     parts = {name: parts_of(text) for name, text in programs.items()}
     seconds, unknown = dict.fromkeys(PARTS, 0.0), 0.0
@@ -115,7 +115,7 @@ def seconds_by_part(
 
 
 def _operations(data: ProfileData) -> Iterator[tuple[str, str, float]]:
-    """Yields program, operation and seconds, without those of operations in it."""
+    """Yields program, operation and seconds, without those of nested operations."""
     devices = [plane for plane in data.planes if plane.name.startswith("/device:")]
     for plane in devices or data.planes:
         for line in plane.lines:
@@ -131,7 +131,7 @@ def _operations(data: ProfileData) -> Iterator[tuple[str, str, float]]:
 def _own_times(
     events: list[tuple[float, float, tuple[str, str]]],
 ) -> Iterator[tuple[str, str, float]]:
-    """Yields each event's time less that of the events within it."""
+    """Yields each event's time without that of the events within it."""
     open_events: list[list[Any]] = []
 
     def close() -> tuple[str, str, float]:

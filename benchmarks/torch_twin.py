@@ -1,7 +1,8 @@
-"""Any member of the family as a PyTorch user would write it: the peer on equal terms.
+"""Any member of the family as a PyTorch user would write it, for an equal comparison.
 
-Built from the same table of shapes, with padding as TensorFlow's SAME (a separate pad
-only where it is uneven), batch norm, activation and squeeze-and-excitation in place.
+It is built from the same table of shapes, with TensorFlow's SAME padding (a separate
+pad only where it is uneven), and with batch norm, activation and squeeze-and-excitation
+in place.
 """
 
 import itertools
@@ -16,7 +17,7 @@ BATCH_NORM = {"eps": 1e-3, "momentum": 0.01}
 
 
 class Same(nn.Conv2d):
-    """A convolution that pads as TensorFlow does."""
+    """A convolution with TensorFlow's SAME padding."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, *, stride=1, groups=1):
         super().__init__(
@@ -139,7 +140,7 @@ def torch_twin(
 
 
 def fold_batch_norm(module: nn.Module) -> None:
-    """Puts each batch norm of an evaluated module into the convolution before it."""
+    """Folds each batch norm of an evaluated module into the convolution before it."""
     for child in list(module.modules()):
         if not isinstance(child, nn.Sequential):
             continue

@@ -1,18 +1,19 @@
-"""The training step on this machine against PyTorch's, on equal models.
+"""The training step on this machine, against PyTorch on equal models.
 
     pip install 'noisy-student-jax[bench]'
     python benchmarks/train_step.py
     python benchmarks/train_step.py --only=b0 --plain          # what `plain` costs
     python benchmarks/train_step.py --let-go                   # memory given back
 
-One step of either side: un-normalized bytes in, forward pass with dropout and
-stochastic depth, label-smoothed cross entropy with L2, backward pass, RMSProp, moving
-average of the weights. The peer of B0 is geffnet's ``tf_efficientnet_b0``, that of the
-others the same table of shapes in PyTorch (`torch_twin`); all channels-last, eager,
-with as many threads as there are cores. As in `noisy-student`, freed memory stays in
-the process (`devices.keep_freed_memory`), which helps the peer too; ``--let-go`` leaves
-glibc as it is, and ``--plain`` measures ours with Flax's layers and XLA's grouped
-convolution instead of the peer.
+A step of either side takes un-normalized bytes through the forward pass with dropout
+and stochastic depth, label-smoothed cross entropy with L2, the backward pass, RMSProp
+and the moving average of the weights. The peer of B0 is geffnet's
+``tf_efficientnet_b0``, that of the others the same table of shapes in PyTorch
+(`torch_twin`); all are channels-last and eager, with as many threads as there are
+cores. As in `noisy-student`, freed memory stays in the process
+(`devices.keep_freed_memory`), which helps the peer too; ``--let-go`` keeps glibc's own
+settings, and ``--plain`` measures ours with Flax's layers and XLA's grouped convolution
+instead of the peer.
 """
 
 import geffnet
@@ -65,7 +66,7 @@ def main() -> None:
 
 
 def torch_step(ours: Ours, batch: int) -> Work:
-    """Returns a work that is the same step in PyTorch."""
+    """Returns a work that does the same step in PyTorch."""
     torch.manual_seed(0)
     model = ours.name.removeprefix("efficientnet_")
     if model == "b0":

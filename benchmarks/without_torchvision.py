@@ -1,4 +1,4 @@
-"""Imports timm on a machine without torchvision, of which its models use nothing."""
+"""Imports timm without torchvision, which its models do not use."""
 
 import importlib.machinery
 import importlib.util
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def import_timm() -> Any:
-    """Returns the module ``timm``; puts empty modules in torchvision's place."""
+    """Returns the module ``timm``, with empty modules in torchvision's place."""
     if not importlib.util.find_spec("torchvision"):
         for name in (
             "torchvision",
@@ -33,7 +33,7 @@ def import_timm() -> Any:
 
 
 class _Named(type):
-    """A class that has every attribute that is asked for: its name."""
+    """A class that has every attribute: its name."""
 
     def __getattr__(cls, name: str) -> str:
         if name.startswith("__"):
@@ -42,7 +42,7 @@ class _Named(type):
 
 
 class _Empty(types.ModuleType):
-    """A module that has every attribute that is asked for; none does a thing."""
+    """A module that has every attribute; none does anything."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):

@@ -2,10 +2,11 @@
 
 Command: ``noisy-student run --config=configs/cifar10.py --workdir=W``, after ``tfds
 build cifar10``; or with ``--config.labeled=DIR --config.test=DIR2``, folders of class
-folders. Hardware: planned for one H100. Time: 10 minutes of it if a tenth of its peak
-were used, which so small images will not reach (``noisy-student plan --measure`` on
-yours). To expect: not run by us, and CIFAR-10 is not in the paper; what the folder road
-made of the same labels with smaller models on two CPU cores is in docs/cifar10.md.
+folders. Hardware: planned for one H100. Time: 10 minutes at a tenth of its peak, which
+such small images will not reach (``noisy-student plan --measure`` on your machine).
+Accuracy to expect: we have not run it, and CIFAR-10 is not in the paper;
+docs/cifar10.md has the results of ``configs/folder.py`` on the same labels, with
+smaller models on two CPU cores.
 """
 
 from noisy_student_jax.config import ConfigDict, base_config
@@ -25,7 +26,7 @@ def get_config() -> ConfigDict:
         name="efficientnet_b1_small",
         resolution=32,
         crop_padding=0,
-        # Of the 50,000 training images.
+        # Statistics of the 50,000 training images.
         mean=(0.4914, 0.4822, 0.4465),
         std=(0.2470, 0.2435, 0.2616),
         dtype="bfloat16",
@@ -42,7 +43,7 @@ def get_config() -> ConfigDict:
     for stream in ("labeled", "pseudo"):
         config.noise[stream].update(
             randaugment_magnitude=5.0,
-            # Pixels of a 32-pixel image.
+            # In pixels of a 32-pixel image.
             randaugment_translate=4.0,
             randaugment_cutout=4.0,
             cutout_size=16,
@@ -51,7 +52,7 @@ def get_config() -> ConfigDict:
     config.selection.update(per_class=4_100, max_copies=5)
     teacher = {
         "model": {"name": "efficientnet_b0_small"},
-        # As many images in a step as a student's; few steps an epoch.
+        # A step has as many images as a student's, so an epoch has few steps.
         "train": {"batch": 512, "steps": 10_000, "warmup_epochs": 40.0},
     }
     config.generations = (teacher, {}, {})

@@ -3,10 +3,11 @@
 Command: ``noisy-student run --config=configs/folder.py --workdir=W --config.labeled=DIR
 --config.unlabeled=DIR2 [--config.test=DIR3] [--config.budget_hours=2]``. Models,
 resolution, steps and the noise that is measured in pixels follow from the images and
-the machine, and are said; what you give yourself (``--config.model.name=…``) stays.
-Time: ``noisy-student plan --measure`` with the same flags tells. To expect: a verdict
-on your own test images, against the same model without the unlabeled ones; what
-CIFAR-10 gave, from ImageNet weights and from nothing, is in docs/cifar10.md.
+the machine, and are printed; your own settings (``--config.model.name=…``) are kept.
+Time: estimated by ``noisy-student plan --measure`` with the same flags. Accuracy to
+expect: a verdict on your own test images, against the same model without the unlabeled
+ones; docs/cifar10.md has the results on CIFAR-10, from ImageNet weights and from random
+ones.
 """
 
 from noisy_student_jax.config import ConfigDict, base_config
@@ -44,10 +45,10 @@ def get_config() -> ConfigDict:
             crop_padding=None,
         )
     config.selection.update(per_class=None, min_score=0.5)
-    # The smaller the model, the less noise it bears (as in the paper's B0–B7).
+    # A smaller model tolerates less noise (as in the paper's B0–B7).
     teacher = {
-        # As many images in a step as a student sees: with fewer, students fell far
-        # behind the control (docs/cifar10.md; with as many they still do there).
+        # A step has as many images as a student's: with fewer, students fell far behind
+        # the control (docs/cifar10.md; with as many they are still behind there).
         "train": {"batch": 128},
         "noise": {"labeled": {"randaugment_magnitude": 5.0}},
     }

@@ -1,12 +1,12 @@
 """ImageNet, B0 taught by B0: the paper's student with a teacher of its size.
 
 Command: ``noisy-student run --config=configs/imagenet_b0.py --workdir=W
---config.unlabeled=POOL``; ImageNet is TFDS's, or yours (docs/recipes.md, also for an L2
-as the teacher). Hardware: planned for 512 TPU v3 cores. Time: 290 core-hours if a
-tenth of their peak is used (``noisy-student plan`` with the same flags). To expect: not
-run by us; the paper has 78.1 / 94.2 % top-1 / top-5 (labels only 77.3 / 93.4; taught
-by an L2 78.8 / 94.5), with 300 million unlabeled images that only its authors
-have.
+--config.unlabeled=POOL``; ImageNet comes from TFDS or from your own files
+(docs/recipes.md, also for an L2 teacher). Hardware: planned for 512 TPU v3 cores. Time:
+290 core-hours at a tenth of their peak (``noisy-student plan`` with the same flags).
+Accuracy to expect: we have not run it; the paper reports 78.1 / 94.2 % top-1 / top-5
+(labels only 77.3 / 93.4; taught by an L2 78.8 / 94.5), with 300 million unlabeled
+images that only its authors have.
 """
 
 from noisy_student_jax.config import ConfigDict, recipes

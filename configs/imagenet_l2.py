@@ -1,14 +1,15 @@
 """ImageNet, B7 → L2 → L2 → L2: the paper's best model.
 
 Command: ``noisy-student run --config=configs/imagenet_l2.py --workdir=W
---config.unlabeled=POOL``; ImageNet is TFDS's, or yours (docs/recipes.md). Hardware: the
-paper's 2,048 TPU v3 cores; the last student's 29 images a core are, by our estimate, a
-little more than they hold. Time: 1.25 million core-hours, 610 hours of that pod, if a
-tenth of its peak is used (``noisy-student plan`` with the same flags). To expect: not
-run by us; the paper has 87.6, 88.1 and 88.4 % top-1 for the three students (98.7 %
-top-5 for the last; B7 85.0, L2 on labels alone 85.5), after FixRes at 800 px, with 300
-million unlabeled images that only its authors have. How many blocks FixRes froze is
-not published: here the first three stages.
+--config.unlabeled=POOL``; ImageNet comes from TFDS or from your own files
+(docs/recipes.md). Hardware: the paper's 2,048 TPU v3 cores; the last student's 29
+images a core are, by our estimate, slightly more than they hold. Time: 1.25 million
+core-hours, 610 hours of that pod, at a tenth of its peak (``noisy-student plan`` with
+the same flags). Accuracy to expect: we have not run it; the paper reports 87.6, 88.1
+and 88.4 % top-1 for the three students (98.7 % top-5 for the last; B7 85.0, L2 on
+labels alone 85.5), after FixRes at 800 px, with 300 million unlabeled images that only
+its authors have. The number of blocks that FixRes froze is not published: here it
+freezes the first three stages.
 """
 
 from noisy_student_jax.config import ConfigDict, recipes
@@ -20,7 +21,7 @@ def get_config() -> ConfigDict:
     student = recipes.student("l2")
     student["model"].update(resolution=475)
     student["fixres"] = {"resolution": 800, "epochs": 1.5, "frozen_blocks": 28}
-    # The pool is filtered once; later teachers label what was selected.
+    # The pool is filtered once; later teachers relabel the selected records.
     later = {**student, "selection": {"relabel": True}}
     last = {**later, "train": {**student["train"], "ratio": 28.0}}
     config.generations = (recipes.student("b7"), student, later, last)

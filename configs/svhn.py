@@ -1,15 +1,16 @@
-"""SVHN, B0 taught by B0 on small images: the authors' own example of their code.
+"""SVHN, B0 taught by B0 on small images: the example in the authors' own code.
 
 Command: ``noisy-student run --config=configs/svhn.py --workdir=W``, after ``tfds build
-svhn_cropped``. Hardware: planned for 8 TPU v3 cores; one GPU will do. Time: 5
-core-hours if a tenth of their peak is used, of which the control takes half
-(``noisy-student plan --config=configs/svhn.py``). To expect: not run by us; the
-authors' README has 97.9 % top-1 for the teacher and 98.6 ± 0.1 for the student.
+svhn_cropped``. Hardware: planned for 8 TPU v3 cores; one GPU is enough. Time: 5
+core-hours at a tenth of their peak, of which the control takes half
+(``noisy-student plan --config=configs/svhn.py``). Accuracy to expect: we have not run
+it; the authors' README reports 97.9 % top-1 for the teacher and 98.6 ± 0.1 for the
+student.
 """
 
 from noisy_student_jax.config import ConfigDict, base_config
 
-# Images of each split; DEV of TRAIN choose among generations.
+# Images of each split; DEV images of TRAIN serve to choose among generations.
 TRAIN, DEV, TEST, EXTRA = 73_257, 4_000, 26_032, 531_131
 
 
@@ -45,12 +46,12 @@ def get_config() -> ConfigDict:
     for stream in ("labeled", "pseudo"):
         config.noise[stream].update(
             randaugment_magnitude=5.0,
-            # Pixels of a 32-pixel image.
+            # In pixels of a 32-pixel image.
             randaugment_translate=4.0,
             randaugment_cutout=4.0,
             cutout_size=16,
             crop_padding=4,
-            # A mirrored 2 is no 2.
+            # A mirrored 2 is not a 2.
             flip=False,
         )
     config.selection.per_class = EXTRA // 10

@@ -1,7 +1,7 @@
-# Sourced by the scripts beside it: makes or reuses .venv and installs into it.
+# Makes or reuses .venv and installs into it; the other scripts source this one.
 #
 # usage: source launch/environment.sh EXTRAS   (for example "" or "[dev]")
-# It leaves the interpreter in $PYTHON.
+# $PYTHON is then the interpreter.
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 EXTRAS="${1:-}"
@@ -32,8 +32,8 @@ if ! "$PYTHON" -m pip --version >/dev/null 2>&1; then
   fi
 fi
 
-# What is installed is noted with what it was installed from, a line for each set of
-# extras; with those of the tests, all that the other scripts need is there too.
+# .venv/installed has a line for each installed set of extras, with a digest of its
+# sources; the tests' extras include those of the other scripts.
 SOURCES="$(cat setup.py constraints.txt pyproject.toml | sha256sum | cut -d' ' -f1)"
 installed() { grep -qxF "$SOURCES $1" .venv/installed 2>/dev/null; }
 if ! installed "$EXTRAS" && ! installed "[dev]"; then

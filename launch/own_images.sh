@@ -11,7 +11,7 @@ if [ "$#" -lt 2 ] || [[ "$1" == --* ]] || [[ "$2" == --* ]]; then
   echo "usage: bash launch/own_images.sh LABELED UNLABELED [flags]" >&2
   exit 2
 fi
-# Paths are meant as seen from where the command is given.
+# Paths are relative to the directory where the command is run.
 place() { if [ -e "$1" ]; then realpath -- "$1"; else echo "$1"; fi; }
 LABELED="$(place "$1")"
 UNLABELED="$(place "$2")"
@@ -19,7 +19,7 @@ FLAGS=()
 for flag in "${@:3}"; do
   case "$flag" in
     --config.init=pretrained | --config.init=teacher | --config.init=random | \
-      --config.*=none) ;; # words, no places
+      --config.*=none) ;; # words, not paths
     --config.test=* | --config.validation=* | --config.data.cache=* | \
       --config.init=* | --config.teacher=*)
       flag="${flag%%=*}=$(place "${flag#*=}")" ;;

@@ -2,7 +2,7 @@
 # Lints, checks types and runs the test suite; further flags go to pytest.
 #
 #   bash launch/test.sh
-#   bash launch/test.sh tests/test_order.py -k permutation
+#   bash launch/test.sh tests/data/order/test_shuffle.py -k order
 set -euo pipefail
 FLAGS=("$@")
 source "$(dirname "$0")/environment.sh" "[dev]"
@@ -10,5 +10,5 @@ source "$(dirname "$0")/environment.sh" "[dev]"
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
 "$PYTHON" -m mypy
-# Two at a time; the tests of a file stay together, since they share what is slow to make.
+# Two tests run at a time; those of a file stay together, since they share slow fixtures.
 exec "$PYTHON" -m pytest -n 2 --dist loadfile ${FLAGS[@]+"${FLAGS[@]}"}

@@ -1,6 +1,6 @@
-"""A table of the image files that people have: broken, odd and hostile.
+"""A table of the image files that users have: broken, odd and hostile.
 
-Each `Case` makes a file, and says what reading it must come to. Good ones show the
+Each `Case` makes a file, and has the expected result of reading it. Good files show the
 same card wherever they can: red and green above, blue and gray below.
 """
 
@@ -29,17 +29,19 @@ NOT_REGULAR = "not regular files"
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A file, and what comes of it.
+    """A file, and the expected result of reading it.
 
     Attributes:
-      name: what the case is about.
-      make: its bytes; or a function that puts something else than a file there.
-      file: its name.
-      size: height and width that its header says; None if it says none.
-      reason: pattern of why it cannot be decoded; None if it can be.
+      name: title of the case.
+      make: function that returns the file's bytes, or that puts something other than a
+        file at a path.
+      file: file name.
+      size: height and width in the header; None if it has none.
+      reason: pattern of the reason why it cannot be decoded; None if it can be.
       corners: colors of a decoded image's four corners; None if they are not known.
-      may_be_good: damage that the format cannot tell, so that either is right.
-      left_out: why it is no candidate for an image folder; "" if it is none without
+      may_be_good: whether the format cannot detect the damage, so that either result is
+        right.
+      left_out: reason why an image folder leaves it out; "" if it is left out without
         being counted.
     """
 
@@ -53,7 +55,7 @@ class Case:
     left_out: str | None = None
 
     def put(self, folder: pathlib.Path) -> pathlib.Path:
-        """Makes it in a folder; returns its path."""
+        """Makes the file in a folder; returns its path."""
         path = folder / self.file
         if self.left_out is None:
             path.write_bytes(self.make())
@@ -62,7 +64,7 @@ class Case:
         return path
 
     def check(self, image: np.ndarray) -> None:
-        """Asserts that a decoded image is what was in the file."""
+        """Asserts that a decoded image has the file's content."""
         assert self.reason is None or self.may_be_good, image.shape
         assert image.shape == (*self.size, 3)
         assert image.dtype == np.uint8
@@ -71,7 +73,7 @@ class Case:
             assert np.abs(found - self.corners).max() <= 12, found
 
     def check_reason(self, reason: str) -> None:
-        """Asserts that it was refused rightly."""
+        """Asserts that the file is refused for the right reason."""
         assert self.reason is not None, reason
         assert re.search(self.reason, reason), reason
 
@@ -88,7 +90,7 @@ def card() -> np.ndarray:
 
 
 def noise(height: int = 48, width: int = 40) -> np.ndarray:
-    """An image that no format makes small, so that most bytes of a file are pixels."""
+    """An incompressible image, so that most bytes of its file are pixels."""
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
 
 
@@ -189,33 +191,33 @@ def tiff(width: int, height: int, bits: int, data: bytes) -> bytes:
 
 
 def gif(canvas: tuple[int, int], frame: tuple[int, int]) -> bytes:
-    """A GIF that promises sizes, and holds one pixel."""
+    """A GIF whose header has any sizes, with one pixel."""
     screen = struct.pack("<HHBBB", *canvas, 0x80, 0, 0) + bytes(6)
     picture = struct.pack("<BHHHHB", 0x2C, 0, 0, *frame, 0)
     return b"GIF89a" + screen + picture + b"\x02\x02\x44\x01\x00;"
 
 
 def webp_header(width: int, height: int) -> bytes:
-    """A lossless WebP that promises a size, and holds no pixel."""
+    """A lossless WebP whose header has any size, without pixels."""
     body = b"\x2f" + struct.pack("<I", width - 1 | (height - 1) << 14) + bytes(11)
     chunk = b"VP8L" + struct.pack("<I", len(body)) + body
     return b"RIFF" + struct.pack("<I", 4 + len(chunk)) + b"WEBP" + chunk
 
 
 def jpeg_of_size(width: int, height: int) -> bytes:
-    """A JPEG that promises a size that it has not."""
+    """A JPEG whose header has a wrong size."""
     return renamed_size(jpeg(), b"\xff\xc0\x00\x11\x08", ">HH", height, width)
 
 
 def renamed_size(file: bytes, before: bytes, form: str, *sizes: int) -> bytes:
-    """Writes other sizes into a file, behind the bytes that stand before them."""
+    """Overwrites the sizes in a file, which follow the given bytes."""
     start = file.index(before) + len(before)
     end = start + struct.calcsize(form)
     return file[:start] + struct.pack(form, *sizes) + file[end:]
 
 
 def turned(orientation: int) -> bytes:
-    """The card, lying as cameras leave it, with a note of how to turn it."""
+    """The card as a rotated camera stores it, with its EXIF orientation."""
     image = card()
     lying = {
         1: image,
@@ -244,7 +246,7 @@ def broken_exif() -> bytes:
 
 
 def flipped(file: bytes, seed: int, first: int) -> bytes:
-    """Changes three bytes behind the first ones."""
+    """Changes three bytes after the first ones."""
     random = np.random.default_rng(seed)
     changed = bytearray(file)
     for place in random.integers(first, len(file) - 2, 3):
@@ -353,7 +355,7 @@ JPEGS = [
         "^truncated JPEG file$",
         (48, 40),
     ),
-    # What a stopped download leaves where the space was taken beforehand.
+    # A stopped download leaves this where the space was allocated beforehand.
     bad(
         "half a JPEG and zeros",
         lambda: cut(jpeg(noise()), 0.6) + bytes(2000),

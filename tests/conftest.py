@@ -16,9 +16,9 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 @pytest.fixture(scope="session", autouse=True)
 def others_may_promote():
-    """Two functions of other libraries rely on promotion, in models we train.
+    """Lets two functions of other libraries promote, as models that we train need.
 
-    Flax takes float32 statistics from bfloat16 values; Optax raises a decay, a Python
+    Flax computes float32 statistics of bfloat16 values; Optax raises a decay, a Python
     number, to the power of an int32.
     """
     import optax
@@ -34,7 +34,7 @@ def others_may_promote():
 
 
 def promoting(function):
-    """Lets a function, and it alone, promote as JAX does by default."""
+    """Lets one function promote as JAX does by default."""
 
     @functools.wraps(function)
     def call(*arguments, **options):
@@ -46,7 +46,7 @@ def promoting(function):
 
 @pytest.fixture(autouse=True)
 def console_speaks_to_people():
-    """Undoes what a command with ``--json`` does to the process."""
+    """Undoes the effect of a command with ``--json`` on the process."""
     yield
     from noisy_student_jax.core import console
 
@@ -55,9 +55,9 @@ def console_speaks_to_people():
 
 @pytest.fixture(scope="session", autouse=True)
 def memory_is_given_back():
-    """Commands that are called here leave the C library of this process as it is.
+    """Keeps commands called in this process from changing its C library's settings.
 
-    Those that are started in a process of their own (`support.command`) do not.
+    Commands that run in a separate process (`support.command`) do change them.
     """
     from noisy_student_jax.core import devices
 
@@ -68,7 +68,7 @@ def memory_is_given_back():
 
 @pytest.fixture(scope="session", autouse=True)
 def no_program_is_found():
-    """What a test puts in place of the package's code is in no program's name."""
+    """Turns kept programs off: their digests do not cover the patches of tests."""
     from noisy_student_jax.core import kept_programs
 
     with pytest.MonkeyPatch.context() as patch:
@@ -78,7 +78,7 @@ def no_program_is_found():
 
 @pytest.fixture
 def kept_folder(tmp_path, monkeypatch) -> pathlib.Path:
-    """Where programs are kept for this test; what JAX keeps lies beside it."""
+    """Keeps programs in a folder of this test, with JAX's cache beside it."""
     from noisy_student_jax.core import kept_programs
 
     monkeypatch.setattr(kept_programs, "folder", lambda: tmp_path / "kept")
@@ -88,8 +88,9 @@ def kept_folder(tmp_path, monkeypatch) -> pathlib.Path:
 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory) -> pathlib.Path:
-    """The directory of a finished run of ``tests/configs/tiny.py``. Do not change it:
-    copy it first.
+    """Returns the directory of a finished run of ``tests/configs/tiny.py``.
+
+    Do not change it: copy it first.
     """
     from noisy_student_jax.cli.main import main
 
@@ -100,7 +101,10 @@ def tiny_run(tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture
 def tiny_student(tiny_run):
-    """Makes students of the finished run: their number, then overrides."""
+    """Returns a function that makes students of the finished run.
+
+    It takes a student's number, then overrides.
+    """
     from noisy_student_jax import config
     from noisy_student_jax.core.preemption import Interruption
     from noisy_student_jax.runs.run import Run
@@ -115,7 +119,7 @@ def tiny_student(tiny_run):
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory) -> pathlib.Path:
-    """Folders ``labeled`` and ``unlabeled`` of small images. Do not change them."""
+    """Makes folders ``labeled`` and ``unlabeled`` of images; do not change them."""
     from people import make_folders
 
     return make_folders(tmp_path_factory.mktemp("people"))

@@ -1,4 +1,4 @@
-"""Weights as other libraries would hand them over, drawn by NumPy alone."""
+"""Weights in the form of other libraries, drawn by NumPy alone."""
 
 import math
 import zlib
@@ -12,7 +12,7 @@ from noisy_student_jax.models import initialize
 
 
 def shapes_there(model, outputs, names=timm_names.TIMM):
-    """Shapes of a model's arrays by their names in another library."""
+    """Returns the shapes of a model's arrays by their names in another library."""
     module = models.create(model, outputs=outputs)
     ours = traverse_util.flatten_dict(
         initialize.abstract_variables(module, resolution=32), sep="/"
@@ -22,10 +22,10 @@ def shapes_there(model, outputs, names=timm_names.TIMM):
 
 
 def seeded(shapes, seed=0):
-    """Random float32 arrays of PyTorch's names and layout, the same everywhere.
+    """Returns random float32 arrays in PyTorch's names and layout, equal everywhere.
 
-    Every array matters, batch statistics too. In shallow networks signals neither
-    vanish nor grow; in deep ones float32 would not be enough to compare logits.
+    Every array affects the logits, batch statistics too. In shallow networks signals
+    neither vanish nor grow; in deep ones float32 would not suffice to compare logits.
     """
     return {name: _array(name, shape, seed) for name, shape in shapes.items()}
 
@@ -38,7 +38,7 @@ def _array(name, shape, seed):
     elif name.endswith("running_var"):
         array = 0.5 + uniform
     elif name.endswith("weight"):
-        # Small where a branch joins, so that what it adds to does not grow.
+        # Small at the end of a branch, so that the residual sum does not grow.
         array = (0.5 + uniform) * (0.3 if layer == "bn3" else 1)
     else:
         array = uniform - 0.5
@@ -46,11 +46,11 @@ def _array(name, shape, seed):
 
 
 def seeded_images(count, side, seed=0):
-    """Random normalized images, float32 ``[count, side, side, 3]``.
+    """Returns random normalized images, float32 ``[count, side, side, 3]``.
 
-    Each has a tint and coarse patches of its own, under noise: a network's mean over
-    space would not tell images of noise alone apart. Of another side, they are the
-    same but for the noise.
+    Each has its own tint and coarse patches under noise: a network's mean over space
+    would not distinguish images of noise alone. At another side they differ only in the
+    noise.
     """
     rng = np.random.default_rng(seed)
     tint = 3 * rng.random((count, 1, 1, 3)) - 1.5

@@ -1,4 +1,4 @@
-"""Folders of images as people have them, and the shortest run on them."""
+"""Folders of images like those of users, and the shortest run on them."""
 
 import pathlib
 import shutil
@@ -32,7 +32,7 @@ HOSTILE = "dog<script>alert(1)<"
 
 
 def draw(path, label, number):
-    """An image of its class's color, and of its own."""
+    """Writes an image of its class's color, with its own noise."""
     pixels = np.random.default_rng([label, number]).integers(0, 90, (11, 13, 3))
     pixels[..., label % 3] += 160
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,7 +40,7 @@ def draw(path, label, number):
 
 
 def make_folders(root: pathlib.Path) -> pathlib.Path:
-    """Three classes, a pool with a torn file and a copy of a labeled image."""
+    """Makes three classes, and a pool with a torn file and a labeled image's copy."""
     for label, name in enumerate(("cat", HOSTILE, "Eule im Wald ü")):
         for number in range(16):
             draw(root / "labeled" / name / f"{number}.png", label, number)
@@ -52,7 +52,7 @@ def make_folders(root: pathlib.Path) -> pathlib.Path:
 
 
 def line(command, folders, workdir, *more) -> list[str]:
-    """A command on these folders."""
+    """Returns a command line on these folders."""
     return [
         command,
         f"--config={FOLDER}",

@@ -1,4 +1,4 @@
-"""Folders as robustness benchmarks are released, and a model of known answers."""
+"""Folders in the layouts of robustness benchmarks, and a model with known answers."""
 
 import numpy as np
 from PIL import Image
@@ -13,7 +13,7 @@ SIDE = 8
 
 
 def write_model(folder, *, crop_padding=0, origin=None, classes=CLASSES):
-    """Writes a bundle that tells brightness bands, dark first; returns its folder."""
+    """Writes a bundle that classifies brightness, dark first; returns its folder."""
     bundles.write(
         Bundle(
             architecture="outside.brightness:Brightness",
@@ -33,7 +33,7 @@ def write_model(folder, *, crop_padding=0, origin=None, classes=CLASSES):
 
 
 def gray(band, *, side=SIDE, of=6):
-    """Returns an image whose brightness is in the middle of a band."""
+    """Returns an image with the brightness of a band's middle."""
     value = round(255 * (band + 0.5) / of)
     return np.full((side, side, 3), value, np.uint8)
 

@@ -1,4 +1,4 @@
-"""What tests of the commands share."""
+"""Helpers of tests that run commands."""
 
 import contextlib
 import functools
@@ -11,16 +11,16 @@ from collections.abc import Iterator
 from typing import Any
 
 ROOT = pathlib.Path(__file__).parent.parent
-# What people's own images are is not known here.
+# The config of a user's own images cannot be planned without them.
 CONFIGS = [p for p in sorted((ROOT / "configs").glob("*.py")) if p.stem != "folder"]
 TINY = ROOT / "tests" / "configs" / "tiny.py"
 EIGHT_DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-"""The environment in which a CPU is eight devices."""
+"""The environment that splits a CPU into eight devices."""
 
 
 @functools.cache
 def planned(path: pathlib.Path):
-    """Opens a run of a config, to look at; its data need not be here. One for all."""
+    """Opens a read-only run of a config, once; its data need not exist."""
     from noisy_student_jax import config
     from noisy_student_jax.core.preemption import Interruption
     from noisy_student_jax.runs.run import Run
@@ -35,9 +35,9 @@ def planned(path: pathlib.Path):
 
 
 def command(*arguments: str, cwd=None, env=None, **options) -> subprocess.Popen:
-    """Starts ``noisy-student`` in a process of its own, as its users have it.
+    """Starts ``noisy-student`` in a separate process, as its users do.
 
-    It keeps the memory that its steps free; the commands called here do not.
+    It keeps the memory that its steps free; commands called in this process do not.
     """
     return subprocess.Popen(
         [sys.executable, "-m", "noisy_student_jax", *map(str, arguments)],
@@ -51,15 +51,16 @@ def command(*arguments: str, cwd=None, env=None, **options) -> subprocess.Popen:
 
 
 def untold_environment() -> dict[str, str]:
-    """Returns the environment without what would change how glibc allocates."""
+    """Returns the environment without variables that change how glibc allocates."""
     told = ("MALLOC_", "GLIBC_TUNABLES")
     return {k: v for k, v in os.environ.items() if not k.startswith(told)}
 
 
 def on_eight_devices(work: str, *arguments: Any, beside: str | None = None) -> Any:
-    """Does work with eight devices; returns what it printed last, which is JSON.
+    """Runs a program with eight devices; returns its last line, parsed as JSON.
 
-    In a process of its own, as the number of CPU devices is fixed when JAX starts.
+    The program runs in a separate process, as the number of CPU devices is fixed when
+    JAX starts.
 
     Args:
       work: a program, in which ``jax.device_count()`` is 8.
@@ -85,7 +86,7 @@ def on_eight_devices(work: str, *arguments: Any, beside: str | None = None) -> A
 
 @contextlib.contextmanager
 def jax_keeps(**settings: Any) -> Iterator[None]:
-    """Gives JAX's compilation cache other settings for a while; it keeps everything."""
+    """Changes settings of JAX's compilation cache for a while; it keeps everything."""
     import jax
     from jax.experimental.compilation_cache import compilation_cache
 
@@ -95,7 +96,7 @@ def jax_keeps(**settings: Any) -> Iterator[None]:
     def use(settings: dict[str, Any]) -> None:
         for name, value in settings.items():
             jax.config.update(name, value)
-        # It looks at them once.
+        # The cache reads its settings only once.
         compilation_cache.reset_cache()
 
     use(settings)
@@ -106,12 +107,12 @@ def jax_keeps(**settings: Any) -> Iterator[None]:
 
 
 def search_path(*more: pathlib.Path) -> str:
-    """Where a process finds the package, and what tests share."""
+    """Returns the ``PYTHONPATH`` of the package and the tests' helpers."""
     return os.pathsep.join(map(str, [ROOT, ROOT / "tests", *more]))
 
 
 def mistake(capsys, *arguments) -> str:
-    """Runs a command that must be refused; returns its one sentence."""
+    """Runs a command that must be refused; returns its error, one sentence."""
     from noisy_student_jax.cli.main import main
 
     status = main([str(argument) for argument in arguments])

@@ -1,4 +1,4 @@
-"""The configs of the repository: each is built, and its training steps are traced."""
+"""Each config of the repository is built, and its training steps are traced."""
 
 import functools
 import re
@@ -18,10 +18,10 @@ STEMS = [path.stem for path in CONFIGS]
 
 
 def with_plain_model(student):
-    """Returns a student whose model is computed as on an accelerator with much memory.
+    """Returns a student with the model of an accelerator with ample memory.
 
-    It computes the same. Alternatives for the CPU, and blocks that are computed twice,
-    take as long again to trace, and have tests of their own.
+    The model computes the same. Alternatives for the CPU, and recomputed blocks, take
+    as long again to trace, and have their own tests.
     """
     config = student.spec.config.copy_and_resolve_references()
     with config.unlocked():
@@ -30,7 +30,7 @@ def with_plain_model(student):
 
 
 def kind(student):
-    """Tells students apart whose steps are not one, but for the sizes of the batch."""
+    """Returns a key of a student's step, which leaves out the sizes of the batch."""
     train = student.spec.config.train.to_dict()
     for size in ("batch", "ratio", "steps", "epochs", "decay_epochs"):
         del train[size]
@@ -55,7 +55,7 @@ def abstract_batch(student):
 
 
 def trace(student, monkeypatch):
-    """Traces a step from a state made of shapes: nothing is drawn or computed."""
+    """Traces a step from a state of shapes: nothing is drawn or computed."""
     create = TrainState.create
 
     def create_abstractly(variables, optimizer, **numbers):
@@ -65,7 +65,7 @@ def trace(student, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(init_weights, "initial_variables", lambda one: one.cost.shapes)
         patch.setattr(TrainState, "create", create_abstractly)
-        # What FixRes goes on with has not been trained.
+        # The model that FixRes fine-tunes has not been trained.
         trained = types.SimpleNamespace(variables=student.cost.shapes)
         patch.setattr(generation.bundles, "read", lambda place: trained)
         step, state = generation.step_and_state(part(student))

@@ -1,4 +1,4 @@
-"""What is public is documented, and its options are named where it is called."""
+"""Public code is documented, and its optional arguments are keyword-only."""
 
 import dataclasses
 import functools
@@ -18,7 +18,7 @@ POSITIONAL = {
     "augment.rounding.rounded": {"low", "high"},  # as `jnp.clip`
     "cli.main.main": {"arguments"},
     "config.load.defaults": {"overrides"},
-    "config.load.flatten": {"prefix"},  # of its own recursion
+    "config.load.flatten": {"prefix"},  # for its own recursion
     "config.load.identity": {"prefix"},
     "config.load.load": {"overrides"},
     "core.console.Progress.update": {"note"},
@@ -36,7 +36,7 @@ POSITIONAL = {
     "pseudo_labels.sidecar.batches": {"columns"},
     "training.step.TrainStep.gradients": {"taught_by"},
 }
-"""What may be passed by its place, as what a call is about and not an option of it."""
+"""Optional arguments that may be positional, as the subject of a call."""
 
 
 def modules() -> list[str]:
@@ -48,7 +48,7 @@ module = importlib.import_module
 
 
 def public(name: str) -> Iterator[tuple[str, object]]:
-    """Yields what a module defines for others, and what its classes do, by name."""
+    """Yields a module's public definitions, and their methods, by name."""
     short = name.removeprefix(f"{PACKAGE}.")
     for key, value in vars(module(name)).items():
         if key.startswith("_") or getattr(value, "__module__", None) != name:
@@ -92,18 +92,18 @@ def entries(section: str) -> list[str]:
 
 
 def named_by(value: object, title: str) -> set[str] | None:
-    """Returns what that section of a docstring may name; None for anything."""
+    """Returns the names that a section may explain; None allows any."""
     if title == "Args":
         return set(inspect.signature(value).parameters)
     if not dataclasses.is_dataclass(value) and not hasattr(value, "_fields"):
-        return None  # attributes that only a constructor makes
+        return None  # only a constructor sets the attributes
     owners = value.__mro__
     annotated = {name for one in owners for name in inspect.get_annotations(one)}
     return annotated | {name for one in owners for name in vars(one)}
 
 
 def test_what_is_public_has_a_docstring():
-    # A class's own: what it inherits says what another class is.
+    # An inherited docstring describes another class, so each class needs its own.
     bare = {name for name in modules() if not module(name).__doc__}
     bare |= {key for key, value in everything() if not value.__doc__}
 

@@ -1,6 +1,6 @@
-"""What docs/fidelity.md names is there: tests, config fields, every trap.
+"""The tests, config fields and traps named in docs/fidelity.md exist.
 
-And what the config of SVHN must not forget.
+The config of SVHN keeps its special settings.
 """
 
 import re
@@ -11,7 +11,7 @@ from noisy_student_jax.config import base_config, flatten, load, plain
 from noisy_student_jax.config.schema import field
 
 PAGE = (ROOT / "docs" / "fidelity.md").read_text(encoding="utf-8")
-# Traps of figures and wording (19 to 21) are no code's.
+# Traps 19 to 21 concern published figures, not code.
 TRAPS = {*range(1, 19), *range(22, 26)}
 
 
@@ -50,7 +50,7 @@ def test_svhn_is_never_mirrored_and_always_cut_out():
     config = load(ROOT / "configs" / "svhn.py")
     for owner in (*config.generations, config.control):
         for noise in owner.noise.values():
-            # A mirrored 2 is no 2.
+            # A mirrored 2 is not a 2.
             assert not noise.flip
             assert (noise.cutout_size, noise.crop_padding, noise.crop_area) == (
                 16,

@@ -1,4 +1,4 @@
-"""Files of a run go through ``core/files``; what does not is named, with its reason."""
+"""Files of a run go through ``core/files``; exceptions are listed with their reason."""
 
 import ast
 
@@ -12,7 +12,7 @@ METHODS = {
     *("iterdir", "glob", "rglob", "walk", "mkdir", "rmdir", "unlink", "rename"),
     *("symlink_to", "hardlink_to", "chmod"),
 }
-"""Of paths: whatever they are called on."""
+"""Methods of paths, on any object."""
 OWNERS = {
     "files": set(),
     "np": {"load", "save", "savez", "savez_compressed", "memmap", "fromfile"},
@@ -23,7 +23,7 @@ OWNERS = {
     "pq": {"ParquetFile", "ParquetDataset", "ParquetWriter", "read_table"}
     | {"read_metadata", "read_schema", "write_table", "write_to_dataset"},
 }
-"""Where only some functions touch files."""
+"""Modules of which only some functions touch files."""
 NAMES = {"open", "load_file", "save_file", "safe_open"}
 MODULES = {"fcntl", "glob", "mmap", "shutil", "tempfile"}
 
@@ -71,14 +71,14 @@ EXCEPTIONS = {
         "pseudo_labels/writing.py": {"ParquetWriter"},
     },
 }
-"""By reason, which modules may make which calls themselves; None for all."""
+"""The calls that modules may make directly, by reason; None for all."""
 ALLOWED = {name: calls for one in EXCEPTIONS.values() for name, calls in one.items()}
 
 
 def file_calls(source):
-    """Yields the name and line of everything in a module that touches files itself."""
+    """Yields the name and line of each direct use of files in a module."""
     tree = ast.parse(source)
-    types = set()  # what is only named, as the type of something
+    types = set()  # names in annotations
     for node in ast.walk(tree):
         for hint in (getattr(node, "annotation", None), getattr(node, "returns", None)):
             types |= set(ast.walk(hint)) if hint else set()
@@ -90,7 +90,7 @@ def file_calls(source):
                 found = {module} & MODULES
             case ast.Name(id=name):
                 found = {name} & NAMES
-            # A path's; that of text takes two, that of a dataclass names the fields.
+            # A path's `replace`: text's takes two arguments, a dataclass's keywords.
             case ast.Call(func=ast.Attribute(attr="replace"), args=[_], keywords=[]):
                 found = {"replace"}
             case ast.Attribute(value=ast.Name(id=owner), attr=name) if owner in OWNERS:
@@ -105,7 +105,7 @@ def file_calls(source):
 
 @pytest.fixture(scope="module")
 def calls():
-    """Returns what every module touches files with: pairs of name and line."""
+    """Returns each module's direct uses of files: pairs of name and line."""
     found = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         name = path.relative_to(PACKAGE).as_posix()

@@ -1,4 +1,4 @@
-"""The floors: imports go down only, and TensorFlow stays in its rooms."""
+"""Imports go down the floors only, and TensorFlow stays in its rooms."""
 
 import ast
 import os
@@ -30,13 +30,13 @@ FLOORS = (
     "cli",
     "__main__",
 )
-"""A room a floor, the lowest first; what is imported stands below."""
+"""One room a floor, the lowest first; a room imports only from those below."""
 MOST_AT_THE_TOP = 24
 TENSORFLOW = (f"{PACKAGE}.data.streaming", f"{PACKAGE}.interop.tensorflow")
 
 
 def modules():
-    """Every module of the package by its dotted name."""
+    """Returns every module of the package by its dotted name."""
     return {
         ".".join(path.relative_to(ROOT).with_suffix("").parts): path
         for path in sorted((ROOT / PACKAGE).rglob("*.py"))
@@ -44,9 +44,9 @@ def modules():
 
 
 def imports(name, path, *, when_imported=False):
-    """Yields every module that one imports, with the line.
+    """Yields every module that a module imports, with the line.
 
-    `when_imported` leaves out what functions import when they are called.
+    `when_imported` leaves out imports inside functions.
     """
     package = name.removesuffix(".__init__").split(".")
     if path.name != "__init__.py":
@@ -64,7 +64,7 @@ def imports(name, path, *, when_imported=False):
 
 
 def tables(path):
-    """Yields modules that are named as ``package.module:function``."""
+    """Yields modules named in strings as ``package.module:function``."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             module, colon, _ = node.value.partition(":")
@@ -94,7 +94,7 @@ def test_the_top_of_the_package_can_be_taken_in_at_a_glance():
 def test_imports_go_down_only(name):
     path, own = modules()[name], room(name)
     if own == "__init__":
-        own = FLOORS[0]  # the package itself stands on nothing
+        own = FLOORS[0]  # the package itself imports no room
     wrong = [
         f"line {line}: {target}"
         for target, line in [*imports(name, path), *tables(path)]
@@ -114,10 +114,10 @@ def test_no_two_files_import_each_other():
         for target, _ in imports(name, path):
             while target and target not in known:
                 target = target.rpartition(".")[0]
-            # Every module is in the package, which imports none of them.
+            # The package itself imports none of its modules.
             uses[own] |= {target} - {own, "", PACKAGE}
 
-    # Take away what uses nothing that is left, floor by floor, until nothing is.
+    # Files that use no remaining file are removed, until none remains.
     while free := {name for name, used in uses.items() if not used}:
         uses = {name: used - free for name, used in uses.items() if name not in free}
     assert not uses

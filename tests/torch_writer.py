@@ -1,4 +1,4 @@
-"""Writes PyTorch's two file formats, and what nobody should send, without PyTorch."""
+"""Writes PyTorch's two file formats, and malicious files, without PyTorch."""
 
 import io
 import pickle
@@ -21,7 +21,7 @@ MACHINE = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"int"
 
 
 class Global:
-    """A name that the pickle speaks of, and may call."""
+    """A global name in the pickle, which the pickle may call."""
 
     def __init__(self, module, name, *arguments, call=False):
         self.module, self.name, self.arguments = module, name, arguments
@@ -29,7 +29,7 @@ class Global:
 
 
 class Outside:
-    """What the pickle keeps outside itself."""
+    """A persistent id: an object kept outside the pickle."""
 
     def __init__(self, *identity):
         self.identity = identity
@@ -58,7 +58,7 @@ def tensor(key, array, *, strides=None, offset=0, shape=None, count=None, **chan
 
 
 def dump(value):
-    """Pickles with protocol 2, as PyTorch does, names that need not exist among it."""
+    """Pickles with protocol 2, as PyTorch does; global names need not exist."""
     out = io.BytesIO()
     out.write(b"\x80\x02")
     _write(value, out)
@@ -87,7 +87,7 @@ def _write(value, out):
             _write(one, out)
         out.write(b"t")
     elif isinstance(value, bytes):
-        out.write(value)  # commands as they are
+        out.write(value)  # raw opcodes
     else:
         out.write(pickle.dumps(value, 2)[2:-1])
 
@@ -109,7 +109,7 @@ def state_dict(arrays):
 
 
 def contents(arrays):
-    """The bytes of the storages, by key: values in the order of memory."""
+    """Returns the values of the storages by key, in the order of memory."""
     return {
         str(number): array.ravel(order="K")
         for number, array in enumerate(arrays.values())
@@ -117,7 +117,7 @@ def contents(arrays):
 
 
 def write_zip(path, value, storages, *, byteorder=b"little", root="archive", **options):
-    """Writes the format of today."""
+    """Writes today's format."""
     with zipfile.ZipFile(path, "w", options.get("compression", 0)) as archive:
         archive.writestr(f"{root}/data.pkl", dump(value))
         archive.writestr(f"{root}/byteorder", byteorder)

@@ -1,6 +1,8 @@
 """What training would stumble over, looked for before any time is spent."""
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 
 import jax
 
@@ -24,12 +26,23 @@ def check(run: Run, *, devices: int | None = None) -> None:
       UserError: names the generation, what is wrong with it, and what to do.
     """
     devices = devices or jax.device_count()
-    for look in (_check_config, _check_model, _check_fixres):
-        for student in run.students:
-            try:
-                look(student, devices)
-            except UserError as error:
-                raise UserError(f"{student.spec.name}: {error}") from None
+    for student in run.drafts:
+        with _named(student):
+            _check_config(student, devices)
+    for student in run.students:
+        with _named(student):
+            _check_model(student)
+            if student.spec.refined:
+                _check_length(student.final.spec)
+
+
+@contextlib.contextmanager
+def _named(student: Generation) -> Iterator[None]:
+    """Names the generation in what is wrong with it."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{student.spec.name}: {error}") from None
 
 
 def _check_config(student: Generation, devices: int) -> None:
@@ -47,18 +60,21 @@ def _check_config(student: Generation, devices: int) -> None:
     if spec.teacher:
         SelectionOptions.from_config(config.selection)
     _check_kept_selection(student)
+    if spec.fine_tunes:
+        _check_fine_tuning(spec)
     if config.train.part == "head":
         head(student)
 
 
 def _check_kept_selection(student: Generation) -> None:
     """Refuses options of a selection that is not made."""
-    spec, teacher = student.spec, student.teacher
-    if not spec.relabels or teacher is None:
+    spec = student.spec
+    if not spec.relabels:
         return
+    earlier_sections = student.run.config.generations[spec.generation - 1]
     ours, theirs = (
-        SelectionOptions.from_config(one.config.selection)
-        for one in (spec, teacher.spec)
+        SelectionOptions.from_config(one.selection)
+        for one in (spec.config, earlier_sections)
     )
     for field in dataclasses.fields(SelectionOptions):
         own, earlier = (getattr(one, field.name) for one in (ours, theirs))
@@ -88,13 +104,12 @@ def _check_batch_norm_group(student: Generation, devices: int) -> None:
         raise UserError(
             f"config.model.batch_norm_group={group} does not divide the"
             f" {layout.total / parts:g} images of each device and microbatch: make"
-            f" config.train.batch larger, or the group smaller (0 for none)"
+            f" config.train.batch larger, or the group smaller (none for no groups)"
         )
 
 
-def _check_model(student: Generation, devices: int) -> None:
+def _check_model(student: Generation) -> None:
     """Builds the model, and the shapes that pass through it."""
-    del devices
     student.cost.parameters  # noqa: B018
     init_weights.check(student)
     _check_on_the_fly(student)
@@ -116,12 +131,6 @@ def _check_on_the_fly(student: Generation) -> None:
         )
 
 
-def _check_fixres(student: Generation, devices: int) -> None:
-    if student.spec.refined:
-        _check_config(student.final, devices)
-        _check_fine_tuning(student.final.spec)
-
-
 def _check_fine_tuning(spec: GenerationSpec) -> None:
     """Looks for what a fine-tuning by FixRes would stumble over."""
     if spec.config.train.part == "head":
@@ -134,11 +143,6 @@ def _check_fine_tuning(spec: GenerationSpec) -> None:
             "config.fixres.resolution is given, so that fixres.steps or fixres.epochs"
             " has to be given"
         )
-    if spec.schedule.start < 0:
-        raise UserError(
-            f"config.fixres asks for {spec.schedule.steps} steps, more than the"
-            " training itself has: they are to be the last of its schedule; give fewer"
-        )
     try:
         spec.trainee  # noqa: B018 - checks itself
     except UserError as error:
@@ -146,3 +150,12 @@ def _check_fine_tuning(spec: GenerationSpec) -> None:
             f"config.fixres.frozen_blocks={spec.config.fixres.frozen_blocks} cannot"
             f" be: {error} (none freezes nothing)"
         ) from None
+
+
+def _check_length(spec: GenerationSpec) -> None:
+    """Refuses a fine-tuning that is longer than the training before it."""
+    if spec.schedule.start < 0:
+        raise UserError(
+            f"config.fixres asks for {spec.schedule.steps} steps, more than the"
+            " training itself has: they are to be the last of its schedule; give fewer"
+        )

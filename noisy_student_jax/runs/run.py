@@ -141,6 +141,18 @@ class Run:
         return {(spec.name, spec.stage): spec for spec in found}
 
     @property
+    def drafts(self) -> list["Generation"]:
+        """Everything that is trained, as far as the config alone says.
+
+        Made before any data are read: heads and schedules are yet to come.
+
+        Raises:
+          UserError: names the generation, and what is wrong with its config.
+        """
+        found = resolve(self.config, DataFacts.unknown(), outputs=1)
+        return [Generation(self, spec) for spec in found]
+
+    @property
     def students(self) -> list["Generation"]:
         """Everything that is trained, in order, before any fine-tuning of FixRes."""
         return [self.named(name) for name, stage in self.specs if stage == TRAIN]

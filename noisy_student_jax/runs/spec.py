@@ -64,6 +64,11 @@ class DataFacts:
     labeled: int
 
     @classmethod
+    def unknown(cls) -> "DataFacts":
+        """Returns what stands for them before any data are read."""
+        return cls((), 1)
+
+    @classmethod
     def of(cls, dataset: Dataset) -> "DataFacts":
         """Reads them off a dataset, without reading images."""
         return cls(tuple(dataset.classes), len(dataset.labeled))

@@ -9,7 +9,7 @@ from noisy_student_jax.tasks.classification import Classification
 def test_a_task_tells_what_its_record_takes():
     task = Classification(("a", "b", "c"))
 
-    assert record_bytes(task, top_k=0) == 2 * 3
+    assert record_bytes(task, top_k=None) == 2 * 3
     assert record_bytes(task, top_k=2) == 2 * (2 + 4)
 
 

@@ -295,7 +295,7 @@ def test_a_teacher_sees_the_center_crop_that_it_was_trained_for(
     assert predictor.preprocessing == Preprocessing(
         11, 3, "bicubic_tf1", (0.1, 0.2, 0.3), (0.35, 0.35, 0.35)
     )
-    assert teacher.run.student(1).preprocessing.resolution == 8
+    assert teacher.run.student(1).spec.model.resolution == 8
 
 
 def test_images_are_center_crops_and_nothing_is_added(tmp_path):
