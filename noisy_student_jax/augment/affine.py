@@ -1,11 +1,11 @@
-"""RandAugment's five geometric operations as matrices, without any framework.
+"""RandAugment's five geometric operations as affine transforms, in NumPy.
 
 **Pixel centers lie at integers.** The output pixel ``(x, y)`` takes the input pixel
 nearest to ``(a·x + b·y + c, d·x + e·y + f)``, halves rounding away from zero, as in
 the kernel behind ``contrib_image.transform`` that the authors call. The center of
 rotation is therefore ``((width − 1)/2, (height − 1)/2)``, and a shear leaves the first
-row or column where it is. Pillow puts centers at halves and rounds down: it gives the
-same pixels once its offset is moved by half a pixel to match.
+row or column in place. Pillow puts centers at halves and rounds down: it gives the same
+pixels once its offset is shifted by half a pixel.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ import numpy as np
 
 
 def _rotation(degrees: float, height: int, width: int) -> tuple[float, ...]:
-    """The six coefficients, rounded step by step as ``contrib_image`` computes them."""
+    """Returns the six coefficients, with the float32 rounding of ``contrib_image``."""
     radians = np.float32(degrees) * np.float32(np.pi / 180.0)
     cos, sin = np.cos(radians), np.sin(radians)
     right, bottom = np.float32(width - 1), np.float32(height - 1)
@@ -31,11 +31,11 @@ COEFFICIENTS: dict[str, Callable[[float, int, int], tuple[float, ...]]] = {
     "TranslateX": lambda pixels, height, width: (1, 0, pixels, 0, 1, 0),
     "TranslateY": lambda pixels, height, width: (1, 0, 0, 0, 1, pixels),
 }
-"""By the name of the table's row: (argument, height, width) → a, b, c, d, e, f."""
+"""Functions (argument, height, width) → (a, b, c, d, e, f), by the table's names."""
 
 
 def sources(name: str, argument: float, height: int, width: int) -> np.ndarray:
-    """Says which input pixel each output pixel takes.
+    """Returns the index of the input pixel for each output pixel.
 
     Args:
         name: of the operation.
@@ -44,10 +44,10 @@ def sources(name: str, argument: float, height: int, width: int) -> np.ndarray:
         width: of the image.
 
     Returns:
-        int32 `[height, width]`: the input's row·width + column, or height·width where
-        there is none, outside the image.
+        int32 `[height, width]`: row·width + column in the input, or height·width
+        outside the image.
     """
-    a, b, c, d, e, f = np.float32(COEFFICIENTS[name](argument, height, width))
+    a, b, c, d, e, f = np.array(COEFFICIENTS[name](argument, height, width), np.float32)
     y = np.arange(height, dtype=np.float32)[:, None]
     x = np.arange(width, dtype=np.float32)[None, :]
     row, column = _nearest(d * x + e * y + f), _nearest(a * x + b * y + c)
@@ -58,7 +58,7 @@ def sources(name: str, argument: float, height: int, width: int) -> np.ndarray:
 
 
 def _nearest(coordinate: np.ndarray) -> np.ndarray:
-    """Rounds, halves away from zero; float32 → float32."""
+    """Rounds to the nearest integer, halves away from zero; float32 → float32."""
     whole = np.trunc(coordinate)
     away = np.abs(coordinate - whole) >= 0.5
     return whole + np.copysign(away.astype(np.float32), coordinate)

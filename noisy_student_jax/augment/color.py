@@ -1,14 +1,14 @@
 """RandAugment's ten operations on pixel values.
 
 The arithmetic is that of the authors' ``randaugment.py``: float32, truncated to uint8.
-Pillow differs from it by one here and there, since it rounds what Sharpness and Color
-start from and stretches AutoContrast in float64.
+Pillow occasionally differs by one, since it rounds the degenerate images of Sharpness
+and Color and stretches AutoContrast in float64.
 
-Two float32 sums are exact integers here: the smoothing of Sharpness, in which
-TensorFlow's own kernels disagree among themselves, and the gray value. TensorFlow falls
-one short of the exact smoothed value for one pixel in several hundred (for one flat
-gray in five), and one above the gray for one color in a hundred thousand; where it
-does, Sharpness and Color may differ by up to 4 at magnitude 27.
+Two float32 sums are exact integers here: the smoothing of Sharpness, on which
+TensorFlow's own kernels disagree, and the gray value. TensorFlow is one below the exact
+smoothed value for one pixel in several hundred (for one flat gray in five), and one
+above the gray value for one color in a hundred thousand; there, Sharpness and Color may
+differ by up to 4 at magnitude 27.
 """
 
 import jax
@@ -21,7 +21,7 @@ from noisy_student_jax.core.errors import UserError
 
 
 def autocontrast(image: jax.Array) -> jax.Array:
-    """Stretches each channel to 0–255; a flat channel stays as it is.
+    """Stretches each channel to 0–255; a flat channel is unchanged.
 
     Args:
         image: uint8 `[height, width, channels]`.
@@ -41,12 +41,13 @@ def autocontrast(image: jax.Array) -> jax.Array:
 def _stretch(span: jax.Array) -> jax.Array:
     """Returns 255/span, uint8 `[...]` → float32 `[...]`, correctly rounded.
 
-    In integers, since not every device rounds a division so. (A table would do, but
-    a branch that holds an array fails under `vmap` inside `shard_map`, JAX 0.10.)
+    Computed in integers, since float division is not correctly rounded on every
+    device. (A table would work too, but a branch that holds an array fails under `vmap`
+    inside `shard_map`, JAX 0.10.)
     """
     span = jnp.maximum(span, 1).astype(jnp.uint32)
     exponent = 31 - lax.clz(lax.div(jnp.full_like(span, 255), span))
-    # 24 bits and one to round by; the quotient never lies halfway.
+    # 24 bits and a rounding bit; the quotient never lies halfway.
     doubled = lax.div(jnp.left_shift(jnp.uint32(255), 24 - exponent), span)
     mantissa = ((doubled + 1) >> 1).astype(jnp.float32)
     return (
@@ -57,7 +58,7 @@ def _stretch(span: jax.Array) -> jax.Array:
 
 
 def equalize(image: jax.Array) -> jax.Array:
-    """Flattens each channel's histogram, by Pillow's algorithm.
+    """Equalizes each channel's histogram, by Pillow's algorithm.
 
     Args:
         image: uint8 `[height, width, channels]`.
@@ -69,7 +70,7 @@ def equalize(image: jax.Array) -> jax.Array:
 
 
 def _look_up(table: jax.Array, image: jax.Array) -> jax.Array:
-    """Puts another value in the place of each.
+    """Maps each value through its channel's lookup table.
 
     Args:
         table: uint8 `[256, channels]`.
@@ -78,14 +79,14 @@ def _look_up(table: jax.Array, image: jax.Array) -> jax.Array:
     Returns:
         uint8 `[height, width, channels]`.
     """
-    # Or the compiler would compute the table's entry again for each pixel.
+    # Without the barrier, XLA recomputes the table's entry for each pixel.
     table = lax.optimization_barrier(table)
     where = image.astype(jnp.int32), jnp.arange(image.shape[-1])
     return table.at[where].get(mode="promise_in_bounds")
 
 
 def _equalizing(counts: jax.Array) -> jax.Array:
-    """Says what `equalize` makes of each value.
+    """Returns the lookup table of `equalize`.
 
     Args:
         counts: int32 `[256, channels]`, the image's `histogram`.
@@ -94,7 +95,7 @@ def _equalizing(counts: jax.Array) -> jax.Array:
         uint8 `[256, channels]`.
     """
     level = lax.broadcasted_iota(jnp.int32, counts.shape, 0)
-    # The brightest value that occurs does not count: it has no steps above it.
+    # The brightest occurring value does not count: it has no steps above it.
     brightest = jnp.where(counts > 0, level, 0).max(axis=0, keepdims=True)
     last = jnp.where(level == brightest, counts, 0).sum(axis=0, keepdims=True)
     step = (counts.sum(axis=0, keepdims=True) - last) // 255
@@ -106,7 +107,7 @@ def _equalizing(counts: jax.Array) -> jax.Array:
 
 @jax.custom_batching.custom_vmap
 def histogram(image: jax.Array) -> jax.Array:
-    """Counts how often each value occurs, int32 `[256, channels]`.
+    """Counts the occurrences of each value, int32 `[256, channels]`.
 
     Args:
         image: uint8 `[height, width, channels]`.
@@ -118,7 +119,7 @@ def histogram(image: jax.Array) -> jax.Array:
 def _histogram_of_many(
     size: int, batched: list[bool], images: jax.Array
 ) -> tuple[jax.Array, bool]:
-    # One flat index a pixel; by itself, `vmap` would make one of two words.
+    # One flat index per pixel; the default `vmap` rule uses two-word indices.
     return _histograms(images), True
 
 
@@ -176,7 +177,7 @@ def solarize_add(image: jax.Array, addition: int | jax.Array) -> jax.Array:
 
     Args:
         image: uint8 `[height, width, channels]`.
-        addition: how much.
+        addition: the amount added.
 
     Returns:
         uint8 `[height, width, channels]`.
@@ -202,7 +203,7 @@ def color(image: jax.Array, factor: float | jax.Array) -> jax.Array:
 
 
 def contrast(image: jax.Array, factor: float | jax.Array) -> jax.Array:
-    """Blends away from one gray level, which is not the image's mean.
+    """Blends away from a constant gray level that is not the image's mean.
 
     The authors sum the histogram and divide by its 256 bins, which gives the number of
     pixels over 256, clipped to 255: 4 at 32 × 32, 255 from 256 × 256 up.
@@ -222,8 +223,8 @@ def contrast(image: jax.Array, factor: float | jax.Array) -> jax.Array:
 def contrast_from_mean(image: jax.Array, factor: float | jax.Array) -> jax.Array:
     """Blends away from the mean of the gray image, rounded to a whole level.
 
-    What the authors' code means to do, and Pillow does, whose gray differs by one here
-    and there.
+    This is what the authors' code intends and what Pillow does, up to occasional
+    differences of one in the gray values.
 
     Args:
         image: uint8 `[height, width, channels]`, of one or three channels.
@@ -246,7 +247,7 @@ def contrast_from_mean(image: jax.Array, factor: float | jax.Array) -> jax.Array
 
 
 def brightness(image: jax.Array, factor: float | jax.Array) -> jax.Array:
-    """Multiplies the values: a blend away from black.
+    """Multiplies the values by a factor: a blend away from black.
 
     Args:
         image: uint8 `[height, width, channels]`.
@@ -259,7 +260,7 @@ def brightness(image: jax.Array, factor: float | jax.Array) -> jax.Array:
 
 
 def sharpness(image: jax.Array, factor: float | jax.Array) -> jax.Array:
-    """Blends away from the smoothed image; the outermost pixels stay as they are.
+    """Blends away from the smoothed image; the border pixels are unchanged.
 
     The smoothing weighs a pixel 5 and each of its eight neighbors 1, over 13.
 
@@ -283,10 +284,10 @@ def sharpness(image: jax.Array, factor: float | jax.Array) -> jax.Array:
 
 
 def _gray(image: jax.Array) -> jax.Array:
-    """What ``tf.image.rgb_to_grayscale`` gives, uint8 `[height, width, 1]`.
+    """Computes ``tf.image.rgb_to_grayscale``, uint8 `[height, width, 1]`.
 
-    It weighs by 0.2989, 0.5870 and 0.1140 and rescales by 255.5/255 before it
-    truncates, so that most values come out rounded.
+    The weights are 0.2989, 0.5870 and 0.1140. The sum is rescaled by 255.5/255 before
+    truncation, which rounds most values.
     """
     channels = image.shape[-1]
     if channels == 1:

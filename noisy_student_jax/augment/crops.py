@@ -1,14 +1,14 @@
-"""The random resized crop of ImageNet training: which part of the original image.
+"""The boxes of ImageNet's random resized crop.
 
-A port of the kernel behind ``tf.image.sample_distorted_bounding_box``, called as the
-authors' ``preprocessing.py`` calls it: the object to be covered is the whole image. It
-draws an aspect ratio evenly, then a height evenly between those that the least and the
-greatest area give (areas are therefore not even: small ones come more often), then
-where; up to ten times, until a crop fits.
+A port of the kernel behind ``tf.image.sample_distorted_bounding_box``, called as in the
+authors' ``preprocessing.py``, with the whole image as the object to cover. It draws the
+aspect ratio uniformly, then the height uniformly between those of the smallest and the
+largest area (small areas are therefore more frequent), then the position; up to ten
+times, until a crop fits.
 
-Two of its habits show in what it draws. It asks for a tenth of the object to be
-covered besides, so that with a least area of 0.08, or less, crops under a tenth are
-drawn again. And of the places where a crop could lie, it never takes the last.
+Two peculiarities of the kernel are reproduced. It also requires a tenth of the object
+to be covered, so with a least area of 0.08, crops below a tenth are redrawn. And it
+never places a crop at the last possible row or column.
 """
 
 import numpy as np
@@ -30,20 +30,20 @@ def crop_boxes(
     sizes: np.ndarray,
     least_area: float,
 ) -> np.ndarray:
-    """Draws the part of each original image that is to be resized.
+    """Draws the box of each original image that is cropped and resized.
 
     Args:
         seed: the run's seed.
         generation: 0 for the first teacher.
-        stream: `LABELED` or `PSEUDO`, of ``noisy_student_jax.types``.
-        positions: int64 `[batch]`, of the stream's order.
+        stream: `LABELED` or `PSEUDO` of ``core/types.py``.
+        positions: int64 `[batch]`, positions in the stream's order.
         sizes: integers `[batch, 2]`, the height and width of each image.
         least_area: `InputNoise.crop_area`.
 
     Returns:
         int32 `[batch, 4]`: top, left, height and width in pixels. **All four are 0**
-        where evaluation's center crop is to be taken: nothing fitted, as in a very
-        long image, or the crop was the whole image, or `least_area` is 0.
+        where evaluation's center crop applies: nothing fitted, as in a very long image,
+        or the crop was the whole image, or `least_area` is 0.
     """
     sizes = np.asarray(sizes, np.int64)
     if not least_area:
@@ -67,24 +67,24 @@ def _tries(
     Args:
         words: uint32 `[batch, tries, 4]`.
         sizes: int64 `[batch, 1, 2]`.
-        least_area: a share of the image's.
+        least_area: as a fraction of the image's area.
 
     Returns:
-        int64 `[batch, tries, 4]`, each try's box, and bool `[batch, tries]`, whether
-        it fits.
+        int64 `[batch, tries, 4]`, the box of each try, and bool `[batch, tries]`,
+        whether it fits.
     """
     full_height, full_width = sizes[..., 0], sizes[..., 1]
     full_area = full_height * full_width
     aspect = _NARROWEST + (_WIDEST - _NARROWEST) * (words[..., 0] / 2.0**32)
 
-    # The highest crop of this aspect: by the image's area, its width, its height.
+    # The tallest crop of this aspect, limited by the image's area, width and height.
     highest = _whole(np.sqrt(full_area / aspect))
     by_width = np.floor((full_width + 0.5 - 1e-7) / aspect).astype(np.int64)
     too_wide = _whole(highest * aspect) > full_width
     highest = np.minimum(np.where(too_wide, by_width, highest), full_height)
     lowest = np.minimum(_whole(np.sqrt(least_area * full_area / aspect)), highest)
     height = lowest + _below(words[..., 1], highest - lowest + 1)
-    # Rounding may have made the lowest too small by a row.
+    # Rounding may have made the shortest crop one row too small.
     height += height * _whole(height * aspect) < least_area * full_area
     width = _whole(height * aspect)
 

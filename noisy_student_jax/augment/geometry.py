@@ -1,9 +1,9 @@
 """RandAugment's five geometric operations: nearest neighbor, mid-gray outside.
 
-Which pixel comes from where is told in ``affine.py``.
+The coordinate convention is described in ``affine.py``.
 
-An argument is a plain number, known when the program is traced, so that sines and
-cosines are NumPy's and the same on every machine; only its sign may be a traced value.
+Arguments are Python numbers known at trace time, so sines and cosines come from NumPy
+and are the same on every machine; only the sign may be traced.
 """
 
 import jax
@@ -21,7 +21,7 @@ Negative = bool | jax.Array
 def rotate(
     image: jax.Array, degrees: float, *, negative: Negative = False
 ) -> jax.Array:
-    """Rotates about the center, counter-clockwise as seen for positive degrees.
+    """Rotates about the center, counter-clockwise for positive degrees.
 
     Args:
         image: uint8 `[height, width, channels]`.
@@ -35,7 +35,9 @@ def rotate(
 
 
 def shear_x(image: jax.Array, slope: float, *, negative: Negative = False) -> jax.Array:
-    """Takes row y from `slope`·y further right; the origin is the top-left pixel.
+    """Shears along x: row y is sampled `slope`·y further right.
+
+    The origin is the top-left pixel.
 
     Args:
         image: uint8 `[height, width, channels]`.
@@ -49,7 +51,9 @@ def shear_x(image: jax.Array, slope: float, *, negative: Negative = False) -> ja
 
 
 def shear_y(image: jax.Array, slope: float, *, negative: Negative = False) -> jax.Array:
-    """Takes column x from `slope`·x further down; the origin is the top-left pixel.
+    """Shears along y: column x is sampled `slope`·x further down.
+
+    The origin is the top-left pixel.
 
     Args:
         image: uint8 `[height, width, channels]`.
@@ -65,12 +69,12 @@ def shear_y(image: jax.Array, slope: float, *, negative: Negative = False) -> ja
 def translate_x(
     image: jax.Array, pixels: float, *, negative: Negative = False
 ) -> jax.Array:
-    """Moves the image left by `pixels`, which may be a fraction.
+    """Translates the image left by `pixels`, which may be fractional.
 
     Args:
         image: uint8 `[height, width, channels]`.
-        pixels: how far.
-        negative: whether to move it right; bool `[]`.
+        pixels: the distance.
+        negative: whether to translate it right; bool `[]`.
 
     Returns:
         uint8 `[height, width, channels]`.
@@ -81,12 +85,12 @@ def translate_x(
 def translate_y(
     image: jax.Array, pixels: float, *, negative: Negative = False
 ) -> jax.Array:
-    """Moves the image up by `pixels`, which may be a fraction.
+    """Translates the image up by `pixels`, which may be fractional.
 
     Args:
         image: uint8 `[height, width, channels]`.
-        pixels: how far.
-        negative: whether to move it down; bool `[]`.
+        pixels: the distance.
+        negative: whether to translate it down; bool `[]`.
 
     Returns:
         uint8 `[height, width, channels]`.
@@ -103,8 +107,8 @@ def _transform(
     a, b, c, d, e, f = (
         plus if plus == minus else jnp.where(negative, minus, plus)
         for plus, minus in zip(
-            np.float32(coefficients(argument, height, width)),
-            np.float32(coefficients(-argument, height, width)),
+            np.array(coefficients(argument, height, width), np.float32),
+            np.array(coefficients(-argument, height, width), np.float32),
             strict=True,
         )
     )
@@ -113,7 +117,7 @@ def _transform(
     row = _nearest(rounded(d * x) + rounded(e * y) + f)
     column = _nearest(rounded(a * x) + rounded(b * y) + c)
     inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-    # Outside, any pixel will do: it is painted over.
+    # Outside, any pixel will do: it is filled below.
     index = jnp.where(inside, row * width + column, 0)
     pixels = image.reshape(height * width, channels)
     sampled = pixels.at[index].get(mode="promise_in_bounds")

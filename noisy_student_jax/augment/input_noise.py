@@ -1,7 +1,7 @@
-"""What input noise there is, and where its random numbers come from.
+"""The options of input noise, and the numbering of its random streams.
 
-No framework is needed here: the device's backend (``noise.py``), the host's draws
-(``host_draws.py``, ``crops.py``) and the host's backend (``host.py``) all read it.
+This module is independent of JAX and shared by the device backend (``noise.py``), the
+host's draws (``numpy_draws.py``, ``crops.py``) and the host backend (``numpy_ops.py``).
 """
 
 from dataclasses import dataclass
@@ -13,33 +13,33 @@ from noisy_student_jax.augment.randaugment_table import (
 )
 from noisy_student_jax.core.errors import UserError, nearest
 
-# Each source's own number, folded into the example's key: switching one source off
-# leaves the draws of the others as they were. Never renumber.
+# Each source's number is folded into the example's key, so switching one source off
+# does not change the draws of the others. Never renumber.
 FLIP, RANDAUGMENT, CUTOUT, CROP, RESIZED_CROP = range(5)
 
 FORMS = ("auto", "one_by_one", "together")
-"""Ways to compute RandAugment of a batch on the device, told at `augment_batch`."""
+"""Ways to compute RandAugment of a batch on the device; see `augment_batch`."""
 
 
 @dataclass(frozen=True)
 class InputNoise:
-    """The input noise of one stream; by default none.
+    """The input noise of one stream; all off by default.
 
     Attributes:
         randaugment_layers: the paper's N; 0 is off.
         randaugment_magnitude: the paper's M.
         randaugment_behavior: ``reference`` or ``clean``: see ``randaugment_table.py``.
-        constants: RandAugment's, which depend on the data set.
-        flip: whether half of the images are mirrored left to right.
-        crop_padding: pixels of reflection around the image before a crop of its own
+        constants: RandAugment's dataset-dependent constants.
+        flip: whether to flip horizontally with probability 1/2.
+        crop_padding: reflection padding in pixels before a random crop to the original
             size; 0 is off.
-        cutout_size: side of one gray square, its center anywhere in the image; 0 is
+        cutout_size: side of a gray square with its center anywhere in the image; 0 is
             off. The authors use 16 on SVHN.
-        crop_area: the least share of the original image's area that a random resized
-            crop is drawn with, 0.08 in the authors' ImageNet pipeline; 0 is off, and
-            the center crop of evaluation is taken. It happens where the original
-            image is decoded (``crops.py``), before all else: `augment_image` and
-            `augment_batch` get its result and do not look at this field.
+        crop_area: the least area of a random resized crop, as a fraction of the
+            original image, 0.08 in the authors' ImageNet pipeline; 0 is off and takes
+            the center crop of evaluation. This crop is applied first, where the
+            original image is decoded (``crops.py``): `augment_image` and
+            `augment_batch` receive its result and ignore this field.
         form: how `augment_batch` computes RandAugment, one of `FORMS`; the pixels
             are the same.
     """
@@ -56,7 +56,7 @@ class InputNoise:
 
     @property
     def is_off(self) -> bool:
-        """Whether images that it gets pass as they are."""
+        """Whether `augment_batch` returns images unchanged."""
         return not (
             self.randaugment_layers
             or self.flip
@@ -65,10 +65,10 @@ class InputNoise:
         )
 
     def check(self, *, height: int, width: int) -> None:
-        """Refuses images that are too small for it.
+        """Checks that images are large enough.
 
         Raises:
-            UserError: the crop's padding reaches beyond the image.
+            UserError: the crop's reflection padding exceeds the image.
         """
         if self.crop_padding > min(height, width) - 1:
             raise UserError(

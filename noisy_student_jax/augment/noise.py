@@ -1,10 +1,10 @@
-"""All input noise on the device, in its one order, each source with a switch.
+"""Input noise on the device.
 
-Flip → RandAugment → cutout → reflect-pad and crop: the order of the authors' SVHN
-pipeline (``preprocessing.py``), where the crop is last. Images are uint8 throughout.
+The order is flip → RandAugment → cutout → reflect-pad and crop, as in the authors' SVHN
+pipeline (``preprocessing.py``). Images are uint8 throughout.
 
-The random resized crop is not among them: it needs the original image and is made
-where that is decoded (``crops.py``).
+The random resized crop is separate: it needs the original image and is applied when
+that is decoded (``crops.py``).
 """
 
 from typing import Any
@@ -28,12 +28,12 @@ from noisy_student_jax.core.errors import UserError
 
 
 def augment_image(key: jax.Array, image: jax.Array, noise: InputNoise) -> jax.Array:
-    """Adds a stream's input noise to one image.
+    """Applies a stream's input noise to one image.
 
     Args:
-        key: the example's key `[]`, as `example_key` gives it.
+        key: the example's key `[]` from `example_key`.
         image: uint8 `[height, width, channels]`.
-        noise: what to add.
+        noise: the noise to apply.
 
     Returns:
         uint8 `[height, width, channels]`.
@@ -46,21 +46,20 @@ def augment_image(key: jax.Array, image: jax.Array, noise: InputNoise) -> jax.Ar
 
 
 def augment_batch(keys: jax.Array, images: jax.Array, noise: InputNoise) -> jax.Array:
-    """Adds a stream's input noise to a batch; the same pixels on every platform.
+    """Applies a stream's input noise to a batch; the same pixels on every platform.
 
-    How RandAugment is computed changes nothing but the time (``noise.form``):
+    ``noise.form`` selects how RandAugment is computed, which only affects the speed:
 
-    - ``one_by_one``: one image after the other, of which only the drawn operation
-      runs; what ``auto`` does on CPU;
-    - ``together``: all at once, where all sixteen operations run and one result is
-      kept; what ``auto`` does elsewhere, where a loop over images leaves the device
+    - ``one_by_one``: loops over images and runs only the drawn operations; ``auto``
+      uses it on CPU;
+    - ``together``: vectorizes over images, runs all sixteen operations and selects one
+      result; ``auto`` uses it elsewhere, where a loop over images leaves the device
       idle.
 
     Args:
         keys: the examples' keys `[batch]`.
-        images: uint8 `[batch, height, width, channels]`; of any dtype if the noise is
-            off.
-        noise: what to add.
+        images: uint8 `[batch, height, width, channels]`; any dtype if the noise is off.
+        noise: the noise to apply.
 
     Returns:
         The same dtype and shape.
@@ -78,7 +77,7 @@ def augment_batch(keys: jax.Array, images: jax.Array, noise: InputNoise) -> jax.
         return jax.vmap(lambda image, drawn: _apply(image, drawn, noise))(images, draws)
 
     def one_by_one(images: jax.Array, draws: dict[str, Any]) -> jax.Array:
-        return lax.map(lambda pair: _apply(*pair, noise), (images, draws))
+        return lax.map(lambda pair: _apply(pair[0], pair[1], noise), (images, draws))
 
     if not noise.randaugment_layers or noise.form == "together":
         return together(images, draws)
@@ -88,12 +87,12 @@ def augment_batch(keys: jax.Array, images: jax.Array, noise: InputNoise) -> jax.
 
 
 def stream_key(seed: int, generation: int, stream: int) -> jax.Array:
-    """Returns the key `[]` that all examples of a stream in a generation share.
+    """Returns the key `[]` of a stream in a generation, shared by its examples.
 
     Args:
         seed: the run's seed.
         generation: 0 for the first teacher.
-        stream: `LABELED` or `PSEUDO`, of ``noisy_student_jax.types``.
+        stream: `LABELED` or `PSEUDO` of ``core/types.py``.
     """
     key = jax.random.fold_in(random_keys.key(seed), generation)
     return jax.random.fold_in(key, stream)
@@ -107,30 +106,30 @@ def example_key(
     Args:
         seed: the run's seed.
         generation: 0 for the first teacher.
-        stream: `LABELED` or `PSEUDO`, of ``noisy_student_jax.types``.
-        position: uint32 `[2]`, the high word first, as `split_positions` gives it.
+        stream: `LABELED` or `PSEUDO` of ``core/types.py``.
+        position: uint32 `[2]`, high word first, from `split_positions`.
     """
     return _fold_position(stream_key(seed, generation, stream), jnp.asarray(position))
 
 
 def example_keys(base_key: jax.Array, positions: jax.Array) -> jax.Array:
-    """Returns the keys `[batch]` of examples of one stream; fit for use in `jit`.
+    """Returns the keys `[batch]` of examples of one stream; works inside `jit`.
 
     Args:
-        base_key: the stream's key `[]`, as `stream_key` gives it.
-        positions: uint32 `[batch, 2]`, the high word first.
+        base_key: the stream's key `[]` from `stream_key`.
+        positions: uint32 `[batch, 2]`, high word first.
     """
     return jax.vmap(_fold_position, (None, 0))(base_key, positions)
 
 
 def split_positions(positions: int | np.ndarray) -> np.ndarray:
-    """Splits 64-bit positions into words that a device without 64-bit integers takes.
+    """Splits 64-bit positions into 32-bit words, for devices without 64-bit integers.
 
     Args:
-        positions: integers `[...]`, 0 or more.
+        positions: non-negative integers `[...]`.
 
     Returns:
-        uint32 `[..., 2]`, the high word first.
+        uint32 `[..., 2]`, high word first.
     """
     wide = np.asarray(positions).astype(np.uint64)
     words = (wide >> np.uint64(32), wide & np.uint64(0xFFFFFFFF))
@@ -153,7 +152,7 @@ def _check(dtype: DTypeLike, shape: tuple[int, ...], noise: InputNoise) -> None:
 
 
 def _draw(key: jax.Array, shape: tuple[int, ...], noise: InputNoise) -> dict[str, Any]:
-    """Draws for one image of that shape, only for the sources that are on."""
+    """Draws the random numbers of the enabled sources, for one image."""
     height, width, _ = shape
 
     def words(source: int) -> jax.Array:
@@ -182,7 +181,7 @@ def _draw(key: jax.Array, shape: tuple[int, ...], noise: InputNoise) -> dict[str
 
 
 def _apply(image: jax.Array, draws: dict[str, Any], noise: InputNoise) -> jax.Array:
-    """Applies what was drawn to one image, in the module's order."""
+    """Applies drawn noise to one image, in the module's order."""
     if "flip" in draws:
         image = jnp.where(draws["flip"], image[:, ::-1], image)
     if "randaugment" in draws:
@@ -204,7 +203,7 @@ def _apply(image: jax.Array, draws: dict[str, Any], noise: InputNoise) -> jax.Ar
 def _reflect_crop(
     image: jax.Array, padding: int, top: jax.Array, left: jax.Array
 ) -> jax.Array:
-    """Crops the image's own size out of its reflection, `top` and `left` in 0–2p."""
+    """Pads by reflection and crops to the original size; `top`, `left` in 0–2p."""
     wide = ((padding, padding), (padding, padding), (0, 0))
     padded = jnp.pad(image, wide, mode="reflect")
     return lax.dynamic_slice(padded, (top, left, jnp.zeros_like(top)), image.shape)

@@ -1,7 +1,7 @@
 """The random numbers of input noise, drawn on the host in NumPy.
 
-They are those that ``noise.py`` draws on the device for the same example, so that a
-pipeline that augments on the host shows a run the same pixels.
+They equal those that ``noise.py`` draws on the device for the same example, so a
+pipeline that augments on the host produces the same pixels.
 """
 
 import numpy as np
@@ -27,26 +27,26 @@ def draw(
     height: int,
     width: int,
 ) -> dict[str, np.ndarray]:
-    """Draws for examples of one stream, only for the sources that are on.
+    """Draws the random numbers of the enabled sources, for examples of one stream.
 
     Args:
         seed: the run's seed.
         generation: 0 for the first teacher.
-        stream: `LABELED` or `PSEUDO`, of ``noisy_student_jax.types``.
-        positions: int64 `[batch]`, of the stream's order.
-        noise: what is to be added.
-        height: of the images that are augmented.
-        width: of the images that are augmented.
+        stream: `LABELED` or `PSEUDO` of ``core/types.py``.
+        positions: int64 `[batch]`, positions in the stream's order.
+        noise: the noise to draw for.
+        height: of the augmented images.
+        width: of the augmented images.
 
     Returns:
-        a dictionary of arrays with the batch as their first axis:
+        A dictionary of arrays with a leading batch axis:
 
-        - ``flip``: bool `[batch]`, whether to mirror.
+        - ``flip``: bool `[batch]`, whether to flip.
         - ``randaugment_op``: int32 `[batch, layers]`, the row of the table;
           ``randaugment_negative``: bool, whether a signed argument is negated;
           ``randaugment_row`` and ``randaugment_column``: int32, the center of Cutout.
-        - ``cutout``: int32 `[batch, 2]`, the row and column of the square's center.
-        - ``crop``: int32 `[batch, 2]`, where the crop starts in the padded image.
+        - ``cutout``: int32 `[batch, 2]`, row and column of the square's center.
+        - ``crop``: int32 `[batch, 2]`, top and left of the crop in the padded image.
     """
     keys = example_keys(seed, generation, stream, positions)
 
@@ -79,13 +79,13 @@ def draw(
 def example_keys(
     seed: int, generation: int, stream: int, positions: np.ndarray
 ) -> np.ndarray:
-    """Returns the keys of a stream's examples, as ``noise.example_keys`` gives them.
+    """Returns the keys of a stream's examples, equal to ``noise.example_keys``.
 
     Args:
         seed: the run's seed.
         generation: 0 for the first teacher.
-        stream: `LABELED` or `PSEUDO`, of ``noisy_student_jax.types``.
-        positions: int64 `[batch]`, of the stream's order.
+        stream: `LABELED` or `PSEUDO` of ``core/types.py``.
+        positions: int64 `[batch]`, positions in the stream's order.
 
     Returns:
         uint32 `[batch, 2]`.

@@ -1,16 +1,15 @@
-"""Input noise on the host, in NumPy: the same pixels as the device's backend.
+"""Input noise on the host, in NumPy: the same pixels as the device backend.
 
-Nothing is random in here: the random numbers come with the example, from
-``host_draws.py``. The arithmetic is that of ``color.py``, exact integers where those
-are and float32 elsewhere, bit for bit. Ten of the sixteen operations look at one value
-of one channel at a time: those are computed for the 256 values there are, and looked
-up. What depends only on an argument and an image's size is computed once and kept. The
-others go through an image a few rows at a time: what they need meanwhile stays in the
-processor's cache, and is too small for the C library to ask the system for anew each
-time, which takes longer than the arithmetic.
+This module draws no random numbers; they come from ``numpy_draws.py``. The arithmetic
+equals that of ``color.py`` bit for bit, in exact integers or float32. Ten of the
+sixteen operations act on single values of a channel: they are computed for the 256
+possible values and looked up. Results that depend only on the argument and the image
+size are cached. The other operations process a few rows at a time: their temporaries
+stay in the processor's cache, and are small enough that the C library does not request
+them from the system each time, which takes longer than the arithmetic.
 
-Every function takes uint8 ``[height, width, channels]`` and returns the same shape; an
-image that nothing is done to may be returned as it is, and none is written to.
+Every function takes uint8 ``[height, width, channels]`` and returns the same shape. An
+unchanged image may be returned itself; inputs are never modified.
 """
 
 import functools
@@ -27,22 +26,21 @@ from noisy_student_jax.augment.randaugment_table import FILL, SOLARIZE_ADD_BELOW
 from noisy_student_jax.core.errors import UserError
 
 _VALUES = np.arange(256)
-"""All that a uint8 may be."""
+"""All values of a uint8."""
 _AT_ONCE = 24_576
-"""Values of an image: as float32, under the 128 KiB above which glibc maps memory."""
+"""Values per slab: as float32, below the 128 KiB from which glibc maps memory."""
 
 
 def augment(
     image: np.ndarray, draws: dict[str, np.ndarray], noise: InputNoise
 ) -> np.ndarray:
-    """Adds a stream's input noise to one image, in the order of ``noise.py``.
+    """Applies a stream's input noise to one image, in the order of ``noise.py``.
 
     Args:
         image: uint8 `[height, width, channels]`, of 1 or 3 channels.
-        draws: one example's part of what ``host_draws.draw`` gave for images of this
-            height and width, without the batch's axis.
-        noise: what to add. Its `crop_area` is not looked at: that crop has been made
-            already.
+        draws: one example's entries of ``numpy_draws.draw`` for images of this height
+            and width, without the batch axis.
+        noise: the noise to apply. `crop_area` is ignored: that crop is already applied.
 
     Returns:
         uint8 `[height, width, channels]`.
@@ -98,7 +96,7 @@ def apply(
     Args:
         op: the row.
         image: uint8 `[height, width, channels]`.
-        argument: as `randaugment.argument` gives it.
+        argument: the result of `randaugment_table.argument`.
         negative: whether a signed argument is negated.
         row: of Cutout's center.
         column: of Cutout's center.
@@ -108,19 +106,21 @@ def apply(
         uint8 `[height, width, channels]`.
     """
     if op.name == "Cutout":
+        assert isinstance(argument, int), "half a side, in pixels"
         return cutout(image, 2 * argument, row=row, column=column)
     if op.name in affine.COEFFICIENTS:
+        assert argument is not None, "degrees, slope or pixels"
         return _transform(op.name, image, -argument if negative else argument)
     function = COLORS[op.function(behavior)]
     return function(image) if argument is None else function(image, argument)
 
 
 def autocontrast(image: np.ndarray) -> np.ndarray:
-    """Stretches each channel to 0–255; a flat channel stays as it is."""
+    """Stretches each channel to 0–255; a flat channel is unchanged."""
     low, high = _per_channel(np.minimum, image), _per_channel(np.maximum, image)
     tables = np.empty((image.shape[-1], 256), np.uint8)
     for own, least, most in zip(tables, low, high, strict=True):
-        # float32, and each product rounded before it is subtracted.
+        # In float32, with each product rounded before the subtraction.
         scale = np.float32(255) / np.float32(max(int(most) - int(least), 1))
         stretched = _VALUES.astype(np.float32) * scale - np.float32(least) * scale
         own[:] = _to_uint8(stretched) if most > least else _VALUES
@@ -128,14 +128,14 @@ def autocontrast(image: np.ndarray) -> np.ndarray:
 
 
 def equalize(image: np.ndarray) -> np.ndarray:
-    """Flattens each channel's histogram, by Pillow's algorithm."""
+    """Equalizes each channel's histogram, by Pillow's algorithm."""
     height, width, channels = image.shape
     tables = np.empty((channels, 256), np.uint8)
     # Pillow counts several times as fast as NumPy.
     counted = Image.fromarray(image if channels > 1 else image[..., 0]).histogram()
     histograms = np.array(counted).reshape(channels, 256)
     for histogram, own in zip(histograms, tables, strict=True):
-        # The brightest value that occurs does not count: it has no steps above it.
+        # The brightest occurring value does not count: it has no steps above it.
         step = (height * width - histogram[histogram.nonzero()[0][-1]]) // 255
         below = np.cumsum(histogram) - histogram
         levels = np.clip((below + step // 2) // max(step, 1), 0, 255)
@@ -190,16 +190,16 @@ def contrast_from_mean(image: np.ndarray, factor: float) -> np.ndarray:
 
 
 def brightness(image: np.ndarray, factor: float) -> np.ndarray:
-    """Multiplies the values: a blend away from black."""
+    """Multiplies the values by a factor: a blend away from black."""
     return _blend_from(0, image, factor)
 
 
 def sharpness(image: np.ndarray, factor: float) -> np.ndarray:
-    """Blends away from the smoothed image; the outermost pixels stay as they are."""
+    """Blends away from the smoothed image; the border pixels are unchanged."""
     height, width, channels = image.shape
     if height < 3 or width < 3:
         return image
-    # Rows side by side, so that neighbors are `channels` values away.
+    # Flat rows: horizontal neighbors are `channels` values away.
     flat = image.reshape(height, width * channels)
     result = flat.copy()
     for rows in _slabs(image[1:-1]):
@@ -226,18 +226,17 @@ COLORS: dict[str, Callable[..., np.ndarray]] = {
     "Sharpness": sharpness,
     "SolarizeAdd": solarize_add,
 }
-"""By what the table's rows call that are neither geometric nor Cutout: an image and
-the row's argument → an image."""
+"""Functions of an image and the row's argument, by `Op.function`, for all rows that are
+neither geometric nor Cutout."""
 
 
 def cutout(image: np.ndarray, side: int, *, row: int, column: int) -> np.ndarray:
-    """Paints a square mid-gray, clipped at the border.
+    """Fills a square with mid-gray, clipped at the border.
 
     Args:
         image: uint8 `[height, width, channels]`.
-        side: of the square; 0 paints nothing.
-        row: where its center is; an even side reaches one pixel less beyond it than
-            before it.
+        side: of the square; 0 fills nothing.
+        row: of its center; an even side extends one pixel less after it than before it.
         column: likewise.
 
     Returns:
@@ -250,9 +249,9 @@ def cutout(image: np.ndarray, side: int, *, row: int, column: int) -> np.ndarray
 
 
 def _transform(name: str, image: np.ndarray, argument: float) -> np.ndarray:
-    """Samples the image where ``affine.py`` says, mid-gray where that is outside."""
+    """Samples the image at the pixels from ``affine.py``, mid-gray outside."""
     height, width, channels = image.shape
-    # One pixel more: the one that lies outside.
+    # One extra pixel stands for the outside.
     pixels = np.full((height * width + 1, channels), FILL, np.uint8)
     pixels[:-1] = image.reshape(-1, channels)
     return pixels.take(_sources(name, argument, height, width), axis=0)
@@ -260,12 +259,12 @@ def _transform(name: str, image: np.ndarray, argument: float) -> np.ndarray:
 
 @functools.lru_cache(maxsize=64)
 def _sources(name: str, argument: float, height: int, width: int) -> np.ndarray:
-    """As `affine.sources`; int64, which NumPy would convert to each time."""
+    """Caches `affine.sources` as int64, which saves NumPy a conversion per call."""
     return affine.sources(name, argument, height, width).astype(np.intp)
 
 
 def _mirrored(image: np.ndarray) -> np.ndarray:
-    """Mirrors left to right, a channel at a time: NumPy copies long rows fast."""
+    """Flips horizontally, one channel at a time: NumPy copies long rows fast."""
     result = np.empty_like(image)
     for channel in range(image.shape[-1]):
         result[..., channel] = image[:, ::-1, channel]
@@ -273,7 +272,7 @@ def _mirrored(image: np.ndarray) -> np.ndarray:
 
 
 def _reflect_crop(image: np.ndarray, padding: int, top: int, left: int) -> np.ndarray:
-    """Crops the image's own size out of its reflection, `top` and `left` in 0–2p."""
+    """Pads by reflection and crops to the original size; `top`, `left` in 0–2p."""
     height, width, _ = image.shape
     wide = ((padding, padding), (padding, padding), (0, 0))
     padded = np.pad(image, wide, mode="reflect")
@@ -281,14 +280,14 @@ def _reflect_crop(image: np.ndarray, padding: int, top: int, left: int) -> np.nd
 
 
 def _per_channel(function: np.ufunc, image: np.ndarray) -> np.ndarray:
-    """Reduces to `[channels]`; whole rows first, which have no short axis."""
+    """Reduces to `[channels]`; over rows first, which avoids a short inner axis."""
     height, width, channels = image.shape
     row = function.reduce(image.reshape(height, width * channels), axis=0)
     return function.reduce(row.reshape(width, channels), axis=0)
 
 
 def _gray(image: np.ndarray) -> np.ndarray:
-    """What ``tf.image.rgb_to_grayscale`` means, in integers: int32 `[…, …]`."""
+    """Computes ``tf.image.rgb_to_grayscale`` in integers: int32 `[height, width]`."""
     channels = image.shape[-1]
     if channels == 1:
         return image[..., 0].astype(np.int32)
@@ -302,7 +301,7 @@ def _gray(image: np.ndarray) -> np.ndarray:
 
 
 def _blend_from(degenerate: int, image: np.ndarray, factor: float) -> np.ndarray:
-    """As `_blend`, away from one value: looked up."""
+    """Blends away from a constant, by a lookup table."""
     return _look_up(_blend(np.int32(degenerate), _VALUES, factor), image)
 
 
@@ -319,13 +318,13 @@ def _blend(degenerate: Any, image: np.ndarray, factor: float) -> np.ndarray:
 
 
 def _look_up(levels: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """Looks every value up in `[256]`; as bytes, which NumPy would not do as fast."""
+    """Maps every value through a table `[256]`; as bytes, faster than NumPy's take."""
     found = image.tobytes().translate(levels.astype(np.uint8).tobytes())
     return np.frombuffer(found, np.uint8).reshape(image.shape)
 
 
 def _look_up_each(tables: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """Looks each channel up in a table of its own, `[channels, 256]`."""
+    """Maps each channel through its own table, `[channels, 256]`."""
     result = np.empty_like(image)
     for channel, own in enumerate(tables):
         result[..., channel] = _look_up(own, image[..., channel])
@@ -333,7 +332,7 @@ def _look_up_each(tables: np.ndarray, image: np.ndarray) -> np.ndarray:
 
 
 def _slabs(image: np.ndarray) -> list[slice]:
-    """Divides an image into some rows each."""
+    """Divides an image into slabs of rows."""
     height, width, channels = image.shape
     rows = max(1, _AT_ONCE // max(1, width * channels))
     return [slice(n, min(n + rows, height)) for n in range(0, height, rows)]

@@ -1,7 +1,7 @@
-"""RandAugment on the device: the table's operations, drawn and applied.
+"""RandAugment on the device.
 
-Drawing and applying are two steps, so that a batch's random numbers are made in one
-go, outside the loop over its images.
+Drawing and applying are separate, so a batch's random numbers are drawn at once,
+outside the loop over its images.
 """
 
 from collections.abc import Callable
@@ -22,13 +22,13 @@ from noisy_student_jax.core.errors import UserError
 
 
 class Draws(NamedTuple):
-    """What is random in RandAugment, one entry per layer, all `[layers]`.
+    """The random numbers of RandAugment, one per layer, all `[layers]`.
 
     Attributes:
         op: int32, the row of the table.
         negative: bool, whether a signed argument is negated.
-        row: int32, the center of Cutout.
-        column: int32, the center of Cutout.
+        row: int32, of the center of Cutout.
+        column: int32, of the center of Cutout.
     """
 
     op: jax.Array
@@ -55,7 +55,7 @@ FUNCTIONS: dict[str, Callable[..., jax.Array]] = {
     "TranslateY": geometry.translate_y,
     "SolarizeAdd": color.solarize_add,
 }
-"""By what the table's rows call; but for Cutout, which needs to know where."""
+"""Functions by `Op.function`, except for Cutout, which also needs a position."""
 
 
 def randaugment(
@@ -74,7 +74,7 @@ def randaugment(
         image: uint8 `[height, width, channels]`, of 1 or 3 channels.
         layers: the paper's N.
         magnitude: the paper's M.
-        constants: what depends on the data set.
+        constants: the dataset-dependent constants.
         behavior: one of the table's `BEHAVIORS`.
 
     Returns:
@@ -92,24 +92,24 @@ def randaugment(
 
 
 def draw(key: jax.Array, *, layers: int, height: int, width: int) -> Draws:
-    """Draws the operations, signs and places for one image.
+    """Draws the operations, signs and positions for one image.
 
-    A layer's draws depend on its own number, not on how many layers there are.
+    A layer's draws depend on its index, not on the number of layers.
 
     Args:
         key: the random key `[]` of this image.
-        layers: how many operations.
+        layers: the number of operations.
         height: of the image.
         width: of the image.
 
     Returns:
-        the draws, each `[layers]`.
+        The draws, each `[layers]`.
     """
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(layers))
     bits = jax.vmap(lambda k: jax.random.bits(k, (4,), jnp.uint32))(keys)
 
     def below(count: int, words: jax.Array) -> jax.Array:
-        # Uneven by at most count/2³², exactly even for the table's sixteen rows.
+        # The bias is at most count/2³², and zero for the table's sixteen rows.
         return (words % count).astype(jnp.int32)
 
     return Draws(
@@ -132,9 +132,9 @@ def apply(
 
     Args:
         image: uint8 `[height, width, channels]`, of 1 or 3 channels.
-        draws: what `draw` gave, each `[layers]`.
+        draws: the result of `draw`, each `[layers]`.
         magnitude: the paper's M.
-        constants: what depends on the data set.
+        constants: the dataset-dependent constants.
         behavior: one of the table's `BEHAVIORS`.
 
     Returns:
@@ -160,11 +160,13 @@ def apply(
 def _branch(
     op: table.Op, magnitude: float, constants: RandAugmentConstants, behavior: str
 ) -> Callable[[jax.Array, Draws], jax.Array]:
-    """Returns the row as a function of an image and one layer's draws."""
+    """Returns a row's operation as a function of an image and one layer's draws."""
     argument = table.argument(op, magnitude, constants=constants, behavior=behavior)
     if op.name == "Cutout":
+        assert isinstance(argument, int), "half a side, in pixels"
+        side = 2 * argument
         return lambda image, drawn: cutout(
-            image, 2 * argument, row=drawn.row, column=drawn.column
+            image, side, row=drawn.row, column=drawn.column
         )
     function = FUNCTIONS[op.function(behavior)]
     if op.signed:
@@ -181,13 +183,13 @@ def cutout(
     row: int | jax.Array,
     column: int | jax.Array,
 ) -> jax.Array:
-    """Paints a square mid-gray, clipped at the border.
+    """Fills a square with mid-gray, clipped at the border.
 
     Args:
         image: uint8 `[height, width, channels]`.
-        side: of the square; 0 paints nothing.
-        row: where its center is. An even side reaches one pixel less beyond it than
-            before it, as the authors' does.
+        side: of the square; 0 fills nothing.
+        row: of its center. An even side extends one pixel less after it than before
+            it, as in the authors' code.
         column: likewise.
 
     Returns:

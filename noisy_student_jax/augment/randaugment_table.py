@@ -1,15 +1,15 @@
-"""The RandAugment table: sixteen operations, and what a magnitude means to each.
+"""The RandAugment table: sixteen operations and their magnitudes.
 
-Written once, without any framework. A backend supplies one function per row, looked
-up by the row's name, and asks `argument` what to hand to it; two backends that read
-this table can differ only in their arithmetic on pixels.
+The table is independent of JAX. A backend supplies one function per row, looked up by
+`Op.function`, and gets its argument from `argument`, so backends can differ only in
+their pixel arithmetic.
 
-The order and the constants are those of the authors' ``randaugment.py``: a magnitude is
-used as it is, never clipped, and casts to integers truncate. There is no identity, and
-no probability: every drawn operation is applied.
+The order and the constants are those of the authors' ``randaugment.py``: magnitudes are
+never clipped, and casts to integers truncate. There is no identity operation and no
+probability: every drawn operation is applied.
 
-The rows behave in one of two ways. ``reference`` is the authors' code as it runs, its
-mistakes included. ``clean`` mends four rows and leaves the other twelve alone:
+There are two behaviors. ``reference`` reproduces the authors' code, including its bugs.
+``clean`` fixes four rows and keeps the other twelve:
 
 - *Contrast* blends away from the mean of the gray image, not from its number of pixels
   over 256.
@@ -18,9 +18,9 @@ mistakes included. ``clean`` mends four rows and leaves the other twelve alone:
 - *Posterize* keeps 1 to 8 bits; above 8 it does not fall back to one bit.
 - *SolarizeAdd* adds 128 at most, the bound that the authors' comment gives.
 
-So in ``clean`` no row jumps when the magnitude grows. Solarize and Posterize weaken
-with it, as their formulas say, and do nothing from magnitudes 10 and 20 on: a row that
-grew stronger instead would be another operation, not a mended one.
+With ``clean``, no row jumps as the magnitude grows. Solarize and Posterize weaken with
+it, following their formulas, and do nothing from magnitudes 10 and 20 on: making them
+stronger instead would define different operations.
 """
 
 from collections.abc import Callable
@@ -29,13 +29,13 @@ from dataclasses import dataclass
 from noisy_student_jax.core.errors import UserError, nearest
 
 FILL = 128
-"""What is put where an image has no pixels: mid-gray, in every channel."""
+"""Fill value for pixels outside an image: mid-gray, in every channel."""
 
 SOLARIZE_ADD_BELOW = 128
 """SolarizeAdd adds to pixels below this value."""
 
 BEHAVIORS = ("reference", "clean")
-"""How the rows behave: as the authors' code runs, or with its mistakes mended."""
+"""The authors' code as it runs, or with its bugs fixed."""
 
 _MAX_LEVEL = 10.0
 _LARGEST_SHIFT = 7
@@ -43,10 +43,10 @@ _LARGEST_SHIFT = 7
 
 @dataclass(frozen=True)
 class RandAugmentConstants:
-    """What one unit of level is worth, where it depends on the data set.
+    """Constants that depend on the dataset.
 
     Attributes:
-        translate: pixels that TranslateX and TranslateY move at magnitude 10.
+        translate: shift of TranslateX and TranslateY at magnitude 10, in pixels.
         cutout: half the side of Cutout's square, in pixels, at magnitude 10.
     """
 
@@ -70,12 +70,12 @@ class Op:
 
     Attributes:
         name: the operation's name.
-        reference: how the level, magnitude/10, gives the argument, in the authors'
+        reference: maps the level, magnitude/10, to the argument, as in the authors'
             code.
-        clean: the same where that is mended; None where it is right.
-        clean_function: the name of what is called in its place, where the operation
-            itself is mended.
-        signed: whether the argument is negated half of the time.
+        clean: the fixed mapping; None where `reference` is right.
+        clean_function: the name of the fixed operation; None where the operation is
+            right.
+        signed: whether the argument is negated with probability 1/2.
     """
 
     name: str
@@ -85,14 +85,14 @@ class Op:
     signed: bool = False
 
     def function(self, behavior: str) -> str:
-        """Returns the name by which backends find the function of a behavior."""
+        """Returns the name of the backend function for a behavior."""
         if behavior == "clean" and self.clean_function:
             return self.clean_function
         return self.name
 
 
 def _nothing(level: float, constants: RandAugmentConstants) -> None:
-    """The operation takes no argument."""
+    """Returns None: the operation takes no argument."""
 
 
 def _degrees(level: float, constants: RandAugmentConstants) -> float:
@@ -104,21 +104,21 @@ def _slope(level: float, constants: RandAugmentConstants) -> float:
 
 
 def _pixels(level: float, constants: RandAugmentConstants) -> float:
-    """Pixels, whatever the resolution of the image."""
+    """Returns pixels, independent of the image's resolution."""
     return level * float(constants.translate)
 
 
 def _factor(level: float, constants: RandAugmentConstants) -> float:
-    """1, which changes nothing, at magnitude 5; above it, the blend extrapolates."""
+    """Returns 1, the identity, at magnitude 5; above it, the blend extrapolates."""
     return level * 1.8 + 0.1
 
 
 def _shift(level: float, constants: RandAugmentConstants) -> int:
-    """How many low bits are lost: 8 − bits, held to 0–7 as TensorFlow's kernel does.
+    """Returns the number of dropped bits: 8 − bits, clamped to 0–7 as in TensorFlow.
 
-    From magnitude 22.5 up 8 − bits is negative; as a uint8 it wraps to 254 or so, and
-    the kernel clamps that to 7, which leaves one bit. Below 2.5 it is 8, which becomes
-    7 too.
+    From magnitude 22.5 up 8 − bits is negative; as a uint8 it wraps to about 254, and
+    TensorFlow's kernel clamps that to 7, which leaves one bit. Below 2.5 it is 8, which
+    becomes 7 too.
     """
     return min((8 - int(level * 4)) % 256, _LARGEST_SHIFT)
 
@@ -128,7 +128,7 @@ def _clean_shift(level: float, constants: RandAugmentConstants) -> int:
 
 
 def _threshold(level: float, constants: RandAugmentConstants) -> int:
-    """Pixels at or above it are inverted; a uint8, so from magnitude 10 on it wraps."""
+    """Returns the least inverted value; a uint8 that wraps from magnitude 10 on."""
     return int(level * 256) % 256
 
 
@@ -166,14 +166,14 @@ OPS: tuple[Op, ...] = (
     Op("SolarizeAdd", _addition, clean=_clean_addition),
     Op("Cutout", _half_side),
 )
-"""The table, in the paper's order: operation i is drawn by the number i."""
+"""The table, in the paper's order: the drawn number is the row's index."""
 
 
 def named(name: str) -> Op:
-    """Returns the row of that name.
+    """Returns the row with the given name.
 
     Args:
-        name: one of the sixteen names, as the paper writes them.
+        name: one of the sixteen names, as spelled in the paper.
 
     Raises:
         UserError: there is no such operation.
@@ -192,12 +192,12 @@ def argument(
     constants: RandAugmentConstants = IMAGENET_CONSTANTS,
     behavior: str = "reference",
 ) -> Argument:
-    """Returns what an operation is called with, before any random sign.
+    """Returns the argument of an operation, before any random sign.
 
     Args:
         op: a row of the table.
         magnitude: the paper's M, at least 0; it is not clipped.
-        constants: the data set's constants.
+        constants: the dataset-dependent constants.
         behavior: one of `BEHAVIORS`.
 
     Returns:
@@ -221,7 +221,7 @@ def argument(
 
 
 def check_behavior(behavior: str) -> None:
-    """Refuses what is none of `BEHAVIORS`.
+    """Checks that a behavior is one of `BEHAVIORS`.
 
     Raises:
         UserError: there is no such behavior.

@@ -1,9 +1,9 @@
-"""The same pixel on every machine.
+"""Reproducible float rounding, for the same pixels on every device.
 
-Pixels are truncated and coordinates rounded, so the last bit of a float decides now
-and then. A compiler may join a product and a sum into one instruction that rounds
-once instead of twice, on one device and not on another, inside `jax.lax.map` and not
-under `jax.vmap`. What is here keeps it from doing so.
+Pixels are truncated and coordinates rounded, so the last bit of a float can decide. A
+compiler may fuse a product and a sum into one instruction that rounds once instead of
+twice, on some devices only, or inside `jax.lax.map` but not under `jax.vmap`. This
+module prevents that.
 """
 
 import jax
@@ -15,10 +15,10 @@ _FAR = 2.0**24
 def rounded(
     product: jax.Array, low: float | jax.Array = -_FAR, high: float | jax.Array = _FAR
 ) -> jax.Array:
-    """Returns a product that is rounded before it is added to anything.
+    """Returns a product that the compiler cannot fuse into a following addition.
 
-    Clipping to a range that the product never leaves changes nothing, and no compiler
-    may move an addition across it.
+    Clipping to a range that contains the product preserves its value, and the compiler
+    must not move an addition across it.
 
     Args:
         product: float32 `[...]`.

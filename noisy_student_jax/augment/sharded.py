@@ -1,4 +1,4 @@
-"""Input noise on many devices: each adds it to its own examples."""
+"""Input noise on many devices: each augments its own examples."""
 
 import jax
 from jax.sharding import Mesh, PartitionSpec
@@ -17,19 +17,19 @@ def augment_spread(
     *,
     rows: jax.Array | None = None,
 ) -> jax.Array:
-    """Adds a stream's input noise to a batch that is spread over devices.
+    """Applies a stream's input noise to a batch that is sharded over devices.
 
     Args:
         mesh: devices.
-        key: the data of the stream's key, uint32 `[2]`, as `stream_key` gives it.
-        positions: uint32 `[batch, 2]`, as `split_positions` gives them; spread.
-        images: `[batch, height, width, channels]`, spread; or, with `rows`, all images
-            that there are, whole on every device.
-        noise: what to add.
-        rows: int32 `[batch]`, spread: which of `images` to take.
+        key: the key data of `stream_key`, uint32 `[2]`, replicated.
+        positions: uint32 `[batch, 2]` from `split_positions`, sharded.
+        images: `[batch, height, width, channels]`, sharded; or, with `rows`, the whole
+            dataset, replicated.
+        noise: the noise to apply.
+        rows: int32 `[batch]`, sharded: indices into `images`.
 
     Returns:
-        `[batch, height, width, channels]` of the same dtype, spread.
+        `[batch, height, width, channels]` of the same dtype, sharded.
 
     Raises:
         UserError: as `augment_batch`.
@@ -42,8 +42,8 @@ def augment_spread(
         keys = example_keys(random_keys.wrap(key), positions)
         return augment_batch(keys, images, noise)
 
-    # On its own device each example may be taken one by one; left to the partitioner,
-    # a loop over examples would pass every image through every device.
+    # Within `shard_map`, each device may loop over its own examples. The partitioner
+    # would pass every image of such a loop through every device.
     return jax.shard_map(
         local,
         mesh=mesh,

@@ -1,8 +1,8 @@
-"""JAX's random bits, drawn in NumPy for many keys at once.
+"""JAX's random bits in NumPy, vectorized over keys.
 
-What ``jax.random`` gives for the keys of ``core/random_keys.py``, ``threefry2x32`` with
-``jax_threefry_partitionable``, which the host can so draw without a device: keys and
-counters are hashed, and nothing else depends on the order or the number of draws.
+Equals ``jax.random`` for the keys of ``core/random_keys.py`` (``threefry2x32`` with
+``jax_threefry_partitionable``), without a device. The bits are a hash of key and
+counter, independent of the order and the number of draws.
 
 The hash is Threefry-2x32 of 20 rounds: Salmon et al., "Parallel random numbers: as easy
 as 1, 2, 3", 2011.
@@ -16,10 +16,10 @@ _PARITY = np.uint32(0x1BD11BDA)
 
 
 def key(seed: int) -> np.ndarray:
-    """Returns the words of ``random_keys.key(seed)``.
+    """Returns the key data of ``random_keys.key(seed)``.
 
     Args:
-        seed: of its bits the low 32 count, as they do where JAX has no 64-bit integers.
+        seed: only its low 32 bits count, as in JAX without 64-bit integers.
 
     Returns:
         uint32 `[2]`.
@@ -28,11 +28,11 @@ def key(seed: int) -> np.ndarray:
 
 
 def fold_in(keys: np.ndarray, data: int | np.ndarray) -> np.ndarray:
-    """Returns what ``jax.random.fold_in`` gives for each key and its datum.
+    """Computes ``jax.random.fold_in`` for each key.
 
     Args:
         keys: uint32 `[..., 2]`.
-        data: integers `[...]`, 0 or more, below 2³²; broadcast against the keys.
+        data: integers `[...]` in [0, 2³²); broadcast against the keys.
 
     Returns:
         uint32 `[..., 2]`.
@@ -42,11 +42,11 @@ def fold_in(keys: np.ndarray, data: int | np.ndarray) -> np.ndarray:
 
 
 def bits(keys: np.ndarray, count: int) -> np.ndarray:
-    """Returns what ``jax.random.bits(key, (count,), uint32)`` gives for each key.
+    """Computes ``jax.random.bits(key, (count,), uint32)`` for each key.
 
     Args:
         keys: uint32 `[..., 2]`.
-        count: how many words a key.
+        count: number of words per key.
 
     Returns:
         uint32 `[..., count]`.
@@ -62,7 +62,7 @@ def _hash(
     """Hashes pairs of words, uint32 `[...]` each, under keys `[..., 2]`."""
     key_0, key_1 = keys[..., 0], keys[..., 1]
     schedule = (key_0, key_1, key_0 ^ key_1 ^ _PARITY)
-    # Words wrap; NumPy would say so where they are single numbers.
+    # Words wrap around; NumPy warns about that for scalars.
     with np.errstate(over="ignore"):
         first, second = first + key_0, second + key_1
         for group in range(_GROUPS):

@@ -1,4 +1,6 @@
-"""Configs: fields, files, overrides, checks, and recipes as text."""
+"""Configs: fields, files, overrides, checks and the paper's recipes."""
+
+from ml_collections import ConfigDict
 
 from noisy_student_jax.config.load import (
     check,
@@ -13,7 +15,6 @@ from noisy_student_jax.config.load import (
 )
 from noisy_student_jax.config.schema import (
     GENERATION_SECTIONS,
-    ConfigDict,
     base_config,
 )
 

@@ -1,4 +1,4 @@
-"""Accelerators, as their makers describe them."""
+"""Peak performance and memory of accelerators, from their vendors' data sheets."""
 
 import dataclasses
 
@@ -8,8 +8,8 @@ class Chip:
     """An accelerator.
 
     Attributes:
-      name: for people.
-      peak_flops: a second, dense, in bfloat16.
+      name: display name.
+      peak_flops: dense bfloat16 FLOP/s.
       memory: bytes.
     """
 
@@ -19,7 +19,7 @@ class Chip:
 
 
 CHIPS = {
-    # https://cloud.google.com/tpu/docs/v3 and its neighbors; two cores a v3 chip.
+    # https://cloud.google.com/tpu/docs/v3 and its neighbors; a v3 chip has two cores.
     "tpu_v3_core": Chip("TPU v3 core", 61.5e12, 16 * 2**30),
     "tpu_v4": Chip("TPU v4", 275e12, 32 * 2**30),
     "tpu_v5e": Chip("TPU v5e", 197e12, 16e9),
@@ -30,4 +30,4 @@ CHIPS = {
     "a100": Chip("A100", 312e12, 80e9),
     "h100": Chip("H100", 989e12, 80e9),
 }
-"""By the name that ``config.plan.chip`` gives them."""
+"""Accelerators by their name in ``config.plan.chip``."""

@@ -1,4 +1,4 @@
-"""What was decided for a config, each with its reason."""
+"""Automatic decisions about config fields, each with its reason."""
 
 import copy
 import dataclasses
@@ -12,12 +12,12 @@ from noisy_student_jax.config import ConfigDict
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
-    """A field of the config that gets another value.
+    """A new value for a config field.
 
     Attributes:
       field: its path in a complete config, as in ``generations[1].train.steps``.
       value: its new value.
-      why: a phrase for people.
+      why: the reason, as a phrase for messages.
     """
 
     field: str
@@ -26,7 +26,7 @@ class Decision:
 
 
 def apply(config: ConfigDict, decisions: Sequence[Decision]) -> ConfigDict:
-    """Returns a copy of a complete config, with every decision carried out."""
+    """Returns a copy of a complete config with all decisions applied."""
     changed = copy.deepcopy(config)
     for decision in decisions:
         config_path.set_value(decision.field, changed, decision.value)
@@ -34,5 +34,5 @@ def apply(config: ConfigDict, decisions: Sequence[Decision]) -> ConfigDict:
 
 
 def reasons(decisions: Sequence[Decision]) -> list[str]:
-    """Returns what there is to tell, each phrase once, in order."""
+    """Returns the distinct reasons, in order."""
     return list(dict.fromkeys(decision.why for decision in decisions))

@@ -1,11 +1,12 @@
-"""Configs: read from a file, overridden, completed and checked before use.
+"""Loading, completing and checking configs.
 
-A config file has ``get_config()`` and starts from `base_config`. `load` reads it and
-merges its layers once, the later over the earlier: what the file says for all, what it
-says for one owner of sections, what the command line (``--config.key=value``) says for
-all, and what that says for one owner. So every generation, and the models that it is
-compared with, get a full copy of the sections a generation owns, and what is written as
-``config.json`` is all that a run reads. The fields are in `schema`.
+A config file defines ``get_config()`` and starts from `base_config`. `load` reads it
+and merges four layers, later ones taking precedence: the file's shared values, its
+values for one owner of sections, shared values of the command line
+(``--config.key=value``), and the command line's values for one owner. Every generation,
+and every model it is compared with, thus gets a full copy of the sections a generation
+owns, and ``config.json`` contains everything that a run reads. The fields are in
+`schema`.
 """
 
 import ast
@@ -19,6 +20,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from noisy_student_jax.config import renamed
 from noisy_student_jax.config.schema import (
     ABOVE_0,
@@ -30,28 +33,12 @@ from noisy_student_jax.config.schema import (
     OWNERS,
     RULES,
     SHORT_NAMES,
-    ConfigDict,
     Field,
     base_config,
     field,
 )
 from noisy_student_jax.core import files
 from noisy_student_jax.core.errors import UserError, nearest, one_line
-
-__all__ = [
-    "GENERATION_SECTIONS",
-    "ConfigDict",
-    "base_config",
-    "check",
-    "complete",
-    "defaults",
-    "flatten",
-    "from_json",
-    "identity",
-    "load",
-    "plain",
-    "to_json",
-]
 
 _OWNED = re.compile(rf"^(generations\[\d+\]|{'|'.join(LABELS_ONLY)})\.(.+)$")
 
@@ -64,7 +51,7 @@ _TYPES = {
 }
 
 Layer = dict[str, Any]
-"""What is said of some fields: values by dotted path."""
+"""Values of some fields, by dotted path."""
 
 
 def load(
@@ -76,17 +63,17 @@ def load(
     """Reads a config file, applies overrides, completes and checks it.
 
     Args:
-      path: a Python file with ``get_config()``. It is executed: read configs of
-        strangers before you run them.
+      path: a Python file with ``get_config()``. It is executed, so review untrusted
+        configs first.
       overrides: ``--config.key=value`` arguments.
-      decide: fills in what the complete config leaves open, before it is checked.
+      decide: fills in fields that the complete config leaves open, before the checks.
 
     Returns:
       A locked, complete config.
 
     Raises:
-      UserError: no such file, no ``get_config``, an unknown key, a wrong type or
-        value; the message names the key.
+      UserError: the file or ``get_config`` is missing, or a key, type or value is
+        invalid; the message names the key.
     """
     config = complete(_execute(pathlib.Path(path)), overrides=overrides)
     refuse_renamed(config)
@@ -96,7 +83,7 @@ def load(
 
 
 def defaults(overrides: Sequence[str] = ()) -> ConfigDict:
-    """Returns the base with overrides, for commands that need no run.
+    """Returns the base config with overrides, for commands without a run.
 
     Raises:
       UserError: see `load`.
@@ -114,10 +101,10 @@ def defaults(overrides: Sequence[str] = ()) -> ConfigDict:
 
 
 def from_json(path: pathlib.Path) -> ConfigDict:
-    """Reads the resolved copy that a run directory keeps.
+    """Reads the resolved config of a run directory.
 
     Raises:
-      UserError: it is damaged, or of a version with other fields.
+      UserError: it is damaged, or from a version with other fields.
     """
     stored = files.read_json(path)
     if not isinstance(stored, dict) or not isinstance(stored.get("generations"), list):
@@ -132,15 +119,15 @@ def from_json(path: pathlib.Path) -> ConfigDict:
 def complete(config: ConfigDict, *, overrides: Sequence[str] = ()) -> ConfigDict:
     """Gives every generation, and those of `LABELS_ONLY`, a full copy of its sections.
 
-    Layers are merged in their order of precedence, the lowest first: what the config
-    says for all, what it says for an owner of sections, what the overrides say for
-    all, and what they say for that owner. Those of `LABELS_ONLY` follow the last
-    generation so made, except in what the config or the overrides say of them alone;
-    what `DEFINED` says of them stands above everything.
+    Layers are merged in order of precedence, lowest first: the config's shared values,
+    its values for an owner of sections, the overrides' shared values, and the
+    overrides' values for that owner. Members of `LABELS_ONLY` start from the completed
+    last generation and apply only their own values; `DEFINED` takes precedence over
+    everything.
 
     Raises:
-      UserError: no generations, a key that the base does not know, or a value of a
-        wrong type.
+      UserError: there are no generations, a key is unknown, or a value has a wrong
+        type.
     """
     given = plain(config)
     _check_keys(given, plain(base_config()), "config")
@@ -168,7 +155,7 @@ def complete(config: ConfigDict, *, overrides: Sequence[str] = ()) -> ConfigDict
             last = _layered(sections, one, of_all, said[owner], where=where)
             made[owner] = last
             continue
-        # What is said for all has reached it by the last generation.
+        # Shared overrides are already part of the last generation.
         alone = _without(one, of_all)
         usual = {"enabled": FIELDS[f"{owner}.enabled"].default, **last}
         defined = DEFINED.get(owner, {})
@@ -181,10 +168,10 @@ def complete(config: ConfigDict, *, overrides: Sequence[str] = ()) -> ConfigDict
 
 
 def check(config: ConfigDict) -> None:
-    """Checks every choice and range of a complete config.
+    """Checks the type, choice and range of every field of a complete config.
 
     Raises:
-      UserError: names the field, its value, and what it may be.
+      UserError: a value is invalid; the message names field, value and valid values.
     """
     refuse_renamed(config)
     for path, value in _in_order(config):
@@ -212,15 +199,15 @@ def check(config: ConfigDict) -> None:
             )
     owners = [(f"generations[{k}].", one) for k, one in enumerate(config.generations)]
     for prefix, owner in [*owners, *((f"{n}.", config[n]) for n in LABELS_ONLY)]:
-        if path := next(iter(undecided(owner)), None):
+        if left := undecided(owner):
             raise UserError(
-                f"config.{prefix}{path} is none, and only for images of your own"
-                " (config.data.name=own) is it decided what it becomes: give a value"
+                f"config.{prefix}{left[0]} is none, and only for images of your own"
+                " (config.data.name=own) is it chosen automatically: give a value"
             )
 
 
 def undecided(owner: ConfigDict) -> list[str]:
-    """Returns the fields of an owner of sections that are to be decided yet."""
+    """Returns the fields of an owner of sections that are still undecided."""
     values = flatten({name: plain(owner[name]) for name in GENERATION_SECTIONS})
     found = [
         path
@@ -228,22 +215,22 @@ def undecided(owner: ConfigDict) -> list[str]:
         if value is None and FIELDS[path].none == DECIDED
     ]
     if owner.selection.method == "all" and "selection.per_class" in found:
-        # Every record is taken once.
+        # Every record is selected once.
         found.remove("selection.per_class")
     return found
 
 
 def refuse_renamed(config: ConfigDict) -> None:
-    """Refuses values that once stood for something that is written otherwise now.
+    """Rejects values that are now written differently.
 
     Raises:
-      UserError: names the field, and how it is written.
+      UserError: the message names the field and its new value.
     """
     for path, value in _in_order(config):
         one = field(path)
         now = renamed.value(_of_owner(path)[1], value) if one else value
         if one and now != value:
-            means = f" ({RULES[one.none]})" if now is None else ""
+            means = f" ({RULES[one.none]})" if now is None and one.none else ""
             raise UserError(
                 f"config.{path} is {value!r}, which is written {_shown(now)} now{means}"
             )
@@ -256,15 +243,14 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
       >>> flatten({"model": {"name": "b0"}, "generations": ({"seed": 1},)})
       {'model.name': 'b0', 'generations[0].seed': 1}
     """
+    leaves: dict[str, Any] = {}
     if isinstance(tree, dict):
-        leaves = {}
         for key, value in tree.items():
             leaves |= flatten(value, f"{prefix}.{key}" if prefix else key)
         return leaves
     if isinstance(tree, (tuple, list)) and any(
         isinstance(member, dict) for member in tree
     ):
-        leaves = {}
         for number, value in enumerate(tree):
             leaves |= flatten(value, f"{prefix}[{number}]")
         return leaves
@@ -272,11 +258,11 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def identity(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Drops the operational fields of a (part of a) config.
+    """Drops the operational fields of a config or a part of it.
 
     Args:
       section: plain dictionaries.
-      prefix: where in a generation's or the run's config the section stands.
+      prefix: path of the section in a generation's or the run's config.
     """
     kept = {}
     for key, value in section.items():
@@ -285,7 +271,7 @@ def identity(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         if known and known.operational:
             continue
         if isinstance(value, dict):
-            # A section of which nothing is left is no part of it either.
+            # A section without remaining fields is dropped too.
             if (inside := identity(value, path)) or not value:
                 kept[key] = inside
         else:
@@ -294,7 +280,7 @@ def identity(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def plain(tree: Any) -> Any:
-    """Returns dictionaries, lists of them, and leaves; no ConfigDict."""
+    """Converts a ConfigDict to plain dictionaries, with tuples for sequences."""
     if isinstance(tree, (ConfigDict, dict)):
         return {key: plain(value) for key, value in tree.items()}
     if isinstance(tree, (tuple, list)):
@@ -303,7 +289,7 @@ def plain(tree: Any) -> Any:
 
 
 def to_json(config: ConfigDict) -> str:
-    """The resolved copy that a run directory keeps."""
+    """Returns the JSON text of a resolved config, as a run directory stores it."""
     return json.dumps(plain(config), indent=2, sort_keys=True) + "\n"
 
 
@@ -316,6 +302,7 @@ def _execute(path: pathlib.Path) -> ConfigDict:
     if path.suffix != ".py":
         raise UserError(f"a config is a Python file, but '{path}' does not end in .py")
     spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
+    assert spec and spec.loader, "the name ends in .py"
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
@@ -350,15 +337,15 @@ def _read(
     """Reads ``--config.key=value`` arguments.
 
     Args:
-      overrides: the arguments; of two for one field the last counts.
-      shared: sections that all share.
-      own: what is said of each owner alone.
+      overrides: the arguments; the last one for a field wins.
+      shared: the shared sections.
+      own: the values of each owner alone.
 
     Returns:
-      What they say of all, under an empty name, and of each owner.
+      Layers by owner; the shared one under an empty name.
 
     Raises:
-      UserError: no such field, or a value of a wrong type.
+      UserError: a field does not exist, or a value has a wrong type.
     """
     said: dict[str, Layer] = {owner: {} for owner in ("", *own)}
     every = flatten(shared)
@@ -381,7 +368,7 @@ def _read(
 
 
 def _parse(text: str, one: Field, name: str) -> Any:
-    """Reads a value of the type that a field has."""
+    """Parses a value by the type of its field."""
     if one.none is not None and text.lower() == "none":
         return None
     try:
@@ -419,13 +406,13 @@ def _require(name: str, known: list[str], *, generations: int) -> None:
 
 
 def _of_owner(path: str) -> tuple[str, str]:
-    """Splits a path into the owner of its section, empty if all share, and the rest."""
+    """Splits a path into the owner of its section, empty if shared, and the rest."""
     match = _OWNED.match(path)
     return (match[1], match[2]) if match else ("", path)
 
 
 def _in_order(config: ConfigDict) -> list[tuple[str, Any]]:
-    """Returns fields and values: what all share first, then the generations'."""
+    """Returns fields and values: shared ones first, then those of each owner."""
 
     def owner(path: str) -> int:
         return next((n for n, o in enumerate(OWNERS, 1) if path.startswith(o)), 0)
@@ -435,7 +422,7 @@ def _in_order(config: ConfigDict) -> list[tuple[str, Any]]:
 
 
 def _shown(value: Any) -> str:
-    """Writes a value as the command line takes it."""
+    """Formats a value in command-line syntax."""
     if isinstance(value, float):
         return f"{value:g}"
     return "none" if value is None else f"{value}"
@@ -473,7 +460,7 @@ def _check_keys(given: dict, known: dict, where: str) -> None:
         )
     for key, value in given.items():
         if key not in known:
-            # Sections of an owner, and free options, are checked elsewhere.
+            # Sections of an owner and free options are checked elsewhere.
             owner = where.removeprefix("config.")
             if owner in LABELS_ONLY and key in GENERATION_SECTIONS:
                 continue
@@ -487,7 +474,7 @@ def _check_keys(given: dict, known: dict, where: str) -> None:
 
 
 def _with_types(tree: dict[str, Any]) -> dict[str, Any]:
-    """Turns whole numbers given for fields of numbers into those."""
+    """Converts integers given for float fields to floats."""
     layer: Layer = {}
     for path, value in flatten(tree).items():
         one = field(path)
@@ -497,7 +484,7 @@ def _with_types(tree: dict[str, Any]) -> dict[str, Any]:
 
 
 def _layered(base: dict, *layers: dict, where: str) -> dict:
-    """Returns `base` with layers on top, the highest last: trees, or by path."""
+    """Merges layers onto `base`, the highest last; each is a tree or by path."""
     trees = [_nested(layer) for layer in layers]
     return functools.reduce(
         lambda under, over: _merged(under, over, where), trees, base
@@ -530,7 +517,7 @@ def _without(tree: Any, paths: Layer, prefix: str = "") -> Any:
 
 
 def _merged(shared: dict, own: dict, where: str) -> dict:
-    """Returns `shared` with `own` on top; refuses keys that `shared` lacks."""
+    """Returns `shared` overridden by `own`; rejects keys that `shared` lacks."""
     if not isinstance(own, dict):
         raise UserError(f"{where} must be a section, not {own!r}")
     merged = copy.deepcopy(shared)

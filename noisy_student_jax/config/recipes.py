@@ -1,30 +1,32 @@
-"""The paper's ImageNet recipes, which the files in ``configs/`` put together.
+"""The paper's ImageNet recipes, from which the files in ``configs/`` are built.
 
 Xie, Luong, Hovy, Le: Self-training with Noisy Student improves ImageNet
 classification, CVPR 2020 ("the paper"), and the scripts that its authors released with
-their code. What is not said here is `base_config`'s.
+their code. All other fields keep the values of `base_config`.
 """
 
 import dataclasses
 from typing import Any
 
-from noisy_student_jax.config.schema import ConfigDict, base_config
+from ml_collections import ConfigDict
+
+from noisy_student_jax.config.schema import base_config
 
 IMAGENET = 1_281_167
 """Training images of ILSVRC 2012."""
 HELD_OUT = 10_000
-"""Of them that choose among generations, so that the test set does not."""
+"""Training images held out to select among generations instead of the test set."""
 JFT = 300_000_000
-"""Unlabeled images of the paper; nobody outside has them."""
+"""Unlabeled images of the paper; the dataset is not public."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How a size of student is trained.
+    """Training options of one model size.
 
     Attributes:
-      ratio: pseudo-labeled images to a labeled one (authors' script).
-      magnitude: of RandAugment, two layers (authors' script); 0 for none.
+      ratio: pseudo-labeled images per labeled image (authors' script).
+      magnitude: RandAugment magnitude, two layers (authors' script); 0 for none.
       epochs: over the labeled images (paper §3.1: longer up to B4).
     """
 
@@ -45,15 +47,15 @@ RECIPES = {
     "l2": Recipe(14.0, 27.0, 350.0),
 }
 REMAT = ("b5", "b6", "b7", "l2")
-"""Sizes that compute their blocks again for the backward pass, to fit their cores."""
+"""Sizes that recompute blocks in the backward pass to fit into device memory."""
 
 
 def imagenet() -> ConfigDict:
-    """Returns the base of the ImageNet configs; generations are to be added."""
+    """Returns the base of the ImageNet configs, without generations."""
     config = base_config()
     config.data.update(name="own", pool_shards=1024)
     config.data.sources.update(
-        # A minival off the training images; the paper's runs held none out.
+        # A minival split off the training images; the paper's runs held none out.
         labeled=f"tfds:imagenet2012:train[{HELD_OUT}:]",
         validation=f"tfds:imagenet2012:train[:{HELD_OUT}]",
         test="tfds:imagenet2012:validation",
@@ -65,16 +67,16 @@ def imagenet() -> ConfigDict:
         pool=JFT,
         classes=1000,
     )
-    # For folders, from which a validation set has to be split off.
+    # Used for folders, whose validation set is split off the training images.
     config.data.validation_fraction = HELD_OUT / IMAGENET
     config.model.update(dtype="bfloat16", interpolation="bicubic_tf1")
     for stream in ("labeled", "pseudo"):
         config.noise[stream].crop_area = 0.08
-    # The paper compares with its teachers; a control costs as much as a student.
+    # The paper compares with its teachers; a control run costs as much as a student.
     config.control.enabled = False
     config.checkpoint.every_steps = 2500
     config.log.validate_every_steps = 5000
-    # By the paper's own figures L2 used some 5 to 10 % of its cores' peak.
+    # By the paper's figures, L2 used some 5 to 10 % of its cores' peak.
     config.plan.update(chip="tpu_v3_core", devices=512, utilization=0.1)
     return config
 
@@ -83,8 +85,8 @@ def student(size: str, **train: Any) -> dict[str, Any]:
     """Returns a generation of an ImageNet config.
 
     Args:
-      size: of the EfficientNet, as in ``"b7"``.
-      **train: fields of its ``train`` section that differ.
+      size: the EfficientNet, such as ``"b7"``.
+      **train: overrides of its ``train`` section.
     """
     recipe = RECIPES[size]
     noise = {"randaugment_magnitude": recipe.magnitude}
@@ -93,7 +95,7 @@ def student(size: str, **train: Any) -> dict[str, Any]:
     schedule = {
         "ratio": recipe.ratio,
         "epochs": recipe.epochs,
-        # Twice as long, half as steep; the warm-up stays.
+        # A longer schedule decays proportionally slower; the warm-up is fixed.
         "decay_epochs": 2.4 * recipe.epochs / 350,
     }
     return {
@@ -107,9 +109,9 @@ def imagenet_student(size: str) -> ConfigDict:
     """Returns the config of a teacher and a student of the same size.
 
     Args:
-      size: of the EfficientNet, as in ``"b0"``.
+      size: the EfficientNet, such as ``"b0"``.
     """
     config = imagenet()
-    # The teacher, on labels alone, is trained as its student is.
+    # The teacher uses the same recipe as its student, on labeled images alone.
     config.generations = (student(size), student(size))
     return config

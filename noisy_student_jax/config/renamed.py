@@ -1,10 +1,9 @@
-"""What was written before under other names and values, and how it is written now.
+"""Migration of configs and records from older names and values to current ones.
 
-Keys got American spelling and the field's words. What a config leaves open, or does
-without, became ``None``; before, each field had a value of its own for that. Whatever reads a file of a
-run passes it through here, so that a run of then resumes and an identity recorded then
-compares equal. The values are none that a field may have today: what is up to date
-stays as it is.
+Keys changed to American spelling and to the field's terms. Open or disabled fields
+became ``None``; earlier, each field had its own value for that. All files of a run are
+read through this module, so older runs resume and recorded identities compare equal.
+Old values are never valid today, so migrating current data changes nothing.
 """
 
 from typing import Any
@@ -17,7 +16,7 @@ WORDS = {
     "pseudo_labelled": "pseudo_labeled",
     "road": "pipeline",
 }
-"""Keys, and what stands between the slashes of a key, by what they were."""
+"""Current spelling of keys (or parts of keys between slashes), by the old one."""
 
 NOISE_IN_PIXELS = {
     "randaugment_translate": -1.0,
@@ -63,30 +62,30 @@ NONE = {
     "plan.chip": "",
     "plan.devices": 0,
 }
-"""What stood for ``None``, by field."""
+"""The old value that meant ``None``, by field."""
 
 OTHERS = {"model.init": ("", "random")}
-"""What else had another value: before, and now."""
+"""Other changed values by field: old and new."""
 
 
 def word(key: str) -> str:
-    """Returns a key as it is spelled now."""
+    """Returns the current spelling of a key."""
     return "/".join(WORDS.get(part, part) for part in key.split("/"))
 
 
 def respelled(tree: Any) -> Any:
-    """Returns a tree of dictionaries and lists with every key as it is spelled now."""
+    """Returns a tree of dictionaries and lists with every key in current spelling."""
     if isinstance(tree, dict):
         return {word(key): respelled(value) for key, value in tree.items()}
     return [respelled(one) for one in tree] if isinstance(tree, list) else tree
 
 
 def value(field: str, given: Any) -> Any:
-    """Returns a field's value as it is written now.
+    """Returns the current form of a field's value.
 
     Args:
       field: its path, without an owner.
-      given: its value, of then or of now.
+      given: its old or current value.
     """
     if field in OTHERS and given == OTHERS[field][0]:
         return OTHERS[field][1]
@@ -98,11 +97,11 @@ def value(field: str, given: Any) -> Any:
 
 
 def settings(tree: Any, *, path: str = "") -> Any:
-    """Returns a config, or a part of one, as it is written now.
+    """Returns a config, or a part of one, in its current form.
 
     Args:
       tree: plain dictionaries and lists.
-      path: where in a run's or an owner's config it stands.
+      path: its path in a run's or an owner's config.
     """
     if path == "data.options":
         return tree
@@ -119,7 +118,7 @@ def settings(tree: Any, *, path: str = "") -> Any:
 
 
 def before(tree: Any, *, path: str = "") -> Any:
-    """Returns a part of a config as it was written before; see `settings`."""
+    """Returns a part of a config in its old form: the inverse of `settings`."""
     if path == "data.options":
         return tree
     if isinstance(tree, dict):
@@ -136,5 +135,5 @@ def before(tree: Any, *, path: str = "") -> Any:
 
 
 def record(found: dict[str, Any]) -> dict[str, Any]:
-    """Returns a record of the ledger as it is written now."""
+    """Returns a record of the ledger in its current form."""
     return {**respelled(found), "config": settings(found["config"])}

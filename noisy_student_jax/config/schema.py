@@ -1,9 +1,9 @@
-"""Every field of a config, in one table: default, type, limits, and what fills it.
+"""All config fields in one table: default, type, limits, and the meaning of ``None``.
 
-A field that may be left open, or that names something which may be absent, may be
-``None`` (on the command line ``none``). `RULES` says what fills it then. ``"auto"``
-stands only where it names a strategy that is chosen when a program is lowered or a
-reader is opened: ``model.depthwise``, ``noise.*.randaugment_form``, ``data.decoder``.
+A field that can be left open, or that names something optional, can be ``None``
+(``none`` on the command line); `RULES` describes how it is filled in. ``"auto"`` only
+names a strategy chosen when a program is lowered or a reader is opened:
+``model.depthwise``, ``noise.*.randaugment_form``, ``data.decoder``.
 """
 
 import dataclasses
@@ -17,16 +17,16 @@ from noisy_student_jax.config.accelerators import CHIPS
 from noisy_student_jax.core.model_arguments import ModelArguments
 
 GENERATION_SECTIONS = ("model", "train", "noise", "labels", "selection", "fixres")
-"""What a generation may say for itself; the rest is the run's."""
+"""Sections that each generation can set; the others belong to the run."""
 
 LABELS_ONLY = ("control", "probe", "fine_tuning")
-"""What is trained beside the generations, on labels only, to compare them with. Each
-takes from the last generation what it does not say itself."""
+"""Baselines trained on labels only, to compare the generations with. Each inherits
+unset fields from the last generation."""
 
 OWNERS = ("generations", *LABELS_ONLY)
-"""What has sections of its own."""
+"""Owners of sections."""
 
-DEFINED = {
+DEFINED: dict[str, dict[str, Any]] = {
     "probe": {
         "train": {"part": "head", "ratio": 0.0},
         "noise": {"labeled": {"dropout": False}},
@@ -34,19 +34,19 @@ DEFINED = {
     },
     "fine_tuning": {"train": {"part": "all", "ratio": 0.0}},
 }
-"""What makes some of `LABELS_ONLY` what they are; nothing overrides it."""
+"""Fixed fields that define some of `LABELS_ONLY`; they cannot be overridden."""
 
 OFF, MODEL, DECIDED, RUN, OTHER = "off", "model", "decided", "run", "other"
 RULES = {
     OFF: "there is none, or it is off",
     MODEL: "the model's own value, or that of the bundle that it starts from",
     DECIDED: "decided from images of one's own and the machine",
-    RUN: "the run knows: its folder, its images, its machine, its data set",
+    RUN: "the run knows: its folder, its images, its machine, its dataset",
     OTHER: "the other of steps and epochs says how long",
 }
-"""What fills a field that is ``None``. ``decided`` is `planning.auto_config`'s work,
-for images of one's own; elsewhere such a field has to be given. So are the steps, where
-``train.steps`` and ``train.epochs`` are both open."""
+"""How a field that is ``None`` is filled in. `planning.auto_config` fills ``decided``
+fields for a user's own images; otherwise they must be given. It also decides the steps
+if both ``train.steps`` and ``train.epochs`` are open."""
 
 _INFINITY = float("inf")
 ABOVE_0 = (1e-12, _INFINITY)
@@ -64,11 +64,12 @@ class Field:
       kind: its type.
       default: the value of the paper's ImageNet runs.
       about: its meaning.
-      limits: the least and the largest number that it may be.
-      choices: the texts that it may be; any if there are none.
-      none: which of `RULES` fills it where it is ``None``; ``None`` if it may not be.
-      operational: whether it changes how a run goes but not its result; no stage
-        depends on it.
+      limits: the smallest and the largest valid number.
+      choices: the valid strings; any if empty.
+      none: the key of `RULES` that fills it in when it is ``None``; ``None`` if it must
+        be given.
+      operational: whether it affects how a run executes but not its result, so no
+        stage depends on it.
     """
 
     kind: type
@@ -117,9 +118,9 @@ _EXPECTED = {
     "test": _whole(None, _FROM_1, "test images", OFF),
     "classes": _whole(None, _FROM_1, "classes", OFF),
 }
-"""Of data that are not here: `plan` reckons with it; no run reads it."""
+"""Sizes of datasets that are not present, for `plan`; no run reads them."""
 _DATA = {
-    "name": _text("digits", "data set: 'digits', 'own', or 'module:function'"),
+    "name": _text("digits", "dataset: 'digits', 'own', or 'module:function'"),
     "pipeline": _one_of(("prepared", "streamed"), "images are cached, or streamed"),
     "decoder": _one_of(("auto", "plain"), "which JPEG decoder; auto: the fastest here"),
     "lanes": _whole(None, _FROM_1, "sequential readers of slow storage", OFF),
@@ -127,7 +128,7 @@ _DATA = {
     "lane_window": _whole(16, _FROM_1, "blocks that a lane shuffles among"),
     "image_feature": _text(None, "name of the images in record files", RUN),
     "label_feature": _text(None, "name of the labels in record files", RUN),
-    "first_label": _whole(1, (0, 1), "number of the first class in TFRecord files"),
+    "first_label": _whole(1, (0, 1), "index of the first class in TFRecord files"),
     "labels_per_class": _whole(None, _FROM_1, "labels kept; None keeps all", OFF),
     "validation": _whole(200, _FROM_1, "validation images of the digits"),
     "test": _whole(600, _FROM_1, "test images of the digits"),
@@ -135,28 +136,30 @@ _DATA = {
     "test_fraction": _number(0.2, (0.001, 0.9), "split off if none are given"),
     "pool_shards": _whole(4, _FROM_1, "files that the pool's labels are kept in"),
     "options": {},
-    # Where images lie and how they are brought in: what they are is told by their keys.
+    # Location and loading of images; the images are identified by their keys.
     **_operational(
         sources={
             "labeled": _text(None, "folder, tfds: or tfrecord: of labeled images", OFF),
-            "unlabeled": _text(None, "the same of unlabeled images", OFF),
-            "validation": _text(None, "the same of validation images", OFF),
-            "test": _text(None, "the same of test images", OFF),
+            "unlabeled": _text(None, "the same, of unlabeled images", OFF),
+            "validation": _text(None, "the same, of validation images", OFF),
+            "test": _text(None, "the same, of test images", OFF),
         },
         augment=_one_of(("host", "device"), "where noise is applied; the same pixels"),
         cache=_text(None, "folder of prepared images", RUN),
         side=_whole(None, _FROM_1, "shorter side of prepared images", RUN),
         workers=_whole(None, _FROM_1, "processes that prepare images", RUN),
-        max_quarantined=_number(0.05, _FRACTION, "share of unusable images allowed"),
-        resident_gigabytes=_number(2.0, _FROM_0, "most images kept on the devices"),
-        prefetch=_whole(1, (0, 8), "batches made ahead"),
+        max_quarantined=_number(0.05, _FRACTION, "fraction of unusable images allowed"),
+        resident_gigabytes=_number(
+            2.0, _FROM_0, "limit for images kept on the devices"
+        ),
+        prefetch=_whole(1, (0, 8), "batches prepared ahead"),
         expected=_EXPECTED,
     ),
 }
 _OWN = ModelArguments()
 _MODEL = {
     "name": _text("efficientnet_b0", "architecture, or 'module:function'", DECIDED),
-    # Their hash is an input of the stage.
+    # The hash of the weights is an input of the stage.
     **_operational(
         init=_text("random", "'random', 'teacher', 'pretrained', or a bundle", DECIDED)
     ),
@@ -179,11 +182,11 @@ _MODEL = {
     "batch_norm_epsilon": _number(
         _OWN.batch_norm_epsilon, ABOVE_0, "added to the variance"
     ),
-    "batch_norm_group": _whole(None, _FROM_1, "images that share statistics", OFF),
-    "dtype": _one_of(("float32", "bfloat16"), "of the activations"),
-    "remat": _switch(
-        _OWN.remat, "activations are computed again for the backward pass"
+    "batch_norm_group": _whole(
+        None, _FROM_1, "images that share batch statistics", OFF
     ),
+    "dtype": _one_of(("float32", "bfloat16"), "of the activations"),
+    "remat": _switch(_OWN.remat, "activations are recomputed in the backward pass"),
     "depthwise": _one_of(("auto", "grouped", "shifted"), "auto: chosen when lowered"),
     "layers": _one_of(("own", "flax"), "own gradients, or Flax's layers"),
 }
@@ -192,13 +195,13 @@ _TRAIN = {
         str, "all", "all, or the head alone", choices=("all", "head"), none=DECIDED
     ),
     "batch": _whole(2048, _FROM_1, "labeled images in a step"),
-    "ratio": _number(14.0, _FROM_0, "pseudo-labeled images to a labeled one"),
+    "ratio": _number(14.0, _FROM_0, "pseudo-labeled images per labeled image"),
     "epochs": _number(350.0, ABOVE_0, "over the labeled images", OTHER),
     "steps": _whole(None, _FROM_1, "in place of epochs", OTHER),
-    "microbatches": _whole(1, _FROM_1, "parts of a batch computed in turn"),
+    "microbatches": _whole(1, _FROM_1, "parts of a batch computed sequentially"),
     **_operational(
-        shard_state=_switch(False, "each device keeps a part of the state"),
-        reuse_program=_switch(True, "a compiled program of an earlier process is used"),
+        shard_state=_switch(False, "each device holds a shard of the state"),
+        reuse_program=_switch(True, "compiled programs of earlier processes are used"),
     ),
     "optimizer": _one_of(("rmsprop", "sgd", "adamw"), "TensorFlow's RMSProp"),
     "learning_rate": _number(0.016, ABOVE_0, "peak per 256 labeled images", DECIDED),
@@ -210,7 +213,7 @@ _TRAIN = {
     "weight_decay": _number(1e-5, _FROM_0, "of all but batch norm's scale and bias"),
     "label_smoothing": _number(0.1, (0.0, 0.999), "of true labels"),
     "loss_normalization": _one_of(("code", "sum", "average"), "of the two streams"),
-    "targets": _one_of(("soft", "hard"), "what pseudo-labels are"),
+    "targets": _one_of(("soft", "hard"), "soft or hard pseudo-labels"),
     "temperature": _number(1.0, ABOVE_0, "of soft pseudo-labels"),
     "ema_decay": _number(0.9999, (0.0, 0.9999999), "of the averaged weights"),
 }
@@ -236,9 +239,9 @@ _NOISE = {
     "stochastic_depth": _switch(True, "stochastic depth is on for this stream"),
 }
 _SCHEMA: dict[str, Any] = {
-    "seed": _whole(0, _SEED, "of everything that is drawn"),
-    "task": _text("classification", "what is learned, or 'module:function'"),
-    "budget_hours": _number(None, ABOVE_0, "the run is fitted to", OFF),
+    "seed": _whole(0, _SEED, "of all random numbers"),
+    "task": _text("classification", "task: 'classification', or 'module:function'"),
+    "budget_hours": _number(None, ABOVE_0, "time that the run is fitted to", OFF),
     "teacher": _text(None, "bundle in place of the first teacher", OFF),
     "data": _DATA,
     "model": _MODEL,
@@ -250,10 +253,10 @@ _SCHEMA: dict[str, Any] = {
         "mode": _one_of(("stored", "on_the_fly"), "labels on disk, or in the step"),
     },
     "selection": {
-        "method": _one_of(("paper", "reference", "all"), "how it is balanced"),
+        "method": _one_of(("paper", "reference", "all"), "how classes are balanced"),
         "min_score": _number(0.3, _FRACTION, "scores below are left out"),
-        "per_class": _whole(130_000, _FROM_1, "draws of each class", DECIDED),
-        "max_copies": _whole(None, _FROM_1, "most draws of one record", OFF),
+        "per_class": _whole(130_000, _FROM_1, "records drawn per class", DECIDED),
+        "max_copies": _whole(None, _FROM_1, "copies of one record, at most", OFF),
         "seed": _whole(0, _SEED, "of ties and of the last repeats"),
         "relabel": _switch(False, "the teacher's own selection is labeled anew"),
     },
@@ -271,7 +274,7 @@ _SCHEMA: dict[str, Any] = {
     "evaluation": {
         **_operational(
             batch=_whole(256, _FROM_1, "images at once"),
-            in_pieces=_switch(True, "large batches on a CPU are computed in pieces"),
+            in_pieces=_switch(True, "large batches are split on a CPU"),
         ),
         "confidence": _number(0.95, (0.5, 0.9999), "of intervals"),
         "bootstrap": _whole(10_000, (100, 10_000_000), "samples of an interval"),
@@ -280,18 +283,20 @@ _SCHEMA: dict[str, Any] = {
         checkpoint={
             "every_steps": _whole(1000, _FROM_1, "between checkpoints"),
             "keep": _whole(2, _FROM_1, "checkpoints kept"),
-            "asynchronous": _switch(True, "training goes on meanwhile"),
+            "asynchronous": _switch(True, "training continues during a save"),
         },
         log={
             "every_steps": _whole(100, _FROM_1, "between lines of metrics.jsonl"),
             "validate_every_steps": _whole(1000, _FROM_1, "between validations"),
-            "every_seconds": _number(10.0, _FROM_0, "between lines on the screen"),
+            "every_seconds": _number(10.0, _FROM_0, "between progress lines"),
         },
-        # What `plan` reckons with; no run reads it.
+        # Assumptions of `plan`; no run reads them.
         plan={
-            "chip": _one_of(tuple(CHIPS), "whose hours are told", first=False),
-            "devices": _whole(None, _FROM_1, "None: as many as are here", RUN),
-            "utilization": _number(0.1, (0.001, 1.0), "share of its peak that is used"),
+            "chip": _one_of(tuple(CHIPS), "accelerator of the estimate", first=False),
+            "devices": _whole(None, _FROM_1, "None: the devices of this machine", RUN),
+            "utilization": _number(
+                0.1, (0.001, 1.0), "fraction of peak FLOP/s achieved"
+            ),
         },
     ),
 }
@@ -311,16 +316,16 @@ FIELDS = _flat(_SCHEMA)
 """Every field by its dotted path."""
 
 OWNER = re.compile(rf"^(generations\[\d+\]|{'|'.join(LABELS_ONLY)})\.(?!enabled$)")
-"""What stands before the path of a field of one owner of sections."""
+"""Prefix of the path of a field of one owner of sections."""
 
 
 def field(path: str) -> Field | None:
-    """Returns the field at a path, also one of an owner; None for a free option."""
+    """Returns the field at a path, with or without an owner; None for a free option."""
     return FIELDS.get(OWNER.sub("", path))
 
 
 def base_config() -> ConfigDict:
-    """Returns every field, at the value of the paper's ImageNet runs."""
+    """Returns a config with all fields at the values of the paper's ImageNet runs."""
 
     def defaults(tree: Any) -> Any:
         if isinstance(tree, dict):
@@ -338,4 +343,4 @@ SHORT_NAMES = {
     "init": "model.init",
     "train": "train.part",
 }
-"""What people may write on the command line for a longer name."""
+"""Abbreviations of field names on the command line."""

@@ -1,1 +1,1 @@
-"""Types, protocols and tools that every other room stands on."""
+"""Types, protocols and utilities that the rest of the package builds on."""

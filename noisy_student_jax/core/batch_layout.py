@@ -1,10 +1,10 @@
-"""How a batch of two streams is laid out.
+"""The layout of a batch of labeled and pseudo-labeled examples.
 
 The batch is a sequence of equal *groups*, each holding labeled and
 pseudo-labeled examples in the configured ratio. Devices and microbatches take
-whole groups, so each of them sees the ratio that the method asks for (one forward
-pass and one set of batch statistics over both streams), and the order of examples
-does not depend on how many devices there are.
+whole groups, so each sees the configured ratio (one forward pass and one set of batch
+statistics over both streams), and the order of examples does not depend on the number
+of devices.
 """
 
 import dataclasses
@@ -18,14 +18,14 @@ from noisy_student_jax.core.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class BatchLayout:
-    """Sizes of a batch of both streams.
+    """The numbers of labeled and pseudo-labeled examples in a batch.
 
     Attributes:
       labeled: labeled examples in the global batch (the paper's B_l).
       pseudo: pseudo-labeled examples in the global batch.
 
     Example:
-      Two groups, each of one labeled and two pseudo-labeled images:
+      Two groups, each with one labeled and two pseudo-labeled images:
 
       >>> layout = BatchLayout.from_ratio(2, 2.0)
       >>> layout.groups, layout.stream().tolist()
@@ -37,30 +37,30 @@ class BatchLayout:
 
     @classmethod
     def from_ratio(cls, labeled: int, ratio: float) -> "BatchLayout":
-        """B_u = ceil(ratio · B_l) (authors' ``data_input.py``)."""
+        """Sets B_u = ceil(ratio · B_l) (authors' ``data_input.py``)."""
         return cls(labeled, math.ceil(ratio * labeled))
 
     @property
     def total(self) -> int:
-        """Examples in the global batch."""
+        """The number of examples in the global batch."""
         return self.labeled + self.pseudo
 
     @property
     def groups(self) -> int:
-        """The largest number of equal parts that each hold the configured ratio."""
+        """The largest number of equal parts that each keep the ratio."""
         return math.gcd(self.labeled, self.pseudo) if self.pseudo else self.labeled
 
     def stream(self) -> np.ndarray:
-        """Which stream each example of the batch belongs to, int32 ``[batch]``."""
+        """Returns the stream of each example in the batch, int32 ``[batch]``."""
         group = [types.LABELED] * (self.labeled // self.groups)
         group += [types.PSEUDO] * (self.pseudo // self.groups)
         return np.tile(np.array(group, np.int32), self.groups)
 
     def check(self, *, devices: int, microbatches: int = 1) -> None:
-        """Refuses a batch that cannot be dealt out in whole groups.
+        """Checks that the groups divide evenly over devices and microbatches.
 
         Raises:
-          UserError: the groups do not divide over devices and microbatches.
+          UserError: they do not.
         """
         parts = devices * microbatches
         if self.groups % parts:
@@ -72,7 +72,7 @@ class BatchLayout:
             )
 
     def interleave(self, labeled, pseudo):
-        """Lays two arrays ``[labeled, …]`` and ``[pseudo, …]`` out as one batch."""
+        """Interleaves arrays ``[labeled, …]`` and ``[pseudo, …]`` into one batch."""
         if not self.pseudo:
             return labeled
         xp = _array_module(labeled)

@@ -1,4 +1,4 @@
-"""What a person sees while a command runs."""
+"""Console output: messages, warnings and progress."""
 
 import json
 import sys
@@ -10,13 +10,13 @@ _lines_to_stderr = False
 
 
 def leave_stdout_to_machines(machines: bool) -> None:
-    """Sends what is meant for people to standard error from now on, or not."""
+    """Sends messages for people to standard error, keeping stdout for machines."""
     global _lines_to_stderr
     _lines_to_stderr = machines
 
 
 def say(line: str = "", *, error: bool = False) -> None:
-    """Prints one line, clearing a progress line that stands there."""
+    """Prints one line, clearing any progress line first."""
     global _last_is_progress
     if _last_is_progress:
         sys.stderr.write("\r\x1b[K")
@@ -27,7 +27,7 @@ def say(line: str = "", *, error: bool = False) -> None:
 
 
 def warn(line: str) -> None:
-    """Prints a warning that cannot be overlooked."""
+    """Prints a line marked as a warning."""
     say(f"WARNING: {line}")
 
 
@@ -37,12 +37,12 @@ def print_json(value: Any) -> None:
 
 
 def printable(text: str) -> str:
-    """Makes control characters of a file or class name visible and harmless."""
+    """Escapes control characters, for instance in file and class names."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def duration(seconds: float) -> str:
-    """Writes 3725 seconds as ``1 h 02 min``, 65 as ``1 min 05 s``, 5 as ``5 s``."""
+    """Formats 3725 seconds as ``1 h 02 min``, 65 as ``1 min 05 s``, 5 as ``5 s``."""
     seconds = round(seconds)
     hours, minutes, rest = seconds // 3600, seconds // 60 % 60, seconds % 60
     if hours:
@@ -51,49 +51,49 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-    """Rate and time left, of the stage and of the whole run.
+    """Reports the rate and the time left of a stage and of the whole run.
 
-    On a terminal one line is rewritten; in a log, plain lines at intervals. Work is
-    counted in any unit that is proportional to time (multiply–adds here), so that
-    the time left for the run can be told from the speed so far.
+    A terminal gets one line that is rewritten, a log gets plain lines at intervals.
+    Work is counted in any unit proportional to time (multiply–adds here), so the speed
+    so far predicts the time left for the run.
     """
 
     def __init__(self, *, total_work: float = 0.0, every_seconds: float = 10.0):
-        """Starts the clock of the run; `total_work` is all that is still to do."""
+        """Starts the clock; `total_work` is the work that remains in the run."""
         self.total_work = total_work
         self.every_seconds = every_seconds
         self._done_work = 0.0
-        # What the speed is told from: work whose time was measured.
+        # The speed comes from work whose time was measured.
         self._timed_work = 0.0
         self._spent = 0.0
         self.begin("", work=0.0)
 
     def begin(self, title: str, *, work: float) -> None:
-        """Starts a stage that is `work` of the run's."""
+        """Starts a stage that accounts for `work` of the run's work."""
         self._title, self._work = title, work
         self.start(1, "")
 
     def start(self, size: int, unit: str, *, at: int = 0) -> None:
-        """Says what the stage consists of, and how much of it is done already."""
+        """Sets the size of the stage, its unit, and how much is already done."""
         self._size, self._unit = size, unit
         self._from = self._at = at
-        self._started = self._told = time.monotonic()
+        self._started = self._printed = time.monotonic()
         self._compiling = True
 
     def update(self, at: int, note: str = "") -> None:
-        """Says how far the stage is, if it is time to say something."""
+        """Records how far the stage is, and prints a line when one is due."""
         global _last_is_progress
         self._at = at
         now = time.monotonic()
         if self._compiling:
-            # What came first waited for the compiler: it tells nothing of the rate.
+            # The first step includes compilation and says nothing about the rate.
             self._compiling = False
             self._from, self._started = at, now
         terminal = sys.stderr.isatty()
         wait = 0.2 if terminal else self.every_seconds
-        if now - self._told < wait:
+        if now - self._printed < wait:
             return
-        self._told = now
+        self._printed = now
         line = f"{self._title}: {self._line(now)}{note}"
         if terminal:
             sys.stderr.write(f"\r\x1b[K{line}")
@@ -103,7 +103,7 @@ class Progress:
             say(line)
 
     def finish(self) -> None:
-        """Ends the stage; what it did tells how long the rest will take."""
+        """Ends the stage; its speed contributes to the estimate for the run."""
         self._done_work += self._work
         if self._at > self._from:
             self._timed_work += self._work * (self._at - self._from) / self._size

@@ -1,11 +1,10 @@
-"""A text for what a function does, by which a program made of it is known again.
+"""Canonical descriptions of functions, used as cache keys for compiled programs.
 
-A traced function is made of its code and of whatever its code holds: options in a
-closure, a module's fields, an optimizer's inner functions. The code is that of
-libraries and of this package, which are known by their versions and files; what it
-holds is written out here. Whoever brings code of their own gets no text, and no wrong
-one. That somebody put other code in the place of a library's while the process runs
-cannot be seen.
+A traced function consists of its code and the values it holds: options in a closure,
+a module's fields, an optimizer's inner functions. Code of libraries and of this package
+is identified by versions and files; the held values are written out here.
+User-defined code is unversioned, so it has no description. Monkey-patched library code
+is not detected.
 """
 
 import dataclasses
@@ -20,28 +19,28 @@ import flax.linen as nn
 import numpy as np
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "chex", "numpy", "ml_dtypes")
-"""Whose code is known by a version."""
+"""Packages whose code is identified by a version."""
 _PACKAGE = __package__.partition(".")[0]
 _KNOWN = {_PACKAGE, *LIBRARIES, *sys.stdlib_module_names}
 _CONSTANTS = (type(None), bool, int, float, complex, str, bytes, type(...))
 
 
 class IndescribableError(TypeError):
-    """There is something of whose code no version is known."""
+    """A value depends on code that has no known version."""
 
 
 def describe(value: Any) -> str:
-    """Says what a value is made of, down to constants and known code.
+    """Describes a value, down to constants and known code.
 
-    Two values with equal texts do the same, as long as Python, `LIBRARIES` and the
-    files of this package are the same.
+    Values with equal descriptions behave alike, as long as Python, `LIBRARIES` and the
+    files of this package stay the same.
 
     Args:
-      value: a constant, an array on the host, a container, a dataclass, a Flax module,
-        a function or an object of known code, with whatever they hold.
+      value: a constant, a host array, a container, a dataclass, a Flax module, a
+        function or an object of known code, including everything it holds.
 
     Raises:
-      IndescribableError: it holds somebody's own code, or something of another kind.
+      IndescribableError: it holds user-defined code or an unsupported kind of value.
     """
     return _described(value, ())
 
@@ -52,7 +51,9 @@ def _described(value: Any, around: tuple[Any, ...]) -> str:
             return f"<{depth} out>"  # a function that calls itself
     if type(value) in _CONSTANTS:
         return f"{type(value).__name__}:{value!r}"
-    if isinstance(value, np.dtype | np.generic) and not value.dtype.hasobject:
+    if isinstance(value, np.dtype) and not value.hasobject:
+        return f"{type(value).__name__}:{value!r}"
+    if isinstance(value, np.generic) and not value.dtype.hasobject:
         return f"{type(value).__name__}:{value!r}"
     if type(value) is np.ndarray and not value.dtype.hasobject:
         digest = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
@@ -63,15 +64,15 @@ def _described(value: Any, around: tuple[Any, ...]) -> str:
     if isinstance(value, enum.Enum):
         return f"{kind}.{value.name}"
     inner = (*around, value)
-    told = (
+    parts = (
         f"{_described(key, inner)}={_described(one, inner)}"
         for key, one in _parts(value)
     )
-    return f"{kind}({', '.join(told)})"
+    return f"{kind}({', '.join(parts)})"
 
 
 def _global_name(value: Any) -> str | None:
-    """Returns the name under which known code keeps a function, a class or the like."""
+    """Returns the name of a module-level function, class or the like of known code."""
     module, name = (getattr(value, at, None) for at in ("__module__", "__qualname__"))
     if not isinstance(module, str) or not isinstance(name, str):
         return None
@@ -85,19 +86,19 @@ def _global_name(value: Any) -> str | None:
 
 
 def _kind(value: Any) -> str:
-    """Names the code that a value is of: a function's own, or its class's.
+    """Names the code behind a value: a function's own, or its class's.
 
     Raises:
-      IndescribableError: it is somebody's own, or was made while the process ran.
+      IndescribableError: it is user-defined, or was created at run time.
     """
     if isinstance(value, types.FunctionType):
-        # Not what it is called after, which `functools.wraps` changes.
+        # Not `__module__`, which `functools.wraps` overwrites.
         module = value.__globals__.get("__name__", "")
         _check(module, value.__qualname__)
         return f"{module}.{value.__qualname__}"
     if isinstance(value, types.MethodType):
         return "method"
-    # A class that was made by a function may hold anything.
+    # A class created by a function may hold anything.
     if (name := _global_name(type(value))) is None:
         raise IndescribableError(f"{type(value)!r} is not a class of a module")
     for one in type(value).__mro__:
@@ -106,13 +107,13 @@ def _kind(value: Any) -> str:
 
 
 def _parts(value: Any) -> list[tuple[Any, Any]]:
-    """Returns what a value holds, by name.
+    """Returns the parts of a value, by name.
 
     Raises:
-      IndescribableError: it is of no kind that is known here.
+      IndescribableError: its kind is not supported.
     """
     if isinstance(value, dict):
-        # In its order, in which code may go through it.
+        # In order, since code may depend on it.
         return list(value.items())
     if isinstance(value, list | tuple):
         return list(enumerate(value))
@@ -125,11 +126,11 @@ def _parts(value: Any) -> list[tuple[Any, Any]]:
     if dataclasses.is_dataclass(value):
         names = [field.name for field in dataclasses.fields(value)]
         if isinstance(value, nn.Module):
-            # Where it stands among other modules is said by whoever holds it.
+            # The description of the parent covers the position among modules.
             names.remove("parent")
         return [(name, getattr(value, name)) for name in names]
     if type(value).__module__.partition(".")[0] != _PACKAGE:
-        raise IndescribableError(f"a {type(value)!r} may hold what cannot be seen")
+        raise IndescribableError(f"a {type(value)!r} may hold hidden state")
     return list(vars(value).items())
 
 
@@ -138,7 +139,9 @@ def _held_by(function: types.FunctionType) -> list[tuple[str, Any]]:
     try:
         contents = [cell.cell_contents for cell in cells]
     except ValueError as error:
-        raise IndescribableError(f"{function.__qualname__} is not whole yet") from error
+        raise IndescribableError(
+            f"{function.__qualname__} has an empty closure"
+        ) from error
     return [
         # Two functions of one file can have one name.
         ("code", _digest(code)),
@@ -162,4 +165,4 @@ def _digest(code: types.CodeType) -> str:
 
 def _check(module: str, name: str) -> None:
     if module.partition(".")[0] not in _KNOWN:
-        raise IndescribableError(f"{module}.{name} is nobody's whose version is known")
+        raise IndescribableError(f"{module}.{name} has no known version")

@@ -1,4 +1,4 @@
-"""The machine: which device a command uses, and what a process keeps for later."""
+"""The machine: its devices, the compilation cache and the memory allocator."""
 
 import ctypes
 import os
@@ -13,9 +13,9 @@ from noisy_student_jax.core.errors import UserError, one_line
 from noisy_student_jax.core.kept_programs import processor
 
 TPU = (pathlib.Path("/dev/accel0"), pathlib.Path("/dev/vfio/0"))
-"""How TPU chips show themselves to the system."""
+"""Device files of TPU chips."""
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
-"""Of glibc's `mallopt`."""
+"""Parameters of glibc's `mallopt`."""
 
 
 def announce() -> None:
@@ -39,57 +39,61 @@ def announce() -> None:
 
 
 def keep_compiled_programs() -> None:
-    """Keeps compiled programs in the user's cache, for the next process to find.
+    """Enables the persistent compilation cache in the user's cache directory.
 
-    Both JAX's, and whole ones (`kept_programs`). Leaves JAX's own setting alone if
-    there is one. Programs for another processor are kept apart: one compiled for more
-    than this one has would crash.
+    It holds JAX's own entries and whole programs (`kept_programs`). A cache directory
+    already set in JAX is left alone. Each kind of processor has its own directory, as a
+    program that uses instructions this processor lacks would crash.
     """
-    if jax.config.jax_compilation_cache_dir:
+    # JAX adds its settings to `Config` at import, where no checker sees them.
+    if jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
         return
     try:
         home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
         folder = pathlib.Path(home) / "noisy_student_jax" / processor()
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError):
-        return  # nobody's home, or not ours to write: it only takes longer
+        return  # no home, or not writable: programs are compiled again
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
 def keep_freed_memory() -> bool:
-    """Has the C library keep what a step frees, for the next step to use.
+    """Makes glibc keep freed memory for the next training step.
 
-    XLA on CPU allocates a step's buffers anew in every step; glibc returns such large
-    ones to the system at once, which then has to clear each page again: a third of
-    EfficientNet-B0's step. With this, memory stays at its peak until the process ends,
-    and who calls a program runs it: to be called by the main thread, before JAX starts.
-    Does nothing where a GPU or TPU does the work, with another C library, or if glibc
-    has been told something already (``MALLOC_…`` or ``GLIBC_TUNABLES`` are set, such
-    as ``MALLOC_TRIM_THRESHOLD_=131072``, its default).
+    XLA on CPU allocates a step's buffers anew in every step. glibc returns such large
+    buffers to the system at once, which has to clear each page again: a third of
+    EfficientNet-B0's step time. Memory then stays at its peak, and CPU dispatch becomes
+    synchronous. Call from the main thread before JAX initializes.
+
+    Does nothing if the machine has a GPU or TPU, with another C library, or if
+    ``MALLOC_…`` or ``GLIBC_TUNABLES`` configure glibc already, for instance
+    ``MALLOC_TRIM_THRESHOLD_=131072``, its default.
 
     Returns:
-      Whether it was done.
+      Whether the setting took effect.
     """
-    told = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
-    if told or platform.libc_ver()[0] != "glibc":
+    configured = any(
+        name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ
+    )
+    if configured or platform.libc_ver()[0] != "glibc":
         return False
     if idle_gpu() or any(map(pathlib.Path.exists, TPU)):
         return False
-    # A heap that is grown in one piece and never trimmed; nothing mapped by itself.
+    # One heap that grows and is never trimmed; no allocation is mapped separately.
     settings = [(M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1), (M_TOP_PAD, 2**26)]
     mallopt = ctypes.CDLL(None).mallopt
     done = all([mallopt(*setting) == 1 for setting in settings])
     if done:
-        # Only the main thread's heap grows without end: other threads' large buffers
-        # are mapped anew each time. One heap for all threads would do as well, but they
-        # wait for it, XLA's when they compile and in every layer.
+        # Only the main thread's heap grows without limit: large buffers of other
+        # threads are mapped anew each time. One arena for all threads would work too,
+        # but XLA's threads contend for it when compiling and in every layer.
         jax.config.update("jax_cpu_enable_async_dispatch", False)
     return done
 
 
 def line() -> str:
-    """Names backend, devices, cores and JAX's version."""
+    """Returns a line with backend, devices, CPU cores and JAX version."""
     devices = jax.devices()
     kind = devices[0].device_kind
     cores = len(os.sched_getaffinity(0))
@@ -100,7 +104,7 @@ def line() -> str:
 
 
 def idle_gpu(root: pathlib.Path = pathlib.Path("/")) -> str | None:
-    """Says by what a GPU shows itself to the system, or None."""
+    """Returns the sign of a GPU on the system (a path or a tool), or None."""
     for place in ("dev/nvidia0", "proc/driver/nvidia/version", "dev/kfd"):
         if (root / place).exists():
             return f"/{place}"

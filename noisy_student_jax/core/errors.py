@@ -1,8 +1,8 @@
-"""What can go wrong by somebody's doing, and how it is said."""
+"""Errors with messages for users, and helpers to word them."""
 
 
 class UserError(Exception):
-    """A mistake of the user's, told in one sentence: what, where, what to do.
+    """A user's mistake, explained in one sentence: what, where, what to do.
 
     The command line prints the message alone, without a traceback, and exits
     with status 2.
@@ -10,16 +10,16 @@ class UserError(Exception):
 
 
 class DamagedFileError(UserError):
-    """A file that is there cannot be read; `reason` says why, in a few words."""
+    """A file exists but cannot be read; `reason` gives the cause in a few words."""
 
     def __init__(self, message: str, reason: str = ""):
-        """Takes the sentence for the user, and the reason that it gives."""
+        """Takes the message for the user and the cause that it contains."""
         super().__init__(message)
         self.reason = reason
 
 
 class TrainingDivergedError(Exception):
-    """The loss stopped being finite; the last good checkpoint is kept."""
+    """Training diverged: the loss is not finite; the last good checkpoint is kept."""
 
 
 class NotSavedError(OSError):
@@ -39,6 +39,6 @@ def nearest(name: str, known: list[str] | tuple[str, ...]) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """Says what kind of error it is, and what it says, without line breaks."""
+    """Returns the type and message of an error, without line breaks."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,9 +1,8 @@
-"""The files of a run: everything that is read, written, listed, moved or locked.
+"""File access of a run: reading, writing, listing, moving and locking.
 
-All other modules name files by their paths and leave the rest to the functions here,
-so that files kept by something else than a file system need another module of this
-kind and no other change. A written file is whole or not there; a file that is there
-and cannot be read is named in one sentence.
+Other modules pass paths and leave file access to the functions here, so another
+storage backend would only replace this module. Writes are atomic: a file is complete
+or absent. Unreadable files are reported in one sentence.
 """
 
 import contextlib
@@ -29,43 +28,43 @@ from safetensors.numpy import load_file
 from noisy_student_jax.core.errors import DamagedFileError, UserError
 
 LOCK = ".lock"
-"""The file in a folder that a process at work there holds."""
+"""The lock file that a process holds while it works in a folder."""
 _UNFINISHED = ".*.tmp"
-"""The names of writes that were cut short."""
+"""Pattern of the temporary files of interrupted writes."""
 
 
 def exists(path: pathlib.Path) -> bool:
-    """Returns whether there is a file or folder."""
+    """Returns whether a file or folder exists."""
     return path.exists()
 
 
 def is_file(path: pathlib.Path) -> bool:
-    """Returns whether there is a file."""
+    """Returns whether a path is a file."""
     return path.is_file()
 
 
 def is_folder(path: pathlib.Path) -> bool:
-    """Returns whether there is a folder."""
+    """Returns whether a path is a folder."""
     return path.is_dir()
 
 
 def size(path: pathlib.Path) -> int:
-    """Returns the number of bytes in a file."""
+    """Returns the size of a file in bytes."""
     return path.stat().st_size
 
 
 def identity(path: pathlib.Path) -> tuple[int, ...]:
-    """Returns what changes when a file is replaced or written to."""
+    """Returns a value that changes when a file is replaced or modified."""
     found = path.stat()
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def list_folder(folder: pathlib.Path, *, pattern: str = "*") -> list[pathlib.Path]:
-    """Lists what is directly in a folder; nothing if there is no folder.
+    """Lists the direct contents of a folder; empty if it does not exist.
 
     Args:
       folder: the folder.
-      pattern: of the names, as in a shell.
+      pattern: a shell pattern that names must match.
 
     Returns:
       Paths of files and folders, sorted.
@@ -76,7 +75,7 @@ def list_folder(folder: pathlib.Path, *, pattern: str = "*") -> list[pathlib.Pat
 
 
 def free_space(folder: pathlib.Path) -> int:
-    """Returns how many more bytes a folder has room for."""
+    """Returns the free space of the disk that holds a folder, in bytes."""
     return shutil.disk_usage(folder).free
 
 
@@ -86,7 +85,7 @@ def read_bytes(path: pathlib.Path) -> bytes:
 
 
 def read_text(path: pathlib.Path) -> str:
-    """Reads a whole file of UTF-8, with its line ends as they are.
+    """Reads a whole UTF-8 file, with its line endings unchanged.
 
     Raises:
       DamagedFileError: it is not UTF-8.
@@ -115,11 +114,11 @@ def read_parquet(
     """Reads a table with the metadata of its schema.
 
     Args:
-      path: of one Parquet file; a name with ``=`` in it is only a name.
-      columns: which columns, in this order; all if None.
+      path: one Parquet file; ``=`` in its name has no special meaning.
+      columns: the columns to read, in this order; all if None.
 
     Raises:
-      FileNotFoundError: there is no such file.
+      FileNotFoundError: the file does not exist.
       DamagedFileError: the file is not Parquet, or lacks one of `columns`.
     """
     names = None if columns is None else list(columns)
@@ -130,17 +129,17 @@ def read_parquet(
 
 @contextlib.contextmanager
 def open_parquet(path: pathlib.Path) -> Iterator[pq.ParquetFile]:
-    """Opens a Parquet file, to be read in pieces.
+    """Opens a Parquet file for reading in pieces.
 
     Args:
-      path: of the file.
+      path: the file.
 
     Yields:
-      The open file; of its pages only those in use are in memory.
+      The open file; only the pages in use are in memory.
 
     Raises:
-      FileNotFoundError: there is no such file.
-      DamagedFileError: it cannot be read, here or later in the context.
+      FileNotFoundError: the file does not exist.
+      DamagedFileError: it cannot be read, now or later in the context.
     """
     try:
         with pq.ParquetFile(path, pre_buffer=False) as file:
@@ -180,7 +179,7 @@ def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
       FileNotFoundError: there is no such file.
       DamagedFileError: it cannot be read.
     """
-    # NumPy leaves a file that it opened itself open if it is no archive.
+    # NumPy does not close a file that it opened itself if it is not an archive.
     with _reading_numpy(path), path.open("rb") as file:
         return dict(np.load(file, allow_pickle=False))
 
@@ -208,7 +207,7 @@ def read_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def map_bytes(path: pathlib.Path) -> memoryview:
-    """Maps a file that is not empty into memory, read-only.
+    """Maps a non-empty file into memory, read-only.
 
     Raises:
       FileNotFoundError: there is no such file.
@@ -224,7 +223,7 @@ def map_bytes(path: pathlib.Path) -> memoryview:
 
 
 def reason(error: Exception) -> str:
-    """Says in a few words why a file could not be read, for a sentence of one's own."""
+    """Returns the cause of a read error in a few words, for use in a message."""
     text = error.reason if isinstance(error, DamagedFileError) else str(error)
     return (text.strip().splitlines() or ["damaged"])[0]
 
@@ -239,23 +238,23 @@ def _damaged(path: pathlib.Path, kind: str, error: Exception) -> DamagedFileErro
 
 
 def write_atomically(path: pathlib.Path, data: str | bytes) -> None:
-    """Writes a file that is there whole or not at all.
+    """Writes a file atomically.
 
     Raises:
-      UserError: the system does not let us write there.
+      UserError: the path is not writable.
     """
     with atomic_file(path) as file:
         file.write(data.encode() if isinstance(data, str) else data)
 
 
 def sync(path: pathlib.Path) -> None:
-    """Makes the system put a file or directory on disk before going on.
+    """Flushes a file or directory to disk (``fsync``).
 
     Args:
       path: an existing file or directory.
     """
     if os.name != "posix" and path.is_dir():
-        return  # directories cannot be opened there
+        return  # directories cannot be opened on such systems
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -264,14 +263,11 @@ def sync(path: pathlib.Path) -> None:
 
 
 def not_written(path: pathlib.Path, error: OSError) -> UserError:
-    """Makes the error for a path that the system would not let us write.
+    """Returns the error to raise for a path that could not be written.
 
     Args:
       path: file or directory.
-      error: what the system said.
-
-    Returns:
-      The error, to be raised.
+      error: the system's error.
     """
     return UserError(
         f"could not write {path} ({error.strerror or error}); make room or grant "
@@ -280,7 +276,7 @@ def not_written(path: pathlib.Path, error: OSError) -> UserError:
 
 
 def check_free(output: pathlib.Path) -> None:
-    """Makes sure that a directory can be written without touching anything.
+    """Checks that writing a directory would overwrite nothing.
 
     Args:
       output: the directory.
@@ -301,16 +297,16 @@ def check_free(output: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def atomic_file(path: pathlib.Path) -> Iterator[BinaryIO]:
-    """Opens a temporary file that takes the name `path` only when all went well.
+    """Opens a temporary file that becomes `path` on success.
 
     Args:
-      path: the file to be; its directory is made if need be.
+      path: the final file; its directory is created if necessary.
 
     Yields:
       The file, open for writing.
 
     Raises:
-      UserError: the system does not let us write there.
+      UserError: the path is not writable.
     """
     temporary = _temporary(path)
     try:
@@ -327,10 +323,10 @@ def atomic_file(path: pathlib.Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def new_file(path: pathlib.Path) -> Iterator[BinaryIO]:
-    """Opens a new file of an `atomic_directory`; it is on disk when all went well.
+    """Opens a new file in an `atomic_directory`, flushed to disk on success.
 
     Args:
-      path: the file; its directory is made if need be.
+      path: the file; its directory is created if necessary.
 
     Yields:
       The file, open for writing.
@@ -344,16 +340,16 @@ def new_file(path: pathlib.Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def atomic_directory(output: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Gives a directory to write to that becomes `output` only when all went well.
+    """Creates a temporary directory that becomes `output` on success.
 
     Args:
-      output: the directory to be; it may exist if it is empty.
+      output: the final directory; it may exist if it is empty.
 
     Yields:
       A new directory beside it.
 
     Raises:
-      UserError: the system does not let us write there, or `output` has filled up.
+      UserError: the path is not writable, or `output` is no longer empty.
     """
     temporary = _temporary(output)
     try:
@@ -373,18 +369,18 @@ def atomic_directory(output: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes JSON atomically, keys as given, readable by people."""
+    """Writes indented JSON atomically, with keys in the given order."""
     write_atomically(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def remove_unfinished(folder: pathlib.Path) -> None:
-    """Removes what writes that were cut short left in a folder, and nothing else."""
+    """Removes the temporary files that interrupted writes left in a folder."""
     for path in list_folder(folder, pattern=_UNFINISHED):
         remove(path)
 
 
 def _temporary(path: pathlib.Path) -> pathlib.Path:
-    """Returns a name beside `path` for it while it is unfinished."""
+    """Returns a name beside `path` for the unfinished file."""
     return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
 
 
@@ -395,7 +391,7 @@ def sha256(path: pathlib.Path) -> str:
 
 
 def digest(value: Any) -> str:
-    """Returns the SHA-256 of a JSON value, however its keys are ordered."""
+    """Returns the SHA-256 of a JSON value, independent of the order of its keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
@@ -403,7 +399,7 @@ def tree_hashes(root: pathlib.Path, paths: list[str]) -> dict[str, str]:
     """Hashes files, and all files below folders.
 
     Args:
-      root: what the paths are relative to.
+      root: the folder that the paths are relative to.
       paths: files and folders below it.
 
     Returns:
@@ -414,7 +410,7 @@ def tree_hashes(root: pathlib.Path, paths: list[str]) -> dict[str, str]:
         whole = root / path
         members = sorted(whole.rglob("*")) if whole.is_dir() else [whole]
         for member in members:
-            # Names with a dot are of writes that were cut short.
+            # Names with a leading dot belong to interrupted writes.
             if member.is_file() and not member.name.startswith("."):
                 found[member.relative_to(root).as_posix()] = sha256(member)
     return dict(sorted(found.items()))
@@ -424,8 +420,8 @@ def write_parquet(path: pathlib.Path, table: pa.Table, **layout: Any) -> None:
     """Writes a table atomically.
 
     Args:
-      path: the file to be.
-      table: what it holds.
+      path: the final file.
+      table: its contents.
       **layout: see `pyarrow.parquet.write_table`.
     """
     with atomic_file(path) as file:
@@ -441,14 +437,15 @@ def write_array(path: pathlib.Path, array: np.ndarray) -> None:
 def write_arrays(path: pathlib.Path, **arrays: np.ndarray) -> None:
     """Writes arrays as ``.npz``, atomically."""
     with atomic_file(path) as file:
-        np.savez(file, **arrays)
+        # NumPy declares `allow_pickle`, which no array is called, beside the arrays.
+        np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 def append(path: pathlib.Path, text: str) -> None:
-    """Adds text to the end of a file, which is made if need be.
+    """Appends text to a file, creating it if necessary.
 
     Raises:
-      UserError: the system does not let us write there.
+      UserError: the path is not writable.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -459,29 +456,29 @@ def append(path: pathlib.Path, text: str) -> None:
 
 
 def copy_file(source: pathlib.Path, target: pathlib.Path) -> None:
-    """Copies a file; the copy is there whole or not at all."""
+    """Copies a file atomically."""
     with source.open("rb") as data, atomic_file(target) as file:
         shutil.copyfileobj(data, file)
 
 
 def copy_folder(source: pathlib.Path, target: pathlib.Path) -> None:
-    """Copies a folder and all in it; the copy is there whole or not at all.
+    """Copies a folder with its contents, atomically.
 
     Raises:
-      UserError: `target` is there and not empty, or cannot be written.
+      UserError: `target` exists and is not empty, or is not writable.
     """
     with atomic_directory(target) as temporary:
         shutil.copytree(source, temporary, dirs_exist_ok=True)
 
 
 def move(source: pathlib.Path, target: pathlib.Path) -> None:
-    """Gives a file or folder another name, in a folder that is made if need be."""
+    """Renames a file or folder, creating the target's folder if necessary."""
     target.parent.mkdir(parents=True, exist_ok=True)
     source.rename(target)
 
 
 def remove(path: pathlib.Path) -> None:
-    """Removes a file, or a folder with all in it, if it is there."""
+    """Removes a file, or a folder with its contents, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -491,16 +488,16 @@ def remove(path: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def lock(folder: pathlib.Path, *, busy: str) -> Iterator[None]:
-    """Keeps every other process that asks for it out of a folder.
+    """Locks a folder against other processes that call this function.
 
-    The system lets go of the lock when a process ends, however it ends.
+    The system releases the lock when the process ends, however it ends.
 
     Args:
-      folder: made if need be.
-      busy: what to say if another process is in it.
+      folder: created if necessary.
+      busy: the error message if another process holds the lock.
 
     Raises:
-      UserError: `busy`, or the system does not let us write there.
+      UserError: `busy`, or the folder is not writable.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

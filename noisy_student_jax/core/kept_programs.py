@@ -1,11 +1,12 @@
-"""Compiled programs in the user's cache, found by what they are made of.
+"""A persistent cache of compiled programs, keyed by their inputs rather than their HLO.
 
-JAX keeps compiled programs too, and finds them by their text: so a step is traced and
-lowered before it can be looked for, which takes longer than to load it. Here its name
-is a digest of all that goes into it: code, options, shapes, devices, compiler. What
-cannot be named that way (`describing`) is left to JAX. Both lie in the folder of JAX's
-compilation cache, and whoever turns that off has neither. Loading a program runs what
-lies there, as it does with JAX's own: nobody else should be able to write to it.
+JAX's compilation cache is keyed by the lowered program, so a lookup has to trace and
+lower a step first, which takes longer than loading it. Here the key is a digest of
+everything that determines the program: code, options, shapes, devices, compiler.
+Functions without such a key (`describing`) use only JAX's own cache. Both caches live
+in the folder of JAX's compilation cache, and disabling that disables both. Loading a
+program executes code from the cache, as with JAX's own: it must not be writable by
+other users.
 """
 
 import contextlib
@@ -29,38 +30,39 @@ from noisy_student_jax.core.describing import LIBRARIES, describe
 from noisy_student_jax.core.types import PyTree
 
 LIMIT = 4 * 2**30
-"""Bytes that are kept; those not used for longest go first."""
+"""Size limit in bytes; the least recently used programs are evicted first."""
 _SUFFIX = ".program"
 _CACHE_HIT = "/jax/compilation_cache/cache_hits"
 _FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "PJRT_NPROC", "NPROC")
-# Where and what JAX keeps, or tells, is nothing that a program is made of.
+# Settings of JAX that do not affect a program: caching, logging, dumps.
 _ELSEWHERE = ("jax_compilation_cache", "jax_persistent_cache", "jax_log", "jax_dump")
 
 
 def folder() -> pathlib.Path | None:
-    """Returns where programs are kept; None where JAX keeps none on this machine."""
-    place = jax.config.jax_compilation_cache_dir
-    enabled = jax.config.jax_enable_compilation_cache and jax.process_count() == 1
-    if not place or not enabled or "://" in place:
+    """Returns the cache folder; None if JAX has no cache on this machine."""
+    # JAX adds its settings to `Config` at import, where no checker sees them.
+    place = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    enabled = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
+    if not place or not enabled or jax.process_count() > 1 or "://" in place:
         return None
     return pathlib.Path(place) / "noisy_student_jax"
 
 
 def name(function: Any, shapes: PyTree, devices: list[jax.Device]) -> str | None:
-    """Names the program that a function becomes for given arguments.
+    """Returns the cache key of a function compiled for given arguments.
 
     Args:
-      function: as it is traced, with all that it holds.
+      function: the function to trace, including everything it holds.
       shapes: of the arguments: a tree of `jax.ShapeDtypeStruct` with shardings.
-      devices: that it runs on.
+      devices: the devices that it runs on.
 
     Returns:
-      A digest; None if the function holds code that has no version (somebody's own
-      model or task), so that nothing may be found under a name.
+      A digest; None if the function holds unversioned code (a user-defined model or
+      task), which must not be cached.
     """
     try:
         made_of = describe(function)
-    except Exception:  # it may be made of anything
+    except Exception:  # user-defined objects may raise anything
         return None
     leaves, tree = jax.tree.flatten(shapes)
     known = {
@@ -73,7 +75,7 @@ def name(function: Any, shapes: PyTree, devices: list[jax.Device]) -> str | None
         "here": [device.id for device in jax.devices()],
         "compiler": devices[0].client.platform_version,
         "processor": processor(),
-        # A program's loops are split for so many threads when it is compiled.
+        # The compiler splits loops for this number of threads.
         "cores": len(os.sched_getaffinity(0)),
         "package": _PACKAGE,
         "versions": _versions(),
@@ -89,24 +91,24 @@ def name(function: Any, shapes: PyTree, devices: list[jax.Device]) -> str | None
 
 
 def has(name: str) -> bool:
-    """Whether there is a program of that name."""
+    """Returns whether the cache has a program of that name."""
     place = folder()
     with contextlib.suppress(OSError):
-        return bool(place) and (place / (name + _SUFFIX)).is_file()
-    return False  # not ours to look at
+        return place is not None and (place / (name + _SUFFIX)).is_file()
+    return False  # not readable
 
 
 def find(
     name: str, devices: list[jax.Device], inputs: Any, outputs: Any
 ) -> jax.stages.Compiled | None:
-    """Loads a kept program.
+    """Loads a program from the cache.
 
     Args:
-      name: of `name`.
-      devices: that it runs on.
+      name: a key from `name`.
+      devices: the devices that it runs on.
       inputs: tree structure of its arguments, ``((…), {})``.
-      outputs: takes the note that it was kept with; returns the structure of what it
-        gives.
+      outputs: maps the note stored with the program to the tree structure of its
+        outputs.
 
     Returns:
       The program, or None if there is none, or none that can be loaded here.
@@ -119,9 +121,9 @@ def find(
         found = hashlib.sha256(note)
         found.update(program)
         if found.hexdigest().encode() != digest:
-            raise ValueError("it is not what was written")
+            raise ValueError("its digest does not match")
         with contextlib.suppress(OSError):
-            os.utime(path)  # so that it stays
+            os.utime(path)  # recently used
         return serialize_executable.deserialize_and_load(
             program,
             inputs,
@@ -131,17 +133,17 @@ def find(
         )
     except FileNotFoundError:
         return None
-    except Exception:  # the compiler's own errors, too: it is only compiled again
+    except Exception:  # errors of the compiler included: it is compiled again
         forget(name)
         return None
 
 
 def compiled(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, bool]:
-    """Compiles a program that is to be kept, here and not by JAX as well.
+    """Compiles a program for this cache, bypassing JAX's own.
 
     Returns:
-      The program, and whether it may be kept: what JAX found in its own cache may not,
-      since an executable that was loaded is written without its code (JAX 0.10, CPU).
+      The program, and whether it may be cached: a program loaded from JAX's cache may
+      not, since a loaded executable is serialized without its code (JAX 0.10, CPU).
     """
     if not folder():
         return lowered.compile(), False
@@ -159,16 +161,16 @@ def _note_what_jax_loads(event: str, **_: Any) -> None:
         _loaded.here = True
 
 
-# Once for all threads: JAX tells events in the thread that they happen in.
+# One listener for all threads: JAX calls it in the thread of the event.
 jax.monitoring.register_event_listener(_note_what_jax_loads)
 
 
 @contextlib.contextmanager
 def _too_short_for_jax() -> Iterator[None]:
-    """Has JAX keep nothing of what this thread compiles.
+    """Keeps this thread's compilations out of JAX's persistent cache.
 
-    It has no public setting for one thread, and others compile meanwhile what it is to
-    keep.
+    JAX has no public per-thread setting, and other threads compile programs that it
+    should cache.
     """
     try:
         from jax._src.config import persistent_cache_min_compile_time_secs as least
@@ -180,19 +182,19 @@ def _too_short_for_jax() -> Iterator[None]:
 
 
 def forget(name: str) -> None:
-    """Throws a kept program away, if there is one."""
+    """Removes a program from the cache, if present."""
     if place := folder():
         with contextlib.suppress(OSError):
             (place / (name + _SUFFIX)).unlink()
 
 
 def keep(name: str, program: jax.stages.Compiled, note: Any) -> None:
-    """Keeps a program, with what has to be known to load it; or not, if it cannot be.
+    """Adds a program to the cache; failures are ignored.
 
     Args:
-      name: of `name`.
-      program: of `compiled`, if it may be kept.
-      note: any JSON.
+      name: a key from `name`.
+      program: a program from `compiled` that may be cached.
+      note: any JSON, passed to `outputs` by `find`.
     """
     if not (place := folder()):
         return
@@ -207,13 +209,13 @@ def keep(name: str, program: jax.stages.Compiled, note: Any) -> None:
             for part in (digest.hexdigest().encode(), b"\n", note, b"\n", data):
                 file.write(part)
         _make_room(place)
-    except Exception:  # no room, not ours to write, nothing that can be written down
+    except Exception:  # disk full, not writable, not serializable
         return  # the next process compiles it again
 
 
 def _make_room(place: pathlib.Path) -> None:
     for path in place.glob(f".*{_SUFFIX}.*.tmp"):
-        # A writer was killed; or is at it, if it is young.
+        # An old file is from a killed writer; a young one may still be written.
         if time.time() - path.stat().st_mtime > 24 * 3600:
             path.unlink(missing_ok=True)
     kept = [(path.stat(), path) for path in place.glob("*" + _SUFFIX)]
@@ -232,7 +234,7 @@ def _digest_of(package: pathlib.Path) -> str:
     return digest.hexdigest()
 
 
-# Of what was imported: the files may be others when a program is compiled.
+# Taken at import: the files may have changed by the time a program is compiled.
 _PACKAGE = _digest_of(pathlib.Path(__file__).parents[1])
 
 
@@ -242,7 +244,7 @@ def _versions() -> list[str | None]:
 
 @functools.cache
 def processor() -> str:
-    """Names this processor by what it can do: another may not run its programs."""
+    """Returns a name for this processor's instruction set, which programs depend on."""
     try:
         text = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:

@@ -1,26 +1,31 @@
-"""Being asked to stop: SIGTERM or Ctrl-C, noticed between two steps of any stage."""
+"""Graceful stopping: SIGTERM and Ctrl-C, noticed between two steps of a stage."""
 
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 from noisy_student_jax.core.errors import Interrupted
 
+Handler = Callable[[int, FrameType | None], Any] | int | None
+
 EXIT_STATUS = 75
-"""Of a command that was asked to stop, saved and left (``EX_TEMPFAIL``: try again)."""
+"""Exit status of a command that saved its state and stopped on a signal
+(``EX_TEMPFAIL``: try again)."""
 
 
 class Interruption:
-    """Remembers that a signal arrived; long loops call `check`.
+    """Records that a signal arrived; long loops call `check`.
 
-    Used as a context manager, which puts the earlier handlers back. A second
-    signal stops at once, as it would without us.
+    As a context manager it restores the earlier handlers on exit. The first signal
+    restores them too, so a second one stops the process at once.
     """
 
     def __init__(self):
-        """Makes one that has heard nothing yet."""
+        """Starts without a signal."""
         self.signal: int | None = None
-        self._earlier: dict[int, object] = {}
+        self._earlier: dict[int, Handler] = {}
 
     def __enter__(self) -> "Interruption":
         if threading.current_thread() is threading.main_thread():
@@ -28,7 +33,7 @@ class Interruption:
                 self._earlier[number] = signal.signal(number, self._note)
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._restore()
 
     def check(self) -> None:
@@ -47,6 +52,6 @@ class Interruption:
 
     def _restore(self) -> None:
         for number, handler in self._earlier.items():
-            # None stands for a handler that was not Python's, and cannot be put back.
+            # None: the handler was not installed by Python and cannot be restored.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._earlier = {}

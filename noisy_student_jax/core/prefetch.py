@@ -1,10 +1,9 @@
-"""Steps begun before they are asked for, so that host and devices do not wait in turn.
+"""Prefetching: steps are started ahead of use, so host and devices work in parallel.
 
-The results are those of one step after the other; only when they are made differs. How
-much is held at once is bounded by how far it goes ahead.
+The results equal those of sequential calls; only their timing differs. The prefetch
+distance bounds the memory in use.
 """
 
-import math
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any, Generic, TypeVar
@@ -13,10 +12,10 @@ One = TypeVar("One")
 
 
 class Prefetcher(Generic[One]):
-    """A function of consecutive steps that is called ahead of the step asked for.
+    """Calls a function of consecutive steps ahead of the requested step.
 
-    `take` and `fill` do the two halves of a call, so that the devices can be given
-    work on a result before the next ones are made.
+    `take` and `fill` are the two halves of a call, so the caller can dispatch work on
+    a result before the next ones are started.
     """
 
     def __init__(
@@ -24,49 +23,50 @@ class Prefetcher(Generic[One]):
         function: Callable[[int], One],
         *,
         ahead: int,
-        stop: float = math.inf,
+        stop: int | None = None,
         executor: Executor | None = None,
     ):
-        """Begins nothing yet.
+        """Creates a prefetcher; no step is started yet.
 
         Args:
-          function: gives the result of a step.
-          ahead: how many steps are begun beyond the one asked for, at most.
-          stop: the number of steps: none is begun beyond.
-          executor: calls the function, and is shut down in the end; None for the
-            thread that asks, as where that begins what devices then work on.
+          function: computes the result of a step.
+          ahead: the number of steps started beyond the requested one, at most.
+          stop: the number of steps, beyond which none is started; None for no limit.
+          executor: runs the function, and is shut down by `close`; None runs it in the
+            calling thread, for functions that only dispatch work to devices.
         """
         self._function, self._ahead, self._stop = function, ahead, stop
         self._executor = executor or _Caller()
         self._begun: dict[int, Future[One]] = {}
 
     def __call__(self, step: int) -> One:
-        """Returns the result of a step, with those after it begun.
+        """Returns the result of a step and starts the steps after it.
 
-        What went wrong in a step is raised here, and not before: the steps before it
-        are fine. Steps that do not follow one another are allowed, and slow.
+        An exception in a step is raised when that step is requested, not earlier.
+        Non-consecutive steps are allowed, but slow.
         """
         self._begin(step, 1 + self._ahead)
         return self.take(step)
 
     def take(self, step: int) -> One:
-        """Returns the result of a step; those after it are left to `fill`."""
+        """Returns the result of a step; `fill` starts the steps after it."""
         if step not in self._begun:
             self._begin(step, 1)
         return self._begun.pop(step).result()
 
     def fill(self, step: int) -> None:
-        """Begins the step that is asked for next and those after it, `ahead` in all."""
+        """Starts `ahead` steps, beginning with the one requested next."""
         self._begin(step, self._ahead)
 
     def close(self) -> None:
-        """Gives up what nobody has asked for."""
+        """Discards unused results and shuts the executor down."""
         self._begun.clear()
         self._executor.shutdown(cancel_futures=True)
 
     def _begin(self, first: int, count: int) -> None:
-        """Has these steps begun, and gives up all others."""
-        steps = range(first, min(first + count, self._stop))
+        """Starts these steps and discards all others."""
+        end = first + count
+        steps = range(first, end if self._stop is None else min(end, self._stop))
         for step in self._begun.keys() - set(steps):
             self._begun.pop(step).cancel()
         for step in steps:
@@ -77,7 +77,7 @@ class Prefetcher(Generic[One]):
 
 
 class _Caller(Executor):
-    """Calls at once, in the thread that submits."""
+    """Runs calls synchronously, in the submitting thread."""
 
     def submit(
         self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any

@@ -1,4 +1,4 @@
-"""What every source of records and every task answers; nobody asks which it is."""
+"""Protocols of data sources, preprocessing and tasks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 if TYPE_CHECKING:
-    # Decoding workers and selection stand on this file, and run without JAX.
+    # Decoding workers and selection import this file and run without JAX.
     import jax
 
     from noisy_student_jax.core.types import Batch, PerStream, PyTree
@@ -19,18 +19,18 @@ Arrays = dict[str, np.ndarray]
 Resize = Callable[
     [np.ndarray, int, tuple[float, float, float, float] | None], np.ndarray
 ]
-"""Of an image, the side of the square to make, and a box of the image or None."""
+"""Maps an image, the side of the resized square, and a box of the image or None for
+all of it, to the resized image."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
-    """Records as read.
+    """Records as read from a source.
 
     Attributes:
       images: uint8 ``[height, width, 3]`` each; None where `status` is not ``ok``.
-      status: ``ok``, or why the record cannot be used.
-      labels: what the source knows of each record, ``[records, …]``; None for a
-        source without labels.
+      status: ``ok``, or the reason why the record is unusable.
+      labels: ``[records, …]``; None for a source without labels.
     """
 
     images: list[np.ndarray | None]
@@ -39,54 +39,54 @@ class Examples:
 
 
 class Source(Protocol):
-    """Addressable records.
+    """A random-access source of records.
 
-    A source may have more, which `data.sources` asks for where it is of use: ``labels``
-    of all records, ``[records, …]``; ``fingerprint``, a text that changes with them;
-    ``bytes_per_record``, of one image in memory.
+    Optional attributes, used by `data.sources` where present: ``labels`` of all
+    records, ``[records, …]``; ``fingerprint``, a string that changes with the records;
+    ``bytes_per_record``, the size of one image in memory.
     """
 
     def __len__(self) -> int:
         """Number of records."""
 
     def key(self, index: int) -> str:
-        """A name of the record that is unique in the data set and never changes."""
+        """Returns a stable name of the record, unique in the dataset."""
 
     def read(self, indices: Sequence[int]) -> Examples:
-        """Reads records in the order asked for."""
+        """Reads records in the order of `indices`."""
 
 
 class DivisibleSource(Source, Protocol):
-    """A source that can give some of its records as a source."""
+    """A source whose subsets are sources."""
 
     def subset(self, indices: np.ndarray, *, labeled: bool = True) -> Source:
-        """Returns the records of int64 ``[records]``, without labels if not asked."""
+        """Returns the source of the records at `indices`, int64 ``[records]``."""
 
 
 class Preprocessor(Protocol):
-    """Makes what a model reads, ``[height, width, channels]``, of a source's images."""
+    """Turns images of a source into model inputs ``[height, width, channels]``."""
 
     @property
     def resolution(self) -> int:
-        """Height and width of what the model reads."""
+        """Height and width of the model input."""
 
     @property
     def mean(self) -> tuple[float, ...]:
-        """Per channel, on the 0–1 scale; the model's program subtracts it."""
+        """Mean per channel on the 0–1 scale, subtracted on the device."""
 
     @property
     def std(self) -> tuple[float, ...]:
-        """Per channel, on the 0–1 scale; the model's program divides by it."""
+        """Standard deviation per channel on the 0–1 scale, divided by on the device."""
 
     @property
     def dtype(self) -> type[np.generic]:
-        """Of what `apply_all` returns."""
+        """The dtype of `apply_all`'s result."""
 
     def apply_all(self, images: Iterable[np.ndarray]) -> np.ndarray:
-        """Makes what is evaluated: `dtype` ``[images, height, width, channels]``."""
+        """Returns evaluation inputs, `dtype` ``[images, height, width, channels]``."""
 
     def apply_all_to_train_on(self, images: Iterable[np.ndarray]) -> np.ndarray:
-        """Makes what is noised and learned from, of the same shape."""
+        """Returns training inputs before augmentation, of the same shape."""
 
     def apply_crop(
         self,
@@ -95,24 +95,24 @@ class Preprocessor(Protocol):
         *,
         bicubic: Resize | None = None,
     ) -> np.ndarray:
-        """Makes a crop of one image to learn from, ``[height, width, channels]``.
+        """Returns a training crop of one image, ``[height, width, channels]``.
 
         Args:
           image: ``[height, width, channels]``.
-          box: top, left, height and width; of height 0 for evaluation's crop.
-          bicubic: of the same pixels as Pillow's, to be used in its place.
+          box: top, left, height and width; height 0 selects the evaluation crop.
+          bicubic: a resize function to use instead of Pillow's, with equal results.
         """
 
     def blank(self) -> np.ndarray:
-        """Returns what stands in for one image, ``[height, width, channels]``."""
+        """Returns a placeholder image, ``[height, width, channels]``."""
 
 
 @dataclasses.dataclass(frozen=True)
 class LossOptions:
-    """How targets are softened or hardened.
+    """Options of the targets in a loss.
 
     Attributes:
-      label_smoothing: of true labels and of hard pseudo-labels; never of soft ones.
+      label_smoothing: for true labels and hard pseudo-labels; never for soft ones.
       targets: ``soft`` or ``hard`` pseudo-labels.
       temperature: T of ``q ∝ p^(1/T)`` for soft pseudo-labels.
     """
@@ -128,14 +128,16 @@ class LossOptions:
 
 
 class Task(Protocol):
-    """A task. Arrays of many images have the axis ``[images]`` first.
+    """A task: its targets, loss, predictions and metrics.
+
+    Arrays of many images have the axis ``[images]`` first.
 
     Attributes:
-      name: as configs say it.
-      classes: names of the classes (of what selection balances).
-      outputs: width of the model's head.
-      primary_metric: key of `metrics` that generations are compared by; a mean over
-        images of `primary`, larger is better.
+      name: the task's name in configs.
+      classes: names of the classes, which selection balances.
+      outputs: number of outputs of the model's head.
+      primary_metric: key of `metrics` by which generations are compared; the mean of
+        `primary` over images, larger is better.
     """
 
     name: str
@@ -144,15 +146,15 @@ class Task(Protocol):
     primary_metric: str
 
     def targets(self, labels: np.ndarray) -> PyTree:
-        """Turns a source's labels into targets, as training takes them."""
+        """Converts a source's labels to training targets."""
 
     def loss(
         self, outputs: PyTree, batch: Batch, options: LossOptions
     ) -> dict[str, PerStream]:
-        """Returns ``loss`` and whatever else is worth logging, by stream."""
+        """Returns ``loss`` and other quantities to log, per stream."""
 
     def predict(self, outputs: PyTree) -> dict[str, jax.Array]:
-        """Turns the model's outputs into predictions of static shapes."""
+        """Converts the model's outputs to predictions of static shapes."""
 
     def bucket(self, predictions: Arrays) -> np.ndarray:
         """Returns int32 ``[images]``: the class that selection balances."""
@@ -164,26 +166,26 @@ class Task(Protocol):
         """Returns the task's own sidecar columns."""
 
     def record_bytes(self, *, top_k: int | None) -> int:
-        """Returns how many bytes a record takes in those columns, for plans.
+        """Returns the bytes per record of the sidecar columns, for estimates.
 
-        A task that lacks it is taken to keep two bytes for each class.
+        Without this method, two bytes per class are assumed.
         """
 
     def stored_targets(self, rows: pa.RecordBatch) -> Arrays:
-        """Reads its columns back as arrays of fixed width, for memory maps."""
+        """Reads the sidecar columns as fixed-width arrays, for memory mapping."""
 
     def pseudo_targets(self, stored: dict[str, jax.Array]) -> PyTree:
-        """Turns stored targets into targets, on the device."""
+        """Converts stored targets to training targets, on the device."""
 
     def taught_targets(self, predictions: dict[str, jax.Array]) -> PyTree:
-        """Turns a teacher's predictions into targets, on the device, in the step.
+        """Converts a teacher's predictions to training targets, within the step.
 
-        What `pseudo_targets` makes of them when they have been stored, to rounding. A
-        task that lacks it cannot have ``labels.mode='on_the_fly'``.
+        Equals storing them and calling `pseudo_targets`, up to rounding. A task without
+        this method does not support ``labels.mode='on_the_fly'``.
         """
 
     def primary(self, predictions: Arrays, labels: np.ndarray) -> np.ndarray:
-        """Returns float64 ``[images]``: what the primary metric averages."""
+        """Returns float64 ``[images]``, whose mean is the primary metric."""
 
     def metrics(self, predictions: Arrays, labels: np.ndarray) -> dict[str, float]:
-        """Returns the task's metrics on these images."""
+        """Returns the task's metrics over the images."""

@@ -1,20 +1,19 @@
-"""Random keys, of one implementation whatever the environment says.
+"""Random keys of a fixed implementation.
 
-``JAX_DEFAULT_PRNG_IMPL`` would otherwise choose other bits, and the host's draws
-(``augment/threefry.py``) would no longer be the device's.
+``JAX_DEFAULT_PRNG_IMPL`` could otherwise select another one, and random numbers drawn
+on the host (``augment/threefry.py``) would differ from the device's.
 """
 
 import jax
-import numpy as np
 
 IMPLEMENTATION = "threefry2x32"
 
 
 def key(seed: int) -> jax.Array:
-    """Returns the key ``[]`` of a seed."""
+    """Returns the key ``[]`` for a seed."""
     return jax.random.key(seed, impl=IMPLEMENTATION)
 
 
-def wrap(data: jax.Array | np.ndarray) -> jax.Array:
-    """Returns the keys ``[...]`` whose data, uint32 ``[..., 2]``, are given."""
+def wrap(data: jax.Array) -> jax.Array:
+    """Returns the keys ``[...]`` with the given data, uint32 ``[..., 2]``."""
     return jax.random.wrap_key_data(data, impl=IMPLEMENTATION)

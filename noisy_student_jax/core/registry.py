@@ -1,4 +1,4 @@
-"""Finding a model, a data set or a task by name, in the package or outside it."""
+"""Lookup of models, datasets and tasks by name, inside or outside the package."""
 
 import importlib
 from collections.abc import Callable, Mapping
@@ -7,16 +7,16 @@ from typing import Any
 from noisy_student_jax.core.errors import UserError, nearest, one_line
 
 
-def find(name: str, table: Mapping[str, str], kind: str) -> Callable:
-    """Imports what a name stands for.
+def find(name: str, table: Mapping[str, str], kind: str) -> Callable[..., Any]:
+    """Imports the function registered under a name.
 
     Args:
-      name: a key of `table`, or ``package.module:function`` from anywhere.
-      table: ``package.module:function`` by name; imported only when asked for.
-      kind: what is looked for, as the error says it.
+      name: a key of `table`, or any ``package.module:function``.
+      table: ``package.module:function`` by name, imported lazily.
+      kind: the kind of object, for error messages.
 
     Raises:
-      UserError: no such name, module or function.
+      UserError: the name, module or function does not exist.
     """
     place = table.get(name, name)
     module_name, colon, attribute = place.partition(":")
@@ -41,11 +41,17 @@ def find(name: str, table: Mapping[str, str], kind: str) -> Callable:
     return getattr(module, attribute)
 
 
-def make(name: str, table: Mapping[str, str], kind: str, *arguments, **options) -> Any:
-    """Calls what a name stands for.
+def make(
+    name: str,
+    table: Mapping[str, str],
+    kind: str,
+    *arguments: Any,
+    **options: Any,
+) -> Any:
+    """Calls the function registered under a name.
 
     Raises:
-      UserError: see `find`; or it is not a function for this kind of thing.
+      UserError: see `find`; or a function outside the table raised an exception.
     """
     function = find(name, table, kind)
     try:

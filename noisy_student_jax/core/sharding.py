@@ -1,4 +1,4 @@
-"""Which device holds what: a mesh with one axis, examples spread along it."""
+"""Sharding of batches and training state over a mesh with one axis."""
 
 import dataclasses
 import math
@@ -13,23 +13,24 @@ from noisy_student_jax.core.types import PyTree
 
 DATA = "data"
 LARGE = 4096
-"""Elements from which an array of a sharded state is split: 16 kB of float32."""
+"""Minimum number of elements of an array that is sharded: 16 kB of float32."""
 _PARTS, _COPIES = "parts", "copies"
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Makes the mesh of the given (default: all) devices."""
+    """Creates the mesh of the given devices (default: all)."""
     devices = list(jax.devices() if devices is None else devices)
     # Auto: under Explicit, a Linen step with batch norm and dropout does not trace.
     return Mesh(np.asarray(devices), (DATA,), axis_types=(AxisType.Auto,))
 
 
 def compiler_options(mesh: Mesh) -> dict[str, Any]:
-    """Says how a large program is compiled for the devices of a mesh.
+    """Returns XLA options for compiling a large program for a mesh.
 
-    On CPU XLA's lesser effort compiles a step in four fifths of the time, and it is as
-    fast: most of it are loops over large arrays, and matrix products from a library.
-    Without an analysis of regions it copies most arrays of a donated state.
+    On CPU, XLA's lower optimization level takes four fifths of the compile time, and
+    the step is as fast: it mostly consists of loops over large arrays and matrix
+    products from a library. Without region analysis, XLA copies most arrays of a
+    donated state.
     """
     if mesh.devices.flat[0].platform != "cpu":
         return {}
@@ -40,27 +41,28 @@ def compiler_options(mesh: Mesh) -> dict[str, Any]:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Every device holds the whole."""
+    """Returns the sharding of an array that every device holds completely."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def along_batch(mesh: Mesh) -> NamedSharding:
-    """Every device holds an equal run of examples."""
+    """Returns the sharding that splits the batch axis evenly over devices."""
     return NamedSharding(mesh, PartitionSpec(DATA))
 
 
 def state_sharding(state: PyTree, mesh: Mesh, *, sharded: bool) -> PyTree:
-    """Says where each array of a training state lives.
+    """Returns the shardings of a training state.
 
     Args:
       state: arrays, or their shapes.
       mesh: devices.
-      sharded: whether each device keeps a part of every large array (weights, their
-        average, the optimizer's copies), as in ZeRO and FSDP, and the step gathers
-        what it computes with (`Sharing`). Otherwise every device holds the whole.
+      sharded: whether each device holds a shard of every large array (weights, their
+        moving average, the optimizer's buffers), as in ZeRO and FSDP, and the step
+        gathers the weights it computes with (`Sharing`). Otherwise the state is
+        replicated.
 
     Returns:
-      A tree like `state`, of shardings; one for all where it is not sharded.
+      A tree of shardings like `state`; a single sharding if it is replicated.
     """
     if not sharded:
         return replicated(mesh)
@@ -69,14 +71,14 @@ def state_sharding(state: PyTree, mesh: Mesh, *, sharded: bool) -> PyTree:
 
 @dataclasses.dataclass(frozen=True)
 class Sharing:
-    """What a step does with a state that devices share.
+    """Sharding constraints within a step on a sharded state.
 
-    Left to itself, the partitioner takes the splitting of the weights over to the
-    activations: a step of EfficientNet-L2 then asked for 87 GiB of temporaries a chip.
+    Without them, the partitioner propagates the sharding of the weights to the
+    activations: a step of EfficientNet-L2 then needed 87 GiB of temporaries per chip.
 
     Attributes:
-      whole: gathers arrays, so that every device has all of them.
-      shared: has each device keep its share of the gradients.
+      whole: gathers arrays, so every device has all of them.
+      shared: reduces gradients, so each device keeps its shard.
     """
 
     whole: Callable[[PyTree], PyTree]
@@ -84,17 +86,17 @@ class Sharing:
 
     @classmethod
     def of(cls, params: PyTree, mesh: Mesh) -> "Sharing":
-        """Returns that of weights with these shardings.
+        """Returns the constraints for weights with the given shardings.
 
         Args:
-          params: of `state_sharding`.
+          params: shardings of the weights, from `state_sharding`.
           mesh: devices.
         """
 
         def whole(tree: PyTree) -> PyTree:
             return jax.lax.with_sharding_constraint(tree, replicated(mesh))
 
-        # Summed first: so that no device computes a share of a gradient of all images.
+        # Sum first: otherwise a device may compute its shard over the whole batch.
         return cls(
             whole,
             lambda tree: jax.lax.with_sharding_constraint(whole(tree), params),
@@ -102,15 +104,15 @@ class Sharing:
 
 
 NOT_SHARED = Sharing(lambda tree: tree, lambda tree: tree)
-"""What a step does with a state that every device holds."""
+"""No constraints, for a replicated state."""
 
 
 def split(shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
-    """Places an array of a sharded state: see `parts`."""
+    """Returns the sharding of one array of a sharded state; see `parts`."""
     count, axis = parts(shape, mesh.size)
     if count == 1:
         return replicated(mesh)
-    # The same devices in the same order, so that both meshes go into one program.
+    # The same devices in the same order, so one program can use both meshes.
     folded = Mesh(
         mesh.devices.reshape(-1, count),
         (_COPIES, _PARTS),
@@ -120,27 +122,27 @@ def split(shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
 
 
 def parts(shape: tuple[int, ...], devices: int) -> tuple[int, int]:
-    """Says how an array of a sharded state is split: one axis, evenly.
+    """Returns how an array of a sharded state is split: evenly, along one axis.
 
-    The channels of a network are seldom a multiple of a large slice: of 256 devices, a
-    kernel of 8,256 channels is split into 64 parts, each held by four of them.
+    Channel counts are seldom a multiple of the size of a large slice: on 256 devices, a
+    kernel with 8,256 channels is split into 64 parts, each held by four devices.
 
     Args:
       shape: of the array.
-      devices: in the mesh.
+      devices: number of devices in the mesh.
 
     Returns:
-      The number of parts, 1 for an array that stays whole, and the axis.
+      The number of parts, 1 for an array that is not split, and the axis.
     """
-    # Vectors are small, and needed everywhere at once: batch norm's statistics too.
+    # Vectors, batch statistics among them, are small and needed on every device.
     if len(shape) < 2 or math.prod(shape) < LARGE:
         return 1, 0
-    # The last of the axes that are split best: outputs rather than inputs.
+    # The last axis wins a tie: outputs rather than inputs.
     return max((math.gcd(n, devices), axis) for axis, n in enumerate(shape))
 
 
 def elements_held(shapes: PyTree, devices: int, *, sharded: bool) -> int:
-    """Returns how many elements of arrays (or their shapes) a device holds."""
+    """Returns the number of elements of arrays (or their shapes) per device."""
     return sum(
         leaf.size // (parts(leaf.shape, devices)[0] if sharded else 1)
         for leaf in jax.tree.leaves(shapes)
@@ -148,7 +150,7 @@ def elements_held(shapes: PyTree, devices: int, *, sharded: bool) -> int:
 
 
 def local_rows(mesh: Mesh, count: int) -> slice:
-    """Returns which of `count` global examples this host has to provide."""
+    """Returns the range of the `count` global examples that this host provides."""
     share = count // jax.process_count()
     return slice(jax.process_index() * share, (jax.process_index() + 1) * share)
 

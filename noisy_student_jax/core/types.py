@@ -1,18 +1,17 @@
-"""The few types that every floor speaks of.
+"""Types shared by the whole package.
 
-A *batch* is a dictionary, the same for every task:
+A *batch* is a dictionary with the same keys for every task:
 
 - ``image``: uint8 or float32 ``[batch, height, width, channels]``, values 0–255;
-- ``target``: the task's pytree, leading axis ``[batch]``. A pseudo-label has the
-  same type as a true label;
+- ``target``: the task's pytree, leading axis ``[batch]``. Pseudo-labels and true
+  labels have the same type;
 - ``weight``: float32 ``[batch]``, 0 for padding;
 - ``stream``: int32 ``[batch]``, `LABELED` or `PSEUDO`;
 - ``noise``: ``{"dropout", "stochastic_depth"}``, each float32 ``[batch]``, 1 where
-  that noise of the model applies to the example, 0 where it does not;
-- ``teacher_image``, where the teacher labels in the step: uint8 ``[pseudo, side, side,
-  channels]``, one for each pseudo-labeled example in their order: the same image as
-  the teacher is to see it, not noised. Devices and microbatches take their share of it
-  as they do of the rest.
+  this model noise applies to the example, 0 where it does not;
+- ``teacher_image``, if the teacher labels within the step: uint8 ``[pseudo, side, side,
+  channels]``, the clean image of each pseudo-labeled example, in their order. It is
+  split over devices and microbatches like the rest.
 """
 
 from typing import Any
@@ -31,7 +30,7 @@ PyTree = Any
 
 @flax.struct.dataclass
 class PerStream:
-    """A quantity summed over the examples of each stream, and what it is divided by.
+    """A quantity summed over the examples of each stream, and its normalizer.
 
     Attributes:
       total: float32 ``[streams]``.
@@ -45,7 +44,7 @@ class PerStream:
     def of(
         cls, values: jax.Array, *, stream: jax.Array, weight: jax.Array
     ) -> "PerStream":
-        """Sums one value an example, ``[batch]``, by stream, under weights."""
+        """Returns the weighted sums per stream of values ``[batch]``."""
         member = jax.nn.one_hot(stream, len(STREAMS), dtype=jnp.float32)
         weighted = member * weight[:, None]
         return cls(total=values @ weighted, normalizer=weighted.sum(axis=0))

@@ -1,4 +1,4 @@
-"""What is done with records that cannot be used: counted, named, too many refused."""
+"""Handling of unusable records: a warning, or an error if there are too many."""
 
 import itertools
 import pathlib
@@ -8,7 +8,7 @@ from noisy_student_jax.core.console import printable, warn
 from noisy_student_jax.core.errors import UserError
 
 Unusable = Collection[tuple[str, str]]
-"""The key of each, and why it cannot be used."""
+"""Key and reason of each unusable record."""
 
 _NAMED = 3
 
@@ -21,17 +21,17 @@ def tell(
     most: float,
     listed: pathlib.Path | None = None,
 ) -> None:
-    """Warns of records that cannot be used and are left out.
+    """Warns about unusable records that are left out.
 
     Args:
-      unusable: those records.
-      total: how many there are, usable or not.
-      what: they are, such as ``test images``.
-      most: the fraction of them that may be unusable.
-      listed: a file that names all that are.
+      unusable: the unusable records.
+      total: the number of records, usable or not.
+      what: the kind of record, such as ``test images``.
+      most: the fraction of records that may be unusable.
+      listed: a file that lists the unusable records.
 
     Raises:
-      UserError: there are too many.
+      UserError: too many records are unusable.
     """
     refuse(unusable, total, what, most=most, listed=listed)
     if unusable:
@@ -50,14 +50,14 @@ def refuse(
     most: float | None = None,
     listed: pathlib.Path | None = None,
 ) -> None:
-    """Raises UserError if too many records cannot be used.
+    """Raises UserError if too many records are unusable.
 
     Args:
-      unusable: those records.
-      total: how many there are, usable or not.
-      what: they are, such as ``test images``.
-      most: the fraction of them that may be unusable; None where none may be.
-      listed: a file that names all that are.
+      unusable: the unusable records.
+      total: the number of records, usable or not.
+      what: the kind of record, such as ``test images``.
+      most: the fraction of records that may be unusable; None if none may be.
+      listed: a file that lists the unusable records.
     """
     if len(unusable) <= (most or 0) * total:
         return

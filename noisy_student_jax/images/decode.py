@@ -1,9 +1,9 @@
-"""Decoding: people's image files to RGB arrays, or one line saying why not.
+"""Decoding of untrusted image files to RGB arrays, or a one-line reason why not.
 
-Files come from cameras, web pages and disks that were full. So: what a file is, its
-first bytes say and never its name; only the parsers of a short list are run; sizes are
-checked before pixels are decoded; and a file that is damaged is refused whole, since
-half an image with a true label is worse than none. Pillow and NumPy only.
+Files come from cameras, web pages and disks that were full. The format is detected by
+the first bytes, never by the name; only a short list of parsers runs; sizes are checked
+before pixels are decoded; and damaged files are rejected completely, since half an
+image with a true label is worse than none. This module needs only Pillow and NumPy.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from noisy_student_jax.core.errors import one_line
 
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 256 * 2**20
-"""Of a file; more is no image that anyone trains on."""
+"""Maximum size of a file; larger files are not training images."""
 SIGNATURES = {
     b"\xff\xd8\xff": "JPEG",
     b"\x89PNG\r\n\x1a\n": "PNG",
@@ -53,17 +53,17 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What sets an image upright, by its EXIF orientation."""
+"""Transposes that make an image upright, by EXIF orientation."""
 
-# Without a handler of its own, what Pillow logs of a broken file lands on the screen.
+# Without a handler, Pillow's log of broken files is printed to the console.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 class UndecodableImageError(Exception):
-    """The file is no image that we read; the message says why, in one line.
+    """The file cannot be decoded; the message gives the reason in one line.
 
-    The line is the same on every run, and free of control characters and addresses,
-    so that reasons can be stored, compared and counted.
+    The reason is the same in every run and free of control characters and addresses,
+    so reasons can be stored, compared and counted.
     """
 
 
@@ -72,31 +72,31 @@ def decode(
 ) -> np.ndarray:
     """Decodes an image file to RGB, upright by its EXIF orientation.
 
-    JPEG, PNG, WebP, GIF, BMP, TIFF, PPM, AVIF, and, where `pillow_heif` is installed,
-    HEIC. Of animations and of files with several pages, the first image. Transparent
-    parts become white, as they look on most pages. Values of more than 8 bits are
-    scaled. Color profiles are not applied. Damage inside a JPEG that keeps its
-    structure cannot be told: the format has no checksums.
+    Supports JPEG, PNG, WebP, GIF, BMP, TIFF, PPM, AVIF and, if `pillow_heif` is
+    installed, HEIC. Animations and multi-page files yield their first image.
+    Transparent parts become white, as they appear on most web pages. Values of more
+    than 8 bits are scaled. Color profiles are not applied. Damage that preserves the
+    structure of a JPEG is undetectable: the format has no checksums.
 
     Args:
       source: a path, or the file's bytes.
-      shorter_side: shrinks to this length of the shorter side, if it is longer, with
-        the aspect kept. A JPEG is then decoded at the smallest of 1/8, 1/4, 1/2 and
-        its full size that still has so many pixels: several times faster.
+      shorter_side: downscales a longer shorter side to this length, keeping the aspect
+        ratio. A JPEG is then decoded at the smallest of 1/8, 1/4, 1/2 and full size
+        that is still large enough, which is several times faster.
 
     Returns:
       uint8 ``[height, width, 3]``.
 
     Raises:
-      UndecodableImageError: whatever is wrong with the file: missing, truncated,
-        damaged, not an image, more than `MAX_BYTES`, or more than `MAX_PIXELS` by
-        its header (checked before any pixel is decoded).
+      UndecodableImageError: the file is missing, truncated, damaged, not an image,
+        larger than `MAX_BYTES`, or has more than `MAX_PIXELS` by its header (checked
+        before any pixel is decoded).
     """
     if shorter_side is not None and shorter_side < 1:
         raise ValueError(f"shorter_side must be at least 1, got {shorter_side}")
     with _opened(source, whole=True) as image:
         drafted = None
-        # Of the others, HEIC has a draft too: any thumbnail that it comes with.
+        # HEIC has drafts too, but those may be any embedded thumbnail.
         if shorter_side is not None and image.format in ("JPEG", "MPO"):
             drafted = image.draft(None, (shorter_side, shorter_side))
         image.load()
@@ -112,12 +112,12 @@ def decode(
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """What the first bytes of an image file tell.
+    """The header of an image file.
 
     Attributes:
-      height: of what `decode` would return, if the pixels are good.
+      height: of the image that `decode` would return, if the pixels are intact.
       width: likewise.
-      plain: it is a JPEG of one or three colors, stored upright.
+      plain: whether it is an upright JPEG with one or three channels.
     """
 
     height: int
@@ -132,17 +132,18 @@ def header(source: str | pathlib.Path | bytes) -> tuple[int, int]:
       source: a path, or the file's bytes.
 
     Returns:
-      The height and the width of what `decode` would return, if the pixels are good.
+      Height and width of the image that `decode` would return, if the pixels are
+      intact.
 
     Raises:
-      UndecodableImageError: as `decode`, as far as the header tells.
+      UndecodableImageError: as `decode`, as far as the header shows.
     """
     found = inspect(source)
     return found.height, found.width
 
 
 def inspect(source: str | pathlib.Path | bytes) -> Header:
-    """As `header`, and tells more."""
+    """Reads an image's `Header`; raises as `header`."""
     with _opened(source) as image:
         width, height = image.size
         # Pillow gives the size of a TIFF upright already.
@@ -156,8 +157,8 @@ def read(path: str | pathlib.Path) -> bytes:
     """Reads an image file's bytes.
 
     Raises:
-      UndecodableImageError: it cannot be read, is no regular file (a pipe would be
-        waited for, a device never end), or has more than `MAX_BYTES`.
+      UndecodableImageError: it is unreadable, not a regular file (a pipe would block, a
+        device never end), or larger than `MAX_BYTES`.
     """
     path = pathlib.Path(path)
     try:
@@ -183,7 +184,7 @@ def read(path: str | pathlib.Path) -> bytes:
 def _opened(
     source: str | pathlib.Path | bytes, *, whole: bool = False
 ) -> Iterator[Image.Image]:
-    """Opens an image, its size checked; tells what goes wrong then or later."""
+    """Opens an image and checks its size; translates errors until it is closed."""
     data = source if isinstance(source, bytes) else read(source)
     kind = _kind(data)
     _pass_over_warnings()
@@ -204,12 +205,12 @@ def _opened(
     except MemoryError as error:
         raise UndecodableImageError("too large for the memory that is free") from error
     except Image.DecompressionBombError as error:
-        # Pillow's own limit is higher, but it is checked earlier.
+        # Pillow's own limit is higher, but checked earlier.
         raise UndecodableImageError(
             f"more than {MAX_PIXELS:,} pixels by its header"
         ) from error
     except UnidentifiedImageError as error:
-        # Pillow's own words hold the address of the buffer, another in every run.
+        # Pillow's message contains the buffer's address, which varies between runs.
         reason = f"broken {kind} file: its header cannot be read"
         raise UndecodableImageError(reason) from error
     except Exception as error:  # Pillow's plugins raise many kinds on broken files
@@ -217,10 +218,10 @@ def _opened(
 
 
 def _pass_over_warnings() -> None:
-    """Has Python ignore what Pillow warns of, from now on.
+    """Makes Python ignore Pillow's warnings from now on.
 
-    And not with `warnings.catch_warnings`: one thread would put back what another has
-    changed.
+    `warnings.catch_warnings` is not thread-safe: one thread would restore the filters
+    that another has changed.
     """
     modules = rf"PIL\.|pillow_heif|{re.escape(__name__)}"
     first = warnings.filters[0][3] if warnings.filters else None
@@ -229,14 +230,14 @@ def _pass_over_warnings() -> None:
 
 
 def _kind(data: bytes) -> str:
-    """Names the format by the first bytes, as Pillow calls it."""
+    """Returns Pillow's name of the format, detected by the first bytes."""
     if not data:
         raise UndecodableImageError("empty file")
     for signature, kind in SIGNATURES.items():
         if data.startswith(signature):
             return kind
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        # Its decoder would say only that it cannot.
+        # The decoder would not give the reason.
         if len(data) < 8 + int.from_bytes(data[4:8], "little"):
             raise UndecodableImageError("truncated WEBP file")
         return "WEBP"
@@ -267,17 +268,17 @@ def _check_size(image: Image.Image) -> None:
 
 
 def _check_whole(kind: str, data: bytes) -> None:
-    """Refuses damage that decoding would pass over."""
+    """Rejects damage that decoding would ignore."""
     if kind == "PNG":
         with Image.open(io.BytesIO(data), formats=[kind]) as image:
             image.verify()  # the checksums
     elif kind == "JPEG" and data.rfind(b"\xff\xd9", _first_scan(data)) < 0:
-        # Where its end is missing, zeros in its place decode as well as any bytes.
+        # Without an end marker, zero padding would decode without an error.
         raise UndecodableImageError(f"truncated {kind} file")
 
 
 def _first_scan(data: bytes) -> int:
-    """Finds where a JPEG's pixels begin, behind a thumbnail that has its own end."""
+    """Returns the offset of a JPEG's first scan, past any thumbnail's end marker."""
     place = 2
     while data[place : place + 1] == b"\xff" and data[place + 1 : place + 2] != b"\xda":
         padding = data[place + 1 : place + 2] == b"\xff"
@@ -287,16 +288,16 @@ def _first_scan(data: bytes) -> int:
 
 
 def _reason(kind: str, error: Exception) -> str:
-    """Why an image cannot be decoded, in few kinds, so that they can be counted."""
+    """Returns the reason of a decoding error, normalized so that reasons group."""
     words = _words(error)
     if re.search("truncated|unexpected end of file", words, re.IGNORECASE):
-        return f"truncated {kind} file"  # and not: by how many bytes
+        return f"truncated {kind} file"  # without the number of bytes
     words = words.removeprefix(f"broken {kind} file ").strip("()")
     return f"broken {kind} file: {words}"
 
 
 def _words(error: Exception) -> str:
-    """What an error says, in one harmless line."""
+    """Returns an error's message as one printable line."""
     text = " ".join(str(error).split())
     if not text or not isinstance(error, (OSError, SyntaxError, ValueError)):
         text = one_line(error)
@@ -304,16 +305,16 @@ def _words(error: Exception) -> str:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The orientation by EXIF; a broken EXIF block does not lose the image."""
+    """Returns the EXIF orientation, 1 if the EXIF block is broken."""
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
         return orientation if orientation in TURNS else 1
-    except Exception:  # as many kinds as there are ways to break it
+    except Exception:  # Pillow raises many kinds on broken EXIF blocks
         return 1
 
 
 def _is_stored_upright(image: Image.Image) -> bool:
-    """Whether there is no doubt of it: not where the EXIF block makes no sense."""
+    """Returns whether the image is surely upright; False for a broken EXIF block."""
     try:
         return image.getexif().get(ExifTags.Base.Orientation, 1) == 1
     except Exception:  # see `_orientation`
@@ -321,19 +322,19 @@ def _is_stored_upright(image: Image.Image) -> bool:
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
-    # A loaded TIFF is turned, and no longer says how.
+    # A loaded TIFF is upright already and has no orientation left.
     return TURNS.get(_orientation(image))
 
 
 def _shrink(image: Image.Image, width: float, height: float, side: int) -> Image.Image:
-    """Shrinks to a shorter side.
+    """Downscales to a shorter side.
 
     Args:
-      image: it, perhaps decoded at a fraction of its size.
-      width: what of it is image, in its pixels: not whole where a fraction's edge
-        was padded.
-      height: the same.
-      side: the shorter side that is wanted.
+      image: the image, perhaps decoded at a fraction of its size.
+      width: of the valid area in pixels; fractional if the edge of a reduced JPEG is
+        padded.
+      height: likewise.
+      side: the target length of the shorter side.
     """
     scale = min(1, side / min(width, height))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -345,7 +346,7 @@ def _shrink(image: Image.Image, width: float, height: float, side: int) -> Image
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         image = _to_eight_bits(image)
-    if image.mode == "La":  # premultiplied, and converted to its neighbor alone
+    if image.mode == "La":  # premultiplied; Pillow converts it only to LA
         image = image.convert("LA")
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -356,7 +357,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:
-    """Scales deep grays, which Pillow would clip at 255."""
+    """Scales grayscale of more than 8 bits, which Pillow would clip at 255."""
     values = np.asarray(image)
     transparent = image.info.get("transparency")
     if image.mode.startswith("I;16") or image.format in ("PNG", "PPM"):
@@ -370,16 +371,16 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _is_twelve_bits(image: Image.Image) -> bool:
-    """TIFF alone stores numbers of 12 bits, which Pillow then calls 16."""
+    """Returns whether values have 12 bits: TIFF only; Pillow reports them as 16."""
     tags = getattr(image, "tag_v2", {})
     return tags.get(ExifTags.Base.BitsPerSample) == (12,)
 
 
 def _on_a_known_scale(values: np.ndarray) -> np.ndarray:
-    """Takes whole or floating numbers to uint8.
+    """Scales integer or floating-point values to uint8.
 
-    The files do not say what is white. So it is the least of 1 (for floating
-    numbers), 255 and 65,535 that no value is above.
+    The files do not define white. It is taken to be the least of 1 (for floating
+    point), 255 and 65,535 that no value exceeds.
     """
     whites = (255, 65_535) if values.dtype.kind in "iu" else (1, 255, 65_535)
     values = np.nan_to_num(values.astype(np.float32), posinf=np.inf)

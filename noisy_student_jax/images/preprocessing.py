@@ -1,13 +1,14 @@
-"""Evaluation preprocessing: crop and resize — once, for every road.
+"""Image preprocessing: crop and resize, shared by all input pipelines.
 
-`label`, `evaluate` and `predict` all come through here, as do resident training
-images, so that weights are only ever read with the preprocessing they know. Pillow
-and NumPy only.
+`label`, `evaluate`, `predict` and resident training images all use this module, so
+weights always see the preprocessing they were trained with. It needs only Pillow and
+NumPy.
 """
 
 import dataclasses
 import functools
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -26,10 +27,10 @@ from noisy_student_jax.images.resize import (
 
 @functools.cache
 def compiled_bicubic() -> Bicubic | None:
-    """Returns Pillow's bicubic resize as Numba compiles it; None without Numba.
+    """Returns Pillow's bicubic resize compiled by Numba; None without Numba.
 
-    It gives the same pixels, several times as fast (``resize_numba.py``). It takes
-    a second to get, and more on the first time, so it is for those who resize many.
+    It gives the same pixels several times faster (``resize_numba.py``). Loading takes a
+    second, and longer the first time, so it only pays off for many images.
     """
     try:
         from noisy_student_jax.images import resize_numba
@@ -37,7 +38,7 @@ def compiled_bicubic() -> Bicubic | None:
         return resize_numba.load()
     except ImportError:
         return None
-    except Exception as error:  # of Numba's kinds, where it cannot compile or keep
+    except Exception as error:  # Numba raises many kinds if it cannot compile or cache
         console.warn(
             f"Numba cannot be used here ({one_line(error)}): images are resized by"
             " Pillow, which takes longer"
@@ -47,15 +48,15 @@ def compiled_bicubic() -> Bicubic | None:
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """What has to happen to an image before a model may see it.
+    """The preprocessing that a model's weights expect.
 
     Attributes:
-      resolution: side of the square that the model reads, in pixels.
+      resolution: side of the square model input, in pixels.
       crop_padding: the center crop is ``resolution / (resolution + crop_padding)``
         of the shorter side (32 in the authors' ``preprocessing.py``; 0 takes the
         whole shorter side).
-      interpolation: ``bicubic``, ``bilinear`` or ``nearest``, as Pillow's; or
-        ``bicubic_tf1``, the authors' own.
+      interpolation: Pillow's ``bicubic``, ``bilinear`` or ``nearest``; or
+        ``bicubic_tf1``, which the authors used.
       mean: per channel, on the 0–1 scale.
       std: per channel, on the 0–1 scale.
     """
@@ -66,7 +67,7 @@ class Preprocessing:
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.interpolation not in (*INTERPOLATIONS, BICUBIC_TF1):
             known = ", ".join((*INTERPOLATIONS, BICUBIC_TF1))
             raise UserError(
@@ -84,18 +85,18 @@ class Preprocessing:
             )
 
     @classmethod
-    def from_json(cls, fields: dict) -> "Preprocessing":
-        """Reads what `dataclasses.asdict` wrote."""
+    def from_json(cls, fields: dict[str, Any]) -> "Preprocessing":
+        """Inverts `dataclasses.asdict`, also after a round trip through JSON."""
         fields = dict(fields)
         fields["mean"], fields["std"] = tuple(fields["mean"]), tuple(fields["std"])
         return cls(**fields)
 
     @property
     def dtype(self) -> type[np.generic]:
-        """Of the images that `apply` makes.
+        """The dtype of `apply`'s result.
 
-        The authors neither clip nor round an evaluation image, so that theirs is
-        float32; Pillow's resizes give uint8.
+        The authors neither clip nor round evaluation images, so ``bicubic_tf1`` gives
+        float32; Pillow gives uint8.
         """
         return np.float32 if self.interpolation == BICUBIC_TF1 else np.uint8
 
@@ -104,7 +105,7 @@ class Preprocessing:
 
         Args:
           image: uint8 ``[height, width, 3]``.
-          bicubic: of the same pixels as Pillow's, to be used in its place.
+          bicubic: a resize function to use instead of Pillow's, with equal results.
 
         Returns:
           `dtype` ``[resolution, resolution, 3]``.
@@ -128,7 +129,7 @@ class Preprocessing:
         *,
         bicubic: Bicubic | None = None,
     ) -> np.ndarray:
-        """Crops a box of one image, and resizes it, for training.
+        """Crops a box of one image and resizes it, for training.
 
         Args:
           image: uint8 ``[height, width, 3]``.
@@ -151,11 +152,11 @@ class Preprocessing:
         *,
         bicubic: Bicubic | None = None,
     ) -> np.ndarray:
-        """Resizes a box as `augment.crops.crop_boxes` draws it, for training.
+        """Crops and resizes a box from `augment.crops.crop_boxes`, for training.
 
         Args:
           image: uint8 ``[height, width, 3]``.
-          box: top, left, height and width; of height 0 for evaluation's crop.
+          box: top, left, height and width; height 0 selects the evaluation crop.
           bicubic: see `apply`.
 
         Returns:
@@ -166,17 +167,17 @@ class Preprocessing:
         return to_uint8(self.apply(image, bicubic=bicubic))
 
     def apply_all(self, images: Iterable[np.ndarray]) -> np.ndarray:
-        """Applies to many images; returns `dtype` ``[count, side, side, 3]``."""
+        """Preprocesses many images; returns `dtype` ``[count, side, side, 3]``."""
         done = [self.apply(image) for image in images]
         shape = (0, self.resolution, self.resolution, 3)
         return np.stack(done) if done else np.zeros(shape, self.dtype)
 
     def apply_all_to_train_on(self, images: Iterable[np.ndarray]) -> np.ndarray:
-        """Applies to many images that noise is added to; as `apply_all`, but uint8."""
+        """Preprocesses images to be augmented: `apply_all`, converted to uint8."""
         return to_uint8(self.apply_all(images))
 
     def blank(self) -> np.ndarray:
-        """Returns what stands where there is no image: uint8, mid-gray."""
+        """Returns a placeholder image: uint8 ``[side, side, 3]``, mid-gray."""
         return np.full((self.resolution, self.resolution, 3), FILL, np.uint8)
 
     def resized(
@@ -190,7 +191,7 @@ class Preprocessing:
 
         Args:
           part: uint8 ``[height, width, 3]``.
-          box: what of it; None for all of it. Not for ``bicubic_tf1``.
+          box: the part to resize; None for all. ``bicubic_tf1`` does not support it.
           bicubic: see `apply`.
 
         Returns:
@@ -209,7 +210,7 @@ class Preprocessing:
 
 
 def to_uint8(images: np.ndarray) -> np.ndarray:
-    """Clips to 0–255 and truncates, as the authors do to what they augment."""
+    """Clips to 0–255 and truncates, as the authors do before augmentation."""
     if images.dtype == np.uint8:
         return images
     return np.clip(images, 0, 255).astype(np.uint8)

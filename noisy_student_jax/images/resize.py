@@ -1,4 +1,4 @@
-"""How images are resized: the ways by name, and what a resizing function takes."""
+"""Interpolation methods by name, and the types of resize functions."""
 
 from collections.abc import Callable
 
@@ -10,12 +10,12 @@ INTERPOLATIONS = {
     "bilinear": Image.Resampling.BILINEAR,
     "nearest": Image.Resampling.NEAREST,
 }
-"""Pillow's, smoothed where they shrink."""
+"""Pillow's methods, which antialias when downscaling."""
 
 BICUBIC_TF1 = "bicubic_tf1"
-"""The authors' (``images/resize_tf1.py``)."""
+"""The authors' method (``images/resize_tf1.py``)."""
 
 Box = tuple[float, float, float, float]
-"""Left, top, right and bottom, in pixels of an image and parts of them."""
+"""Left, top, right and bottom, in fractional pixels of an image."""
 Bicubic = Callable[[np.ndarray, int, Box | None], np.ndarray]
 """Resizes a box of an image (None for all of it) to a square, as Pillow does."""

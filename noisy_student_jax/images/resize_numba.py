@@ -1,10 +1,9 @@
-"""Pillow's bicubic resize, compiled for this machine's processor: the same pixels.
+"""Pillow's bicubic resize, vectorized and compiled by Numba: the same pixels.
 
-Pillow takes one value at a time; here a vector of them. The arithmetic is that of its
-``Resample.c``: weights in float64, rounded to 22 bits; sums of 32-bit integers; one
-axis after the other, uint8 in between. Which axis comes first depends on the image's
-shape since Pillow 13, so that `load` looks at what the installed one does. It is
-compiled once a machine, by Numba, which keeps what it has compiled.
+The arithmetic is that of Pillow's ``Resample.c``: weights in float64, rounded to 22
+bits; sums of 32-bit integers; one axis after the other, with uint8 in between. Since
+Pillow 13, the order of the axes depends on the image's shape, so `load` tests the
+installed version. Numba compiles the code once per machine and caches it.
 """
 
 import functools
@@ -19,7 +18,7 @@ from noisy_student_jax.images.resize import Bicubic, Box
 _BITS = 22
 _HALF = np.int32(1 << (_BITS - 1))
 _ROWS = 32
-"""How many rows are turned into columns at a time."""
+"""Number of rows transposed at a time."""
 
 _PIXELS = types.Array(types.uint8, 3, "A", readonly=True)
 _SPAN = types.UniTuple(types.float32, 2)
@@ -28,11 +27,11 @@ _compiled = functools.partial(numba.njit, nogil=True, cache=True, error_model="n
 
 
 def load() -> Bicubic | None:
-    """Returns the function, if it gives what the installed Pillow gives.
+    """Returns the resize function, if its results equal the installed Pillow's.
 
     Returns:
-      takes uint8 ``[height, width, 3]``, and gives uint8 ``[side, side, 3]``; None if
-      Pillow's own is to be used.
+      A function from uint8 ``[height, width, 3]`` to uint8 ``[side, side, 3]``; None if
+      the results differ.
     """
     rng = np.random.default_rng(0)
     # Tall, wide, and almost square.
@@ -56,8 +55,8 @@ def _resize(
     tall_down_first: bool, image: np.ndarray, side: int, box: Box | None
 ) -> np.ndarray:
     height, width, _ = image.shape
-    left, top, right, bottom = np.float32(box or (0, 0, width, height))
-    # Pillow 13: where the height shrinks by more than twice what the width does.
+    left, top, right, bottom = np.array(box or (0, 0, width, height), np.float32)
+    # Pillow 13: if the height shrinks by more than twice as much as the width.
     down_first = height > side and height - side > 2 * (width - side)
     order = tall_down_first and down_first
     return _both(image, side, (left, right), (top, bottom), order)
@@ -83,7 +82,7 @@ def _cubic(x: float) -> float:
 def _taps(
     size: int, span: tuple[float, float], wanted: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns each wanted pixel's first, and the weights from there on; 0 behind."""
+    """Returns each output pixel's first tap and its weights, zero-padded."""
     scale = np.float64(span[1] - span[0]) / wanted
     shrunk = max(scale, 1.0)
     support = 2.0 * shrunk
@@ -106,7 +105,7 @@ def _taps(
 
 
 @_compiled([types.uint8(types.int32)])
-def _clipped(total: int) -> int:
+def _clipped(total: np.int32) -> np.uint8:
     return np.uint8(min(max(total >> _BITS, np.int32(0)), np.int32(255)))
 
 
@@ -114,7 +113,7 @@ def _clipped(total: int) -> int:
 def _across(
     image: np.ndarray, starts: np.ndarray, weights: np.ndarray, result: np.ndarray
 ) -> None:
-    """Resizes the width; some rows side by side, so that a column is a vector."""
+    """Resizes the width of blocks of transposed rows, so that columns are vectors."""
     height, width, _ = image.shape
     wanted = result.shape[1]
     read = np.empty((width, 3, _ROWS), np.uint8)
@@ -146,7 +145,7 @@ def _across(
 def _down(
     image: np.ndarray, starts: np.ndarray, weights: np.ndarray, result: np.ndarray
 ) -> None:
-    """Resizes the height: a row is a vector already."""
+    """Resizes the height; rows are vectors already."""
     height, width, _ = image.shape
     rows = np.ascontiguousarray(image).reshape(height, 3 * width)
     results = result.reshape(result.shape[0], 3 * width)

@@ -1,11 +1,11 @@
-"""TensorFlow 1's bicubic resize, which the authors trained and evaluated with.
+"""TensorFlow 1's bicubic resize, used by the authors in training and evaluation.
 
-Today's bicubic resizes differ from it in four ways: its cubic has a = −0.75 and not
-−0.5; output pixel i looks at input i·scale, so that the picture moves by up to half a
-pixel; it reads four pixels however much it shrinks, without any smoothing; and its
-weights come from a table of 1,024 steps. The arithmetic is that of TensorFlow's kernel
-(``resize_bicubic_op.cc``, neither aligned corners nor half-pixel centers), float32 and
-in its order: the same bits. NumPy only.
+It differs from current bicubic resizes in four ways: its cubic has a = −0.75 instead of
+−0.5; output pixel i samples input i·scale, which shifts the image by up to half a
+pixel; it reads four pixels at any scale, without antialiasing; and its weights come
+from a table of 1,024 steps. The arithmetic equals TensorFlow's kernel
+(``resize_bicubic_op.cc``, neither aligned corners nor half-pixel centers) bit for bit,
+in float32 and in the same order. It needs only NumPy.
 """
 
 import functools
@@ -21,12 +21,12 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
     Args:
       image: ``[height, width, channels]``.
-      height: wanted.
-      width: wanted.
+      height: of the result.
+      width: of the result.
 
     Returns:
-      float32 ``[height, width, channels]``, not clipped: next to edges values go
-      below and above those of the image.
+      float32 ``[height, width, channels]``, not clipped: values overshoot next to
+      edges.
     """
     return _along(_along(image.astype(np.float32), height, 0), width, 1)
 
@@ -40,15 +40,15 @@ def _along(values: np.ndarray, wanted: int, axis: int) -> np.ndarray:
         part = np.take(values, place, axis)
         part *= weight.reshape(shape)
         parts.append(part)
-    # Added from the left: float32 sums hang on their order.
+    # Summed from left to right: float32 sums depend on the order.
     return functools.reduce(np.add, parts)
 
 
 @functools.lru_cache(maxsize=256)
 def _taps(size: int, wanted: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns which pixels an output pixel is made of, and their weights.
+    """Returns the input pixels of each output pixel and their weights.
 
-    Both are ``[4, wanted]``, int64 and float32. Beyond an edge its pixel is repeated.
+    Both are ``[4, wanted]``, int64 and float32. Edge pixels are repeated.
     """
     at = np.arange(wanted, dtype=np.float32) * (np.float32(size) / np.float32(wanted))
     first = np.floor(at)
@@ -61,7 +61,7 @@ def _taps(size: int, wanted: int) -> tuple[np.ndarray, np.ndarray]:
 
 @functools.cache
 def _table() -> tuple[np.ndarray, np.ndarray]:
-    """The cubic at distances 0 to 1 and 1 to 2, float32 ``[1025]`` each."""
+    """Returns the cubic at distances 0 to 1 and 1 to 2, float32 ``[1025]`` each."""
     x = np.arange(_STEPS + 1) / _STEPS
     near = ((_A + 2) * x - (_A + 3)) * x * x + 1
     x = x + 1

@@ -1,13 +1,13 @@
-"""The models, by name.
+"""The registry of models.
 
 A model is a function that takes `outputs` and keyword arguments and returns a Linen
 module, which is called as ``module.apply(variables, images, train=False, noise=None)``
 on normalized images ``[batch, height, width, channels]`` and returns ``{"logits":
 float32 [batch, outputs], "features": {stride: [batch, h, w, c]}}``. To add one, write
-the function in a file of this package and name it in the table below; or name it in a
-configuration as ``package.module:function``, without touching this package.
+the function in a file of this package and register it in the table below; or name it in
+a config as ``package.module:function``, without changing this package.
 
-Nothing but this table is imported before a model is asked for.
+Models are imported lazily.
 """
 
 import dataclasses
@@ -58,7 +58,7 @@ _MODELS = {
         "efficientnet_test",
     )
 }
-# The same by its older name: the authors use it for SVHN.
+# An alias: the authors use it for SVHN.
 _MODELS["efficientnet_b0_svhn"] = _MODELS["efficientnet_b0_small"]
 
 
@@ -68,15 +68,15 @@ def names() -> tuple[str, ...]:
 
 
 def create(name: str, *, outputs: int, **arguments: Any) -> "nn.Module":
-    """Returns the module of a name.
+    """Creates a model by name.
 
     Args:
       name: one of `names()`, or ``package.module:function``.
-      outputs: number of logits; 0 for feature maps only.
-      **arguments: of the model; None stands for its own default. The package's
-        models take the fields of `ModelArguments`, and `frozen_blocks`. (A model that
-        takes `frozen_blocks` has an attribute `frozen`, the names of its modules that
-        are not trained then.)
+      outputs: number of logits; 0 for features only.
+      **arguments: of the model; None selects its default. The package's models take
+        the fields of `ModelArguments`, and `frozen_blocks`. (A model that takes
+        `frozen_blocks` has an attribute `frozen`, the names of the modules that are
+        then not trained.)
 
     Raises:
       UserError: If the name or an argument is unknown, or out of its range.
@@ -94,7 +94,7 @@ def create(name: str, *, outputs: int, **arguments: Any) -> "nn.Module":
 
 
 def accepted_arguments(name: str, *, among: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """Returns the arguments that a model names, or `among` if it takes any.
+    """Returns the names of a model's arguments, or `among` if it takes any.
 
     Raises:
       UserError: If the name is unknown.
@@ -110,14 +110,14 @@ def accepted_arguments(name: str, *, among: tuple[str, ...] = ()) -> tuple[str, 
 
 
 def arguments_of(section: Mapping[str, Any], *, outputs: int) -> dict[str, Any]:
-    """Returns what a model is created with, as a config says it.
+    """Returns the arguments of `create` for a config.
 
     Args:
       section: the config's ``model`` section.
       outputs: see `create`.
 
     Returns:
-      ``outputs``, and of the fields of `ModelArguments` those that the model takes.
+      ``outputs``, and the fields of `ModelArguments` that the model takes.
 
     Raises:
       UserError: If the name is unknown.
@@ -132,10 +132,10 @@ def arguments_of(section: Mapping[str, Any], *, outputs: int) -> dict[str, Any]:
 
 
 def resolution(name: str) -> int:
-    """Returns the height and width that a model is used at by default.
+    """Returns the default image height and width of a model.
 
     Raises:
-      UserError: If the name is unknown, or the model from outside has no
+      UserError: If the name is unknown, or a user-defined model has no
         ``default_resolution``.
     """
     size = getattr(_function(name), "default_resolution", None)
@@ -148,11 +148,10 @@ def resolution(name: str) -> int:
 
 
 def normalization(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Returns the mean and the standard deviation that a model expects by default.
+    """Returns the default mean and standard deviation of a model's images.
 
-    Each is per channel, on the 0–1 scale. A model from outside may say its own in the
-    attributes ``default_mean`` and ``default_std``; for one that does not, they are
-    ImageNet's.
+    Each is per channel, on the 0–1 scale. User-defined models can set the attributes
+    ``default_mean`` and ``default_std``; otherwise ImageNet's values apply.
 
     Raises:
       UserError: If the name is unknown.

@@ -1,9 +1,9 @@
-"""The shapes of the EfficientNet family: stages, scaling rules, members.
+"""Architectures of the EfficientNet family: stages, scaling rules, members.
 
-Numbers from the authors' `efficientnet_builder.py`; those of L2 from `noisystudent`'s,
-those of L0 and L1 from the paper's first version, those of Lite from
-`efficientnet_lite_builder.py`. The tiny and mini members are this project's, for small
-images and small photographs on a CPU.
+The numbers are from the authors' `efficientnet_builder.py`; those of L2 from
+`noisystudent`'s, those of L0 and L1 from the first version of the paper, those of Lite
+from `efficientnet_lite_builder.py`. The tiny and mini members are specific to this
+project, for small images and small photographs on a CPU.
 """
 
 import dataclasses
@@ -17,18 +17,18 @@ from noisy_student_jax.images.preprocessing import Preprocessing
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """A run of blocks at one width.
+    """A sequence of blocks with the same number of output channels.
 
-    Stride and change of width belong to the first block alone.
+    Only the first block changes resolution and width.
 
     Attributes:
       repeats: number of blocks.
       kernel: size of the spatial convolution.
       stride: of the first block.
-      expand: widening inside a block, relative to its input.
-      inputs: channels that enter the stage.
-      outputs: channels that leave each block.
-      fused: whether one full convolution stands for the 1×1 expansion and the
+      expand: expansion ratio of a block, relative to its input channels.
+      inputs: input channels of the stage.
+      outputs: output channels of each block.
+      fused: whether one full convolution replaces the 1×1 expansion and the
         depthwise convolution.
       se_ratio: squeeze width relative to the block's input channels; 0 for none.
     """
@@ -44,23 +44,23 @@ class Stage:
 
     @property
     def adds(self) -> bool:
-        """Of a single block, whether it adds its input: only then it can be dropped."""
+        """Whether a single block is residual, and can be dropped."""
         return self.stride == 1 and self.inputs == self.outputs
 
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """A member of the family, with what it is used at by default.
+    """A member of the family, with its defaults.
 
     Attributes:
       stem: channels of the first convolution.
-      stages: what stands between stem and head.
-      head: channels that the classifier reads.
-      resolution: height and width of the images.
+      stages: the stages between stem and head.
+      head: input channels of the classifier.
+      resolution: default height and width of the images.
       stem_stride: of the first convolution.
       dropout_rate: before the classifier.
-      activation: after every batch norm but a block's last, and inside squeeze
-        excitation.
+      activation: after every batch norm but a block's last, and inside
+        squeeze-and-excitation.
       mean: of the images per channel, on the 0–1 scale.
       std: of the images per channel, on the 0–1 scale.
     """
@@ -77,7 +77,7 @@ class Architecture:
 
     @property
     def blocks(self) -> tuple[Stage, ...]:
-        """Every block in its turn, as a stage of its own."""
+        """All blocks in order, each as a stage with one block."""
         return tuple(
             dataclasses.replace(stage, repeats=1)
             if number == 0
@@ -99,21 +99,21 @@ _B0_STAGES = (
 
 
 def round_filters(channels: int, width: float) -> int:
-    """Scales a number of channels to a multiple of 8, never below 90 % of the exact."""
+    """Scales channels and rounds to a multiple of 8, to at least 90 % of the scaled."""
     exact = channels * width
     rounded = max(8, int(exact + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * exact else rounded
 
 
 def round_repeats(repeats: int, depth: float) -> int:
-    """Scales a number of blocks, upwards."""
+    """Scales a number of blocks, rounding up."""
     return math.ceil(depth * repeats)
 
 
 def scaled(
     width: float, depth: float, resolution: int, dropout_rate: float
 ) -> Architecture:
-    """B0 at another width and depth; stem and head widen with the rest."""
+    """Scales B0 in width, including stem and head, and depth."""
     stages = tuple(
         dataclasses.replace(
             stage,
@@ -135,7 +135,7 @@ def scaled(
 def lite(
     width: float, depth: float, resolution: int, dropout_rate: float
 ) -> Architecture:
-    """Lite0 at another width and depth.
+    """Scales Lite0 in width and depth.
 
     Stem and head keep their width, the first and the last stage their depth.
     """
@@ -157,7 +157,7 @@ def lite(
 
 
 def _small(architecture: Architecture) -> Architecture:
-    """The authors' change for SVHN: stages 2 and 3 keep their resolution."""
+    """Applies the authors' change for SVHN: stages 2 and 3 have stride 1."""
     first, second, third, *others = architecture.stages
     second = dataclasses.replace(second, stride=1)
     third = dataclasses.replace(third, stride=1)
@@ -190,7 +190,7 @@ MEMBERS: dict[str, Architecture] = {
     "b6": scaled(1.8, 2.6, 528, 0.5),
     "b7": scaled(2.0, 3.1, 600, 0.5),
     "b8": scaled(2.2, 3.6, 672, 0.5),
-    # The paper trains these three below the resolution that it tests them at.
+    # The paper trains these three at a lower resolution than it tests them.
     "l0": scaled(2.8, 3.7, 380, 0.5),
     "l1": scaled(3.9, 3.7, 380, 0.5),
     "l2": scaled(4.3, 5.3, 475, 0.5),
@@ -255,7 +255,7 @@ MEMBERS: dict[str, Architecture] = {
         ),
         192,
     ),
-    # One of each kind in the least code to compile: strided, fused, residual.
+    # A strided, a fused and a residual block, with the least code to compile.
     "test": Architecture(
         stem=8,
         stages=(

@@ -1,8 +1,8 @@
-"""Batch norm with the activation after it, as one operation with its own gradient.
+"""Batch norm fused with the following activation, with a custom gradient.
 
-Differentiated automatically, batch norm and a swish keep several maps of the size of
-their input for the backward pass and read them all again. The gradient written out
-keeps the input alone, and needs one sum over it and one pass.
+Under automatic differentiation, batch norm and swish store several arrays of the size
+of their input for the backward pass and read them all again. The custom gradient stores
+only the input, and needs one reduction and one pass over it.
 """
 
 from collections.abc import Callable
@@ -20,21 +20,22 @@ Activation = Callable[[jax.Array], jax.Array]
 
 
 class BatchNorm(nn.Module):
-    """Batch norm in training, and an activation.
+    """Batch norm in training mode, followed by an activation.
 
-    The variance is E[x²] − E[x]², as in Flax. In groups, each run of examples is normed
-    by itself, as the authors' TPU code does over groups of replicas: the moving
-    statistics follow the mean over groups of their means and variances. Variables are
-    named as `flax.linen.BatchNorm`'s, which evaluates with them.
+    The variance is E[x²] − E[x]², as in Flax. With groups, each group of consecutive
+    examples is normalized separately, as the authors' TPU code does over groups of
+    replicas, and the moving statistics track the mean over groups of their means and
+    variances. Variables have the names of `flax.linen.BatchNorm`, which is used for
+    evaluation.
 
     Attributes:
       activation: an elementwise function.
       momentum: of the moving statistics.
       epsilon: added to the variance.
-      group: examples that share statistics; 0 for the whole batch.
-      own_gradient: whether the gradient is the one written out here; it is defined for
-        reverse-mode differentiation alone.
-      dtype: of what it returns; statistics are float32.
+      group: number of examples that share statistics; 0 for the whole batch.
+      own_gradient: whether to use the custom gradient, which supports reverse-mode
+        differentiation only.
+      dtype: of the result; statistics are float32.
     """
 
     activation: Activation
@@ -46,7 +47,7 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, values: jax.Array) -> jax.Array:
-        """Maps ``[batch, …, channels]`` to the same shape.
+        """Normalizes ``[batch, …, channels]``.
 
         Raises:
           UserError: If the batch does not divide into groups.
@@ -81,7 +82,7 @@ class BatchNorm(nn.Module):
         return activated
 
 
-# Statistics, and what is made of them, are ``[groups, channels]``.
+# Statistics and values derived from them are ``[groups, channels]``.
 def _normalize(values, scale, bias, group, epsilon, activation):
     return _forward(values, scale, bias, group, epsilon, activation)[0]
 
@@ -89,7 +90,7 @@ def _normalize(values, scale, bias, group, epsilon, activation):
 def _forward(values, scale, bias, group, epsilon, activation):
     seen = values.astype(jnp.float32)
     mean = _mean(seen, group)
-    # Rounding may take the difference below zero.
+    # Rounding may make the difference negative.
     variance = jnp.maximum(0, _mean(jnp.square(seen), group) - jnp.square(mean))
     factor = lax.rsqrt(variance + epsilon)
     slope = factor * _to_groups(scale)
@@ -102,8 +103,8 @@ def _forward(values, scale, bias, group, epsilon, activation):
 
 def _backward(group, epsilon, activation, residuals, gradients):
     values, scale, bias, mean, factor = residuals
-    # Without the barrier the compiler finds that the forward pass has computed the
-    # same before, and keeps that instead.
+    # Without the barrier, XLA's common subexpression elimination would store the
+    # normalized values of the forward pass.
     seen, gradient = lax.optimization_barrier((values, gradients[0]))
     seen, gradient = seen.astype(jnp.float32), gradient.astype(jnp.float32)
     slope = factor * _to_groups(scale)
@@ -113,12 +114,12 @@ def _backward(group, epsilon, activation, residuals, gradients):
     (gradient,) = jax.vjp(activation, normed)[1](gradient)
     to_bias = _mean(gradient, group)
     to_scale = (_mean(gradient * seen, group) - mean * to_bias) * factor
-    # What mean and variance pass on: to each value, its share of the two means.
+    # The gradient through mean and variance: an affine function of each value.
     tilt = -to_scale * factor
     constant = -to_bias - tilt * mean
     back = gradient + seen * _to_each(tilt, seen) + _to_each(constant, seen)
     back = back * _to_each(slope, seen)
-    count = float(values.size // mean.size)  # it may be more than an int32 holds
+    count = float(values.size // mean.size)  # may exceed int32
     return back.astype(values.dtype), to_scale.sum(0) * count, to_bias.sum(0) * count
 
 
@@ -131,19 +132,19 @@ def _mean(values: jax.Array, group: int) -> jax.Array:
     batch, channels = len(values), values.shape[-1]
     if group == batch:
         return values.mean(tuple(range(values.ndim - 1)))[None]
-    # Each example is summed up first: however the batch is spread over devices, only
-    # [batch, channels] is ever cut into groups.
+    # Reduce each example first: however the batch is sharded, only
+    # [batch, channels] is split into groups.
     examples = values.mean(tuple(range(1, values.ndim - 1)))
     return examples.reshape(-1, group, channels).mean(1)
 
 
 def _to_groups(parameter: jax.Array) -> jax.Array:
-    """Gives each group what is every channel's, ``[1, channels]``."""
+    """Broadcasts a parameter ``[channels]`` over groups: ``[1, channels]``."""
     return lax.broadcast_to_rank(parameter, 2)
 
 
 def _to_each(statistic: jax.Array, values: jax.Array) -> jax.Array:
-    """Gives each example what is its group's, to be broadcast."""
+    """Broadcasts a statistic of each group to its examples."""
     groups, channels = statistic.shape
     if groups == 1:
         return lax.broadcast_to_rank(statistic[0], values.ndim)

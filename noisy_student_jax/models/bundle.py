@@ -1,8 +1,8 @@
-"""A bundle: weights, and everything one must know to use them rightly.
+"""Bundles: model weights together with everything needed to use them correctly.
 
 ``model.safetensors`` holds the EMA weights and EMA batch statistics; ``model.json``
-binds them to architecture, preprocessing, class names and origin. One writer, one
-reader: weights are only ever read with the preprocessing they were trained with.
+binds them to architecture, preprocessing, class names and origin. With one writer and
+one reader, weights are always used with the preprocessing they were trained with.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ CARD = "model.json"
 TRAINED_ON = "trained_on.npy"
 SCHEMA = 1
 KEPT = 4
-"""Bundles that a process keeps in memory: as many as one stage reads."""
+"""Number of bundles cached in memory: as many as one stage reads."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,15 +34,15 @@ class Bundle:
     """A model ready to use.
 
     Attributes:
-      architecture: name in the table of models.
-      arguments: what the architecture is created with, `outputs` among them.
-      preprocessing: what the weights expect.
+      architecture: name in the registry of models.
+      arguments: the constructor arguments of the model, including `outputs`.
+      preprocessing: the preprocessing that the weights expect.
       task: name of the task.
       classes: class names in index order.
       variables: host arrays ``{"params", "batch_stats"}``, float32.
-      origin: where it came from: run, generation, steps, metrics, teachers.
+      origin: its provenance: run, generation, steps, metrics, teachers.
       trained_on: uint64 ``[records]``, sorted: the first 8 bytes of the SHA-256 of
-        the key of every record that it or its teachers were trained on.
+        the key of every record that the model or its teachers were trained on.
       sha256: of the weights file; empty until written or read.
     """
 
@@ -58,12 +58,12 @@ class Bundle:
 
 
 def write(bundle: Bundle, folder: pathlib.Path) -> Bundle:
-    """Writes a bundle; reads it back and compares every number before it counts.
+    """Writes a bundle, and verifies the weights by reading them back.
 
     Returns:
       The bundle with its `sha256`.
     """
-    # safetensors writes non-contiguous arrays in the wrong order without a word.
+    # safetensors silently writes non-contiguous arrays in the wrong order.
     tensors = {
         name: np.asarray(jax.device_get(array), order="C")
         for name, array in traverse_util.flatten_dict(bundle.variables, sep="/").items()
@@ -81,7 +81,7 @@ def write(bundle: Bundle, folder: pathlib.Path) -> Bundle:
 
 
 def card(bundle: Bundle) -> dict[str, Any]:
-    """Returns what the card says of the weights, as JSON."""
+    """Returns the model card as JSON, without the hash of `trained_on`."""
     return {
         "schema": SCHEMA,
         "architecture": bundle.architecture,
@@ -95,10 +95,10 @@ def card(bundle: Bundle) -> dict[str, Any]:
 
 
 def refuse_foreign_code(bundle: Bundle, folder: str | pathlib.Path) -> None:
-    """Refuses a bundle whose card names code outside the package.
+    """Rejects a bundle whose card names code outside the package.
 
     Raises:
-      UserError: using it would import and call what its card says.
+      UserError: using the bundle would import and call that code.
     """
     for name in (bundle.architecture, bundle.task):
         if ":" in name:
@@ -111,11 +111,11 @@ def refuse_foreign_code(bundle: Bundle, folder: str | pathlib.Path) -> None:
 def read(folder: str | pathlib.Path) -> Bundle:
     """Reads and verifies a bundle.
 
-    An unchanged bundle is read and hashed once a process. Its arrays are shared by all
-    who read it, and read-only.
+    An unchanged bundle is read and hashed once per process. Its arrays are shared
+    between callers and read-only.
 
     Raises:
-      UserError: not a bundle, damaged, or of a later schema.
+      UserError: the folder is not a bundle, is damaged, or has a later schema.
     """
     folder = pathlib.Path(folder)
     if folder.name in (CARD, WEIGHTS):
@@ -135,13 +135,13 @@ def read(folder: str | pathlib.Path) -> Bundle:
         )
     checked = {WEIGHTS: str(card.get("sha256"))}
     if card.get("trained_on_sha256"):
-        # Without it, evaluating on training images would go unnoticed.
+        # Without it, evaluation on training images would go undetected.
         checked[TRAINED_ON] = str(card["trained_on_sha256"])
     for name in checked:
         if not files.is_file(folder / name):
             raise UserError(
-                f"'{folder}' is not whole: its {CARD} speaks of {name}, which is not"
-                " there; copy the bundle again from where it came"
+                f"'{folder}' is incomplete: its {CARD} lists {name}, which is missing;"
+                " copy the bundle again from where it came"
             )
     tensors, trained_on = _arrays(
         folder,
@@ -161,7 +161,11 @@ def read(folder: str | pathlib.Path) -> Bundle:
             sha256=card["sha256"],
         )
     except (KeyError, TypeError) as error:
-        raise UserError(f"'{folder / CARD}' lacks or garbles {error}") from error
+        wrong = "lacks" if isinstance(error, KeyError) else "has a malformed field:"
+        raise UserError(
+            f"'{folder / CARD}' {wrong} {error}; copy the bundle again from where it"
+            " came"
+        ) from error
 
 
 @functools.lru_cache(maxsize=KEPT)
@@ -172,7 +176,7 @@ def _arrays(
 
     Args:
       folder: of the bundle.
-      parts: of each file its name, its identity and its SHA-256 by the card.
+      parts: name, identity and SHA-256 by the card of each file.
 
     Returns:
       The weights by path, and `Bundle.trained_on`.

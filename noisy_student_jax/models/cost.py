@@ -1,7 +1,6 @@
-"""What a model costs, read from its abstract forward pass: nothing is computed.
+"""Cost of a model, from an abstract forward pass that computes nothing.
 
-Any Linen module with the call of this package's models can be measured, also one from
-outside.
+It supports any Linen module with the call signature of this package's models.
 """
 
 import dataclasses
@@ -28,7 +27,7 @@ def parameter_count(module: nn.Module, *, resolution: int, channels: int = 3) ->
 
 
 def forward_flops(module: nn.Module, *, resolution: int, channels: int = 3) -> int:
-    """Returns the floating point operations of one image's forward pass: `flops`."""
+    """Returns the FLOPs of one image's forward pass, counted as in `flops`."""
     module = with_grouped_convolutions(module)
     variables = abstract_variables(module, resolution=resolution, channels=channels)
     return flops(
@@ -39,27 +38,27 @@ def forward_flops(module: nn.Module, *, resolution: int, channels: int = 3) -> i
 
 
 def flops(function: Callable[..., Any], *arguments: Any) -> int:
-    """Returns the floating point operations of a function of arrays, or their shapes.
+    """Returns the FLOPs of a function of arrays or their shapes.
 
-    Counted are the multiplications and additions of convolutions and matrix
-    products, two for each pair; the rest (batch norm, activations, pooling) is not.
-    Of branches the costliest counts; a loop of unknown length counts once.
+    A multiply–add of a convolution or matrix product counts as two; other operations
+    (batch norm, activations, pooling) are ignored. The most expensive branch of a
+    conditional counts; a loop of unknown length counts once.
     """
     return 2 * _multiplications(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
 def activation_bytes(module: nn.Module, *, resolution: int, channels: int = 3) -> int:
-    """Estimates the activation memory that training needs for one more image.
+    """Estimates the activation memory in bytes that training needs per image.
 
-    Counted is what differentiation keeps from the forward pass for the backward
-    pass, in the module's own dtype and with its `remat`, before the compiler fuses
-    anything. What does not grow with the batch (parameters, optimizer, workspace) is
-    left out. So is what the compiler needs beside it while it works a layer, or with
-    `remat` a block, backwards (see `memory.HELD`).
+    It counts the residuals that differentiation stores for the backward pass, in the
+    module's own dtype and with its `remat`, before the compiler fuses anything. It
+    excludes memory that does not grow with the batch (parameters, optimizer,
+    workspace), and the temporaries of the backward pass of a layer, or with `remat` of
+    a block (see `memory.HELD`).
     """
     module = with_grouped_convolutions(module)
     variables = abstract_variables(module, resolution=resolution, channels=channels)
-    # The least batch that batch norm can work on.
+    # The smallest batch that batch norm supports.
     group = getattr(_arguments(module), "batch_norm_group", 0) or 1
     less, more = (
         _residual_bytes(module, variables, _images(batch, resolution, channels))
@@ -69,21 +68,21 @@ def activation_bytes(module: nn.Module, *, resolution: int, channels: int = 3) -
 
 
 def with_grouped_convolutions(module: nn.Module) -> nn.Module:
-    """Returns a module with depthwise convolutions that are convolutions.
+    """Returns a module whose depthwise convolutions are XLA convolutions.
 
-    Sums of shifted slices are none, and would not be counted.
+    Sums of shifted slices would not be counted.
     """
     given = _arguments(module)
     if getattr(given, "depthwise", None) not in IMPLEMENTATIONS:
         return module
-    if given is module:
+    if not isinstance(given, ModelArguments):
         return module.clone(depthwise="grouped")
     grouped = dataclasses.replace(given, depthwise="grouped")
     return module.clone(arguments=grouped)
 
 
 def _arguments(module: nn.Module) -> nn.Module | ModelArguments:
-    """Returns what holds a module's arguments: itself, unless it is of this package."""
+    """Returns the `ModelArguments` of a module; the module itself if it has none."""
     held = getattr(module, "arguments", None)
     return held if isinstance(held, ModelArguments) else module
 
@@ -110,7 +109,7 @@ def _residual_bytes(
 
         return jax.vjp(forward, variables["params"])[1]
 
-    # The pullback is a pytree: its leaves are what it keeps.
+    # The pullback is a pytree whose leaves are the residuals.
     kept = jax.eval_shape(pullback, variables, images)
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept))
 

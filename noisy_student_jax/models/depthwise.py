@@ -1,9 +1,8 @@
 """Depthwise convolution that is fast on every backend.
 
-XLA's grouped convolution on CPU is an order of magnitude slower than summing k²
-shifted slices of the images; on GPU and TPU it is the better one. Both read the same
-kernel, so the choice falls when the program is lowered for a backend and no
-checkpoint knows of it.
+On CPU, XLA's grouped convolution is an order of magnitude slower than summing k²
+shifted slices of the images; on GPU and TPU it is faster. Both use the same kernel, so
+the choice is made when the program is lowered and does not affect checkpoints.
 """
 
 import functools
@@ -29,8 +28,8 @@ def depthwise_conv(
 ) -> jax.Array:
     """Convolves each channel with its own kernel, padded as TensorFlow's SAME.
 
-    "shifted" and "auto" define their own gradient, which reverse-mode
-    differentiation can use (forward mode cannot).
+    "shifted" and "auto" have a custom gradient, which supports reverse-mode
+    differentiation only.
 
     Args:
       images: floating point ``[batch, height, width, channels]``.
@@ -60,8 +59,8 @@ def _grouped(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     return convolve(images, kernel, stride, groups=images.shape[-1])
 
 
-# The gradient is defined around the choice of implementation, not inside it, so that
-# what is kept for the backward pass is the two inputs, whichever branch runs.
+# The gradient is defined around the choice of implementation, not inside it, so the
+# residuals are the two inputs, whichever branch runs.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _with_gradient(
     images: jax.Array, kernel: jax.Array, stride: int, implementation: str
@@ -85,7 +84,7 @@ def _backward(
     residuals: tuple[jax.Array, jax.Array],
     gradient: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    # A loop over examples would pass each of them through every device.
+    # The partitioner passes every example of a loop through every device.
     alone = jax.device_count() == 1
     kernel_gradient = _kernel_gradient_by_rows if alone else _kernel_gradient_by_taps
 
@@ -117,7 +116,7 @@ def _shifted(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     batch, height, width, channels = images.shape
     padded = pad_same(images, kernel, stride)
     rows, columns = -(-height // stride), -(-width // stride)
-    # Twenty-five additions in bfloat16 would lose what one rounding keeps.
+    # Accumulate in float32: up to 25 additions in bfloat16 would lose precision.
     total = jnp.zeros((), np.promote_types(images.dtype, np.float32))
     for i, j in _taps(kernel):
         window = lax.slice(
@@ -144,8 +143,8 @@ def _shifted_images_gradient(
     k = kernel.shape[0]
     rows, columns = gradient.shape[1:3]
     # Input row y meets output row o by tap i where o·stride + i = y + top. Rows are
-    # grouped by (y + top) mod stride, so that a group meets each output row by one
-    # tap; where the kernel ends within a group it is filled up with zeros.
+    # grouped by (y + top) mod stride, so a group meets each output row by one tap; the
+    # kernel is zero-padded to a whole number of groups.
     groups = -(-(height + top) // stride), -(-(width + left) // stride)
     meetings = -(-k // stride)
     missing = meetings * stride - k
@@ -175,7 +174,9 @@ def _kernel_gradient_by_rows(
     padded = pad_same(images, kernel, stride)
     k, width, wide = kernel.shape[0], padded.shape[2], (columns - 1) * stride + 1
 
-    def add_row(sums: list[jax.Array], number: jax.Array):
+    def add_row(
+        sums: list[jax.Array], number: jax.Array
+    ) -> tuple[list[jax.Array], None]:
         example, row = number // rows, number % rows
         corner, size = (example, row * stride, 0, 0), (1, k, width, channels)
         seen = lax.dynamic_slice(padded, corner, size)[0].astype(jnp.float32)
@@ -186,8 +187,8 @@ def _kernel_gradient_by_rows(
             for j, total in enumerate(sums)
         ], None
 
-    # Row by row of the output, so that the sums stay in the processor's cache: XLA
-    # would read the whole map again for each of the k² taps.
+    # Row by row of the output, so the sums stay in the processor's cache: XLA would
+    # read all activations again for each of the k² taps.
     sums = [jnp.zeros((k, columns, channels), jnp.float32)] * k
     sums, _ = lax.scan(add_row, sums, jnp.arange(batch * rows))
     taps = jnp.stack([total.sum(1) for total in sums], axis=1)

@@ -1,8 +1,8 @@
-"""EfficientNet, with the model's noise of Noisy Student: dropout, stochastic depth.
+"""EfficientNet with the model noise of Noisy Student: dropout and stochastic depth.
 
 Tan and Le, "EfficientNet" (2019), as in `efficientnet_model.py` of the authors' code.
-A module takes images that are already normalized and returns its logits and, for a
-detector to stand on, the last feature map of each stride.
+A module takes normalized images and returns logits and the last features of each
+stride, for use as the backbone of a detector.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ CHOICES = {
     "depthwise": IMPLEMENTATIONS,
     "layers": LAYERS,
 }
-"""What some of the arguments may be."""
+"""Valid values of some arguments."""
 Noise = dict[str, jax.Array]
 
 
@@ -44,10 +44,10 @@ class Block(nn.Module):
     """MBConv, or its fused form: expand, filter, gate, project, add.
 
     Attributes:
-      stage: the block as a stage of its own, of `Architecture.blocks`.
-      conv: makes convolutions.
-      norm: batch norm and activation.
-      activation: inside squeeze excitation, and given to `norm`.
+      stage: an entry of `Architecture.blocks`.
+      conv: creates convolutions.
+      norm: applies batch norm and an activation.
+      activation: inside squeeze-and-excitation, and passed to `norm`.
       dtype: of the computation.
       depthwise: as in `depthwise_conv`.
     """
@@ -64,9 +64,9 @@ class Block(nn.Module):
         """Maps ``[batch, h, w, inputs]`` to ``[batch, ⌈h/s⌉, ⌈w/s⌉, outputs]``.
 
         Args:
-          images: the feature map.
-          kept: float32 ``[batch]``, what each example's branch is multiplied with
-            before it is added to `images`; None for 1.
+          images: the input activations.
+          kept: float32 ``[batch]``, factors of the residual branch per example, for
+            stochastic depth; None for 1.
         """
         stage, inputs = self.stage, self.stage.inputs
         conv, norm, activation = self.conv, self.norm, self.activation
@@ -92,7 +92,7 @@ class Block(nn.Module):
             )
             hidden = norm(depthwise(hidden), activation, name="depthwise_bn")
         if stage.se_ratio:
-            # The squeeze is sized by the block's input, not by the expanded map.
+            # The squeeze width follows the block's input, not the expanded width.
             squeezed = max(1, int(inputs * stage.se_ratio))
             gate = hidden.mean((1, 2), keepdims=True, dtype=jnp.float32)
             gate = activation(conv(squeezed, bias=True, name="se_reduce")(gate))
@@ -113,10 +113,10 @@ class EfficientNet(nn.Module):
     Attributes:
       architecture: stem, stages and head.
       outputs: number of logits; 0 leaves out head and classifier.
-      arguments: how it is noised, normalized and computed.
-      frozen_blocks: the stem and so many blocks are not trained: in training they
-        work as in inference, batch norm included, and no gradient reaches them (the
-        authors' ``fix_layer_num``); -1 trains all, the stem too.
+      arguments: options of noise, batch norm and computation.
+      frozen_blocks: the stem and this number of blocks are not trained: in training
+        they run as in inference, including batch norm, and receive no gradient (the
+        authors' ``fix_layer_num``); -1 trains everything, including the stem.
     """
 
     architecture: Architecture
@@ -136,22 +136,22 @@ class EfficientNet(nn.Module):
     def __call__(
         self, images: jax.Array, train: bool = False, noise: Noise | None = None
     ) -> dict[str, Any]:
-        """Returns logits and feature maps.
+        """Returns logits and features.
 
-        In training it needs the mutable collection "batch_stats" and the random
-        streams "dropout" and "stochastic_depth".
+        Training needs the mutable collection "batch_stats" and the PRNG streams
+        "dropout" and "stochastic_depth".
 
         Args:
           images: normalized, floating point ``[batch, height, width, channels]``.
-          train: batch statistics, dropout and stochastic depth on.
+          train: whether to use batch statistics, dropout and stochastic depth.
           noise: ``{"dropout", "stochastic_depth"}``, each float32 ``[batch]``, 1
-            where that noise applies to the example; None applies both to all.
+            where this noise applies to the example; None applies both to all.
 
         Returns:
           ``{"logits": float32 [batch, outputs], "pooled": float32 [batch, channels],
-          "features": {stride: [batch, h, w, c]}}``: what the classifier reads, and
-          the last map of each stride, before the head. Features alone if `outputs` is
-          0.
+          "features": {stride: [batch, h, w, c]}}``: "pooled" is the classifier's
+          input, and "features" are the last activations of each stride, before the
+          head. Only features if `outputs` is 0.
 
         Raises:
           UserError: In training, if the batch does not divide into groups of
@@ -159,7 +159,7 @@ class EfficientNet(nn.Module):
         """
         noise = noise or {}
         conv, norm = self._conv_and_norm()
-        features = self._feature_maps(images, train, noise, conv, norm)
+        features = self._features(images, train, noise, conv, norm)
         if not self.outputs:
             return {"features": features}
 
@@ -167,7 +167,7 @@ class EfficientNet(nn.Module):
         hidden = conv(architecture.head, name="head_conv")(features[max(features)])
         hidden = norm(hidden, architecture.activation, train=train, name="head_bn")
         pooled = hidden.mean((1, 2), dtype=jnp.float32)
-        rate = self.arguments.dropout_rate if train else 0.0
+        rate = self._dropout_rate if train else 0.0
         logits = classify(
             pooled,
             self.outputs,
@@ -181,18 +181,20 @@ class EfficientNet(nn.Module):
         self,
     ) -> tuple[Callable[..., nn.Module], Callable[..., jax.Array]]:
         given = self.arguments
-        shared = {"dtype": jnp.dtype(given.dtype), "implementation": given.layers}
+        dtype = jnp.dtype(given.dtype)
+        conv = functools.partial(convolution, dtype=dtype, implementation=given.layers)
         norm = functools.partial(
             batch_norm,
             group=given.batch_norm_group,
             momentum=given.batch_norm_momentum,
             epsilon=given.batch_norm_epsilon,
-            **shared,
+            dtype=dtype,
+            implementation=given.layers,
         )
-        return functools.partial(convolution, **shared), norm
+        return conv, norm
 
-    @nn.nowrap  # so that in a profile blocks are found under their own names
-    def _feature_maps(
+    @nn.nowrap  # so that profiles show blocks under their own names
+    def _features(
         self,
         images: jax.Array,
         train: bool,
@@ -200,7 +202,7 @@ class EfficientNet(nn.Module):
         conv: Callable[..., nn.Module],
         norm: Callable[..., jax.Array],
     ) -> dict[int, jax.Array]:
-        """Returns the last map of each stride, of stem and blocks."""
+        """Returns the last activations of each stride, of stem and blocks."""
         architecture, dtype = self.architecture, jnp.dtype(self.arguments.dtype)
         activation, stride = architecture.activation, architecture.stem_stride
         stem = conv(architecture.stem, kernel=3, stride=stride, name="stem_conv")
@@ -235,21 +237,21 @@ class EfficientNet(nn.Module):
         build = nn.remat(Block) if self.arguments.remat else Block
         if self.is_initializing() or not isinstance(images, jax.core.Tracer):
             return build
-        # Blocks that are alike are traced, differentiated and lowered once; a compiler
-        # sees each in its place. The class is this call's own, as Flax compares what
-        # `conv` and `norm` are by identity. A block draws no random numbers.
+        # Equal blocks are traced, differentiated and lowered once, and inlined by the
+        # compiler. The jitted class is created per call, as Flax compares `conv` and
+        # `norm` by identity. A block draws no random numbers.
         return nn.jit(build, rngs=False)
 
     def _kept(self, batch: int, noise: Noise) -> dict[int, jax.Array]:
-        """Draws stochastic depth, for all blocks at once.
+        """Draws stochastic depth for all blocks at once.
 
         Returns:
-          By the index of each block that can be dropped, what its branch is multiplied
-          with: float32 ``[batch]``.
+          Factors of the residual branch, float32 ``[batch]``, by the index of each
+          block that can be dropped.
         """
         blocks = self.architecture.blocks
-        # The authors' rate: the first block is never dropped, and the last falls one
-        # step short of the full rate.
+        # As in the authors' code, the first block is never dropped, and the last stays
+        # one step below the full rate.
         rates = {
             index: self.arguments.stochastic_depth * index / len(blocks)
             for index, stage in enumerate(blocks)
@@ -267,9 +269,14 @@ class EfficientNet(nn.Module):
         return dict(zip(rates, factors, strict=True))
 
     @property
+    def _dropout_rate(self) -> float:
+        given = self.arguments.dropout_rate
+        return self.architecture.dropout_rate if given is None else given
+
+    @property
     def head(self) -> Head:
-        """What follows ``pooled``: dropout and classifier, by themselves."""
-        return Head(self.outputs, self.arguments.dropout_rate)
+        """The layers after ``pooled`` as a module: dropout and classifier."""
+        return Head(self.outputs, self._dropout_rate)
 
 
 def efficientnet(
@@ -277,9 +284,9 @@ def efficientnet(
     *,
     outputs: int,
     frozen_blocks: int = -1,
-    **arguments: float | int | str | bool | None,
+    **arguments: Any,
 ) -> EfficientNet:
-    """Builds a member of the family.
+    """Creates a member of the family.
 
     Args:
       architecture: stem, stages and head.
@@ -329,13 +336,21 @@ _SIGNATURE = inspect.Signature(
         )
     ]
 )
-"""What the members take, by name, as `models.accepted_arguments` asks it."""
+"""The arguments of all members, for `models.accepted_arguments`."""
+
+
+class _Member(functools.partial[EfficientNet]):
+    """A constructor of a member, with the defaults that `models` reads."""
+
+    __signature__: inspect.Signature
+    default_resolution: int
+    default_mean: tuple[float, ...]
+    default_std: tuple[float, ...]
 
 
 def _member(name: str) -> Callable[..., EfficientNet]:
     architecture = architectures.MEMBERS[name]
-
-    build = functools.partial(efficientnet, architecture)
+    build = _Member(efficientnet, architecture)
     build.__signature__ = _SIGNATURE
     build.default_resolution = architecture.resolution
     build.default_mean = architecture.mean

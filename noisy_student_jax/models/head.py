@@ -1,4 +1,4 @@
-"""The head of a model by itself, for training on features computed once."""
+"""The classification head as a module, for training on precomputed features."""
 
 import flax.linen as nn
 import jax
@@ -8,7 +8,7 @@ from noisy_student_jax.models import layers
 
 
 class Head(nn.Module):
-    """Dropout and classifier; its variables are named as in the whole model.
+    """Dropout and classifier, with the variable names of the whole model.
 
     Attributes:
       outputs: number of logits.
@@ -25,14 +25,14 @@ class Head(nn.Module):
         train: bool = False,
         noise: dict[str, jax.Array] | None = None,
     ) -> dict[str, jax.Array]:
-        """Returns logits of features, as the whole model does of images.
+        """Returns the logits of features.
 
-        In training it needs the random stream "dropout".
+        Training needs the PRNG stream "dropout".
 
         Args:
-          features: float32 ``[batch, 1, 1, channels]``: an image of one pixel.
-          train: whether dropout is on.
-          noise: as the whole model takes it.
+          features: float32 ``[batch, 1, 1, channels]``, images of one pixel.
+          train: whether to use dropout.
+          noise: as in the whole model.
 
         Returns:
           ``{"logits": float32 [batch, outputs]}``.

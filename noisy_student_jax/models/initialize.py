@@ -1,13 +1,13 @@
-"""Initial values of a model, drawn on the host.
+"""Parameter initialization on the host.
 
-Compiling a model's ``init`` takes ten times as long as drawing its values. So the
-layers of this package say with an `Initializer` how a parameter is distributed; an
-abstract run of ``init`` carries that rule to the host, next to the parameter's shape;
-and NumPy draws it there. Every parameter has a generator of its own, keyed by the
-seed, the generation and its path, hence no value depends on the order of layers.
+Compiling a model's ``init`` takes ten times as long as drawing its values. So layers
+of this package describe the distribution of a parameter by an `Initializer`; an
+abstract run of ``init`` returns it together with the parameter's shape; and NumPy draws
+the values. Every parameter has its own generator, keyed by the seed, the generation and
+its path, so values do not depend on the order of layers.
 
-A module from outside the package, whose initializers are ordinary functions, works
-as well: its ``init`` is then compiled and run.
+User-defined modules with ordinary initializer functions work as well: their ``init``
+is compiled and run.
 """
 
 import contextlib
@@ -34,18 +34,18 @@ Shape = tuple[int, ...]
 _marking: contextvars.ContextVar[bool] = contextvars.ContextVar(
     "marking", default=False
 )
-# What `flax.linen.BatchNorm` starts its running statistics from, by name.
+# Initial running statistics of `flax.linen.BatchNorm`, by name.
 _STATISTICS = {"mean": 0.0, "var": 1.0}
 
 
 @dataclasses.dataclass(frozen=True)
 class Initializer:
-    """How a parameter is distributed; Flax can call it, the host can draw from it.
+    """Distribution of a parameter, callable by Flax and drawable on the host.
 
     Attributes:
       kind: "normal" (zero mean), "uniform" (around zero) or "constant".
-      scale: from the parameter's shape to the standard deviation, the bound or the
-        value.
+      scale: maps the parameter's shape to the standard deviation, the bound or the
+        value, respectively.
     """
 
     kind: str
@@ -54,7 +54,7 @@ class Initializer:
     def __call__(
         self, key: jax.Array, shape: Shape, dtype: DTypeLike = jnp.float32
     ) -> Any:
-        """Draws with JAX, as Flax's own initializers do."""
+        """Draws values with JAX, like Flax's own initializers."""
         shape = tuple(shape)
         scale = self.scale(shape)
         if _marking.get():
@@ -66,7 +66,7 @@ class Initializer:
         return jnp.full(shape, scale, dtype)
 
     def draw(self, generator: np.random.Generator, shape: Shape) -> np.ndarray:
-        """Draws with NumPy: float32 of the given shape."""
+        """Draws float32 values of the given shape with NumPy."""
         scale = np.float32(self.scale(shape))
         if self.kind == "normal":
             return generator.standard_normal(shape, np.float32) * scale
@@ -100,7 +100,7 @@ ONES = Initializer("constant", lambda _: 1.0)
 
 
 class _Marked(struct.PyTreeNode, nn.meta.AxisMetadata):
-    """A parameter's shape in a box with its rule; Flax unboxes it for the layer."""
+    """A box of a parameter and its initializer; Flax unboxes it for the layer."""
 
     value: Any
     rule: Initializer | None = struct.field(pytree_node=False)
@@ -131,7 +131,7 @@ def _marks() -> Iterator[None]:
 def abstract_variables(
     module: nn.Module, *, resolution: int, channels: int = 3
 ) -> PyTree:
-    """Returns the variables' shapes and dtypes, computing nothing.
+    """Returns the shapes and dtypes of a module's variables, computing nothing.
 
     Args:
       module: any Linen module whose call takes images ``[batch, height, width,
@@ -146,11 +146,11 @@ def abstract_variables(
 
 
 def _marked(module: nn.Module, resolution: int, channels: int) -> PyTree:
-    """Returns the variables' shapes, in boxes with their rules."""
+    """Returns the variables' shapes, boxed with their initializers."""
     try:
         hash(module)
     except TypeError:
-        # Somebody's own, that cannot be looked up by what it is.
+        # A user-defined module that is not hashable.
         return _shapes(module, resolution, channels)
     return _remembered(module, resolution, channels)
 
@@ -172,7 +172,7 @@ def initialize(
     seed: int,
     generation: int = 0,
 ) -> PyTree:
-    """Returns fresh variables of a module, on the host.
+    """Returns initial variables of a module, on the host.
 
     Args:
       module: any Linen module whose call takes images ``[batch, height, width,
@@ -180,9 +180,8 @@ def initialize(
         ``module.init`` is compiled and run instead (slow for a large model).
       resolution: height and width of the images.
       channels: of the images.
-      seed: of the run.
-      generation: which student (0 is the first teacher). Another generation starts
-        from other values.
+      seed: the run's seed.
+      generation: 0 for the first teacher. Generations start from different values.
 
     Returns:
       ``{"params": …, "batch_stats": …}``: nested dictionaries of NumPy arrays,
@@ -192,8 +191,9 @@ def initialize(
     leaves, tree = jax.tree_util.tree_flatten_with_path(
         marked, is_leaf=lambda leaf: isinstance(leaf, _Marked)
     )
-    rules = [_rule(path, leaf) for path, leaf in leaves]
-    if None in rules:
+    found = [_rule(path, leaf) for path, leaf in leaves]
+    rules = [rule for rule in found if rule is not None]
+    if len(rules) < len(found):
         return _compiled(module, resolution, channels, seed, generation)
     values = [
         rule.draw(_generator(seed, generation, path), nn.meta.unbox(leaf).shape)

@@ -1,4 +1,4 @@
-"""Layers that the models of this package are built from."""
+"""Layers of this package's models."""
 
 import flax.linen as nn
 import jax
@@ -12,7 +12,7 @@ from noisy_student_jax.models.depthwise import depthwise_conv
 from noisy_student_jax.models.stem import stem_conv
 
 LAYERS = ("own", "flax")
-"""Of 1×1 convolutions and batch norm: see `EfficientNet`."""
+"""Implementations of 1×1 convolutions and batch norm; see `ModelArguments`."""
 
 
 def convolution(
@@ -25,10 +25,10 @@ def convolution(
     implementation: str = "own",
     name: str,
 ) -> nn.Module:
-    """A convolution with TensorFlow's SAME padding and the authors' initial values.
+    """Creates a convolution with SAME padding and the authors' initialization.
 
-    Its variables do not depend on `implementation`: with "own", a 1×1 convolution is
-    computed as a matrix product, and the stem's as `stem_conv` does it.
+    With the implementation "own", a 1×1 convolution is computed as a matrix product,
+    and the stem's by `stem_conv`. The variables do not depend on `implementation`.
     """
     if implementation == "own" and kernel == 1 and stride == 1:
         return Pointwise(channels, bias, dtype, name=name)
@@ -48,7 +48,7 @@ def convolution(
 
 
 class Stem(nn.Module):
-    """The convolution of images, `stem_conv`; its variables are `nn.Conv`'s."""
+    """The stem's convolution by `stem_conv`, with the variables of `nn.Conv`."""
 
     channels: int
     kernel: int
@@ -66,10 +66,10 @@ class Stem(nn.Module):
 
 
 class Pointwise(nn.Module):
-    """A 1×1 convolution as a matrix product; its variables are `nn.Conv`'s.
+    """A 1×1 convolution as a matrix product, with the variables of `nn.Conv`.
 
-    As a convolution, its weight gradient is on CPU several times as slow: XLA makes it
-    a convolution whose kernel is the whole map.
+    The weight gradient of XLA's convolution is several times slower on CPU, where it
+    becomes a convolution with the full activations as its kernel.
     """
 
     channels: int
@@ -105,32 +105,41 @@ def batch_norm(
     implementation: str = "own",
     name: str,
 ) -> jax.Array:
-    """Batch norm and activation, in whichever module calls.
+    """Applies batch norm and an activation, within the calling module.
 
     The variables do not depend on `train`, `group` and `implementation`.
 
     Args:
       values: ``[batch, …, channels]``.
       activation: an elementwise function; None for none.
-      train: batch statistics instead of moving ones.
-      group: examples that share batch statistics, 0 for the whole batch.
+      train: whether to use batch statistics instead of moving ones.
+      group: number of examples that share batch statistics; 0 for the whole batch.
       momentum: of the moving statistics.
       epsilon: added to the variance.
-      dtype: of what it returns; statistics are float32.
-      implementation: "own" computes the gradient of both in one (`BatchNorm`).
+      dtype: of the result; statistics are float32.
+      implementation: "own" uses a custom gradient of both (`BatchNorm`).
       name: of the module.
     """
     activation = activation or _unchanged
-    shared = {"momentum": momentum, "epsilon": epsilon, "dtype": dtype, "name": name}
     own = implementation == "own"
     if train and (own or group):
-        norm = BatchNorm(activation, group=group, own_gradient=own, **shared)
-        return norm(values)
+        return BatchNorm(
+            activation,
+            momentum=momentum,
+            epsilon=epsilon,
+            group=group,
+            own_gradient=own,
+            dtype=dtype,
+            name=name,
+        )(values)
     norm = nn.BatchNorm(
         use_running_average=not train,
+        momentum=momentum,
+        epsilon=epsilon,
+        dtype=dtype,
         scale_init=initialize.ONES,
         bias_init=initialize.ZEROS,
-        **shared,
+        name=name,
     )
     return activation(norm(values))
 
@@ -140,7 +149,7 @@ def _unchanged(values: jax.Array) -> jax.Array:
 
 
 class DepthwiseConv(nn.Module):
-    """One kernel per channel; the parameter is ``kernel`` ``[k, k, 1, channels]``."""
+    """A depthwise convolution with the parameter ``kernel`` ``[k, k, 1, channels]``."""
 
     kernel: int
     stride: int = 1
@@ -168,19 +177,20 @@ def classify(
     key: jax.Array | None,
     noise: jax.Array | None,
 ) -> jax.Array:
-    """Dropout and the classifier, in whichever module calls.
+    """Applies dropout and the classifier, within the calling module.
 
     Args:
       pooled: float32 ``[batch, channels]``.
       outputs: number of logits.
-      rate: of dropout; 0 for none.
-      key: a random key, where there is dropout.
+      rate: the dropout rate; 0 for none.
+      key: a random key; required if `rate` is above 0.
       noise: ``[batch]``, 0 where dropout does not apply; None for all.
 
     Returns:
       float32 ``[batch, outputs]``.
     """
     if rate:
+        assert key is not None, "dropout draws from a key"
         noise = None if noise is None else noise[:, None]
         pooled = pooled * keep_factors(key, pooled.shape, rate=rate, noise=noise)
     return nn.Dense(
@@ -198,7 +208,7 @@ def keep_factors(
     rate: jax.Array | float,
     noise: jax.Array | None,
 ) -> jax.Array:
-    """Draws what values are multiplied with to drop some of them.
+    """Draws the factors of dropout or stochastic depth.
 
     Args:
       key: a random key.
@@ -207,8 +217,8 @@ def keep_factors(
       noise: 0 where nothing is dropped, broadcasts against `shape`; None for all.
 
     Returns:
-      float32: 0 where a value is dropped, and 1 / (1 − rate) where it is kept, so that
-      the expectation stays; 1 where there is no noise.
+      float32: 0 where a value is dropped, and 1 / (1 − rate) where it is kept, which
+      preserves the expectation; 1 where there is no noise.
     """
     keep = 1.0 - rate
     factors = jax.random.bernoulli(key, keep, shape).astype(jnp.float32) / keep

@@ -1,4 +1,4 @@
-"""Convolutions padded as TensorFlow's SAME, and that padding by itself."""
+"""TensorFlow's SAME padding, and convolutions with it."""
 
 from collections.abc import Sequence
 
@@ -10,13 +10,13 @@ from jax import lax
 def convolve(
     images: jax.Array, kernel: jax.Array, stride: int, *, groups: int = 1
 ) -> jax.Array:
-    """Convolves images with XLA's own convolution.
+    """Convolves images with XLA's convolution and SAME padding.
 
     Args:
       images: floating point ``[batch, height, width, inputs]``.
       kernel: of the same dtype ``[k, k, inputs / groups, channels]``.
       stride: the same in both directions.
-      groups: of channels, each convolved by itself.
+      groups: number of channel groups, convolved separately.
 
     Returns:
       ``[batch, ceil(height / stride), ceil(width / stride), channels]``.
@@ -39,7 +39,7 @@ def pad_same(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 def same_pads(
     sides: Sequence[int], kernel: Sequence[int], stride: int
 ) -> list[tuple[int, int]]:
-    """Returns by how much images are padded: ``[(top, bottom), (left, right)]``.
+    """Returns the SAME padding, ``[(top, bottom), (left, right)]``.
 
     Args:
       sides: height and width of the images.
@@ -50,5 +50,5 @@ def same_pads(
 
 
 def pad(images: jax.Array, pads: list[tuple[int, int]]) -> jax.Array:
-    """Pads ``[batch, height, width, channels]`` with zeros, as of `same_pads`."""
+    """Pads ``[batch, height, width, channels]`` with zeros; see `same_pads`."""
     return jnp.pad(images, ((0, 0), *pads, (0, 0)))

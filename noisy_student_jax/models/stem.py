@@ -1,11 +1,11 @@
-"""The convolution of images, which has three channels to read.
+"""The stem's convolution, which has few input channels.
 
-XLA's takes several times as long on CPU as what is done here there; on GPU and TPU it
-is the better one.
+On CPU, XLA's convolution takes several times as long as the implementations here; on
+GPU and TPU it is faster.
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -15,16 +15,15 @@ from jax import lax
 from noisy_student_jax.models.padding import convolve, pad_same
 
 NARROW = 32
-"""Fewer channels than these are faster summed up tap by tap than as a product."""
+"""With fewer output channels, summing taps is faster than a matrix product."""
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def stem_conv(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """Convolves images, padded as TensorFlow's SAME.
+    """Convolves images with TensorFlow's SAME padding.
 
-    On CPU it is one loop over the taps, or a matrix product of patches. It defines its
-    own gradient, which reverse-mode differentiation can use (forward mode cannot), and
-    which keeps the images alone.
+    On CPU it is one loop over the taps, or a matrix product of patches. The custom
+    gradient supports reverse-mode differentiation only, and stores just the inputs.
 
     Args:
       images: floating point ``[batch, height, width, inputs]``.
@@ -38,12 +37,16 @@ def stem_conv(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     return _on(_sum_of_taps if narrow else _product_of_patches, images, kernel, stride)
 
 
-def _forward(images: jax.Array, kernel: jax.Array, stride: int):
+def _forward(
+    images: jax.Array, kernel: jax.Array, stride: int
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     return stem_conv(images, kernel, stride), (images, kernel)
 
 
-def _backward(stride: int, inputs: tuple[jax.Array, jax.Array], gradient: jax.Array):
-    # The gradient of the taps would be a reduction for each.
+def _backward(
+    stride: int, inputs: tuple[jax.Array, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    # Differentiating the sum of taps would need a reduction per tap.
     convolve = functools.partial(_on, _product_of_patches, stride=stride)
     return jax.vjp(convolve, *inputs)[1](gradient)
 
@@ -51,7 +54,9 @@ def _backward(stride: int, inputs: tuple[jax.Array, jax.Array], gradient: jax.Ar
 stem_conv.defvjp(_forward, _backward)
 
 
-def _on(cpu, images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+def _on(
+    cpu: Callable[..., jax.Array], images: jax.Array, kernel: jax.Array, stride: int
+) -> jax.Array:
     cpu, default = (functools.partial(f, stride=stride) for f in (cpu, convolve))
     return lax.platform_dependent(images, kernel, cpu=cpu, default=default)
 
@@ -73,7 +78,7 @@ def _sum_of_taps(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array
 def _product_of_patches(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     k, channels = kernel.shape[0], kernel.shape[-1]
     patches = pad_same(images, kernel, stride)
-    # Columns first: so that three rows are put together in long pieces.
+    # Columns first, so that rows are concatenated in long pieces.
     for axis in (2, 1):
         windows = _windows(patches, k, stride, axis=axis)
         patches = jnp.concatenate(list(windows), axis=-1)
@@ -82,7 +87,7 @@ def _product_of_patches(images: jax.Array, kernel: jax.Array, stride: int) -> ja
 
 
 def patch_bytes(side: int, *, stride: int, inputs: int = 3, kernel: int = 3) -> int:
-    """Returns the bytes of an image's patches on CPU, in float32.
+    """Returns the size of an image's patches on CPU: float32, in bytes.
 
     Args:
       side: of the image, in pixels.
@@ -96,7 +101,7 @@ def patch_bytes(side: int, *, stride: int, inputs: int = 3, kernel: int = 3) -> 
 def _windows(
     padded: jax.Array, k: int, stride: int, *, axis: int
 ) -> Iterator[jax.Array]:
-    """Yields what each of k taps sees, along one axis."""
+    """Yields the strided slice that each of k taps reads, along one axis."""
     last = (padded.shape[axis] - k) // stride * stride + 1
     for tap in range(k):
         yield lax.slice_in_dim(padded, tap, tap + last, stride, axis)

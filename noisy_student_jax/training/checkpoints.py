@@ -1,11 +1,11 @@
-"""Checkpoints of a training run, written by Orbax, verified by hashes.
+"""Checkpoints of a training run, written by Orbax and verified by hashes.
 
-Orbax does not notice a flipped bit, and takes any stray folder for its newest
-step. So every step has a manifest of SHA-256 sums, written last, and only steps
-whose files match their manifest exist for us.
+Orbax does not detect flipped bits, and treats any stray folder as its newest step. So
+every step has a manifest of SHA-256 sums, written last, and only steps whose files
+match their manifest count.
 
-Writing and hashing go on in the background: a save returns as soon as the state has
-been copied off the devices, so that the next step may have its buffers.
+Writing and hashing run in the background: a save returns once the state has been
+copied off the devices, so the next step can reuse its buffers.
 """
 
 import concurrent.futures
@@ -24,7 +24,7 @@ from noisy_student_jax.training.state import TrainState
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Whether a line of Orbax's log is not the traceback of what is raised anyway."""
+    """Returns False for tracebacks that Orbax logs of exceptions it also raises."""
     return not (record.exc_info and "orbax" in record.pathname)
 
 
@@ -40,9 +40,9 @@ class Checkpoints:
         """Opens a folder.
 
         Args:
-          folder: made when something is saved.
-          keep: how many of the newest steps to keep.
-          asynchronous: whether `save` leaves writing and hashing to the background.
+          folder: created by the first save.
+          keep: number of newest steps to keep.
+          asynchronous: whether `save` writes and hashes in the background.
         """
         self.folder = folder.absolute()
         self.keep = keep
@@ -58,10 +58,10 @@ class Checkpoints:
         return sorted(int(match[1]) for match in found if match)
 
     def save(self, state: TrainState) -> None:
-        """Saves a state under its step, then lets go of the oldest ones.
+        """Saves a state under its step, then removes the oldest checkpoints.
 
-        Where this is `asynchronous`, the step is not among `steps` before it is
-        whole; what goes wrong meanwhile is told by the next save, `wait` or `close`.
+        If `asynchronous`, the step appears in `steps` once it is complete; errors are
+        raised by the next save, `wait` or `close`.
 
         Raises:
           NotSavedError: this state, or the one before it, could not be written.
@@ -73,10 +73,10 @@ class Checkpoints:
                 return
             files.remove(self._manifest(step))
         target = self._path(step)
-        files.remove(target)  # damaged, or a save that was cut short
+        files.remove(target)  # damaged, or an interrupted save
         try:
-            # Returns once the state has been copied. On CPU the copy may be the
-            # buffers themselves: as long as they are looked at, no step is given them.
+            # Returns once the state has been copied. On CPU the copy may alias the
+            # buffers, which JAX does not donate while they are referenced.
             self._orbax.save(target, state)
         except Exception as error:
             raise self._not_saved(step, error) from error
@@ -85,10 +85,10 @@ class Checkpoints:
             self.wait()
 
     def wait(self) -> None:
-        """Waits until what is being written has been.
+        """Waits for the save in progress.
 
         Raises:
-          NotSavedError: it could not be.
+          NotSavedError: it failed.
         """
         if self._writing is None:
             return
@@ -99,10 +99,10 @@ class Checkpoints:
             raise self._not_saved(step, error) from error
 
     def restore_latest(self, like: TrainState) -> TrainState | None:
-        """Returns the newest state whose files are what was written, or None.
+        """Returns the newest intact state, or None.
 
         Args:
-          like: a state of the wanted shapes, dtypes and shardings.
+          like: a state with the target shapes, dtypes and shardings.
         """
         self.wait()
         for step in reversed(self.steps()):
@@ -117,7 +117,7 @@ class Checkpoints:
         return None
 
     def close(self) -> None:
-        """Waits until all is written, and lets go of the threads.
+        """Waits for the save in progress and stops the threads.
 
         Raises:
           NotSavedError: see `wait`.
@@ -129,7 +129,7 @@ class Checkpoints:
             self._orbax.close()
 
     def _finish(self, step: int) -> None:
-        """Waits for Orbax, then writes the manifest and lets go of the oldest."""
+        """Waits for Orbax, writes the manifest and removes the oldest checkpoints."""
         self._orbax.wait_until_finished()
         if jax.process_index() == 0:
             files.write_json(self._manifest(step), self._record(step))
@@ -142,7 +142,7 @@ class Checkpoints:
         return NotSavedError(
             f"the checkpoint of step {step:,} could not be written to"
             f" '{self._path(step)}' ({one_line(error)}): make room there, or make it"
-            " writable; the same command goes on from the last checkpoint"
+            " writable; the same command continues from the last checkpoint"
         )
 
     def _intact(self, step: int) -> bool:
@@ -154,7 +154,7 @@ class Checkpoints:
         return files.is_folder(path) and manifest == self._record(step)
 
     def _record(self, step: int) -> dict[str, Any]:
-        """Returns what the manifest of a step says."""
+        """Returns the manifest of a step's files as they are now."""
         return {"step": step, "files": files.tree_hashes(self._path(step), ["."])}
 
     def _path(self, step: int) -> pathlib.Path:

@@ -1,4 +1,4 @@
-"""The programs of a training step: found, or compiled while other things are made."""
+"""Compilation of the training step in the background, or loading it from a cache."""
 
 import concurrent.futures
 import functools
@@ -22,17 +22,16 @@ from noisy_student_jax.training.step import (
 
 
 class StepProgram:
-    """A training step, compiled for devices, from the shapes of what it will take.
+    """A training step compiled ahead of time from the shapes of its arguments.
 
-    It is traced at once, if it is not kept from before. Threads compile it, or load it:
-    whoever is to give it weights and images makes them meanwhile, and waits at the
-    first step.
+    The constructor traces the step, unless it is cached. Compilation, or loading from
+    the cache, overlaps state and input setup; the first step blocks until it finishes.
 
-    For a single CPU it is two programs, gradients and update. A third of what there is
-    to compile is loops of the optimizer and of the averages, four for each shape of an
-    array, and that begins before the model has been traced.
+    On a single CPU the step is two programs, gradients and update. A third of the
+    compile time goes to loops of the optimizer and the moving averages, four for each
+    array shape; it starts before the model is traced.
 
-    A compiler cannot be stopped: a process that ends meanwhile waits for it.
+    Compilation cannot be canceled: a process that exits meanwhile waits for it.
 
     Attributes:
       held: shardings of the state.
@@ -49,18 +48,18 @@ class StepProgram:
         shard_state: bool = False,
         reuse: bool = True,
     ):
-        """Traces it, and begins to compile it.
+        """Traces the step and starts to compile it.
 
         Args:
-          step: to take.
+          step: the step to compile.
           mesh: devices.
-          state: its shapes, or one.
-          batch: its shapes, or one.
-          taught_by: variables of the teacher that labels in the step; replicated, and
-            given to every step.
-          shard_state: whether devices share the state instead of each holding all.
-          reuse: whether programs may be what an earlier process has compiled
-            (`kept_programs`), and are kept for later ones.
+          state: a state, or its shapes.
+          batch: a batch, or its shapes.
+          taught_by: variables of the teacher that labels within the step; replicated,
+            and passed to every step.
+          shard_state: whether the state is sharded instead of replicated.
+          reuse: whether to load programs that an earlier process compiled
+            (`kept_programs`), and to cache them for later ones.
         """
         self.held = partitioning.state_sharding(state, mesh, sharded=shard_state)
         whole, spread = partitioning.replicated(mesh), partitioning.along_batch(mesh)
@@ -72,22 +71,23 @@ class StepProgram:
         state, batch = _shapes(state, self.held), _shapes(batch, spread)
         given = state, batch, *(_shapes(one, whole) for one in self._fixed)
         self._foreseen: Any = _kinds((state, batch))
-        where = {"mesh": mesh, "reuse": reuse}
+        program = functools.partial(_Program, mesh=mesh, reuse=reuse)
+        self._take: Callable[..., Any]
         if mesh.size > 1 or mesh.devices.flat[0].platform != "cpu":
-            self._take = _Program(step, self._jitted, given, (state,), **where)
+            self._take = program(step, self._jitted, given, (state,))
             return
-        gradients, update = jit_halves(step, mesh, taught=taught)
+        jitted_gradients, jitted_update = jit_halves(step, mesh, taught=taught)
         made = state.params, state.batch_stats
-        # Traced in a moment, it is compiled while the other one is traced.
-        update = _Program(step.update, update, (state, *made), (state,), **where)
-        gradients = _Program(step.gradients, gradients, given, made, **where)
+        # The update traces quickly and compiles while the gradients are traced.
+        update = program(step.update, jitted_update, (state, *made), (state,))
+        gradients = program(step.gradients, jitted_gradients, given, made)
         self._take = _one_after_the_other(gradients, update)
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        """Trains one step; the state is given away."""
+        """Trains one step; the state is donated."""
         if self._foreseen is not None:
             if _kinds((state, batch)) != self._foreseen:
-                # A task of somebody's own makes targets of another kind.
+                # A user-defined task makes targets of other shapes or dtypes.
                 self._take = self._jitted
             self._foreseen = None
         return self._take(state, batch, *self._fixed)
@@ -98,14 +98,14 @@ def _one_after_the_other(
 ) -> Callable[..., Any]:
     def step(state: TrainState, *given: PyTree) -> tuple[TrainState, Metrics]:
         gradient, batch_stats, measured = gradients(state, *given)
-        state, told = update(state, gradient, batch_stats)
-        return state, measured | told
+        state, further = update(state, gradient, batch_stats)
+        return state, measured | further
 
     return step
 
 
 class _Program:
-    """A function whose last output is metrics, compiled or loaded by a thread."""
+    """A function whose last output is metrics, compiled or loaded in a thread."""
 
     def __init__(
         self,
@@ -117,23 +117,26 @@ class _Program:
         mesh: Mesh,
         reuse: bool,
     ):
-        """Traces it, if it is not kept from before.
+        """Traces the function, unless its program is cached.
 
         Args:
-          function: as it is traced, by which it is known.
-          jitted: of `jax.jit`.
-          given: shapes of what it takes.
-          made: shapes of what it makes before the metrics.
+          function: the function to trace, which determines the cache key.
+          jitted: the same function under `jax.jit`.
+          given: shapes of its arguments.
+          made: shapes of its outputs before the metrics.
           mesh: devices.
           reuse: see `StepProgram`.
         """
         self._jitted, self._given, self._made = jitted, given, made
         self._devices = list(mesh.devices.flat)
-        self._name = reuse and kept_programs.name(function, given, self._devices)
+        self._name = (
+            kept_programs.name(function, given, self._devices) if reuse else None
+        )
         self._may_be_kept = False
-        begin = self._found
-        if not self._name or not kept_programs.has(self._name):
-            # Before others begin: one thread can trace at a time.
+        if self._name and kept_programs.has(self._name):
+            begin = functools.partial(self._found, self._name)
+        else:
+            # Traced here, not in the thread: only one thread can trace at a time.
             begin = functools.partial(self._compiled, jitted.lower(*given))
         thread = concurrent.futures.ThreadPoolExecutor(1, "compile")
         self._begun = thread.submit(begin)
@@ -141,29 +144,29 @@ class _Program:
         self._program: jax.stages.Compiled | None = None
 
     def __call__(self, *given: PyTree) -> Any:
-        """Waits until it is there, the first time, and calls it."""
+        """Calls the program; the first call waits for it."""
         if self._program is not None:
             return self._program(*given)
         self._program = self._begun.result()
         try:
             made = jax.block_until_ready(self._program(*given))
         except jax.errors.JaxRuntimeError:
-            # Should it be to blame, the next process is not to find it again.
+            # The program may be at fault: the next process must not load it again.
             if self._name:
                 kept_programs.forget(self._name)
             raise
         if self._may_be_kept:
             kept = self._name, self._program, sorted(made[-1])
-            # Nobody waits for it.
+            # In the background: nothing depends on it.
             threading.Thread(target=kept_programs.keep, args=kept).start()
         return made
 
-    def _found(self) -> jax.stages.Compiled:
+    def _found(self, name: str) -> jax.stages.Compiled:
         def outputs(metrics: list[str]) -> Any:
             return jax.tree.structure((*self._made, dict.fromkeys(metrics, 0)))
 
         inputs = jax.tree.structure((self._given, {}))
-        found = kept_programs.find(self._name, self._devices, inputs, outputs)
+        found = kept_programs.find(name, self._devices, inputs, outputs)
         return found or self._compiled(self._jitted.lower(*self._given))
 
     def _compiled(self, lowered: jax.stages.Lowered) -> jax.stages.Compiled:
@@ -174,7 +177,7 @@ class _Program:
 
 
 def _shapes(tree: PyTree, sharding: PyTree) -> PyTree:
-    """Returns the shapes of arrays, with their shardings: one for all, or a tree."""
+    """Returns the shapes of arrays with their shardings: one for all, or a tree."""
 
     def shape(array: Any, sharding: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
@@ -185,6 +188,6 @@ def _shapes(tree: PyTree, sharding: PyTree) -> PyTree:
 
 
 def _kinds(tree: PyTree) -> PyTree:
-    """Returns what has to be alike for a program to take one tree for another."""
+    """Returns the structure, shapes and dtypes of a tree, to compare trees by."""
     kinds = jax.tree.map(lambda array: (array.shape, str(array.dtype)), tree)
     return jax.tree.leaves(kinds), jax.tree.structure(kinds)

@@ -1,4 +1,4 @@
-"""The training loop: from the newest good checkpoint to the last step."""
+"""The training loop, from the newest intact checkpoint to the last step."""
 
 import dataclasses
 import json
@@ -27,17 +27,17 @@ Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 @dataclasses.dataclass(frozen=True)
 class LoopOptions:
-    """How a training goes on; none of it changes what is learned.
+    """Options of the training loop; apart from `steps`, none affects the result.
 
     Attributes:
-      steps: to train for.
+      steps: number of training steps.
       checkpoint_every: steps between checkpoints.
-      checkpoints_kept: newest ones to keep.
+      checkpoints_kept: number of newest checkpoints to keep.
       log_every: steps between lines of ``metrics.jsonl``.
       validate_every: steps between validations; the last step always validates.
-      asynchronous: whether training goes on while a checkpoint is written.
-      prefetch: batches that are made, and on their way to the devices, before the
-        steps before them are over; 0 for none.
+      asynchronous: whether training continues while a checkpoint is written.
+      prefetch: batches prepared and sent to the devices ahead of their step; 0 for
+        none.
     """
 
     steps: int
@@ -62,25 +62,25 @@ def train(
     interruption: Interruption,
     progress: Progress,
 ) -> TrainState:
-    """Trains, or goes on training, to the last step.
+    """Trains to the last step, resuming from a checkpoint if there is one.
 
     Args:
-      step: compiled; the state is given away to it.
-      state: a fresh state, on its devices; a checkpoint in `folder` takes its place.
-      batches: the batch of each step.
+      step: the compiled step, which donates the state.
+      state: an initial state on its devices; a checkpoint in `folder` replaces it.
+      batches: returns the batch of a step.
       options: see `LoopOptions`.
       folder: for checkpoints, ``metrics.jsonl`` and TensorBoard events.
       batch_size: images per step, for the rate.
-      validate: measures a state; its metrics are logged.
-      records: names the records of a step, for the error if it diverges.
-      interruption: asked at every step.
-      progress: told at every step.
+      validate: returns the metrics of a state, which are logged.
+      records: returns the records of a step, for the error message if it diverges.
+      interruption: checked at every step.
+      progress: updated at every step.
 
     Returns:
-      The state after the last step, saved.
+      The state after the last step, which is saved.
 
     Raises:
-      TrainingDivergedError: a loss was not finite; the last good checkpoint stays.
+      TrainingDivergedError: a loss was not finite; the last good checkpoint is kept.
       Interrupted: a signal arrived; the state is saved.
       NotSavedError: a checkpoint could not be written; it may be an earlier one.
     """
@@ -100,12 +100,12 @@ def train(
     late: dict[str, Any] | None = None
 
     def settle(metrics: dict[str, Any] | None, number: int) -> None:
-        """Looks at the metrics of a step that is surely over by now."""
+        """Checks and logs the metrics of a step that should have finished."""
         if metrics is None:
             return
         metrics = {name: float(v) for name, v in jax.device_get(metrics).items()}
         loss = metrics["loss"]
-        # A loss may be fine, and what the step made of the weights not.
+        # The loss may be finite while the update of the weights is not.
         for name, value in (("loss", loss), ("gradient", metrics["gradient_norm"])):
             if not math.isfinite(value):
                 raise TrainingDivergedError(
@@ -128,12 +128,12 @@ def train(
                 settle(late, number - 1)
                 checkpoints.save(state)
                 raise
-            # What the step needs is on the devices: nothing is sent in passing.
+            # All inputs are on the devices: no implicit transfers.
             with jax.transfer_guard("disallow"):
                 state, metrics = step(state, batch)
             del batch
             ready.fill(number + 1)
-            # One step late: the device is at work while the host looks.
+            # One step late: the device is busy while the host checks.
             settle(late, number - 1)
             late, done = metrics, number + 1
             validating = done % options.validate_every == 0 or done == options.steps
@@ -152,10 +152,10 @@ def train(
 
 
 class MetricsLog:
-    """``metrics.jsonl``, one object a line, and the same for TensorBoard."""
+    """Writes metrics to ``metrics.jsonl``, one object per line, and to TensorBoard."""
 
     def __init__(self, folder: pathlib.Path, first_step: int):
-        """Opens the log; lines after `first_step` will be made again, so they go."""
+        """Opens the log and removes entries after `first_step`, to be written again."""
         self.path = folder / "metrics.jsonl"
         kept = [e for e in read_metrics(self.path) if e["step"] <= first_step]
         lines = "".join(json.dumps(entry) + "\n" for entry in kept)
@@ -176,13 +176,13 @@ class MetricsLog:
                 self._board.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Closes what TensorBoard reads."""
+        """Closes the TensorBoard writer."""
         if self._board:
             self._board.close()
 
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, float]]:
-    """Reads ``metrics.jsonl``; a last line that was cut short is left out."""
+    """Reads ``metrics.jsonl``, ignoring an incomplete last line."""
     entries = []
     if files.is_file(path):
         for line in files.read_text(path).splitlines():

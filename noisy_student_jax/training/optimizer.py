@@ -1,4 +1,4 @@
-"""Optimizers, learning-rate schedules and what weight decay applies to."""
+"""Optimizers, learning-rate schedules and weight decay."""
 
 import dataclasses
 import functools
@@ -16,14 +16,14 @@ Schedule = Callable[[jax.Array], jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerOptions:
-    """How the weights move; times in labeled epochs, as in the paper.
+    """Options of optimizer and schedule; times in labeled epochs, as in the paper.
 
     Attributes:
       optimizer: ``rmsprop`` (TensorFlow's), ``sgd`` or ``adamw``.
       learning_rate: per 256 labeled images (0.016 in the paper).
       schedule: ``exponential`` staircase, ``cosine`` or ``constant``.
       decay_epochs: length of one stair.
-      decay_factor: what each stair multiplies by.
+      decay_factor: factor of the learning rate per stair.
       warmup_epochs: linear warm-up from zero.
       momentum: of RMSProp's and SGD's momentum buffer.
       weight_decay: λ.
@@ -57,7 +57,7 @@ def make_schedule(
     steps_per_epoch: float,
     start: int = 0,
 ) -> Schedule:
-    """Returns the learning rate by step.
+    """Returns a schedule: the learning rate by step.
 
     The peak is ``learning_rate · batch / 256``; decay counts from step 0, not from
     the end of the warm-up (authors' ``utils.build_learning_rate``).
@@ -67,8 +67,8 @@ def make_schedule(
       batch: labeled images per step: all schedules use the labeled batch only.
       steps: length of the training, where the cosine ends.
       steps_per_epoch: labeled images / batch.
-      start: step of the schedule that the first step is (the authors'
-        ``start_from_step``, with which FixRes enters a schedule at its tail).
+      start: offset of the first step in the schedule (the authors'
+        ``start_from_step``, with which FixRes starts at the tail of a schedule).
     """
     peak = options.learning_rate * batch / 256
     warmup = options.warmup_epochs * steps_per_epoch
@@ -77,8 +77,8 @@ def make_schedule(
     def schedule(step: jax.Array) -> jax.Array:
         step = jnp.asarray(step, jnp.float32) + start
         if options.schedule == "exponential":
-            # The tiny term keeps a stair that begins at a whole step from being
-            # missed by the rounding of the division.
+            # The small term keeps rounding of the division from delaying a stair that
+            # begins exactly at a step.
             stairs = jnp.floor(step / stair + 1e-6)
             rate = peak * options.decay_factor**stairs
         elif options.schedule == "cosine":
@@ -104,7 +104,7 @@ def make_optimizer(
     Args:
       options: see `OptimizerOptions`.
       schedule: the learning rate by step.
-      frozen: modules that no gradient reaches, and that therefore do not decay.
+      frozen: modules without gradients, which do not decay either.
     """
     if options.optimizer == "rmsprop":
         return optax.rmsprop(
@@ -122,16 +122,16 @@ def make_optimizer(
 
 
 def decayed(params: PyTree, *, frozen: tuple[str, ...] = ()) -> PyTree:
-    """Says which parameters decay: all but batch norm's scale and bias.
+    """Returns the weight-decay mask: all parameters but batch norm's scale and bias.
 
-    Biases of squeeze-and-excitation and of the classifier do decay (authors'
-    ``main.py`` leaves out only names with ``batch_normalization``). Batch-norm
-    modules are those whose name ends in ``_bn``, or is Flax's ``BatchNorm_N``. What is
-    not trained does not decay either (there, it is no trainable variable).
+    Biases of squeeze-and-excitation and of the classifier do decay (the authors'
+    ``main.py`` excludes only names with ``batch_normalization``). Batch-norm modules
+    are those whose name ends in ``_bn``, or is Flax's ``BatchNorm_N``. Frozen modules
+    do not decay (in the authors' code, they are not trainable variables).
 
     Args:
-      params: of the model.
-      frozen: modules, of the outermost, that are not trained.
+      params: parameters of the model.
+      frozen: names of top-level modules that are not trained.
     """
 
     def decays(path: tuple, _: jax.Array) -> bool:
@@ -144,21 +144,22 @@ def decayed(params: PyTree, *, frozen: tuple[str, ...] = ()) -> PyTree:
 
 
 JOINED = 2**16
-"""Arrays of fewer elements are summed up together."""
+"""Arrays with fewer elements than this are summed together."""
 
 
 @jax.custom_vjp
 def squared_norm(arrays: list[jax.Array]) -> jax.Array:
     """Returns Σ x² over all arrays.
 
-    Small ones are joined first: on CPU each sum is a program of its own to compile. Its
-    gradient is 2x of each array by itself, and not a part of the joined one's, which
-    would be another program for each array. It is defined for reverse mode alone.
+    Small arrays are concatenated first, since on CPU each reduction is a separate loop
+    to compile. The gradient is 2x of each array directly, as slicing the concatenated
+    gradient would add another loop per array. Only reverse mode is defined.
     """
     small = [array.reshape(-1) for array in arrays if array.size < JOINED]
     large = [array for array in arrays if array.size >= JOINED]
     joined = [jnp.concatenate(small)] if small else []
-    return sum(jnp.sum(jnp.square(array)) for array in (*joined, *large))
+    sums = (jnp.sum(jnp.square(array)) for array in (*joined, *large))
+    return sum(sums, start=jnp.zeros(()))
 
 
 def _squared_norm_forward(arrays):

@@ -1,4 +1,4 @@
-"""What a training run carries from step to step."""
+"""The training state, and moving averages."""
 
 import flax.struct
 import jax
@@ -10,16 +10,16 @@ from noisy_student_jax.core.types import PyTree
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """Everything a checkpoint holds; with the config, all that resuming needs.
+    """The content of a checkpoint; with the config, it determines how training resumes.
 
     Attributes:
-      step: int32, steps completed.
+      step: int32, number of completed steps.
       params: raw weights.
       batch_stats: raw moving statistics of batch norm.
-      ema_params: moving average of `params`; what is evaluated, and teaches.
+      ema_params: moving average of `params`, used for evaluation and as the teacher.
       ema_batch_stats: moving average of `batch_stats`.
-      opt_state: the optimizer's.
-      noise_key: uint32 ``[2]``, folded with the step for the model's noise.
+      opt_state: state of the optimizer.
+      noise_key: uint32 ``[2]``, folded with the step to key the model's noise.
     """
 
     step: jax.Array
@@ -39,9 +39,9 @@ class TrainState(flax.struct.PyTreeNode):
         seed: int,
         generation: int,
     ) -> "TrainState":
-        """Starts from initial variables ``{"params", "batch_stats"}``."""
+        """Creates a state from initial variables ``{"params", "batch_stats"}``."""
         given = variables["params"], variables.get("batch_stats", {})
-        # Copies: the step donates its state, and a buffer can be given once.
+        # Copies: the step donates its state, and a buffer can be donated only once.
         (params, batch_stats), (ema_params, ema_batch_stats) = _twice(given)
         key = jax.random.fold_in(random_keys.key(seed), generation)
         return cls(
@@ -50,25 +50,25 @@ class TrainState(flax.struct.PyTreeNode):
             batch_stats=batch_stats,
             ema_params=ema_params,
             ema_batch_stats=ema_batch_stats,
-            # One program, not one for each shape.
+            # One program instead of one per shape.
             opt_state=jax.jit(optimizer.init)(params),
             noise_key=jnp.copy(jax.random.key_data(key)),
         )
 
     @property
     def raw_variables(self) -> PyTree:
-        """Raw weights and statistics, as Flax takes them."""
+        """Raw weights and batch statistics as Flax variables."""
         return {"params": self.params, "batch_stats": self.batch_stats}
 
     @property
     def ema_variables(self) -> PyTree:
-        """Averaged weights and statistics, as Flax takes them."""
+        """Averaged weights and batch statistics as Flax variables."""
         return {"params": self.ema_params, "batch_stats": self.ema_batch_stats}
 
 
 @jax.jit
 def _twice(tree: PyTree) -> tuple[PyTree, PyTree]:
-    # In one program: an array put on the device by itself takes one for each shape.
+    # One program instead of one per shape, as separate copies would be.
     return jax.tree.map(jnp.copy, tree), jax.tree.map(jnp.copy, tree)
 
 
@@ -79,5 +79,5 @@ def ema_decay(decay: float, updates: jax.Array) -> jax.Array:
 
 
 def ema_update(average: PyTree, value: PyTree, decay: jax.Array) -> PyTree:
-    """Moves an average towards a value."""
+    """Updates a moving average with a value."""
     return jax.tree.map(lambda a, v: a + (1 - decay) * (v - a), average, value)

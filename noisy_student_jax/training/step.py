@@ -1,9 +1,9 @@
-"""One training step: both streams in one forward pass, one update, one EMA."""
+"""The training step: one forward pass over both streams, one update, one EMA."""
 
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import flax.linen as nn
 import jax
@@ -24,19 +24,19 @@ Metrics = dict[str, jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class StepOptions:
-    """What the step needs to know beyond model, task and optimizer.
+    """Options of the step beyond model, task and optimizer.
 
     Attributes:
       ratio: r, pseudo-labeled images per labeled one.
-      loss_normalization: how the streams' mean losses add up. ``code``:
+      loss_normalization: how the streams' mean losses are combined. ``code``:
         ``L_l + r·L_u`` (the authors' code); ``sum``: ``L_l + L_u`` (the paper's
         Algorithm 1); ``average``: ``(L_l + r·L_u) / (1 + r)`` (the paper's text).
-      weight_decay: λ of the L2 term in the loss; 0 where the optimizer decays.
-      ema_decay: of weights and batch statistics alike.
-      microbatches: parts that the batch is worked through in; gradients average.
+      weight_decay: λ of the L2 term in the loss; 0 if the optimizer decays weights.
+      ema_decay: of both weights and batch statistics.
+      microbatches: number of sequential parts of the batch; gradients are averaged.
       group: examples in one group of the batch layout; a microbatch takes every
-        ``microbatches``-th group, so that each device has its share of each.
-      frozen: modules that no gradient reaches; they do not decay.
+        ``microbatches``-th group, so each device has its share of each.
+      frozen: modules without gradients; they do not decay.
     """
 
     ratio: float
@@ -50,14 +50,15 @@ class StepOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Teacher:
-    """What labels the pseudo-labeled examples of a batch in the step, un-noised.
+    """A teacher that labels the pseudo-labeled examples within the step, without noise.
 
-    Its variables are given to the step beside the state, which does not hold them: they
-    are neither trained nor averaged, donated nor saved.
+    Its variables are an argument of the step, separate from the state: they are
+    neither trained, averaged, donated nor saved.
 
     Attributes:
-      module: in evaluation mode, on its averaged weights and batch statistics.
-      targets: makes the task's targets of its outputs.
+      module: the model, called in evaluation mode on its averaged weights and batch
+        statistics.
+      targets: converts its outputs to the task's targets.
       mean: per channel, on the 0–1 scale.
       std: per channel, on the 0–1 scale.
     """
@@ -68,7 +69,7 @@ class Teacher:
     std: tuple[float, ...]
 
     def label(self, variables: PyTree, batch: Batch) -> Batch:
-        """Puts its targets in place of those of the pseudo-labeled examples."""
+        """Replaces the targets of the pseudo-labeled examples by the teacher's."""
         batch = dict(batch)
         images = normalize(batch.pop("teacher_image"), self.mean, self.std)
         outputs = self.module.apply(variables, images, train=False)
@@ -106,15 +107,17 @@ def normalize(
     Returns:
       float32 of the same shape.
     """
-    mean, std = (
+    offset, scale = (
         lax.broadcast_to_rank(jnp.asarray(each, jnp.float32) * 255, images.ndim)
         for each in (mean, std)
     )
-    return (images.astype(jnp.float32) - mean) / std
+    return (images.astype(jnp.float32) - offset) / scale
 
 
-def total_loss(labeled: jax.Array, pseudo: jax.Array, options: StepOptions):
-    """Adds the two streams' mean losses by the chosen normalization."""
+def total_loss(
+    labeled: jax.Array, pseudo: jax.Array, options: StepOptions
+) -> jax.Array:
+    """Combines the two streams' mean losses by the chosen normalization."""
     if options.loss_normalization == "code":
         return labeled + options.ratio * pseudo
     if options.loss_normalization == "sum":
@@ -123,30 +126,30 @@ def total_loss(labeled: jax.Array, pseudo: jax.Array, options: StepOptions):
 
 
 def joined_norm(gradient: PyTree) -> jax.Array:
-    """Returns the norm of a gradient that every device has all of."""
+    """Returns the norm of a replicated gradient."""
     return jnp.sqrt(squared_norm(jax.tree.leaves(gradient)))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrainStep:
-    """One step, a pure function: ``(state, batch) → (state, metrics)``.
+    """The training step, a pure function ``(state, batch) → (state, metrics)``.
 
     With a `teacher` it is ``(state, batch, variables of the teacher) → …``, and the
-    batch holds ``teacher_image``. Its two halves can be compiled by themselves.
+    batch contains ``teacher_image``. Its two halves can be compiled separately.
 
-    Metrics are float32 scalars: ``loss`` (what is descended, with the L2 term),
-    ``labeled/…`` and ``pseudo/…`` means of what the task measures, ``l2``,
+    Metrics are float32 scalars: ``loss`` (the objective, including the L2 term),
+    ``labeled/…`` and ``pseudo/…`` means of the task's quantities, ``l2``,
     ``learning_rate``, ``gradient_norm``.
 
     Attributes:
-      module: of the model.
-      loss: of the task.
-      optimizer: Optax's.
+      module: the model.
+      loss: the task's loss.
+      optimizer: an Optax transformation.
       schedule: the learning rate by step.
       options: see `StepOptions`.
       mean: per channel, on the 0–1 scale.
       std: per channel, on the 0–1 scale.
-      teacher: labels in the step, if anything does.
+      teacher: labels within the step; None if labels are stored.
     """
 
     module: nn.Module
@@ -159,7 +162,7 @@ class TrainStep:
     std: tuple[float, ...]
     teacher: Teacher | None = None
 
-    __name__ = "step"  # that of its program
+    __name__ = "step"  # the name of the compiled program
 
     def __call__(
         self,
@@ -169,12 +172,12 @@ class TrainStep:
         *,
         sharing: Sharing = NOT_SHARED,
     ) -> tuple[TrainState, Metrics]:
-        """Takes the step."""
+        """Returns the next state and the metrics."""
         gradient, batch_stats, measured = self.gradients(
             state, batch, taught_by, sharing=sharing
         )
-        state, told = self.update(state, gradient, batch_stats, sharing=sharing)
-        return state, measured | told
+        state, further = self.update(state, gradient, batch_stats, sharing=sharing)
+        return state, measured | further
 
     def gradients(
         self,
@@ -184,10 +187,10 @@ class TrainStep:
         *,
         sharing: Sharing = NOT_SHARED,
     ) -> tuple[PyTree, PyTree, Metrics]:
-        """Returns the gradient, the new batch statistics and what was measured."""
+        """Returns the gradient, the new batch statistics and the loss's metrics."""
         key = jax.random.fold_in(random_keys.wrap(state.noise_key), state.step)
         work = self._whole if self.options.microbatches == 1 else self._microbatched
-        # What the model computes with is whole; what is kept is a share.
+        # The model computes with gathered arrays; the state holds shards.
         params, batch_stats = sharing.whole((state.params, state.batch_stats))
         return work(params, batch_stats, batch, key, taught_by, sharing.shared)
 
@@ -199,12 +202,12 @@ class TrainStep:
         *,
         sharing: Sharing = NOT_SHARED,
     ) -> tuple[TrainState, Metrics]:
-        """Moves weights and averages."""
+        """Returns the state with updated weights and averages, and further metrics."""
         updates, opt_state = self.optimizer.update(
             gradient, state.opt_state, state.params
         )
         params = optax.apply_updates(state.params, updates)
-        # Shares are not joined: they lie on different devices.
+        # Shards are not concatenated, as they are on different devices.
         norm = joined_norm if sharing is NOT_SHARED else optax.tree.norm
         done = state.step + 1
         decay = ema_decay(self.options.ema_decay, done)
@@ -232,7 +235,8 @@ class TrainStep:
             },
         )
         measured = {name: m.means() for name, m in self.loss(outputs, batch).items()}
-        data_loss = total_loss(*measured["loss"], self.options)
+        labeled, pseudo = measured["loss"]
+        data_loss = total_loss(labeled, pseudo, self.options)
         decay = l2(params, frozen=self.options.frozen)
         value = data_loss + self.options.weight_decay * decay
         metrics = {"loss": value, "l2": decay}
@@ -252,7 +256,7 @@ class TrainStep:
         count = self.options.microbatches
 
         def deal(x):
-            # Of what only pseudo-labeled examples have, a group has fewer.
+            # A group has fewer entries of arrays for pseudo-labeled examples only.
             group = self.options.group * len(x) // len(batch["image"])
             x = x.reshape(-1, count, group, *x.shape[1:]).swapaxes(0, 1)
             return x.reshape(count, -1, *x.shape[3:])
@@ -266,7 +270,7 @@ class TrainStep:
             gradient, batch_stats, metrics = self._whole(
                 params, batch_stats, part, part_key, taught_by, shared
             )
-            # A running sum: one copy of the gradients, however many microbatches.
+            # A running sum needs one copy of the gradients for any number of parts.
             return (jax.tree.map(jnp.add, total, gradient), batch_stats), metrics
 
         start = shared(jax.tree.map(jnp.zeros_like, params)), batch_stats
@@ -284,23 +288,24 @@ def jit_train_step(
     taught: bool = False,
     state_sharding: PyTree | None = None,
 ) -> jax.stages.Wrapped:
-    """Says sharding and donation of a step, and compiles nothing yet.
+    """Applies `jax.jit` to a step, with its shardings and donation.
 
     Args:
-      step: to be one program.
+      step: the step.
       mesh: devices.
-      taught: whether it takes the variables of a teacher as well, replicated.
-      state_sharding: of `partitioning.state_sharding`; replicated if not given.
+      taught: whether it also takes the variables of a teacher, replicated.
+      state_sharding: from `sharding.state_sharding`; replicated if not given.
 
     Returns:
-      What `jax.jit` returns: the state that it is given is donated, its batch spread.
+      The jitted step, not compiled yet: the state is donated, the batch sharded.
     """
     whole, spread = sharding.replicated(mesh), sharding.along_batch(mesh)
     held = whole if state_sharding is None else state_sharding
+    function: Callable[..., Any] = step
     if isinstance(held, TrainState):
-        step = functools.partial(step, sharing=Sharing.of(held.params, mesh))
+        function = functools.partial(step, sharing=Sharing.of(held.params, mesh))
     return jax.jit(
-        step,
+        function,
         in_shardings=(held, spread, *((whole,) if taught else ())),
         out_shardings=(held, whole),
         donate_argnums=0,
@@ -311,23 +316,22 @@ def jit_train_step(
 def jit_halves(
     step: TrainStep, mesh: Mesh, *, taught: bool = False
 ) -> tuple[jax.stages.Wrapped, jax.stages.Wrapped]:
-    """Says the same of a step's two halves, each to be a program of its own.
+    """Applies `jax.jit` to the two halves of a step separately.
 
     Args:
-      step: of a state that is replicated.
+      step: the step, on a replicated state.
       mesh: devices.
       taught: as in `jit_train_step`.
 
     Returns:
-      What `jax.jit` returns for `TrainStep.gradients` and for `TrainStep.update`.
+      The jitted `TrainStep.gradients` and `TrainStep.update`.
     """
     whole, spread = sharding.replicated(mesh), sharding.along_batch(mesh)
-    options = {
-        "out_shardings": whole,
-        "compiler_options": sharding.compiler_options(mesh),
-    }
+    jit = functools.partial(
+        jax.jit, out_shardings=whole, compiler_options=sharding.compiler_options(mesh)
+    )
     given = (whole, spread, *((whole,) if taught else ()))
     return (
-        jax.jit(step.gradients, in_shardings=given, **options),
-        jax.jit(step.update, in_shardings=whole, donate_argnums=0, **options),
+        jit(step.gradients, in_shardings=given),
+        jit(step.update, in_shardings=whole, donate_argnums=0),
     )

@@ -126,6 +126,7 @@ DIFFERENT = {
     "kinds of keys": ({1: 0}, {"1": 0}),
     "orders of keys": ({"a": 1, "b": 2}, {"b": 2, "a": 1}),
     "precisions": (np.float32(1), np.float64(1)),
+    "dtypes": (np.dtype("float32"), np.dtype("float64")),
     "dtypes of arrays": (np.arange(3), np.arange(3.0)),
     "shapes": (np.arange(6), np.arange(6).reshape(2, 3)),
     "types": (jnp.float32, jnp.bfloat16),

@@ -1,6 +1,5 @@
 """Going ahead: the same results in the same order, and no more than was allowed."""
 
-import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -35,7 +34,7 @@ def opened():
 
 
 @pytest.mark.parametrize("ahead", [0, 1, 3, 20])
-@pytest.mark.parametrize("stop", [7, math.inf])
+@pytest.mark.parametrize("stop", [7, None])
 def test_results_come_in_order(opened, executor, ahead, stop):
     squares = opened(lambda n: n * n, ahead=ahead, stop=stop, executor=executor)
 
