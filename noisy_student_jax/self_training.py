@@ -9,6 +9,7 @@ import dataclasses
 from noisy_student_jax.config import identity, plain
 from noisy_student_jax.core import files
 from noisy_student_jax.generation import init_weights
+from noisy_student_jax.generation.adopt import adopt
 from noisy_student_jax.generation.evaluate import evaluate
 from noisy_student_jax.generation.label import label_pool
 from noisy_student_jax.generation.select import select_pseudo_labels
@@ -140,7 +141,7 @@ def adoption(student: Generation) -> Stage:
         needs=("data",),
         inputs=init_weights.digests(student),
         outputs=(f"{student.spec.name}/{MODEL}",),
-        perform=lambda: init_weights.adopt(student),
+        perform=lambda: adopt(student),
     )
 
 

@@ -36,10 +36,12 @@ DEFINED: dict[str, dict[str, Any]] = {
 }
 """Fixed fields that define some of `LABELS_ONLY`; they cannot be overridden."""
 
-OFF, MODEL, DECIDED, RUN, OTHER = "off", "model", "decided", "run", "other"
+OFF, MODEL, WITH_MODEL, DECIDED = "off", "model", "with_model", "decided"
+RUN, OTHER = "run", "other"
 RULES = {
     OFF: "there is none, or it is off",
     MODEL: "the model's own value, or that of the bundle that it starts from",
+    WITH_MODEL: "decided with model.name where that is none, else the model's own",
     DECIDED: "decided from images of one's own and the machine",
     RUN: "the run knows: its folder, its images, its machine, its dataset",
     OTHER: "the other of steps and epochs says how long",
@@ -144,7 +146,9 @@ _DATA = {
             "validation": _text(None, "the same, of validation images", OFF),
             "test": _text(None, "the same, of test images", OFF),
         },
-        augment=_one_of(("host", "device"), "where noise is applied; the same pixels"),
+        augment=_one_of(
+            ("host", "device"), "where streamed images are noised; the same pixels"
+        ),
         cache=_text(None, "folder of prepared images", RUN),
         side=_whole(None, _FROM_1, "shorter side of prepared images", RUN),
         workers=_whole(None, _FROM_1, "processes that prepare images", RUN),
@@ -163,7 +167,7 @@ _MODEL = {
     **_operational(
         init=_text("random", "'random', 'teacher', 'pretrained', or a bundle", DECIDED)
     ),
-    "resolution": _whole(None, _FROM_1, "side of the images", MODEL),
+    "resolution": _whole(None, _FROM_1, "side of the images", WITH_MODEL),
     "crop_padding": _whole(32, _FROM_0, "border cut off in evaluation", DECIDED),
     "interpolation": _one_of(
         ("bicubic", "bilinear", "nearest", "bicubic_tf1"), "how images are resized"

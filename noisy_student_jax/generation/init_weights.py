@@ -204,20 +204,6 @@ def _copy_model(generation: ConfigDict, bundle: Bundle, place: str) -> None:
     generation.train.part = "all"
 
 
-def adopt(student: Generation) -> dict[str, int]:
-    """Adopts a given bundle as the first teacher; returns counts for the ledger."""
-    bundle = given_teacher(student)
-    bundles.write(bundle, student.paths.model)
-    return {
-        "steps": 0,
-        "images_drawn": 0,
-        "labeled": 0,
-        "pseudo_labeled": 0,
-        "quarantined": 0,
-        "parameters": student.cost.parameters,
-    }
-
-
 def check_teacher(student: Generation) -> None:
     """Checks that an adopted teacher can label this pool.
 

@@ -18,6 +18,9 @@ from noisy_student_jax.runs.spec import GenerationSpec
 def check(run: Run, *, devices: int | None = None) -> None:
     """Checks the preconditions of training all models of a run.
 
+    Reads the dataset, and so prepares a user's images, after the config is known to be
+    right: `Run.dataset`.
+
     Args:
       run: the run.
       devices: number of devices to train on; by default, those of this machine.
@@ -29,6 +32,7 @@ def check(run: Run, *, devices: int | None = None) -> None:
     for student in run.drafts:
         with _named(student):
             _check_config(student, devices)
+    run.dataset  # noqa: B018 - read here, so that preparing has a place of its own
     for student in run.students:
         with _named(student):
             _check_model(student)

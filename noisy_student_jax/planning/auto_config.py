@@ -1,8 +1,8 @@
 """Decides the open fields of a config from the data and the machine.
 
 ``None`` leaves a field open; the table of fields marks those that are decided here
-(`config.schema`: `DECIDED`, and the steps). Decisions are stored in the run directory,
-so that a growing folder of images does not change a run that has begun.
+(`config.schema`: `DECIDED` and `WITH_MODEL`, and the steps). Decisions are stored in
+the run directory, so a growing folder of images does not change a run that has begun.
 """
 
 import contextlib

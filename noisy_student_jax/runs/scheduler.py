@@ -23,7 +23,8 @@ class Stage:
 
     Attributes:
       name: a name such as ``generation_0/train``, unique in the run.
-      config: the config's identity fields that the stage reads.
+      config: the identity fields that the stage reads, and values that follow from
+        them.
       needs: names of the stages whose files it reads.
       outputs: its output files and folders, relative to the run directory; hashed when
         the stage finishes.
@@ -33,8 +34,8 @@ class Stage:
       work: approximate multiply–adds, from which the remaining time is estimated.
       derived: whether it only summarizes other stages, so that it may be repeated
         without ``--again``.
-      elsewhere: the name of an output under another config, by its name under this
-        one; a finished output is renamed rather than made again.
+      elsewhere: for an output, the name that it has with another config (with or
+        without FixRes); a finished output is renamed rather than made again.
     """
 
     name: str

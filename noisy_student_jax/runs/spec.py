@@ -295,7 +295,7 @@ def changed(
 
 
 def largest_side(config: ConfigDict) -> int:
-    """Returns the shorter side, in pixels, of images that serve every model.
+    """Returns the least length of an image's shorter side that serves every model.
 
     Args:
       config: a complete config.

@@ -144,7 +144,7 @@ class CroppingFeed:
       mesh: the devices; only this host's rows are read.
       preprocessing: preprocessing of the images.
       seed: the run's seed.
-      generation: the student's generation.
+      generation: the student's number in random keys (`GenerationSpec.number`).
       decoder: ``auto``, or ``plain`` for Pillow alone, without compiled code.
     """
 
