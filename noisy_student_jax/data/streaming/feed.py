@@ -63,7 +63,7 @@ class _Begun:
     reads: list["Future[list[Future]]"] = dataclasses.field(default_factory=list)
 
 
-@dataclasses.dataclass(eq=False, kw_only=True)
+@dataclasses.dataclass(eq=False)
 class StreamingFeed(CroppingFeed):
     """Reads images of encoded sources (`EncodedSource`), a few steps ahead.
 
@@ -72,6 +72,7 @@ class StreamingFeed(CroppingFeed):
     """
 
     preprocessing: Preprocessing
+    _: dataclasses.KW_ONLY
     noised: bool = True
 
     def __post_init__(self):
