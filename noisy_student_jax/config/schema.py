@@ -205,7 +205,6 @@ _TRAIN = {
     "microbatches": _whole(1, _FROM_1, "parts of a batch computed sequentially"),
     **_operational(
         shard_state=_switch(False, "each device holds a shard of the state"),
-        reuse_program=_switch(True, "compiled programs of earlier processes are used"),
     ),
     "optimizer": _one_of(("rmsprop", "sgd", "adamw"), "TensorFlow's RMSProp"),
     "learning_rate": _number(0.016, ABOVE_0, "peak per 256 labeled images", DECIDED),

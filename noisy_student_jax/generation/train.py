@@ -52,7 +52,6 @@ def train(student: Generation) -> dict[str, Any]:
         batch=abstract_inputs.of_batch(trained),
         taught_by=taught_by,
         shard_state=options.shard_state,
-        reuse=options.reuse_program,
     )
     state = jax.device_put(fresh_state(trained, optimizer), program.held)
     pipeline = streams.open_pipeline(student, learned, mesh, trained.preprocessing)

@@ -263,6 +263,16 @@ def test_a_run_reads_back_what_it_wrote(file, tmp_path):
     assert again.generations[0].model.name == "efficientnet_b7"
 
 
+def test_a_run_of_before_is_read_without_the_fields_that_are_gone(file, tmp_path):
+    config = configs.load(file)
+    stored = plain(config)
+    for owner in (stored, *stored["generations"], stored["control"]):
+        owner["train"]["reuse_program"] = True
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+
+    assert configs.from_json(tmp_path / "config.json") == config
+
+
 def test_commands_without_a_run_get_the_base_with_their_overrides():
     config = configs.defaults(["--config.selection.per_class=7"])
 
@@ -279,7 +289,6 @@ def test_operational_fields_identify_nothing():
     assert dropped == {
         "model.init",
         "train.shard_state",
-        "train.reuse_program",
         "labels.batch",
         "evaluation.batch",
         "checkpoint.asynchronous",
@@ -318,10 +327,7 @@ def test_a_part_of_the_config_drops_its_own_operational_fields():
 
     assert identity(config["labels"], "labels") == {"mode": "stored", "top_k": None}
     kept = identity(config["train"], "train")
-    assert config["train"].keys() - kept.keys() == {
-        "shard_state",
-        "reuse_program",
-    }
+    assert config["train"].keys() - kept.keys() == {"shard_state"}
     # A field of the same name elsewhere is another field.
     assert "batch" in identity(config["train"], "train")
 

@@ -19,7 +19,7 @@ from noisy_student_jax import config as configs
 from noisy_student_jax import tasks
 from noisy_student_jax.cli.main import main
 from noisy_student_jax.core import files
-from noisy_student_jax.core.kept_programs import processor
+from noisy_student_jax.core.devices import processor
 from noisy_student_jax.evaluation.predictor import Predictor
 from noisy_student_jax.models import bundle as bundles
 from noisy_student_jax.planning import auto_config
