@@ -249,6 +249,8 @@ def plan(options: Options, interruption: Interruption) -> int:
     config, _ = _load(options, workdir, interruption, fit=False)
     if where:
         config.plan.update(where.section)
+    if where or config.plan.chip:
+        planning.for_accelerator(config)
     one = Run(config, workdir, interruption=interruption, look_only=True, believe=True)
     check(one, devices=len(where.devices) if where else None)
     if options.recipe:

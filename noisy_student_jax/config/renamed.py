@@ -67,6 +67,9 @@ NONE = {
 REMOVED = ("train.reuse_program",)
 """Fields that are gone; operational ones, so no stage depended on them."""
 
+AS_BEFORE = {"model.layers": ("auto", "own")}
+"""By field, a value that does what an older one did, which identities keep."""
+
 OTHERS = {"model.init": ("", "random")}
 """Other changed values by field: old and new."""
 
@@ -97,6 +100,17 @@ def value(field: str, given: Any) -> Any:
         field in NONE and not isinstance(given, bool) and compared == NONE[field]
     )
     return None if stands_for_none else given
+
+
+def identical(field: str, given: Any) -> Any:
+    """Returns the value that stands for a field's value in identities.
+
+    Args:
+      field: its path, without an owner.
+      given: its current value.
+    """
+    now, older = AS_BEFORE.get(field, (given, given))
+    return older if given == now else given
 
 
 def settings(tree: Any, *, path: str = "") -> Any:

@@ -192,7 +192,7 @@ _MODEL = {
     "dtype": _one_of(("float32", "bfloat16"), "of the activations"),
     "remat": _switch(_OWN.remat, "activations are recomputed in the backward pass"),
     "depthwise": _one_of(("auto", "grouped", "shifted"), "auto: chosen when lowered"),
-    "layers": _one_of(("own", "flax"), "own gradients, or Flax's layers"),
+    "layers": _one_of(("auto", "own", "flax"), "auto: own on a CPU, else Flax's"),
 }
 _TRAIN = {
     "part": Field(

@@ -11,6 +11,7 @@ import jax
 
 from noisy_student_jax.core import sharding
 from noisy_student_jax.models.efficientnet import EfficientNet
+from noisy_student_jax.models.layers import chosen
 from noisy_student_jax.models.stem import patch_bytes
 from noisy_student_jax.runs.run import Generation
 
@@ -120,7 +121,7 @@ def _held_on_cpu(student: Generation) -> float:
     if student.spec.config.model.dtype == "bfloat16":
         held *= CONVERTED
     module = plain.spec.model.module
-    own = isinstance(module, EfficientNet) and module.arguments.layers == "own"
+    own = isinstance(module, EfficientNet) and chosen(module.arguments.layers) == "own"
     if own and module.frozen_blocks < 0:
         stride = module.architecture.stem_stride
         held += patch_bytes(plain.spec.model.resolution, stride=stride)

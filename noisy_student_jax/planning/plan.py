@@ -9,6 +9,7 @@ from noisy_student_jax import models
 from noisy_student_jax.config import ConfigDict, decisions, identity
 from noisy_student_jax.config.accelerators import CHIPS
 from noisy_student_jax.config.decisions import Decision
+from noisy_student_jax.config.schema import LABELS_ONLY
 from noisy_student_jax.core import console, devices
 from noisy_student_jax.core.protocols import Task
 from noisy_student_jax.data.expected import ASSUMED
@@ -65,6 +66,17 @@ def model_text(facts: dict[str, Any]) -> str:
         f" forward an image, {_bytes(facts['activation_bytes'])} of activations an"
         " image in training"
     )
+
+
+def for_accelerator(config: ConfigDict) -> None:
+    """Sets layers left open to those of an accelerator, which this machine need not be.
+
+    Args:
+      config: a complete config, changed in place.
+    """
+    for owner in (*config.generations, *(config[name] for name in LABELS_ONLY)):
+        if owner.model.layers == "auto":
+            owner.model.layers = "flax"
 
 
 def run_facts(run: Run, *, speeds: Speeds | None = None) -> dict[str, Any]:

@@ -332,6 +332,15 @@ def test_a_part_of_the_config_drops_its_own_operational_fields():
     assert "batch" in identity(config["train"], "train")
 
 
+def test_layers_left_open_are_those_that_older_runs_had():
+    layers = {
+        value: identity({"layers": value}, "model")["layers"]
+        for value in schema.FIELDS["model.layers"].choices
+    }
+
+    assert layers == {"auto": "own", "own": "own", "flax": "flax"}
+
+
 def test_the_base_is_the_papers_recipe():
     train = base_config().train
 

@@ -143,8 +143,14 @@ def test_status_reads_its_config(stopped, capsys):
 
 def test_its_config_is_that_of_today(stopped):
     kept = configs.from_json(stopped / "config.json")
+    # The layers that `auto` takes here had no other name.
     today = configs.load(
-        TINY, ["--config.checkpoint.keep=1", "--config.checkpoint.asynchronous=false"]
+        TINY,
+        [
+            "--config.checkpoint.keep=1",
+            "--config.checkpoint.asynchronous=false",
+            "--config.model.layers=own",
+        ],
     )
 
     assert configs.plain(kept) == configs.plain(today)
