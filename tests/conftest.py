@@ -26,6 +26,7 @@ def others_may_promote():
 
     with pytest.MonkeyPatch.context() as patch:
         for owner, name in (
+            (normalization, "_compute_stats"),
             (normalization, "_normalize"),
             (optax.tree, "bias_correction"),
         ):

@@ -9,6 +9,7 @@ import dataclasses
 
 import jax
 
+from noisy_student_jax.config import ConfigDict
 from noisy_student_jax.core import sharding
 from noisy_student_jax.models.efficientnet import EfficientNet
 from noisy_student_jax.models.layers import chosen
@@ -106,10 +107,21 @@ def estimated(student: Generation, *, devices: int) -> int:
     the stem are added: they depend on the images alone, so that XLA makes them early
     and holds them to the end.
     """
-    per_image = HELD * student.cost.activation_bytes
-    if jax.default_backend() == "cpu" and student.run.config.plan.chip is None:
+    if student.run.config.plan.chip is not None:
+        config = student.spec.config.copy_and_resolve_references()
+        for_accelerator(config)
+        per_image = HELD * student.changed(config).cost.activation_bytes
+    elif jax.default_backend() == "cpu":
         per_image = _held_on_cpu(student)
+    else:
+        per_image = HELD * student.cost.activation_bytes
     return state_bytes(student, devices) + int(per_image * at_once(student, devices))
+
+
+def for_accelerator(owner: ConfigDict) -> None:
+    """Sets layers left open to an accelerator's, which this machine need not have."""
+    if owner.model.layers == "auto":
+        owner.model.layers = "flax"
 
 
 def _held_on_cpu(student: Generation) -> float:

@@ -2,19 +2,8 @@
 
 import types
 
-from support import TINY
-
-from noisy_student_jax import config as configs
-from noisy_student_jax.planning.plan import for_accelerator, record_bytes
+from noisy_student_jax.planning.plan import record_bytes
 from noisy_student_jax.tasks.classification import Classification
-
-
-def test_a_plan_for_an_accelerator_takes_its_layers_where_none_are_asked_for():
-    config = configs.load(TINY, ["--config.generations[1].model.layers=own"])
-    for_accelerator(config)
-
-    assert [one.model.layers for one in config.generations] == ["flax", "own"]
-    assert config.control.model.layers == "own"
 
 
 def test_a_task_tells_what_its_record_takes():
