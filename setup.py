@@ -7,6 +7,8 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 
 RUNTIME = [
+    # Of it, what needs no TensorFlow: parameter_overview and profiler.
+    "clu>=0.0.12",
     # Before 0.12.7 it calls what JAX 0.10 deprecates.
     "flax>=0.12.7",
     "jax>=0.10.0",

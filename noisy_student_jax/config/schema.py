@@ -292,6 +292,12 @@ _SCHEMA: dict[str, Any] = {
             "every_steps": _whole(100, _FROM_1, "between lines of metrics.jsonl"),
             "validate_every_steps": _whole(1000, _FROM_1, "between validations"),
             "every_seconds": _number(10.0, _FROM_0, "between progress lines"),
+            "profile_steps": _whole(
+                None,
+                _FROM_1,
+                "traced for TensorBoard's xprof plugin, or Perfetto",
+                OFF,
+            ),
         },
         # Assumptions of `plan`; no run reads them.
         plan={

@@ -297,6 +297,7 @@ def test_operational_fields_identify_nothing():
         "log.every_steps",
         "log.validate_every_steps",
         "log.every_seconds",
+        "log.profile_steps",
         "data.sources.labeled",
         "data.sources.unlabeled",
         "data.sources.validation",
