@@ -67,6 +67,9 @@ NONE = {
 REMOVED = ("train.reuse_program",)
 """Fields that are gone; operational ones, so no stage depended on them."""
 
+ADDED: dict[str, dict[str, Any]] = {"log": {"profile_steps": None}}
+"""By section, fields that older runs lack, and what they did."""
+
 AS_BEFORE = {"model.layers": ("auto", "own")}
 """By field, a value that does what an older one did, which identities keep."""
 
@@ -129,7 +132,7 @@ def settings(tree: Any, *, path: str = "") -> Any:
     if path in LABELS_ONLY:
         path = ""
     of = {key: f"{path}.{word(key)}" if path else word(key) for key in tree}
-    return {
+    return ADDED.get(path, {}) | {
         word(key): settings(one, path=of[key])
         for key, one in tree.items()
         if of[key] not in REMOVED
