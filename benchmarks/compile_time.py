@@ -33,7 +33,7 @@ CASES = {
 def main() -> None:
     command_line = parser(__doc__)
     add_only(command_line)
-    command_line.add_argument("--layers", default="own")
+    command_line.add_argument("--layers", default="auto")
     command_line.add_argument("--depthwise", default="auto")
     command_line.add_argument("--child", help="measure one case in this process")
     options = command_line.parse_args()
