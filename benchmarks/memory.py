@@ -87,7 +87,7 @@ def measured(case: dict[str, Any]) -> dict[str, float]:
     started = time.perf_counter()
     compiled = jit_train_step(step, mesh).lower(*shapes).compile()
     compiling = time.perf_counter() - started
-    program = StepProgram(step, mesh, state=state, batch=batch, reuse=False)
+    program = StepProgram(step, mesh, state=state, batch=batch)
     state = jax.device_put(state, program.held)
     batch = sharding.put_batch(batch, mesh)
     held = sum(leaf.nbytes for leaf in jax.tree.leaves((state, batch)))

@@ -193,7 +193,7 @@ def epochs(model: str, layout: BatchLayout, steps: int, timing: dict) -> dict:
     batches = pipeline(own, layout, side)
     mesh = sharding.make_mesh()
     step, state = ours.training(ratio=layout.pseudo / layout.labeled)
-    program = StepProgram(step, mesh, state=state, batch=batches(0), reuse=False)
+    program = StepProgram(step, mesh, state=state, batch=batches(0))
     whole = sharding.replicated(mesh)
     states = {name: jax.device_put(state, whole) for name in ("loop", "program")}
     # Each step donates its state, so each form has its own.

@@ -133,10 +133,10 @@ class Ours:
         return predictor, predictor.place(self.variables)
 
 
-def training_work(ours: Ours, batch: int, *, reuse: bool = False) -> Work:
+def training_work(ours: Ours, batch: int) -> Work:
     """Returns a work that is one training step, set up as in a run.
 
-    Its programs are compiled, or with `reuse` found, while the state is initialized.
+    Its programs are compiled, or found, while the state is initialized.
     """
     mesh = sharding.make_mesh()
     step, optimizer = ours.step_and_optimizer()
@@ -147,7 +147,6 @@ def training_work(ours: Ours, batch: int, *, reuse: bool = False) -> Work:
         mesh,
         state=jax.eval_shape(lambda v: ours.state(v, optimizer), shapes),
         batch=given,
-        reuse=reuse,
     )
     state = jax.device_put(ours.state(ours.variables, optimizer), program.held)
     placed = sharding.put_batch(given, mesh)

@@ -8,7 +8,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 import pytest
-from support import TINY, jax_keeps
+from support import TINY
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -26,6 +26,7 @@ def others_may_promote():
 
     with pytest.MonkeyPatch.context() as patch:
         for owner, name in (
+            (normalization, "_compute_stats"),
             (normalization, "_normalize"),
             (optax.tree, "bias_correction"),
         ):
@@ -64,26 +65,6 @@ def memory_is_given_back():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(devices, "keep_freed_memory", lambda: False)
         yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def no_program_is_found():
-    """Turns kept programs off: their digests do not cover the patches of tests."""
-    from noisy_student_jax.core import kept_programs
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kept_programs, "folder", lambda: None)
-        yield
-
-
-@pytest.fixture
-def kept_folder(tmp_path, monkeypatch) -> pathlib.Path:
-    """Keeps programs in a folder of this test, with JAX's cache beside it."""
-    from noisy_student_jax.core import kept_programs
-
-    monkeypatch.setattr(kept_programs, "folder", lambda: tmp_path / "kept")
-    with jax_keeps(jax_compilation_cache_dir=str(tmp_path / "jax")):
-        yield tmp_path / "kept"
 
 
 @pytest.fixture(scope="session")

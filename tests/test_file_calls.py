@@ -55,9 +55,7 @@ EXCEPTIONS = {
         "interop/torch_files.py": {"mmap", "open", "stat"},
     },
     "compiled programs are a cache of the machine": {
-        "core/devices.py": {"exists", "mkdir", "shutil"},
-        "core/kept_programs.py": {"glob", "is_file", "read_bytes", "read_text"}
-        | {"rglob", "stat", "unlink", "utime"},
+        "core/devices.py": {"exists", "mkdir", "read_text", "shutil"},
     },
     "drivers and null devices are the system's": {
         "cli/main.py": {"open"},

@@ -244,11 +244,12 @@ def plan(options: Options, interruption: Interruption) -> int:
             console.print_json(facts)
         else:
             console.say(planning.model_text(facts))
+            console.say(planning.blocks_text([facts]))
         return 0
     workdir = pathlib.Path(options.workdir or "runs/plan")
     config, _ = _load(options, workdir, interruption, fit=False)
     if where:
-        config.plan.update(where.section)
+        topology.settle(config, where)
     one = Run(config, workdir, interruption=interruption, look_only=True, believe=True)
     check(one, devices=len(where.devices) if where else None)
     if options.recipe:
@@ -266,6 +267,7 @@ def plan(options: Options, interruption: Interruption) -> int:
         console.print_json(facts)
     else:
         console.say(planning.run_text(facts))
+        console.say(planning.blocks_text(facts["generations"]))
         if where:
             console.say(topology.text(facts["topology"]))
     return 0

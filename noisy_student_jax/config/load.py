@@ -260,6 +260,8 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
 def identity(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Drops the operational fields of a config or a part of it.
 
+    Values that do the same as an older one count as that (`renamed.AS_BEFORE`).
+
     Args:
       section: plain dictionaries.
       prefix: path of the section in a generation's or the run's config.
@@ -275,7 +277,7 @@ def identity(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
             if (inside := identity(value, path)) or not value:
                 kept[key] = inside
         else:
-            kept[key] = value
+            kept[key] = renamed.identical(_of_owner(path)[1], value)
     return kept
 
 

@@ -64,6 +64,15 @@ NONE = {
 }
 """The old value that meant ``None``, by field."""
 
+REMOVED = ("train.reuse_program",)
+"""Fields that are gone; operational ones, so no stage depended on them."""
+
+ADDED: dict[str, dict[str, Any]] = {"log": {"profile_steps": None}}
+"""By section, fields that older runs lack, and what they did."""
+
+AS_BEFORE = {"model.layers": ("auto", "own")}
+"""By field, a value that does what an older one did, which identities keep."""
+
 OTHERS = {"model.init": ("", "random")}
 """Other changed values by field: old and new."""
 
@@ -96,6 +105,17 @@ def value(field: str, given: Any) -> Any:
     return None if stands_for_none else given
 
 
+def identical(field: str, given: Any) -> Any:
+    """Returns the value that stands for a field's value in identities.
+
+    Args:
+      field: its path, without an owner.
+      given: its current value.
+    """
+    now, older = AS_BEFORE.get(field, (given, given))
+    return older if given == now else given
+
+
 def settings(tree: Any, *, path: str = "") -> Any:
     """Returns a config, or a part of one, in its current form.
 
@@ -111,9 +131,11 @@ def settings(tree: Any, *, path: str = "") -> Any:
         return value(path, tree)
     if path in LABELS_ONLY:
         path = ""
-    return {
-        word(key): settings(one, path=f"{path}.{word(key)}" if path else word(key))
+    of = {key: f"{path}.{word(key)}" if path else word(key) for key in tree}
+    return ADDED.get(path, {}) | {
+        word(key): settings(one, path=of[key])
         for key, one in tree.items()
+        if of[key] not in REMOVED
     }
 
 

@@ -192,7 +192,7 @@ _MODEL = {
     "dtype": _one_of(("float32", "bfloat16"), "of the activations"),
     "remat": _switch(_OWN.remat, "activations are recomputed in the backward pass"),
     "depthwise": _one_of(("auto", "grouped", "shifted"), "auto: chosen when lowered"),
-    "layers": _one_of(("own", "flax"), "own gradients, or Flax's layers"),
+    "layers": _one_of(("auto", "own", "flax"), "auto: own on a CPU, else Flax's"),
 }
 _TRAIN = {
     "part": Field(
@@ -205,7 +205,6 @@ _TRAIN = {
     "microbatches": _whole(1, _FROM_1, "parts of a batch computed sequentially"),
     **_operational(
         shard_state=_switch(False, "each device holds a shard of the state"),
-        reuse_program=_switch(True, "compiled programs of earlier processes are used"),
     ),
     "optimizer": _one_of(("rmsprop", "sgd", "adamw"), "TensorFlow's RMSProp"),
     "learning_rate": _number(0.016, ABOVE_0, "peak per 256 labeled images", DECIDED),
@@ -293,6 +292,12 @@ _SCHEMA: dict[str, Any] = {
             "every_steps": _whole(100, _FROM_1, "between lines of metrics.jsonl"),
             "validate_every_steps": _whole(1000, _FROM_1, "between validations"),
             "every_seconds": _number(10.0, _FROM_0, "between progress lines"),
+            "profile_steps": _whole(
+                None,
+                _FROM_1,
+                "traced for TensorBoard's xprof plugin, or Perfetto",
+                OFF,
+            ),
         },
         # Assumptions of `plan`; no run reads them.
         plan={

@@ -1,6 +1,8 @@
 """The machine: its devices, the compilation cache and the memory allocator."""
 
 import ctypes
+import functools
+import hashlib
 import os
 import pathlib
 import platform
@@ -10,7 +12,6 @@ import jax
 
 from noisy_student_jax.core import console
 from noisy_student_jax.core.errors import UserError, one_line
-from noisy_student_jax.core.kept_programs import processor
 
 TPU = (pathlib.Path("/dev/accel0"), pathlib.Path("/dev/vfio/0"))
 """Device files of TPU chips."""
@@ -41,9 +42,8 @@ def announce() -> None:
 def keep_compiled_programs() -> None:
     """Enables the persistent compilation cache in the user's cache directory.
 
-    It holds JAX's own entries and whole programs (`kept_programs`). A cache directory
-    already set in JAX is left alone. Each kind of processor has its own directory, as a
-    program that uses instructions this processor lacks would crash.
+    A cache directory already set in JAX is left alone. Each kind of processor has its
+    own directory, as a program that uses instructions this processor lacks would crash.
     """
     # JAX adds its settings to `Config` at import, where no checker sees them.
     if jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
@@ -56,6 +56,18 @@ def keep_compiled_programs() -> None:
         return  # no home, or not writable: programs are compiled again
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+@functools.cache
+def processor() -> str:
+    """Returns a name for this processor's instruction set, which programs depend on."""
+    try:
+        text = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        text = platform.processor()
+    abilities = [line for line in text.splitlines() if line.startswith("flags")][:1]
+    digest = hashlib.sha256("".join(abilities or [text]).encode()).hexdigest()
+    return f"{platform.machine()}-{digest[:12]}"
 
 
 def keep_freed_memory() -> bool:

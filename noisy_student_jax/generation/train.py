@@ -12,13 +12,14 @@ import numpy as np
 import optax
 
 from noisy_student_jax import models
-from noisy_student_jax.core import sharding
+from noisy_student_jax.core import console, sharding
 from noisy_student_jax.core.protocols import LossOptions
 from noisy_student_jax.core.types import PyTree
 from noisy_student_jax.evaluation.predictor import predict_source
 from noisy_student_jax.generation import abstract_inputs, init_weights, streams
 from noisy_student_jax.generation.trainable import Part, part, predictor
 from noisy_student_jax.models import bundle as bundles
+from noisy_student_jax.models import overview
 from noisy_student_jax.models.bundle import Bundle
 from noisy_student_jax.runs import fixres
 from noisy_student_jax.runs.run import Generation
@@ -41,6 +42,7 @@ def train(student: Generation) -> dict[str, Any]:
     layout, options = spec.layout, spec.config.train
     layout.check(devices=mesh.size, microbatches=options.microbatches)
     trained = part(student)
+    console.say(overview.table(overview.rows(student.cost.shapes["params"])))
     learned = streams.make(student).read_by(trained)
     validate = _validation(trained)
     teacher, taught_by = teacher_of(student)
@@ -52,7 +54,6 @@ def train(student: Generation) -> dict[str, Any]:
         batch=abstract_inputs.of_batch(trained),
         taught_by=taught_by,
         shard_state=options.shard_state,
-        reuse=options.reuse_program,
     )
     state = jax.device_put(fresh_state(trained, optimizer), program.held)
     pipeline = streams.open_pipeline(student, learned, mesh, trained.preprocessing)
@@ -207,6 +208,7 @@ def _loop_options(student: Generation) -> loop.LoopOptions:
         prefetch=student.run.config.data.prefetch,
         log_every=log.every_steps,
         validate_every=log.validate_every_steps,
+        profile_steps=log.profile_steps,
     )
 
 

@@ -26,6 +26,7 @@ from noisy_student_jax.models.layers import (
     LAYERS,
     DepthwiseConv,
     batch_norm,
+    chosen,
     classify,
     convolution,
     keep_factors,
@@ -181,15 +182,15 @@ class EfficientNet(nn.Module):
         self,
     ) -> tuple[Callable[..., nn.Module], Callable[..., jax.Array]]:
         given = self.arguments
-        dtype = jnp.dtype(given.dtype)
-        conv = functools.partial(convolution, dtype=dtype, implementation=given.layers)
+        dtype, layers = jnp.dtype(given.dtype), chosen(given.layers)
+        conv = functools.partial(convolution, dtype=dtype, implementation=layers)
         norm = functools.partial(
             batch_norm,
             group=given.batch_norm_group,
             momentum=given.batch_norm_momentum,
             epsilon=given.batch_norm_epsilon,
             dtype=dtype,
-            implementation=given.layers,
+            implementation=layers,
         )
         return conv, norm
 

@@ -11,8 +11,19 @@ from noisy_student_jax.models.batch_norm import Activation, BatchNorm
 from noisy_student_jax.models.depthwise import depthwise_conv
 from noisy_student_jax.models.stem import stem_conv
 
-LAYERS = ("own", "flax")
+LAYERS = ("auto", "own", "flax")
 """Implementations of 1×1 convolutions and batch norm; see `ModelArguments`."""
+
+
+def chosen(layers: str) -> str:
+    """Returns the implementation that one of `LAYERS` means on this machine.
+
+    It is chosen when a model is traced, not when it is lowered: the residuals of the
+    two gradients differ, and both would be traced.
+    """
+    if layers != "auto":
+        return layers
+    return "own" if jax.default_backend() == "cpu" else "flax"
 
 
 def convolution(

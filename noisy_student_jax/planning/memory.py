@@ -9,8 +9,10 @@ import dataclasses
 
 import jax
 
+from noisy_student_jax.config import ConfigDict
 from noisy_student_jax.core import sharding
 from noisy_student_jax.models.efficientnet import EfficientNet
+from noisy_student_jax.models.layers import chosen
 from noisy_student_jax.models.stem import patch_bytes
 from noisy_student_jax.runs.run import Generation
 
@@ -105,10 +107,21 @@ def estimated(student: Generation, *, devices: int) -> int:
     the stem are added: they depend on the images alone, so that XLA makes them early
     and holds them to the end.
     """
-    per_image = HELD * student.cost.activation_bytes
-    if jax.default_backend() == "cpu" and student.run.config.plan.chip is None:
+    if student.run.config.plan.chip is not None:
+        config = student.spec.config.copy_and_resolve_references()
+        for_accelerator(config)
+        per_image = HELD * student.changed(config).cost.activation_bytes
+    elif jax.default_backend() == "cpu":
         per_image = _held_on_cpu(student)
+    else:
+        per_image = HELD * student.cost.activation_bytes
     return state_bytes(student, devices) + int(per_image * at_once(student, devices))
+
+
+def for_accelerator(owner: ConfigDict) -> None:
+    """Sets layers left open to an accelerator's, which this machine need not have."""
+    if owner.model.layers == "auto":
+        owner.model.layers = "flax"
 
 
 def _held_on_cpu(student: Generation) -> float:
@@ -120,7 +133,7 @@ def _held_on_cpu(student: Generation) -> float:
     if student.spec.config.model.dtype == "bfloat16":
         held *= CONVERTED
     module = plain.spec.model.module
-    own = isinstance(module, EfficientNet) and module.arguments.layers == "own"
+    own = isinstance(module, EfficientNet) and chosen(module.arguments.layers) == "own"
     if own and module.frozen_blocks < 0:
         stride = module.architecture.stem_stride
         held += patch_bytes(plain.spec.model.resolution, stride=stride)

@@ -1,6 +1,7 @@
 """Plans: the cost of a model or a run, and the recipe that a config resolves to."""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -11,10 +12,13 @@ from noisy_student_jax.config.accelerators import CHIPS
 from noisy_student_jax.config.decisions import Decision
 from noisy_student_jax.core import console, devices
 from noisy_student_jax.core.protocols import Task
+from noisy_student_jax.core.types import PyTree
 from noisy_student_jax.data.expected import ASSUMED
 from noisy_student_jax.data.open import STREAMED
 from noisy_student_jax.generation import streams
-from noisy_student_jax.models import cost
+from noisy_student_jax.models import cost, overview
+from noisy_student_jax.models.initialize import abstract_variables
+from noisy_student_jax.models.overview import Row
 from noisy_student_jax.planning import budget, flops, memory, throughput
 from noisy_student_jax.planning.memory import FLOAT32, STATE_COPIES
 from noisy_student_jax.planning.throughput import Speed, Speeds
@@ -39,14 +43,15 @@ def model_facts(name: str, *, resolution: int = 0, outputs: int = 1000) -> dict:
 
     Returns:
       ``model``, ``resolution``, ``outputs``, ``parameters``, ``flops`` (2 ×
-      multiply–adds, forward, one image) and ``activation_bytes`` (kept for the
-      backward pass, one image).
+      multiply–adds, forward, one image), ``activation_bytes`` (kept for the backward
+      pass, one image) and ``blocks`` (`overview.rows`).
 
     Raises:
       UserError: there is no model with this name.
     """
     module = models.create(name, outputs=outputs)
     side = resolution or models.resolution(name)
+    shapes = abstract_variables(module, resolution=side)
     return {
         "model": name,
         "resolution": side,
@@ -54,6 +59,7 @@ def model_facts(name: str, *, resolution: int = 0, outputs: int = 1000) -> dict:
         "parameters": cost.parameter_count(module, resolution=side),
         "flops": cost.forward_flops(module, resolution=side),
         "activation_bytes": cost.activation_bytes(module, resolution=side),
+        "blocks": _blocks(shapes),
     }
 
 
@@ -177,6 +183,23 @@ def run_text(facts: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def blocks_text(entries: Iterable[dict[str, Any]]) -> str:
+    """Formats the parameters of each model as a table, once for each.
+
+    Args:
+      entries: facts with ``model`` and ``blocks``.
+    """
+    found = {entry["model"]: entry["blocks"] for entry in entries}
+    return "\n".join(
+        f"{name}:\n{overview.table([Row(**row) for row in blocks])}"
+        for name, blocks in found.items()
+    )
+
+
+def _blocks(shapes: PyTree) -> list[dict[str, Any]]:
+    return [dataclasses.asdict(row) for row in overview.rows(shapes["params"])]
+
+
 def recipe(run: Run) -> str:
     """Formats the resolved recipe of a run, one fact per line, for use with diff."""
     lines = [f"data: {run.dataset.name}"]
@@ -263,6 +286,7 @@ def _student_facts(student: Generation, speeds: Speeds | None) -> dict[str, Any]
         "resolution": spec.model.resolution,
         "parameters": cost.parameters,
         "flops": cost.flops,
+        "blocks": _blocks(cost.shapes),
         "dtype": spec.config.model.dtype,
         "steps": steps,
         "batch": {"labeled": layout.labeled, "pseudo": layout.pseudo},

@@ -19,9 +19,12 @@ from noisy_student_jax.core.preemption import Interruption
 from noisy_student_jax.core.prefetch import Prefetcher
 from noisy_student_jax.core.types import Batch
 from noisy_student_jax.training.checkpoints import Checkpoints
+from noisy_student_jax.training.profile import Profile
 from noisy_student_jax.training.state import TrainState
 from noisy_student_jax.training.step import Metrics
 
+TENSORBOARD = "tensorboard"
+"""Folder of events and traces, in a training's."""
 Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
@@ -38,6 +41,7 @@ class LoopOptions:
       asynchronous: whether training continues while a checkpoint is written.
       prefetch: batches prepared and sent to the devices ahead of their step; 0 for
         none.
+      profile_steps: steps whose trace is written; None for none.
     """
 
     steps: int
@@ -47,6 +51,7 @@ class LoopOptions:
     validate_every: int
     asynchronous: bool = True
     prefetch: int = 1
+    profile_steps: int | None = None
 
 
 def train(
@@ -69,7 +74,7 @@ def train(
       state: an initial state on its devices; a checkpoint in `folder` replaces it.
       batches: returns the batch of a step.
       options: see `LoopOptions`.
-      folder: for checkpoints, ``metrics.jsonl`` and TensorBoard events.
+      folder: for checkpoints, ``metrics.jsonl``, TensorBoard events and traces.
       batch_size: images per step, for the rate.
       validate: returns the metrics of a state, which are logged.
       records: returns the records of a step, for the error message if it diverges.
@@ -94,6 +99,11 @@ def train(
     if first:
         console.say(f"  continues from the checkpoint of step {first:,}")
     log = MetricsLog(folder, first)
+    profile = Profile(
+        folder / TENSORBOARD,
+        range(first, options.steps),
+        wanted=options.profile_steps,
+    )
     ready = Prefetcher(batches, ahead=options.prefetch, stop=options.steps)
     progress.start(options.steps * batch_size, "images", at=first * batch_size)
     started = time.monotonic()
@@ -128,9 +138,14 @@ def train(
                 settle(late, number - 1)
                 checkpoints.save(state)
                 raise
+            profile.before(number)
             # All inputs are on the devices: no implicit transfers.
-            with jax.transfer_guard("disallow"):
+            with (
+                jax.transfer_guard("disallow"),
+                jax.profiler.StepTraceAnnotation("train", step_num=number),
+            ):
                 state, metrics = step(state, batch)
+            profile.after(number, state)
             del batch
             ready.fill(number + 1)
             # One step late: the device is busy while the host checks.
@@ -146,6 +161,7 @@ def train(
             if saving:
                 checkpoints.save(state)
     finally:
+        profile.close()
         log.close()
         checkpoints.close()
     return state
@@ -162,7 +178,7 @@ class MetricsLog:
         files.write_atomically(self.path, lines)
         try:
             self._board = SummaryWriter(
-                str(folder / "tensorboard"), purge_step=first_step + 1
+                str(folder / TENSORBOARD), purge_step=first_step + 1
             )
         except OSError as error:
             console.warn(f"no TensorBoard events are written: {error}")

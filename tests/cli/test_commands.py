@@ -47,13 +47,16 @@ def test_plan_of_a_model_for_machines(capsys):
 def test_plan_of_a_model_for_people(capsys):
     out, err = run_main(capsys, "plan", "--model=efficientnet_b0", "--resolution=112")
     assert err == ""
-    device, line = out.splitlines()
+    device, line, name, *table = out.splitlines()
     assert device.startswith("device: cpu (")
     assert re.match(
         r"efficientnet_b0 at 112 px, 1000 classes: 5,288,548 parameters, 0\.\d+"
         r" GFLOPs forward an image, .* MB of activations",
         line,
     )
+    assert name == "efficientnet_b0:"
+    assert "3×3×3×32" in next(row for row in table if "stem_conv" in row)
+    assert "5,288,548" in table[-2]
 
 
 def test_plan_of_a_config_for_machines(capsys):
@@ -82,10 +85,11 @@ def test_plan_of_a_config_for_people_writes_nothing(capsys, tmp_path, monkeypatc
     out, _ = run_main(capsys, "plan", f"--config={TINY}", "--config.train.steps=40")
     lines = out.splitlines()
     assert lines[1] == "digits: 30 labeled, 1,617 pool, 50 validation, 100 test"
-    assert [line.split(":")[0] for line in lines[2:]] == [
+    assert [line.split(":")[0] for line in lines[2:] if line[0] not in "|+"] == [
         "generation 0",
         "generation 1",
         "control",
+        "efficientnet_test",
     ]
     assert "40 steps of 16 + 16 images (1,280 draws" in lines[3]
     assert list(tmp_path.iterdir()) == []

@@ -263,6 +263,17 @@ def test_a_run_reads_back_what_it_wrote(file, tmp_path):
     assert again.generations[0].model.name == "efficientnet_b7"
 
 
+def test_a_run_of_before_is_read_with_the_fields_of_today(file, tmp_path):
+    config = configs.load(file)
+    stored = plain(config)
+    del stored["log"]["profile_steps"]
+    for owner in (stored, *stored["generations"], stored["control"]):
+        owner["train"]["reuse_program"] = True
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+
+    assert configs.from_json(tmp_path / "config.json") == config
+
+
 def test_commands_without_a_run_get_the_base_with_their_overrides():
     config = configs.defaults(["--config.selection.per_class=7"])
 
@@ -279,7 +290,6 @@ def test_operational_fields_identify_nothing():
     assert dropped == {
         "model.init",
         "train.shard_state",
-        "train.reuse_program",
         "labels.batch",
         "evaluation.batch",
         "checkpoint.asynchronous",
@@ -288,6 +298,7 @@ def test_operational_fields_identify_nothing():
         "log.every_steps",
         "log.validate_every_steps",
         "log.every_seconds",
+        "log.profile_steps",
         "data.sources.labeled",
         "data.sources.unlabeled",
         "data.sources.validation",
@@ -318,12 +329,18 @@ def test_a_part_of_the_config_drops_its_own_operational_fields():
 
     assert identity(config["labels"], "labels") == {"mode": "stored", "top_k": None}
     kept = identity(config["train"], "train")
-    assert config["train"].keys() - kept.keys() == {
-        "shard_state",
-        "reuse_program",
-    }
+    assert config["train"].keys() - kept.keys() == {"shard_state"}
     # A field of the same name elsewhere is another field.
     assert "batch" in identity(config["train"], "train")
+
+
+def test_layers_left_open_are_those_that_older_runs_had():
+    layers = {
+        value: identity({"layers": value}, "model")["layers"]
+        for value in schema.FIELDS["model.layers"].choices
+    }
+
+    assert layers == {"auto": "own", "own": "own", "flax": "flax"}
 
 
 def test_the_base_is_the_papers_recipe():

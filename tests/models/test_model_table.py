@@ -98,7 +98,7 @@ def test_defaults_are_the_papers_and_none_means_the_default():
         dtype="float32",
         remat=False,
         depthwise="auto",
-        layers="own",
+        layers="auto",
     )
 
 
@@ -122,7 +122,7 @@ def test_a_config_says_what_a_model_is_created_with():
         "dtype": "float32",
         "remat": False,
         "depthwise": "auto",
-        "layers": "own",
+        "layers": "auto",
     }
     section.dropout_rate = 0.0
     assert models.arguments_of(section, outputs=7)["dropout_rate"] == 0.0

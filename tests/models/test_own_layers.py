@@ -202,6 +202,22 @@ def test_a_model_of_own_layers_is_that_of_flaxs(remat):
     assert_close(actual, gradients(model("flax"), variables, images), 1e-4)
 
 
+@pytest.mark.parametrize(("backend", "layers"), [("cpu", "own"), ("tpu", "flax")])
+def test_layers_left_open_are_chosen_by_backend(monkeypatch, backend, layers):
+    images = levels((2, 8, 8, 3))
+    variables = initialize(model("flax"), resolution=8, seed=0)
+
+    def lowered(module):
+        # Not `gradients` itself, which would not be traced anew.
+        function = functools.partial(gradients.__wrapped__, module)
+        return jax.jit(lambda *given: function(*given)).lower(variables, images)
+
+    expected = lowered(model(layers)).as_text()
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+
+    assert lowered(model("auto")).as_text() == expected
+
+
 def test_own_layers_keep_half_of_what_automatic_differentiation_keeps():
     own, flax = (
         cost.activation_bytes(model(layers), resolution=8) for layers in ("own", "flax")

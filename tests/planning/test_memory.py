@@ -127,7 +127,10 @@ def test_for_a_chip_dtype_and_remat_spare_memory_and_on_cpu_they_do_not():
     chip = "plan.chip=tpu_v5e"
     assert estimated(chip, half) < estimated(chip)
     assert estimated(chip, again) < estimated(chip)
-    assert estimated(chip) < estimated()
+    own = "model.layers=own"
+    assert estimated(chip, own) < estimated()
+    assert estimated(chip, own) < estimated(chip)
+    assert estimated(chip, "model.layers=flax") == estimated(chip)
 
 
 def test_a_shared_state_is_gathered_beside_the_shares():

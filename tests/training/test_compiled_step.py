@@ -1,17 +1,15 @@
-"""A step's programs: the step itself, in halves or whole, compiled or found."""
+"""A step's programs: the step itself, in halves or whole."""
 
 import dataclasses
 import functools
-import threading
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
-from noisy_student_jax.core import kept_programs, sharding
+from noisy_student_jax.core import sharding
 from noisy_student_jax.core.protocols import LossOptions
 from noisy_student_jax.models.head import Head
 from noisy_student_jax.tasks.classification import Classification
@@ -55,7 +53,6 @@ class Small(nn.Module):
 
 
 HEAD, SMALL = Head(3, dropout_rate=0.5), Small()
-"""Of the package, whose code is known; and somebody's own."""
 
 
 @functools.cache
@@ -96,10 +93,9 @@ def batch(number=0, **changes):
     return sharding.put_batch(one | changes, MESH)
 
 
-def program(step=None, *, module=HEAD, reuse=False):
+def program(step=None, *, module=HEAD):
     step = step or made(module)[0]
-    state = fresh(module)
-    return StepProgram(step, MESH, state=state, batch=batch(), reuse=reuse)
+    return StepProgram(step, MESH, state=fresh(module), batch=batch())
 
 
 def trained(step, steps=3, *, module=HEAD):
@@ -108,33 +104,6 @@ def trained(step, steps=3, *, module=HEAD):
     for number in range(steps):
         state, metrics = step(state, batch(number))
     return jax.device_get((state, metrics))
-
-
-@pytest.fixture
-def folder(kept_folder):
-    return kept_folder
-
-
-def kept(folder):
-    """Waits for what a thread keeps; returns it."""
-    for thread in threading.enumerate():
-        if getattr(thread, "_target", None) is kept_programs.keep:
-            thread.join()
-    return sorted(folder.glob("*.program"))
-
-
-@pytest.fixture
-def untraceable(monkeypatch):
-    """Tells of whoever traces a step from here on."""
-
-    def refuse(*_, **__):
-        raise AssertionError("it was traced")
-
-    def deny():
-        monkeypatch.setattr(TrainStep, "_objective", refuse)
-        monkeypatch.setattr(optax, "apply_updates", refuse)
-
-    return deny
 
 
 @pytest.mark.parametrize("module", [HEAD, SMALL], ids=["head", "batch norm"])
@@ -158,62 +127,6 @@ def test_the_state_is_given_away():
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.opt_state))
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
     assert int(moved.step) == 1
-
-
-def test_a_later_process_traces_nothing_and_computes_the_same_bits(folder, untraceable):
-    first = trained(program(reuse=True))
-    assert len(kept(folder)) == 2
-    untraceable()
-    second = trained(program(reuse=True))
-
-    jax.tree.map(np.testing.assert_array_equal, first, second)
-
-
-def test_nothing_is_kept_or_found_where_that_is_turned_off(folder, untraceable):
-    trained(program(), steps=1)
-    assert not kept(folder)
-    found_by_text = list((folder.parent / "jax").glob("jit_gradients-*-cache"))
-    assert found_by_text
-    for path in found_by_text:
-        path.unlink()
-    trained(program(reuse=True), steps=1)
-    assert kept(folder)
-    untraceable()
-    with pytest.raises(AssertionError, match="it was traced"):
-        program()
-
-
-def test_a_damaged_program_is_compiled_and_kept_again(folder):
-    first = trained(program(reuse=True))
-    for path in kept(folder):
-        path.write_bytes(path.read_bytes()[:-100])
-    damaged = [path.stat().st_size for path in kept(folder)]
-    second = trained(program(reuse=True))
-
-    jax.tree.map(np.testing.assert_array_equal, first, second)
-    assert [path.stat().st_size for path in kept(folder)] != damaged
-
-
-def test_a_found_program_that_fails_is_not_found_again(folder, monkeypatch):
-    trained(program(reuse=True), steps=1)
-    assert len(kept(folder)) == 2
-
-    def fail(*_):
-        raise jax.errors.JaxRuntimeError("NOT_FOUND: Function fusion.2 not found")
-
-    monkeypatch.setattr(kept_programs, "find", lambda *_: fail)
-    with pytest.raises(jax.errors.JaxRuntimeError):
-        trained(program(reuse=True), steps=1)
-    # The first to run, which keeps the other from running.
-    assert len(kept(folder)) == 1
-
-
-def test_somebodys_own_code_is_never_kept(folder):
-    trained(program(module=SMALL, reuse=True), steps=1, module=SMALL)
-
-    assert not kept(folder)
-    # JAX keeps it, by its text.
-    assert list((folder.parent / "jax").glob("jit_gradients-*-cache"))
 
 
 def test_a_batch_of_another_kind_than_foreseen_is_taken_all_the_same():

@@ -12,9 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from noisy_student_jax.core.console import printable
-from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.core.errors import UserError, one_line
 from noisy_student_jax.data.encoded import Encoded
-from noisy_student_jax.data.streaming import crc32c
 from noisy_student_jax.data.streaming.records import (
     Features,
     RecordSource,
@@ -25,6 +24,14 @@ from noisy_student_jax.data.streaming.records import (
     read_labels,
 )
 from noisy_student_jax.images.decode import MAX_BYTES
+
+try:
+    import google_crc32c
+except ImportError as error:
+    raise UserError(
+        "TFRecord files need google-crc32c, which cannot be imported"
+        f" ({one_line(error)}): pip install 'noisy-student-jax[streaming]'"
+    ) from error
 
 _HEADER, _FOOTER = 12, 4
 _GZIP = b"\x1f\x8b"
@@ -106,7 +113,7 @@ class TFRecordFile:
             return None, f"{length:,} bytes, more than {MAX_BYTES:,}"
         whole = os.pread(handle, end - start, start)
         data, checksum = whole[_HEADER:-_FOOTER], whole[-_FOOTER:]
-        if len(whole) < end - start or crc32c.masked(data) != _number(checksum):
+        if len(whole) < end - start or masked(data) != _number(checksum):
             return None, f"damaged: wrong checksum of the record at byte {start}"
         return data, "ok"
 
@@ -180,12 +187,13 @@ def _starts(path: pathlib.Path) -> np.ndarray:
 
 def _check_headers(path: pathlib.Path, starts: list[int], headers: list[bytes]) -> None:
     """Checks the checksums of record lengths, without which the rest is lost."""
-    bytes_of = np.frombuffer(b"".join(headers), np.uint8).reshape(-1, _HEADER)
-    told = np.ascontiguousarray(bytes_of[:, 8:]).view("<u4")[:, 0]
-    wrong = np.flatnonzero(crc32c.masked_rows(bytes_of[:, :8]) != told)
-    if not len(wrong):
+    wrong = (
+        number
+        for number, header in enumerate(headers)
+        if masked(header[:8]) != _number(header[8:])
+    )
+    if (first := next(wrong, None)) is None:
         return
-    first = wrong[0]
     if first == 0 and headers[0].startswith(_GZIP):
         raise UserError(
             f"'{printable(str(path))}' is compressed, so that its records cannot be"
@@ -196,6 +204,13 @@ def _check_headers(path: pathlib.Path, starts: list[int], headers: list[bytes]) 
         f" record at byte {starts[first]} has a wrong checksum; copy or write the file"
         " again"
     )
+
+
+def masked(data: bytes) -> int:
+    """Returns the checksum of bytes, CRC-32C, as TFRecord files mask it."""
+    checksum = google_crc32c.value(data)
+    turned = checksum >> 15 | checksum << 17
+    return (turned + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def _number(data: bytes) -> int:

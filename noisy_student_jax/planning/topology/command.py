@@ -4,8 +4,11 @@ import argparse
 from collections.abc import Hashable
 from typing import Any
 
+from noisy_student_jax.config import ConfigDict
+from noisy_student_jax.config.schema import LABELS_ONLY
 from noisy_student_jax.core import console
 from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.planning import memory
 from noisy_student_jax.planning.topology import compiling, proposals, report, slices
 from noisy_student_jax.planning.topology.compiling import Outcome
 from noisy_student_jax.planning.topology.estimate import MemoryEstimator
@@ -15,7 +18,7 @@ from noisy_student_jax.planning.topology.report import text
 from noisy_student_jax.planning.topology.slices import Slice
 from noisy_student_jax.runs.run import Generation, Run
 
-__all__ = ["asked_for", "facts", "text"]
+__all__ = ["asked_for", "facts", "settle", "text"]
 
 
 def asked_for(options: argparse.Namespace) -> Slice | None:
@@ -34,6 +37,13 @@ def asked_for(options: argparse.Namespace) -> Slice | None:
             " nor --measure"
         )
     return slices.find(options.topology)
+
+
+def settle(config: ConfigDict, where: Slice) -> None:
+    """Sets the fields of a complete config that follow from a slice."""
+    config.plan.update(where.section)
+    for owner in (*config.generations, *(config[name] for name in LABELS_ONLY)):
+        memory.for_accelerator(owner)
 
 
 def facts(
