@@ -72,9 +72,10 @@ def predictions(one, images):
     return predictor(one.variables, one.preprocessing.apply_all(images))
 
 
-def assert_agree(got, wanted):
+def assert_agree(got, wanted, tolerance=1e-4):
     for name, values in wanted.items():
-        assert np.abs(got[name] - values).max() <= 1e-4 * np.abs(values).max(), name
+        away = np.abs(got[name] - values).max()
+        assert away <= tolerance * np.abs(values).max(), name
 
 
 def photographs():
