@@ -170,7 +170,7 @@ _MODEL = {
     "resolution": _whole(None, _FROM_1, "side of the images", WITH_MODEL),
     "crop_padding": _whole(32, _FROM_0, "border cut off in evaluation", DECIDED),
     "interpolation": _one_of(
-        ("bicubic", "bilinear", "nearest", "bicubic_tf1"), "how images are resized"
+        ("bicubic", "bilinear", "bicubic_tf1"), "how images are resized"
     ),
     "mean": Field(tuple, None, "of each channel, on the 0–1 scale", none=MODEL),
     "std": Field(tuple, None, "of each channel, on the 0–1 scale", none=MODEL),

@@ -36,18 +36,14 @@ def add(graph: Graph, images: str, preprocessing: Preprocessing) -> str:
       UserError: the interpolation is not implemented for ONNX.
     """
     kind = preprocessing.interpolation
-    if kind not in (*MODES, "nearest"):
+    if kind not in MODES:
         raise UserError(
             f"resizing by '{kind}' cannot be put inside an ONNX model: add"
             " --without-preprocessing"
         )
-    cropped, crop = _crop(graph, images, preprocessing)
+    cropped = _crop(graph, images, preprocessing)
     hidden = graph.node("Transpose", cropped, perm=(0, 3, 1, 2))
-    side = preprocessing.resolution
-    if kind == "nearest":
-        hidden = _nearest(graph, hidden, crop, side)
-    else:
-        hidden = _antialiased(graph, hidden, side, kind)
+    hidden = _resize(graph, hidden, preprocessing.resolution, kind)
     hidden = graph.cast(hidden, np.float32)
     mean, std = (
         graph.constant(
@@ -58,8 +54,7 @@ def add(graph: Graph, images: str, preprocessing: Preprocessing) -> str:
     return graph.node("Div", graph.node("Sub", hidden, mean), std)
 
 
-def _crop(graph: Graph, images: str, preprocessing: Preprocessing) -> tuple[str, str]:
-    """Adds the evaluation crop; returns it and its side, int64 ``[1]``."""
+def _crop(graph: Graph, images: str, preprocessing: Preprocessing) -> str:
     side = preprocessing.resolution
     one = graph.constant([1], np.int64)
     size = graph.node("Shape", images, start=1, end=3)
@@ -71,22 +66,10 @@ def _crop(graph: Graph, images: str, preprocessing: Preprocessing) -> tuple[str,
     start = graph.node("Div", room, graph.constant([2], np.int64))
     end = graph.node("Add", start, crop)
     axes = graph.constant([1, 2], np.int64)
-    return graph.node("Slice", images, start, end, axes), crop
+    return graph.node("Slice", images, start, end, axes)
 
 
-def _nearest(graph: Graph, images: str, crop: str, side: int) -> str:
-    exact = graph.cast(crop, np.float64)
-    scale = graph.node("Div", exact, graph.constant(side, np.float64))
-    # Pillow accumulates the position pixel by pixel, with rounding.
-    steps = graph.constant([0.5] + [1.0] * (side - 1), np.float64)
-    axis = graph.constant(0, np.int64)
-    places = graph.node("CumSum", graph.node("Mul", steps, scale), axis)
-    places = graph.cast(places, np.int64)
-    rows = graph.node("Gather", images, places, axis=2)
-    return graph.node("Gather", rows, places, axis=3)
-
-
-def _antialiased(graph: Graph, images: str, side: int, kind: str) -> str:
+def _resize(graph: Graph, images: str, side: int, kind: str) -> str:
     batch = graph.node("Shape", images, start=0, end=1)
     # All four sizes, as onnxruntime fails on a resize of some axes after a transpose.
     rest = graph.constant([3, side, side], np.int64)

@@ -134,12 +134,6 @@ def crop_and_resize(image: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor
         # The authors' resize is TensorFlow's op, without clipping of its overshoot.
         pixels = tf.cast(image[None], tf.float32)
         resized = tf.raw_ops.ResizeBicubic(images=pixels, size=[side, side])[0]
-    elif kind == "nearest":
-        # Pillow accumulates the position pixel by pixel, with rounding.
-        scale = tf.cast(crop, tf.float64) / side
-        steps = tf.constant([0.5] + [1.0] * (side - 1), tf.float64) * scale
-        places = tf.cast(tf.cumsum(steps), tf.int32)
-        resized = tf.gather(tf.gather(image, places), places, axis=1)
     else:
         weights = _weights(crop, side, kind)
         hidden = tf.transpose(tf.cast(image, tf.float64), (2, 0, 1))
