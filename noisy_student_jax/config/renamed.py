@@ -64,6 +64,9 @@ NONE = {
 }
 """The old value that meant ``None``, by field."""
 
+REMOVED = ("evaluation.in_pieces",)
+"""Fields that are gone; operational ones, so no stage depended on them."""
+
 OTHERS = {"model.init": ("", "random")}
 """Other changed values by field: old and new."""
 
@@ -111,9 +114,11 @@ def settings(tree: Any, *, path: str = "") -> Any:
         return value(path, tree)
     if path in LABELS_ONLY:
         path = ""
+    of = {key: f"{path}.{word(key)}" if path else word(key) for key in tree}
     return {
-        word(key): settings(one, path=f"{path}.{word(key)}" if path else word(key))
+        word(key): settings(one, path=of[key])
         for key, one in tree.items()
+        if of[key] not in REMOVED
     }
 
 

@@ -276,10 +276,7 @@ _SCHEMA: dict[str, Any] = {
     "probe": {"enabled": _switch(False, "labels alone, the head of given weights")},
     "fine_tuning": {"enabled": _switch(False, "labels alone, all of given weights")},
     "evaluation": {
-        **_operational(
-            batch=_whole(256, _FROM_1, "images at once"),
-            in_pieces=_switch(True, "large batches are split on a CPU"),
-        ),
+        **_operational(batch=_whole(256, _FROM_1, "images at once")),
         "confidence": _number(0.95, (0.5, 0.9999), "of intervals"),
         "bootstrap": _whole(10_000, (100, 10_000_000), "samples of an interval"),
     },

@@ -263,6 +263,15 @@ def test_a_run_reads_back_what_it_wrote(file, tmp_path):
     assert again.generations[0].model.name == "efficientnet_b7"
 
 
+def test_a_run_of_before_is_read_without_the_fields_that_are_gone(file, tmp_path):
+    config = configs.load(file)
+    stored = plain(config)
+    stored["evaluation"]["in_pieces"] = True
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+
+    assert configs.from_json(tmp_path / "config.json") == config
+
+
 def test_commands_without_a_run_get_the_base_with_their_overrides():
     config = configs.defaults(["--config.selection.per_class=7"])
 
@@ -297,7 +306,6 @@ def test_operational_fields_identify_nothing():
         "data.workers",
         "data.max_quarantined",
         "data.prefetch",
-        "evaluation.in_pieces",
         "data.resident_gigabytes",
         "noise.labeled.randaugment_form",
         "noise.pseudo.randaugment_form",
