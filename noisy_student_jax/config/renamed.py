@@ -64,7 +64,7 @@ NONE = {
 }
 """The old value that meant ``None``, by field."""
 
-REMOVED = ("evaluation.in_pieces",)
+REMOVED = ("checkpoint.asynchronous", "evaluation.in_pieces")
 """Fields that are gone; operational ones, so no stage depended on them."""
 
 OTHERS = {"model.init": ("", "random")}

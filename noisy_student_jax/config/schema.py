@@ -284,7 +284,6 @@ _SCHEMA: dict[str, Any] = {
         checkpoint={
             "every_steps": _whole(1000, _FROM_1, "between checkpoints"),
             "keep": _whole(2, _FROM_1, "checkpoints kept"),
-            "asynchronous": _switch(True, "training continues during a save"),
         },
         log={
             "every_steps": _whole(100, _FROM_1, "between lines of metrics.jsonl"),

@@ -267,6 +267,7 @@ def test_a_run_of_before_is_read_without_the_fields_that_are_gone(file, tmp_path
     config = configs.load(file)
     stored = plain(config)
     stored["evaluation"]["in_pieces"] = True
+    stored["checkpoint"]["asynchronous"] = False
     (tmp_path / "config.json").write_text(json.dumps(stored))
 
     assert configs.from_json(tmp_path / "config.json") == config
@@ -291,7 +292,6 @@ def test_operational_fields_identify_nothing():
         "train.reuse_program",
         "labels.batch",
         "evaluation.batch",
-        "checkpoint.asynchronous",
         "checkpoint.every_steps",
         "checkpoint.keep",
         "log.every_steps",

@@ -143,9 +143,7 @@ def test_status_reads_its_config(stopped, capsys):
 
 def test_its_config_is_that_of_today(stopped):
     kept = configs.from_json(stopped / "config.json")
-    today = configs.load(
-        TINY, ["--config.checkpoint.keep=1", "--config.checkpoint.asynchronous=false"]
-    )
+    today = configs.load(TINY, ["--config.checkpoint.keep=1"])
 
     assert configs.plain(kept) == configs.plain(today)
 
