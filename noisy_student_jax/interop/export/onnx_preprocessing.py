@@ -17,8 +17,6 @@ MODES: dict[str, dict[str, Any]] = {
     "bicubic": {"mode": "cubic", "cubic_coeff_a": -0.5},
     "bilinear": {"mode": "linear"},
 }
-LEVELS = 2
-"""Largest allowed difference from Pillow's pixels, of 255."""
 
 
 def add(graph: Graph, images: str, preprocessing: Preprocessing) -> str:
@@ -35,6 +33,18 @@ def add(graph: Graph, images: str, preprocessing: Preprocessing) -> str:
     Raises:
       UserError: the interpolation is not implemented for ONNX.
     """
+    pixels = crop_and_resize(graph, images, preprocessing)
+    mean, std = (
+        graph.constant(
+            (np.asarray(value, np.float32) * np.float32(255)).reshape(1, 3, 1, 1)
+        )
+        for value in (preprocessing.mean, preprocessing.std)
+    )
+    return graph.node("Div", graph.node("Sub", pixels, mean), std)
+
+
+def crop_and_resize(graph: Graph, images: str, preprocessing: Preprocessing) -> str:
+    """Adds crop and resize; see `add`. The result has whole pixels, 0 to 255."""
     kind = preprocessing.interpolation
     if kind not in MODES:
         raise UserError(
@@ -44,14 +54,7 @@ def add(graph: Graph, images: str, preprocessing: Preprocessing) -> str:
     cropped = _crop(graph, images, preprocessing)
     hidden = graph.node("Transpose", cropped, perm=(0, 3, 1, 2))
     hidden = _resize(graph, hidden, preprocessing.resolution, kind)
-    hidden = graph.cast(hidden, np.float32)
-    mean, std = (
-        graph.constant(
-            (np.asarray(value, np.float32) * np.float32(255)).reshape(1, 3, 1, 1)
-        )
-        for value in (preprocessing.mean, preprocessing.std)
-    )
-    return graph.node("Div", graph.node("Sub", hidden, mean), std)
+    return graph.cast(hidden, np.float32)
 
 
 def _crop(graph: Graph, images: str, preprocessing: Preprocessing) -> str:
