@@ -8,8 +8,6 @@ cores. Ours is the labeling program (`evaluation.predictor.Predictor`). The peer
 geffnet's ``tf_efficientnet_b0`` channels-last and eager; the same shapes with batch
 norm folded into the convolutions (`torch_twin`); and onnxruntime with our exported
 model, which it optimizes and folds itself. Each case compares with one peer.
-``--whole`` runs whole batches instead of a few images at a time
-(`evaluation.in_pieces`).
 """
 
 import geffnet
@@ -37,9 +35,6 @@ BATCHES = 4
 def main() -> None:
     command_line = parser(__doc__)
     add_only(command_line)
-    command_line.add_argument(
-        "--whole", action="store_true", help="run ours on whole batches"
-    )
     command_line.add_argument("--batch", type=int, help="images at once, in all cases")
     options = command_line.parse_args()
     devices.keep_freed_memory()
@@ -49,7 +44,7 @@ def main() -> None:
     for name, (model, side, classes, batch) in chosen(named, options.only).items():
         made = Ours.make(f"efficientnet_{model}", side=side, classes=classes)
         works = {
-            "ours": predicting(made, batch, in_pieces=not options.whole),
+            "ours": predicting(made, batch),
             "PyTorch": pytorch(made, batch, folded=False),
             "PyTorch, folded": pytorch(made, batch, folded=True),
             "onnxruntime": onnx(made, batch),
@@ -63,9 +58,9 @@ def main() -> None:
     show(cases, unit="images/s", peers=peers, as_json=options.json)
 
 
-def predicting(made: Ours, batch: int, *, in_pieces: bool) -> Work:
+def predicting(made: Ours, batch: int) -> Work:
     """Returns a work that labels some batches as the loop does."""
-    predictor, placed = made.predictor(batch, in_pieces=in_pieces)
+    predictor, placed = made.predictor(batch)
     images = made.images(BATCHES * batch)
 
     def work() -> int:

@@ -119,17 +119,9 @@ class Ours:
         shape = (count, self.side, self.side, 3)
         return rng.integers(0, 256, shape, np.uint8)
 
-    def predictor(
-        self, batch: int, *, in_pieces: bool = True
-    ) -> tuple[Predictor, PyTree]:
+    def predictor(self, batch: int) -> tuple[Predictor, PyTree]:
         """Returns the predictor that labels, and the variables on its devices."""
-        predictor = Predictor(
-            self.task,
-            self.module,
-            self.preprocessing,
-            batch=batch,
-            in_pieces=in_pieces,
-        )
+        predictor = Predictor(self.task, self.module, self.preprocessing, batch=batch)
         return predictor, predictor.place(self.variables)
 
 

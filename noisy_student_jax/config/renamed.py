@@ -64,7 +64,11 @@ NONE = {
 }
 """The old value that meant ``None``, by field."""
 
-REMOVED = ("train.reuse_program",)
+REMOVED = (
+    "checkpoint.asynchronous",
+    "evaluation.in_pieces",
+    "train.reuse_program",
+)
 """Fields that are gone; operational ones, so no stage depended on them."""
 
 ADDED: dict[str, dict[str, Any]] = {"log": {"profile_steps": None}}

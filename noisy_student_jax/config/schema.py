@@ -170,7 +170,7 @@ _MODEL = {
     "resolution": _whole(None, _FROM_1, "side of the images", WITH_MODEL),
     "crop_padding": _whole(32, _FROM_0, "border cut off in evaluation", DECIDED),
     "interpolation": _one_of(
-        ("bicubic", "bilinear", "nearest", "bicubic_tf1"), "how images are resized"
+        ("bicubic", "bilinear", "bicubic_tf1"), "how images are resized"
     ),
     "mean": Field(tuple, None, "of each channel, on the 0–1 scale", none=MODEL),
     "std": Field(tuple, None, "of each channel, on the 0–1 scale", none=MODEL),
@@ -275,10 +275,7 @@ _SCHEMA: dict[str, Any] = {
     "probe": {"enabled": _switch(False, "labels alone, the head of given weights")},
     "fine_tuning": {"enabled": _switch(False, "labels alone, all of given weights")},
     "evaluation": {
-        **_operational(
-            batch=_whole(256, _FROM_1, "images at once"),
-            in_pieces=_switch(True, "large batches are split on a CPU"),
-        ),
+        **_operational(batch=_whole(256, _FROM_1, "images at once")),
         "confidence": _number(0.95, (0.5, 0.9999), "of intervals"),
         "bootstrap": _whole(10_000, (100, 10_000_000), "samples of an interval"),
     },
@@ -286,7 +283,6 @@ _SCHEMA: dict[str, Any] = {
         checkpoint={
             "every_steps": _whole(1000, _FROM_1, "between checkpoints"),
             "keep": _whole(2, _FROM_1, "checkpoints kept"),
-            "asynchronous": _switch(True, "training continues during a save"),
         },
         log={
             "every_steps": _whole(100, _FROM_1, "between lines of metrics.jsonl"),

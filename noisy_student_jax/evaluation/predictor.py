@@ -59,7 +59,6 @@ class Predictor:
         *,
         batch: int = 256,
         ahead: int = 1,
-        in_pieces: bool = True,
         devices: list[jax.Device] | None = None,
     ):
         """Compiles nothing yet.
@@ -71,13 +70,12 @@ class Predictor:
           batch: images per batch, rounded up to a multiple of the devices.
           ahead: number of batches that are read, and number that are dispatched, before
             the results of the previous one are fetched; 0 for no overlap.
-          in_pieces: whether to split batches on a CPU.
           devices: devices to use; None for all of this host's.
         """
         self.preprocessing, self.ahead = preprocessing, ahead
         self.mesh = sharding.make_mesh(devices or jax.local_devices())
         self.batch = -(-batch // self.mesh.size) * self.mesh.size
-        self.piece, self._in_pieces = 0, in_pieces
+        self.piece = 0
         self._waiting: set[Future] = set()
         what = task, module, preprocessing.mean, preprocessing.std, self.mesh
         try:
@@ -180,7 +178,7 @@ class Predictor:
         allows. At least two: some models treat a single image specially.
         """
         alone = self.mesh.size == 1 and self.mesh.devices.flat[0].platform == "cpu"
-        if not (alone and self._in_pieces):
+        if not alone:
             return self.batch
         two = jax.ShapeDtypeStruct((2, *images.shape[1:]), images.dtype)
         few = PIECE / max(1, cost.flops(self.apply, variables, two) / 2)

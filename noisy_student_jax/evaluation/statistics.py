@@ -9,7 +9,7 @@ import numpy as np
 LEANING = 0.9
 """Share of bootstrap samples on one side from which a difference is probable."""
 CALIBRATION_BINS = 15
-"""Number of confidence bins of the calibration error and its chart."""
+"""Number of confidence bins of the calibration error."""
 
 
 @dataclasses.dataclass(frozen=True)

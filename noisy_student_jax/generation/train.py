@@ -204,7 +204,6 @@ def _loop_options(student: Generation) -> loop.LoopOptions:
         steps=student.spec.schedule.steps,
         checkpoint_every=checkpoint.every_steps,
         checkpoints_kept=checkpoint.keep,
-        asynchronous=checkpoint.asynchronous,
         prefetch=student.run.config.data.prefetch,
         log_every=log.every_steps,
         validate_every=log.validate_every_steps,

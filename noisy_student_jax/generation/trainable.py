@@ -133,7 +133,6 @@ def predictor(trained: Part, *, batch: int) -> Predictor:
         trained.preprocessing,
         batch=batch,
         ahead=run.config.data.prefetch,
-        in_pieces=run.config.evaluation.in_pieces,
     )
 
 
@@ -203,7 +202,6 @@ class HeadOnFeatures(Part):
             model.preprocessing,
             batch=run.config.labels.batch,
             ahead=run.config.data.prefetch,
-            in_pieces=run.config.evaluation.in_pieces,
         )
         placed = predictor.place(init_weights.initial_variables(self.student))
         features, status = [], []

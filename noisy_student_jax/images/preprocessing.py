@@ -55,8 +55,8 @@ class Preprocessing:
       crop_padding: the center crop is ``resolution / (resolution + crop_padding)``
         of the shorter side (32 in the authors' ``preprocessing.py``; 0 takes the
         whole shorter side).
-      interpolation: Pillow's ``bicubic``, ``bilinear`` or ``nearest``; or
-        ``bicubic_tf1``, which the authors used.
+      interpolation: Pillow's ``bicubic`` or ``bilinear``; or ``bicubic_tf1``, which the
+        authors used.
       mean: per channel, on the 0–1 scale.
       std: per channel, on the 0–1 scale.
     """

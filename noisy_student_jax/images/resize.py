@@ -8,7 +8,6 @@ from PIL import Image
 INTERPOLATIONS = {
     "bicubic": Image.Resampling.BICUBIC,
     "bilinear": Image.Resampling.BILINEAR,
-    "nearest": Image.Resampling.NEAREST,
 }
 """Pillow's methods, which antialias when downscaling."""
 

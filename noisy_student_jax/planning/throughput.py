@@ -103,7 +103,6 @@ def measure(student: Generation, *, seconds: float = 1.5) -> Speed:
         batch=min(
             small.spec.config.labels.batch, jax.local_device_count() * _fit(small)
         ),
-        in_pieces=small.run.config.evaluation.in_pieces,
     )
     learned = trained.whole(jax.device_get(state.ema_variables))
     variables = predictor.place(learned)

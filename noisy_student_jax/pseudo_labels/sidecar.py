@@ -269,27 +269,6 @@ def _plain_strings(batch: pa.RecordBatch) -> pa.RecordBatch:
     return batch
 
 
-def iterate(
-    path: str | Path, columns: Sequence[str], *, batch_rows: int = BATCH_ROWS
-) -> Iterator[dict[str, np.ndarray]]:
-    """Streams columns of a sidecar as NumPy arrays.
-
-    Args:
-      path: a sidecar.
-      columns: columns to read.
-      batch_rows: largest number of rows in a batch.
-
-    Yields:
-      Arrays `[rows]` by name. A null becomes −1 in integers, NaN in floats and None in
-      the object arrays of strings and lists.
-
-    Raises:
-      UserError: see `batches`.
-    """
-    for batch in batches(path, columns, batch_rows=batch_rows):
-        yield {name: to_numpy(batch[name]) for name in columns}
-
-
 def to_numpy(array: pa.Array) -> np.ndarray:
     """Converts a column; null becomes −1 in integers, NaN in floats, None in objects.
 

@@ -61,7 +61,7 @@ def render(run: Run, summary: dict[str, Any]) -> str:
             learning=learning.panels(summary, students),
             teachers=pseudo.teachers(summary, students),
             gallery=gallery.gallery(run, summary, students),
-            mistakes=mistakes.mistakes(run, summary, students),
+            mistakes=mistakes.mistakes(summary, students),
             data=dataset.dataset(run.workdir),
             provenance=provenance.provenance(run),
         )

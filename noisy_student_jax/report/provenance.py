@@ -1,9 +1,7 @@
-"""The report's section on provenance: config, environments, stages and commands."""
+"""The report's section on provenance: config, environments and stages."""
 
 import json
-import pathlib
 import re
-import shlex
 from typing import Any
 
 from noisy_student_jax.config import GENERATION_SECTIONS, flatten, plain, renamed
@@ -16,13 +14,12 @@ from noisy_student_jax.runs.spec import Role
 
 
 def provenance(run: Run) -> dict[str, Any]:
-    """Returns config, environments, stages and commands."""
+    """Returns config, environments and stages."""
     manifests = _manifests(run)
     return {
         "config": _config(run),
         "environments": _environments(manifests),
         "stages": _stages(manifests),
-        "commands": _commands(run.workdir, run.command),
     }
 
 
@@ -112,22 +109,6 @@ def _environments(manifests: list[dict[str, Any]]) -> list[dict[str, Any]]:
         )
         same["stages"].append(one["stage"].replace("_", " "))
     return list(found.values())
-
-
-def _commands(workdir: pathlib.Path, command: str) -> list[tuple[str, str]]:
-    place = shlex.quote(str(workdir))
-    best = shlex.quote(str(workdir / "best"))
-    return [
-        ("What is done and left", f"noisy-student status --workdir={place}"),
-        (
-            "Go on, or check that it is finished",
-            command,
-        ),
-        (
-            "Class and probability of images",
-            f"noisy-student predict --model={best} IMAGE…",
-        ),
-    ]
 
 
 def written(value: Any) -> str:

@@ -34,19 +34,15 @@ logging.getLogger("absl").addFilter(_is_news)
 class Checkpoints:
     """The checkpoints in one folder: ``step_N/`` with ``step_N.json`` beside it."""
 
-    def __init__(
-        self, folder: pathlib.Path, *, keep: int = 2, asynchronous: bool = False
-    ):
+    def __init__(self, folder: pathlib.Path, *, keep: int = 2):
         """Opens a folder.
 
         Args:
           folder: created by the first save.
           keep: number of newest steps to keep.
-          asynchronous: whether `save` writes and hashes in the background.
         """
         self.folder = folder.absolute()
         self.keep = keep
-        self.asynchronous = asynchronous
         self._orbax = ocp.StandardCheckpointer()
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
         self._writing: tuple[int, concurrent.futures.Future] | None = None
@@ -60,8 +56,8 @@ class Checkpoints:
     def save(self, state: TrainState) -> None:
         """Saves a state under its step, then removes the oldest checkpoints.
 
-        If `asynchronous`, the step appears in `steps` once it is complete; errors are
-        raised by the next save, `wait` or `close`.
+        The step appears in `steps` once it is complete; errors are raised by the next
+        save, `wait` or `close`.
 
         Raises:
           NotSavedError: this state, or the one before it, could not be written.
@@ -81,8 +77,6 @@ class Checkpoints:
         except Exception as error:
             raise self._not_saved(step, error) from error
         self._writing = step, self._thread.submit(self._finish, step)
-        if not self.asynchronous:
-            self.wait()
 
     def wait(self) -> None:
         """Waits for the save in progress.

@@ -38,7 +38,6 @@ class LoopOptions:
       checkpoints_kept: number of newest checkpoints to keep.
       log_every: steps between lines of ``metrics.jsonl``.
       validate_every: steps between validations; the last step always validates.
-      asynchronous: whether training continues while a checkpoint is written.
       prefetch: batches prepared and sent to the devices ahead of their step; 0 for
         none.
       profile_steps: steps whose trace is written; None for none.
@@ -49,7 +48,6 @@ class LoopOptions:
     checkpoints_kept: int
     log_every: int
     validate_every: int
-    asynchronous: bool = True
     prefetch: int = 1
     profile_steps: int | None = None
 
@@ -89,11 +87,7 @@ def train(
       Interrupted: a signal arrived; the state is saved.
       NotSavedError: a checkpoint could not be written; it may be an earlier one.
     """
-    checkpoints = Checkpoints(
-        folder / "checkpoints",
-        keep=options.checkpoints_kept,
-        asynchronous=options.asynchronous,
-    )
+    checkpoints = Checkpoints(folder / "checkpoints", keep=options.checkpoints_kept)
     state = checkpoints.restore_latest(state) or state
     first = int(state.step)
     if first:

@@ -269,6 +269,8 @@ def test_a_run_of_before_is_read_with_the_fields_of_today(file, tmp_path):
     del stored["log"]["profile_steps"]
     for owner in (stored, *stored["generations"], stored["control"]):
         owner["train"]["reuse_program"] = True
+    stored["evaluation"]["in_pieces"] = True
+    stored["checkpoint"]["asynchronous"] = False
     (tmp_path / "config.json").write_text(json.dumps(stored))
 
     assert configs.from_json(tmp_path / "config.json") == config
@@ -292,7 +294,6 @@ def test_operational_fields_identify_nothing():
         "train.shard_state",
         "labels.batch",
         "evaluation.batch",
-        "checkpoint.asynchronous",
         "checkpoint.every_steps",
         "checkpoint.keep",
         "log.every_steps",
@@ -308,7 +309,6 @@ def test_operational_fields_identify_nothing():
         "data.workers",
         "data.max_quarantined",
         "data.prefetch",
-        "evaluation.in_pieces",
         "data.resident_gigabytes",
         "noise.labeled.randaugment_form",
         "noise.pseudo.randaugment_form",

@@ -145,12 +145,7 @@ def test_its_config_is_that_of_today(stopped):
     kept = configs.from_json(stopped / "config.json")
     # The layers that `auto` takes here had no other name.
     today = configs.load(
-        TINY,
-        [
-            "--config.checkpoint.keep=1",
-            "--config.checkpoint.asynchronous=false",
-            "--config.model.layers=own",
-        ],
+        TINY, ["--config.checkpoint.keep=1", "--config.model.layers=own"]
     )
 
     assert configs.plain(kept) == configs.plain(today)

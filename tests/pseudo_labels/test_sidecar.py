@@ -58,10 +58,16 @@ def test_what_is_written_is_read_back(tmp_path):
     assert got["probabilities"] == rows
 
 
-def test_iterate_streams_in_order_with_nulls_marked(tmp_path):
+def streamed(path, columns, **options):
+    """Batches of a sidecar, as arrays by column."""
+    for batch in sidecar.batches(path, columns, **options):
+        yield {name: sidecar.to_numpy(batch[name]) for name in columns}
+
+
+def test_batches_come_in_order_with_nulls_marked(tmp_path):
     path = tmp_path / "0.parquet"
     write(path, n=1000)
-    parts = list(sidecar.iterate(path, ["score", "label", "key"], batch_rows=300))
+    parts = list(streamed(path, ["score", "label", "key"], batch_rows=300))
     assert [len(p["key"]) for p in parts] == [300, 300, 300, 100]
     assert list(parts[0]) == ["score", "label", "key"]
     keys = np.concatenate([p["key"] for p in parts]).tolist()
@@ -71,13 +77,13 @@ def test_iterate_streams_in_order_with_nulls_marked(tmp_path):
     assert parts[0]["score"].dtype == np.float32
     assert np.isnan(parts[0]["score"][1])
     with pytest.raises(UserError, match=r"no column 'boxes' \(it has key, status"):
-        next(sidecar.iterate(path, ["boxes"]))
+        next(streamed(path, ["boxes"]))
 
 
 def test_empty_shard(tmp_path):
     write(tmp_path / "0.parquet", n=0)
     assert sidecar.shards(tmp_path)
-    parts = sidecar.iterate(tmp_path / "0.parquet", ["key"])
+    parts = streamed(tmp_path / "0.parquet", ["key"])
     assert sum(len(part["key"]) for part in parts) == 0
 
 
@@ -203,7 +209,7 @@ def test_damage_inside_a_file_is_named(tmp_path):
     path.write_bytes(data)
     assert sidecar.shards(tmp_path)
     with pytest.raises(UserError, match=r"0\.parquet cannot be read as Parquet"):
-        list(sidecar.iterate(path, ["key", "score"]))
+        list(sidecar.batches(path, ["key", "score"]))
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ def state_at(step, size=8):
 
 @pytest.fixture
 def checkpoints(tmp_path):
-    opened = Checkpoints(tmp_path / "checkpoints", asynchronous=True)
+    opened = Checkpoints(tmp_path / "checkpoints")
     yield opened
     opened.close()
 
@@ -93,7 +93,7 @@ def test_a_save_waits_for_the_one_before(checkpoints):
 
 
 def test_closing_waits_for_what_is_being_written(tmp_path, held):
-    opened = Checkpoints(tmp_path, asynchronous=True)
+    opened = Checkpoints(tmp_path)
     opened.save(state_at(3))
     threading.Timer(0.2, held.set).start()
 
@@ -114,7 +114,7 @@ def full_disk(monkeypatch):
 def test_what_goes_wrong_in_the_background_is_told_by_what_comes_next(
     tmp_path, full_disk, then
 ):
-    opened = Checkpoints(tmp_path, asynchronous=True)
+    opened = Checkpoints(tmp_path)
     opened.save(state_at(3))
 
     arguments = [state_at(4)] if then in ("save", "restore_latest") else []
@@ -130,10 +130,9 @@ def test_what_goes_wrong_in_the_background_is_told_by_what_comes_next(
     assert opened.steps() == []
 
 
-@pytest.mark.parametrize("asynchronous", [False, True])
-def test_a_folder_that_cannot_be_made_is_told(tmp_path, asynchronous, capfd, caplog):
+def test_a_folder_that_cannot_be_made_is_told(tmp_path, capfd, caplog):
     (tmp_path / "file").write_text("")
-    opened = Checkpoints(tmp_path / "file" / "deep", asynchronous=asynchronous)
+    opened = Checkpoints(tmp_path / "file" / "deep")
 
     with pytest.raises(NotSavedError, match="step 3 could not be written"):
         opened.save(state_at(3))

@@ -89,6 +89,7 @@ def test_an_empty_folder_holds_nothing(checkpoints):
 def test_the_newest_ones_are_kept(checkpoints):
     for step in range(1, 6):
         checkpoints.save(state_at(step))
+    checkpoints.wait()
 
     assert checkpoints.steps() == [3, 4, 5]
     assert sorted(path.name for path in checkpoints.folder.iterdir()) == sorted(
@@ -100,6 +101,7 @@ def test_the_newest_ones_are_kept(checkpoints):
 def test_steps_are_numbers_and_not_names(checkpoints):
     for step in (99_999_999, 100_000_000):
         checkpoints.save(state_at(step))
+    checkpoints.wait()
 
     assert checkpoints.steps() == [99_999_999, 100_000_000]
     assert int(checkpoints.restore_latest(state_at(0)).step) == 100_000_000
@@ -215,6 +217,7 @@ def test_a_checkpoint_whose_folder_is_gone_is_let_go_of_in_its_turn(saved):
 
     for step in (9, 10):
         saved.save(state_at(step))
+    saved.wait()
 
     assert saved.steps() == [9, 10]
 

@@ -14,6 +14,8 @@ from noisy_student_jax.training.step import normalize
 
 TOLERANCE = 1e-4
 """Largest allowed difference, relative to the largest of the bundle's values."""
+LEVELS = 2
+"""Largest allowed difference from Pillow's pixels, of 255."""
 
 
 def make_module(bundle: Bundle, **changes: Any) -> Any:
@@ -54,11 +56,32 @@ class Reference:
             predicted = self._predict(self._variables, images)
         return jax.tree.map(np.asarray, jax.device_get(predicted))
 
-    def of_pixels(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """Predicts from uint8 ``[batch, height, width, 3]``, after preprocessing."""
-        seen = self.preprocessing.apply_all(images)
+    def of_pixels(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
+        """Predicts from cropped and resized pixels ``[batch, side, side, 3]``."""
         mean, std = self.preprocessing.mean, self.preprocessing.std
-        return self.of_normalized(np.asarray(normalize(jnp.asarray(seen), mean, std)))
+        return self.of_normalized(np.asarray(normalize(jnp.asarray(pixels), mean, std)))
+
+    def check_pixels(self, what: str, pixels: np.ndarray, images: np.ndarray) -> None:
+        """Compares an export's resized images with Pillow's.
+
+        A level of one pixel may move a logit by more than `TOLERANCE`, so pixels and
+        network are checked one after the other.
+
+        Args:
+          what: description of the export, for the error message.
+          pixels: the export's, on the 0–255 scale ``[batch, side, side, 3]``.
+          images: the originals, uint8 ``[batch, height, width, 3]``.
+
+        Raises:
+          UserError: the difference exceeds `LEVELS`, or is NaN.
+        """
+        worst = np.abs(pixels - self.preprocessing.apply_all(images)).max()
+        if not worst < LEVELS + 0.5:
+            raise UserError(
+                f"{what} was read again and its pixels differ from the bundle's by"
+                f" {worst:.1f} levels of 255, more than {LEVELS}: nothing is kept;"
+                " please report this with the installed versions"
+            )
 
 
 def random_normalized(bundle: Bundle) -> np.ndarray:

@@ -8,8 +8,8 @@ import numpy as np
 
 from noisy_student_jax.core.errors import UserError
 
-OPSET = 17
-"""Supported by runtimes since 2022."""
+OPSET = 18
+"""The first whose ``Resize`` has ``antialias``; onnxruntime has it since 2023."""
 IR_VERSION = 8
 
 

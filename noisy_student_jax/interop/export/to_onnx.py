@@ -10,6 +10,7 @@ import numpy as np
 from noisy_student_jax.core import files
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.protocols import Task
+from noisy_student_jax.images.preprocessing import Preprocessing
 from noisy_student_jax.interop.export import agreement, onnx_preprocessing
 from noisy_student_jax.interop.export.onnx_graph import Graph, library
 from noisy_student_jax.interop.export.onnx_network import Network
@@ -87,8 +88,7 @@ def model_bytes(bundle: Bundle, *, preprocess: bool) -> bytes:
 
 
 def _verify(bundle: Bundle, task: Task, path: str, *, preprocess: bool) -> float:
-    runtime = library("onnxruntime")
-    session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    session = _session(path)
     reference = agreement.Reference(bundle, task)
 
     def run(images: np.ndarray) -> dict[str, np.ndarray]:
@@ -96,12 +96,35 @@ def _verify(bundle: Bundle, task: Task, path: str, *, preprocess: bool) -> float
         return dict(zip(names, session.run(names, {INPUT: images}), strict=True))
 
     if preprocess:
-        pairs = [
-            (run(images), reference.of_pixels(images))
-            for images in agreement.random_pixels(bundle)
-        ]
+        pairs = []
+        for images in agreement.random_pixels(bundle):
+            pixels = resized(bundle.preprocessing, images)
+            reference.check_pixels("the ONNX model", pixels, images)
+            pairs.append((run(images), reference.of_pixels(pixels)))
     else:
         images = agreement.random_normalized(bundle)
         channels_first = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
         pairs = [(run(channels_first), reference.of_normalized(images))]
     return max(agreement.check("the ONNX model", *pair) for pair in pairs)
+
+
+def resized(preprocessing: Preprocessing, images: np.ndarray) -> np.ndarray:
+    """Runs the graph's crop and resize alone."""
+    graph = Graph()
+    graph.node(
+        "Identity",
+        onnx_preprocessing.crop_and_resize(graph, INPUT, preprocessing),
+        name="pixels",
+    )
+    side = preprocessing.resolution
+    model = graph.model(
+        {INPUT: (np.uint8, ["batch", "height", "width", 3])},
+        {"pixels": (np.float32, ["batch", 3, side, side])},
+        {},
+    )
+    return _session(model).run(["pixels"], {INPUT: images})[0].transpose(0, 2, 3, 1)
+
+
+def _session(model: str | bytes) -> Any:
+    runtime = library("onnxruntime")
+    return runtime.InferenceSession(model, providers=["CPUExecutionProvider"])

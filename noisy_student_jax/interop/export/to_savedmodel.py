@@ -51,8 +51,15 @@ def export(bundle: Bundle, output: pathlib.Path, *, task: Task) -> str:
         got = signatures[savedmodel.NORMALIZED](images)
         pairs = [(got, reference.of_normalized(images))]
         for batch in agreement.random_pixels(bundle):
+            pixels = np.stack(
+                [
+                    savedmodel.crop_and_resize(image, bundle.preprocessing)
+                    for image in batch
+                ]
+            )
+            reference.check_pixels("the SavedModel", pixels, batch)
             got = signatures[savedmodel.ENCODED]([_png(image) for image in batch])
-            pairs.append((got, reference.of_pixels(batch)))
+            pairs.append((got, reference.of_pixels(pixels)))
         worst = max(agreement.check("the SavedModel", *pair) for pair in pairs)
     return f"TensorFlow's predictions are the bundle's to {worst:.0e}"
 

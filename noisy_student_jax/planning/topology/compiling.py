@@ -1,4 +1,4 @@
-"""Compiles a program for a slice and reads its memory, FLOPs and collectives."""
+"""Compiles a program for a slice and reads its memory and FLOPs."""
 
 import contextlib
 import dataclasses
@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 
-from noisy_student_jax.planning.topology.collectives import Collective, collectives
 from noisy_student_jax.planning.topology.programs import Program
 from noisy_student_jax.planning.topology.slices import Slice
 
@@ -39,7 +38,6 @@ class Outcome:
         donated arguments), ``temporaries`` and ``program``.
       operations: ``flops`` and ``bytes`` of memory traffic, where the compiler reports
         them. A loop counts once.
-      collectives: result of `collectives`.
     """
 
     needed: float
@@ -49,7 +47,6 @@ class Outcome:
     broken: bool = False
     memory: dict[str, int] = dataclasses.field(default_factory=dict)
     operations: dict[str, float] = dataclasses.field(default_factory=dict)
-    collectives: tuple[Collective, ...] = ()
 
     @property
     def fits(self) -> bool:
@@ -81,7 +78,6 @@ def compiled(program: Program, where: Slice) -> Outcome:
         seconds=seconds,
         memory=memory,
         operations=_operations(executable.cost_analysis()),
-        collectives=tuple(collectives(executable.as_text() or "")),
     )
 
 

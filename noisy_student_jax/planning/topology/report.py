@@ -1,6 +1,5 @@
 """Reports the compiled programs of a run as JSON and as text."""
 
-import dataclasses
 from typing import Any
 
 from noisy_student_jax.core import console
@@ -52,7 +51,6 @@ def program_facts(
         "broken": outcome.broken,
         "memory": outcome.memory,
         "operations": outcome.operations,
-        "collectives": [dataclasses.asdict(one) for one in outcome.collectives],
         "compile_seconds": outcome.seconds,
         "analytic_flops": _analytic_flops(program),
     }
@@ -100,8 +98,6 @@ def _program_lines(program: dict[str, Any]) -> list[str]:
         )
     if operations := program["operations"]:
         lines.append(f"  {_operations(program, operations)}")
-    if program["memory"]:
-        lines.append(f"  collectives: {_collectives(program['collectives'])}")
     if program["compile_seconds"]:
         took = console.duration(program["compile_seconds"])
         lines.append(f"  compiling took {took} here")
@@ -163,14 +159,6 @@ def _operations(program: dict[str, Any], operations: dict[str, float]) -> str:
             " once"
         )
     return f"{line} (analytic: {program['analytic_flops']:.3g} FLOPs in all)"
-
-
-def _collectives(told: list[dict[str, Any]]) -> str:
-    if not told:
-        return "none"
-    return ", ".join(
-        f"{one['count']} {one['kind']} of {_bytes(one['bytes'])}" for one in told
-    )
 
 
 def _analytic_flops(program: Program) -> float:

@@ -44,14 +44,15 @@ def lite_file(lite, tmp_path_factory):
     return path
 
 
-def test_photographs_of_any_size_are_seen_as_predict_sees_them(lite, lite_file):
+def test_photographs_of_any_size_are_seen_nearly_as_predict_sees_them(lite, lite_file):
     photographs, open_session = some.photographs(), session(lite_file)
 
     wanted = some.predictions(lite, photographs)
     got = [run(open_session, image[None]) for image in photographs]
 
     together = {name: np.concatenate([one[name] for one in got]) for name in wanted}
-    some.assert_agree(together, wanted)
+    # A pixel's last level moves a logit by about a thousandth.
+    some.assert_agree(together, wanted, tolerance=5e-3)
 
 
 def test_a_batch_has_any_number_of_images(lite, lite_file):
@@ -68,30 +69,14 @@ def test_a_batch_has_any_number_of_images(lite, lite_file):
         np.testing.assert_allclose(part, whole[:count], rtol=1e-4, atol=1e-6)
 
 
-def resized(preprocessing, image):
-    """Runs the preprocessing alone, without the normalization."""
-    graph, side = onnx_graph.Graph(), preprocessing.resolution
-    pixels = onnx_preprocessing.add(graph, "images", preprocessing)
-    graph.node("Identity", pixels, name="pixels")
-    model = graph.model(
-        {"images": (np.uint8, ["batch", "height", "width", 3])},
-        {"pixels": (np.float32, ["batch", 3, side, side])},
-        {},
-    )
-    (found,) = session(model).run(["pixels"], {"images": image[None]})
-    return found[0].transpose(1, 2, 0)
-
-
-@pytest.mark.parametrize("kind", ["bicubic", "bilinear", "nearest"])
+@pytest.mark.parametrize(("kind", "rare"), [("bicubic", 0.01), ("bilinear", 0.1)])
 @pytest.mark.parametrize(("side", "padding"), [(24, 5), (31, 0), (200, 32)])
-def test_the_pixels_are_pillows_to_the_last(kind, side, padding):
-    plain = {"mean": (0, 0, 0), "std": (1 / 255,) * 3}
-    preprocessing = Preprocessing(side, padding, kind, **plain)
+def test_few_pixels_differ_from_pillows_by_a_level_or_two(kind, rare, side, padding):
+    preprocessing = Preprocessing(side, padding, kind)
 
     for image in some.photographs():
-        np.testing.assert_allclose(
-            resized(preprocessing, image), preprocessing.apply(image), atol=1e-3
-        )
+        [found] = to_onnx.resized(preprocessing, image[None])
+        some.assert_few_differ(found, preprocessing.apply(image), rare)
 
 
 @pytest.mark.parametrize("name", ["test", "tiny_s", "mini_s"])
@@ -160,6 +145,15 @@ def test_a_graph_that_computes_something_else_is_not_kept(tmp_path, monkeypatch)
     monkeypatch.setattr(Network, "_activate", lambda self, hidden: hidden)
 
     with pytest.raises(UserError, match=r"read again and its \w+ differ"):
+        to_onnx.export(one, tmp_path / "model.onnx", task=some.task(one))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_graph_that_sees_other_pixels_is_not_kept(tmp_path, monkeypatch):
+    one = some.bundle()
+    monkeypatch.setitem(onnx_preprocessing.MODES, "bicubic", {"mode": "linear"})
+
+    with pytest.raises(UserError, match=r"its pixels differ .* levels of 255"):
         to_onnx.export(one, tmp_path / "model.onnx", task=some.task(one))
     assert not list(tmp_path.iterdir())
 

@@ -208,9 +208,6 @@ def test_programs_are_compiled_for_a_slice_without_any_tpu():
         flops = program["operations"]["flops"]
         # The grouped depthwise convolution: shifted slices are not counted as one.
         assert 0.7 * program["analytic_flops"] < flops < 1.5 * program["analytic_flops"]
-    kinds = {one["kind"] for one in step["collectives"]}
-    assert {"all-reduce", "all-gather"} <= kinds
-    assert label["collectives"] == []
 
 
 def test_a_name_that_libtpu_does_not_know(capsys):
