@@ -2,8 +2,9 @@
 
 Command: ``noisy-student run --config=configs/cifar10.py --workdir=W``, after ``tfds
 build cifar10``; or with ``--config.labeled=DIR --config.test=DIR2``, folders of class
-folders. Hardware: planned for one H100. Time: 10 minutes at a tenth of its peak, which
-such small images will not reach (``noisy-student plan --measure`` on your machine).
+folders. Hardware: planned for one H100. Time: docs/recipes.md has the hours at a tenth
+of its peak, which such small images will not reach (``noisy-student plan --measure`` on
+your machine).
 Accuracy to expect: we have not run it, and CIFAR-10 is not in the paper;
 docs/cifar10.md has the results of ``configs/folder.py`` on the same labels, with
 smaller models on two CPU cores.

@@ -2,11 +2,10 @@
 
 Command: ``noisy-student run --config=configs/imagenet_b3.py --workdir=W
 --config.unlabeled=POOL``; ImageNet comes from TFDS or from your own files
-(docs/recipes.md, also for an L2 teacher). Hardware: planned for 512 TPU v3 cores. Time:
-2,300 core-hours at a tenth of their peak (``noisy-student plan`` with the same flags).
-Accuracy to expect: we have not run it; the paper reports 82.5 / 96.4 % top-1 / top-5
-(labels only 81.7 / 95.7; taught by an L2 84.1 / 96.9), with 300 million unlabeled
-images that only its authors have.
+(docs/recipes.md, also for an L2 teacher). Hardware: planned for 512 TPU v3 cores. Time
+and accuracy to expect: docs/recipes.md has the core-hours by ``noisy-student plan``,
+and the paper's accuracy with 300 million unlabeled images that only its authors have.
+We have not run it.
 """
 
 from noisy_student_jax.config import ConfigDict, recipes

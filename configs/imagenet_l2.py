@@ -3,13 +3,11 @@
 Command: ``noisy-student run --config=configs/imagenet_l2.py --workdir=W
 --config.unlabeled=POOL``; ImageNet comes from TFDS or from your own files
 (docs/recipes.md). Hardware: the paper's 2,048 TPU v3 cores; the last student's 29
-images a core are, by our estimate, slightly more than they hold. Time: 1.25 million
-core-hours, 610 hours of that pod, at a tenth of its peak (``noisy-student plan`` with
-the same flags). Accuracy to expect: we have not run it; the paper reports 87.6, 88.1
-and 88.4 % top-1 for the three students (98.7 % top-5 for the last; B7 85.0, L2 on
-labels alone 85.5), after FixRes at 800 px, with 300 million unlabeled images that only
-its authors have. The number of blocks that FixRes froze is not published: here it
-freezes the first three stages.
+images a core are, by our estimate, slightly more than they hold. Time and accuracy
+to expect: docs/recipes.md has the core-hours by ``noisy-student plan``, and the paper's
+accuracy with 300 million unlabeled images that only its authors have. We have not run
+it. The number of blocks that FixRes froze is not published: here it freezes the first
+three stages.
 """
 
 from noisy_student_jax.config import ConfigDict, recipes

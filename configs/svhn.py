@@ -1,11 +1,10 @@
 """SVHN, B0 taught by B0 on small images: the example in the authors' own code.
 
 Command: ``noisy-student run --config=configs/svhn.py --workdir=W``, after ``tfds build
-svhn_cropped``. Hardware: planned for 8 TPU v3 cores; one GPU is enough. Time: 5
-core-hours at a tenth of their peak, of which the control takes half
-(``noisy-student plan --config=configs/svhn.py``). Accuracy to expect: we have not run
-it; the authors' README reports 97.9 % top-1 for the teacher and 98.6 ± 0.1 for the
-student.
+svhn_cropped``. Hardware: planned for 8 TPU v3 cores; one GPU is enough. Time
+and accuracy to expect: docs/recipes.md has the core-hours by ``noisy-student plan``, of
+which the control takes half, and the accuracy of the authors' README. We have not run
+it.
 """
 
 from noisy_student_jax.config import ConfigDict, base_config
