@@ -251,7 +251,7 @@ def plan(options: Options, interruption: Interruption) -> int:
     if where:
         topology.settle(config, where)
     one = Run(config, workdir, interruption=interruption, look_only=True, believe=True)
-    check(one, devices=len(where.devices) if where else None)
+    check(one, devices=len(where.devices) if where else config.plan.devices)
     if options.recipe:
         console.say(planning.recipe(one))
         return 0

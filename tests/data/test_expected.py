@@ -102,6 +102,13 @@ def test_a_plan_tells_what_does_not_fit_its_chip(capsys, monkeypatch, tmp_path):
     )
 
 
+def test_a_batch_that_the_planned_devices_cannot_share_is_refused(capsys):
+    assert main([*PLAN, "--config.train.batch=12"]) == 2
+    err = capsys.readouterr().err
+    assert "generation_0: a batch of 12 labeled + 0 pseudo-labeled images" in err
+    assert "each of 8 devices" in err
+
+
 def test_a_chip_that_nobody_knows_is_refused(capsys):
     assert main([*PLAN, "--config.plan.chip=tpu_v3"]) == 2
     err = capsys.readouterr().err
