@@ -91,6 +91,7 @@ setup(
             "onnx>=1.17",
             "onnxruntime>=1.20",
             "scipy",
+            "py-spy",
             "simplejpeg",
             "timm",
             "torch",

@@ -1,19 +1,28 @@
-"""Training images per second of the streamed input pipeline, against other pipelines.
+"""Images per second of the streamed input pipeline, against other pipelines.
 
     python benchmarks/input_pipeline.py IMAGES            # a folder, or a tar, of JPEGs
+    python benchmarks/input_pipeline.py IMAGES --earlier=CHECKOUT
     python benchmarks/input_pipeline.py IMAGES --json
 
-Every pipeline runs in a separate process restricted to one core (two for the rows on
-scaling). The processes take turns, a turn is at least `--seconds` long, and the result
-is the median over `--repeats` turns. The first batches of a turn do not count, since
-all pipelines work ahead. Batches have 32 images of 224 pixels, with two operations of
-RandAugment at magnitude 27. Nothing else should run meanwhile.
+Every pipeline runs in a separate process restricted to one core, and ours on two as
+well. The processes take turns, a turn is at least `--seconds` long, and the result is
+the median over `--repeats` turns. The first batches of a turn do not count, since all
+pipelines work ahead. Batches have 128 images of 224 pixels; images come from TFRecord
+files. Nothing else should run meanwhile.
 
 - *whole*: the streamed pipeline of a run (`StreamingFeed`): reading, decoding, crop,
-  resize, flip, RandAugment; *plain* is the same with ``data.decoder=plain``.
-- *crops*: the same with ``data.augment=device``, which leaves RandAugment out.
-- *Pillow*: ``pillow_pipeline.py``; *graph*: ``reference_graph.py``.
-- *decode*: every image is decoded whole and nothing else is done, which is the limit.
+  bicubic resize, flip, two operations of RandAugment at magnitude 27;
+- *crops*: the same with ``data.augment=device``, which leaves flip and RandAugment out;
+- *authors' crops*: crops with ``bicubic_tf1``, the resize of the paper's recipes;
+- *evaluation*: the center crops that labeling and evaluation read;
+- *earlier …*: the same in another checkout of this project (``--earlier``);
+- *Pillow*: ``pillow_pipeline.py``; *graph*: ``reference_graph.py``;
+- *decode*: every image is decoded whole and nothing else is done;
+- *spin*: a loop of arithmetic, which tells what a second core of this machine is worth.
+
+With py-spy installed, the share of samples in which a thread holds Python's lock is
+measured on two cores, and the rate at which that lock alone would be the limit. A
+thread that waits for a core while it holds the lock counts too.
 """
 
 import argparse
@@ -21,6 +30,7 @@ import itertools
 import json
 import os
 import pathlib
+import shutil
 import statistics
 import subprocess
 import sys
@@ -29,11 +39,13 @@ import tempfile
 from collections.abc import Callable, Iterator
 from time import perf_counter
 
-SIDE, BATCH, LAYERS, MAGNITUDE = 224, 32, 2, 27.0
-DISCARDED = 10
+SIDE, BATCH, LAYERS, MAGNITUDE = 224, 128, 2, 27.0
+DISCARDED = 4
 """Uncounted batches at the start of a turn, more than any pipeline works ahead."""
 EPOCHS = 30
 NOT_THERE = "not there"
+OURS = ("whole", "crops", "authors' crops", "evaluation")
+SAMPLES_PER_SECOND, SAMPLED = 200, 6
 
 Step = Callable[[], int]
 
@@ -43,6 +55,7 @@ def main() -> None:
 
     parser = side_by_side.parser(__doc__)
     parser.add_argument("images", type=pathlib.Path, help="folder or tar of JPEGs")
+    parser.add_argument("--earlier", type=pathlib.Path, help="another checkout")
     parser.add_argument("--pipeline", help=argparse.SUPPRESS)
     parser.add_argument("--cores", type=int, default=1, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -61,21 +74,43 @@ def main() -> None:
 
 
 def unpacked(images: pathlib.Path, scratch: pathlib.Path) -> pathlib.Path:
+    """Returns a folder with the images in ``images`` and as records."""
     if images.is_dir():
-        return images
-    with tarfile.open(images) as tar:
-        tar.extractall(scratch, filter="data")
+        shutil.copytree(images, scratch / "images")
+    else:
+        with tarfile.open(images) as tar:
+            tar.extractall(scratch / "images", filter="data")
+    # In a process of its own: TensorFlow must not be imported here.
+    command = [sys.executable, __file__, str(scratch), "--pipeline=write records"]
+    subprocess.run(command, check=True)
     return scratch
+
+
+def write_records(folder: pathlib.Path) -> None:
+    from noisy_student_jax.data.streaming import tf
+
+    files = read_all(folder)
+    for part in range(4):
+        with tf.io.TFRecordWriter(str(folder / f"train-{part:05}-of-00004")) as writer:
+            for data in files[part::4]:
+                held = tf.train.BytesList(value=[data])
+                features = {"image/encoded": tf.train.Feature(bytes_list=held)}
+                features = tf.train.Features(feature=features)
+                writer.write(tf.train.Example(features=features).SerializeToString())
 
 
 def measure(folder: pathlib.Path, options: argparse.Namespace) -> list[dict]:
     from side_by_side import case
 
     rows = [(name, 1) for name in PIPELINES]
+    if options.earlier:
+        rows += [(f"earlier {name}", 1) for name in OURS[:3]]
     if len(os.sched_getaffinity(0)) > 1:
-        rows += [("whole", 2), ("crops", 2)]
-    children = {row: Child(folder, *row) for row in rows}
+        rows += [(name, 2) for name in ("spin", *OURS)]
+        rows += [(name, 2) for name, _ in rows if name.startswith("earlier ")]
+    children = {row: Child(folder, *row, options.earlier) for row in rows}
     children = {row: child for row, child in children.items() if child.there}
+    locks = {}
     try:
         turns: dict[tuple[str, int], list[float]] = {row: [] for row in children}
         for _ in range(options.repeats):
@@ -83,27 +118,37 @@ def measure(folder: pathlib.Path, options: argparse.Namespace) -> list[dict]:
                 turns[row].append(child.ask(seconds=options.seconds)["rate"])
         rate = {row: statistics.median(found) for row, found in turns.items()}
         memory = children["whole", 1].ask(epochs=EPOCHS)
+        if shutil.which("py-spy"):
+            locks = {
+                name: child.lock(folder / "lock")
+                for (name, cores), child in children.items()
+                if cores == 2 and name != "spin"
+            }
     finally:
         for child in children.values():
             child.close()
     pairs = [
-        ("whole", "pillow", "whole, against Pillow"),
-        ("whole", "graph", "whole, against the authors' graph"),
-        ("whole", "plain", "whole, against our plain form"),
-        ("crops", "decode (TensorFlow)", "crops, against TensorFlow's decode alone"),
-        ("crops", "decode (libjpeg-turbo)", "crops, against libjpeg-turbo's alone"),
-        ("whole", "decode (TensorFlow)", "whole, against TensorFlow's decode alone"),
+        ("whole", "pillow"),
+        ("whole", "graph"),
+        ("authors' crops", "decode (TensorFlow)"),
+        *((name, f"earlier {name}") for name in OURS[:3]),
+        ("crops", "decode (TensorFlow)"),
+        ("crops", "decode (libjpeg-turbo)"),
+        ("evaluation", "decode (TensorFlow)"),
     ]
     cases = [
-        case(name, rate[ours, 1], rate[peer, 1])
-        for ours, peer, name in pairs
+        case(f"{ours}, against {peer}", rate[ours, 1], rate[peer, 1])
+        for ours, peer in pairs
         if {(ours, 1), (peer, 1)} <= rate.keys()
     ]
     cases += [
         case(f"{name}, two cores against one", rate[name, 2], rate[name, 1])
-        for name in ("whole", "crops")
-        if (name, 2) in rate
+        for name, cores in rate
+        if cores == 2
     ]
+    for name, (held, at_rate) in locks.items():
+        title = f"{name}, where the lock ends it (held {held:.1%}), against two cores"
+        cases.append(case(title, at_rate / max(held, 1e-3), at_rate))
     early, late = memory["megabytes"]
     name = f"memory after 2 epochs, against {EPOCHS} (MB)"
     return [*cases, case(name, early, late)]
@@ -112,10 +157,21 @@ def measure(folder: pathlib.Path, options: argparse.Namespace) -> list[dict]:
 class Child:
     """A pipeline in a separate process, on some of our cores."""
 
-    def __init__(self, folder: pathlib.Path, pipeline: str, cores: int):
-        command = [sys.executable, __file__, str(folder), f"--pipeline={pipeline}"]
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        pipeline: str,
+        cores: int,
+        earlier: pathlib.Path | None,
+    ):
+        name = pipeline.removeprefix("earlier ")
+        command = [sys.executable, __file__, str(folder), f"--pipeline={name}"]
+        environment = dict(os.environ)
+        if name != pipeline:
+            environment["PYTHONPATH"] = str(earlier)
         self._process = subprocess.Popen(
             [*command, f"--cores={cores}"],
+            env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -129,6 +185,19 @@ class Child:
         print(json.dumps(what), file=self._process.stdin, flush=True)
         return json.loads(self._process.stdout.readline())
 
+    def lock(self, found: pathlib.Path) -> tuple[float, float]:
+        """Returns the share of time that Python's lock is held, and the rate."""
+        print(
+            json.dumps({"seconds": SAMPLED + 4}), file=self._process.stdin, flush=True
+        )
+        command = ["py-spy", "record", "--gil", "--format=raw", f"--output={found}"]
+        command += [f"--rate={SAMPLES_PER_SECOND}", f"--duration={SAMPLED}"]
+        command += [f"--pid={self._process.pid}"]
+        subprocess.run(command, check=True, capture_output=True)
+        held = sum(int(line.rsplit(" ", 1)[1]) for line in found.open())
+        rate = json.loads(self._process.stdout.readline())["rate"]
+        return held / (SAMPLES_PER_SECOND * SAMPLED), rate
+
     def close(self) -> None:
         """Ends the process."""
         self._process.stdin.close()
@@ -139,13 +208,17 @@ def serve(options: argparse.Namespace) -> None:
     """Answers requests on standard input; a child's main program."""
     # This precedes any import that counts the cores.
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])
+    if options.pipeline == "write records":
+        write_records(options.images)
+        return
+    answers, sys.stdout = sys.stdout, sys.stderr
     try:
-        step = PIPELINES[options.pipeline](options.images)
+        step = PIPELINES[options.pipeline](options.images, options.cores)
     except ImportError:
-        print(NOT_THERE, flush=True)
+        print(NOT_THERE, file=answers, flush=True)
         return
     step()
-    print("ready", flush=True)
+    print("ready", file=answers, flush=True)
     for line in sys.stdin:
         asked = json.loads(line)
         answer = (
@@ -153,7 +226,7 @@ def serve(options: argparse.Namespace) -> None:
             if "seconds" in asked
             else {"megabytes": grown(step, options.images, asked["epochs"])}
         )
-        print(json.dumps(answer), flush=True)
+        print(json.dumps(answer), file=answers, flush=True)
 
 
 def timed(step: Step, seconds: float) -> float:
@@ -180,7 +253,8 @@ def grown(step: Step, folder: pathlib.Path, epochs: int) -> tuple[float, float]:
 def read_all(folder: pathlib.Path) -> list[bytes]:
     from noisy_student_jax.data.cache.listing import list_images
 
-    return [(folder / path).read_bytes() for path in list_images(folder).paths]
+    images = folder / "images"
+    return [(images / path).read_bytes() for path in list_images(images).paths]
 
 
 def noise():
@@ -194,19 +268,25 @@ def noise():
     )
 
 
-def ours(folder: pathlib.Path, **options) -> Step:
+def records(folder: pathlib.Path):
+    from noisy_student_jax.data.streaming.tfrecord import TFRecordSource
+
+    # Other checkouts keep other indices.
+    index = tempfile.mkdtemp(dir=folder)
+    return TFRecordSource(str(folder / "train-*"), index, name="images", labeled=False)
+
+
+def ours(folder: pathlib.Path, interpolation: str = "bicubic", **options) -> Step:
     import jax
     import numpy as np
 
     from noisy_student_jax.core import sharding
     from noisy_student_jax.core.batch_layout import BatchLayout
-    from noisy_student_jax.data.cache.listing import list_images
-    from noisy_student_jax.data.encoded import FolderSource
     from noisy_student_jax.data.pipelines.stream import Noise, Stream
     from noisy_student_jax.data.streaming.feed import StreamingFeed
     from noisy_student_jax.images.preprocessing import Preprocessing
 
-    source = FolderSource(list_images(folder), "images")
+    source = records(folder)
     rows = np.arange(len(source))
     stream = Stream(
         source=source,
@@ -219,13 +299,34 @@ def ours(folder: pathlib.Path, **options) -> Step:
         [stream],
         BatchLayout(BATCH, 0),
         sharding.make_mesh(jax.devices()[:1]),
-        Preprocessing(SIDE, 32),
+        Preprocessing(SIDE, 32, interpolation),
         seed=0,
         generation=0,
         **options,
     )
     steps = itertools.count()
     return lambda: len(feed(next(steps))[0].images)
+
+
+def evaluation(folder: pathlib.Path) -> Step:
+    from noisy_student_jax.images.preprocessing import Preprocessing
+
+    source = records(folder)
+    batches = [range(len(source))] * 10_000
+    reader = source.reader(Preprocessing(SIDE, 32), batches)
+    return lambda: len(reader.take(BATCH)[1])
+
+
+def spin(cores: int) -> Step:
+    """A loop in a process for each core; counts a million rounds as one item."""
+    import concurrent.futures
+
+    pool = concurrent.futures.ProcessPoolExecutor(cores)
+    return lambda: sum(pool.map(rounds, range(cores)))
+
+
+def rounds(_: int) -> int:
+    return len([None for _ in range(1_000_000)]) // 1_000_000
 
 
 def pillow(folder: pathlib.Path) -> Step:
@@ -248,7 +349,7 @@ def drawn(files: list[bytes]) -> Iterator[list[tuple]]:
     """Yields batches of files, boxes and draws, drawn as ours are."""
     import numpy as np
 
-    from noisy_student_jax.augment import numpy_draws
+    from noisy_student_jax.augment import host_draws
     from noisy_student_jax.augment.crops import crop_boxes
     from noisy_student_jax.data.order.shuffle import order
     from noisy_student_jax.images.decode import header
@@ -259,14 +360,14 @@ def drawn(files: list[bytes]) -> Iterator[list[tuple]]:
         where = {"seed": 0, "generation": 0, "stream": 0, "positions": at}
         rows = order(0, 0, at, len(files))[1]
         boxes = crop_boxes(**where, sizes=sizes[rows], least_area=0.08).tolist()
-        draws = numpy_draws.draw(**where, noise=noise(), height=SIDE, width=SIDE)
+        draws = host_draws.draw(**where, noise=noise(), height=SIDE, width=SIDE)
         yield [
             (files[row], boxes[n], {name: v[n] for name, v in draws.items()})
             for n, row in enumerate(rows)
         ]
 
 
-def graph(folder: pathlib.Path) -> Step:
+def graph(folder: pathlib.Path, cores: int) -> Step:
     import reference_graph
 
     images = reference_graph.dataset(
@@ -274,7 +375,7 @@ def graph(folder: pathlib.Path) -> Step:
         side=SIDE,
         layers=LAYERS,
         magnitude=MAGNITUDE,
-        threads=len(os.sched_getaffinity(0)),
+        threads=cores,
     )
     batches = images.batch(BATCH).prefetch(2).as_numpy_iterator()
     return lambda: len(next(batches))
@@ -305,14 +406,16 @@ def decode_turbo(folder: pathlib.Path) -> Step:
     return step
 
 
-PIPELINES: dict[str, Callable[[pathlib.Path], Step]] = {
-    "whole": ours,
-    "plain": lambda folder: ours(folder, decoder="plain"),
-    "crops": lambda folder: ours(folder, noised=False),
-    "pillow": pillow,
+PIPELINES: dict[str, Callable[[pathlib.Path, int], Step]] = {
+    "whole": lambda folder, _: ours(folder),
+    "crops": lambda folder, _: ours(folder, noised=False),
+    "authors' crops": lambda folder, _: ours(folder, "bicubic_tf1", noised=False),
+    "evaluation": lambda folder, _: evaluation(folder),
+    "pillow": lambda folder, _: pillow(folder),
     "graph": graph,
-    "decode (TensorFlow)": decode_tensorflow,
-    "decode (libjpeg-turbo)": decode_turbo,
+    "decode (TensorFlow)": lambda folder, _: decode_tensorflow(folder),
+    "decode (libjpeg-turbo)": lambda folder, _: decode_turbo(folder),
+    "spin": lambda _, cores: spin(cores),
 }
 
 

@@ -30,7 +30,7 @@ def image(
     Args:
       data: bytes of an image file.
       box: top, left, height and width of the crop.
-      draws: one example's draws of ``numpy_draws.draw``; none for no noise.
+      draws: one example's draws of ``host_draws.draw``; none for no noise.
       side: side of the result, in pixels.
       magnitude: magnitude of RandAugment.
 

@@ -8,6 +8,7 @@ import dataclasses
 
 from noisy_student_jax.config import identity, plain
 from noisy_student_jax.core import files
+from noisy_student_jax.data.encoded import is_encoded
 from noisy_student_jax.generation import init_weights
 from noisy_student_jax.generation.adopt import adopt
 from noisy_student_jax.generation.evaluate import evaluate
@@ -50,12 +51,13 @@ def noisy_student(run: Run) -> list[Stage]:
 
 def data(run: Run) -> Stage:
     """Returns the stage that records which part each record belongs to."""
+    config = {"data": identity(plain(run.config.data), "data"), "seed": run.config.seed}
+    if is_encoded(run.dataset.labeled):
+        # The pixels differ by a level from those of version 0.1.
+        config["data"]["decoded_by"] = "tf.data"
     return Stage(
         name="data",
-        config={
-            "data": identity(plain(run.config.data), "data"),
-            "seed": run.config.seed,
-        },
+        config=config,
         needs=(),
         inputs={
             **run.fingerprints,

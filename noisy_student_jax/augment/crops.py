@@ -14,8 +14,8 @@ never places a crop at the last possible row or column.
 import numpy as np
 
 from noisy_student_jax.augment import threefry
+from noisy_student_jax.augment.host_draws import example_keys
 from noisy_student_jax.augment.input_noise import RESIZED_CROP
-from noisy_student_jax.augment.numpy_draws import example_keys
 
 _TRIES = 10
 _NARROWEST, _WIDEST = 3 / 4, 4 / 3

@@ -1,16 +1,24 @@
 """Sources of encoded images, which are read and decoded on demand."""
 
-import concurrent.futures
 import dataclasses
 import hashlib
 import os
+import pathlib
 from collections.abc import Sequence
 from typing import Protocol, TypeGuard
 
 import numpy as np
 
+from noisy_student_jax.core import console
 from noisy_student_jax.core.protocols import Examples, Source
 from noisy_student_jax.data.cache.listing import Listing, safe_text
+from noisy_student_jax.data.index import (
+    READ_AT_ONCE,
+    Headers,
+    in_threads,
+    kept,
+    packed_headers,
+)
 from noisy_student_jax.images.decode import UndecodableImageError, decode, read
 
 
@@ -37,22 +45,62 @@ class EncodedSource(Source, Protocol):
         """Returns a record's location, which does not depend on the source's name."""
 
 
+class IndexedSource(EncodedSource, Protocol):
+    """A source of encoded images whose headers are known without reading them.
+
+    Attributes:
+      feature: name of the feature of the stored `tf.train.Example` that holds the
+        image; None if `read_stored` returns paths of image files.
+    """
+
+    feature: str | None
+
+    def headers(self) -> Headers:
+        """Returns all headers; the first call may have to read every image."""
+
+    def read_stored(self, indices: Sequence[int]) -> Encoded:
+        """Reads records in the given order, in the form that `feature` describes."""
+
+
 def is_encoded(source: Source) -> TypeGuard[EncodedSource]:
     """Whether a source implements `EncodedSource`."""
     return hasattr(source, "read_encoded")
 
 
+def headers_of(source: EncodedSource) -> Headers:
+    """Returns the headers of a source; unknown ones if it has no index."""
+    if is_indexed(source):
+        return source.headers()
+    return Headers.unpacked(np.zeros(len(source), np.int64))
+
+
+def is_indexed(source: EncodedSource) -> TypeGuard[IndexedSource]:
+    """Whether a source implements `IndexedSource`."""
+    return hasattr(source, "headers")
+
+
+def announce_headers(name: str, count: int) -> None:
+    """Says that the headers of a source are about to be read."""
+    console.say(f"reading the headers of the {count:,} images of {name}, once")
+
+
 class FolderSource:
     """Image files in a folder, read on demand."""
 
-    def __init__(self, listing: Listing, name: str):
+    feature = None
+
+    def __init__(
+        self, listing: Listing, name: str, index_folder: pathlib.Path | None = None
+    ):
         """Reads nothing yet.
 
         Args:
           listing: the files.
           name: prefix of all keys.
+          index_folder: folder to keep headers in; None to keep none.
         """
         self._listing, self._name = listing, name
+        self._index_folder = index_folder
         self._root = listing.root.resolve()
         self.labels = listing.labels
 
@@ -98,6 +146,30 @@ class FolderSource:
                 status.append(str(error))
         return Encoded(data, status)
 
+    def read_stored(self, indices: Sequence[int]) -> Encoded:
+        """See `IndexedSource`; returns paths."""
+        root = self._listing.root
+        paths = [os.fsencode(root / self._listing.paths[index]) for index in indices]
+        return Encoded(list(paths), ["ok"] * len(paths))
+
+    def headers(self) -> Headers:
+        """See `IndexedSource`."""
+
+        def read_some(start: int) -> np.ndarray:
+            stop = min(start + READ_AT_ONCE, len(self))
+            return packed_headers(self.read_encoded(range(start, stop)).data)
+
+        def read_all() -> np.ndarray:
+            announce_headers(self._name, len(self))
+            starts = range(0, len(self), READ_AT_ONCE)
+            parts = in_threads(read_some, starts)
+            return np.concatenate([np.zeros(0, np.int64), *parts])
+
+        if self._index_folder is None:
+            return Headers.unpacked(read_all())
+        name, state = f"headers {self.fingerprint}", {"files": self.fingerprint}
+        return Headers.unpacked(kept(self._index_folder, name, state, read_all))
+
     def subset(self, indices: np.ndarray, *, labeled: bool = True) -> "FolderSource":
         """Returns a subset of the records, without labels unless `labeled`."""
         indices, whole = np.asarray(indices, int), self._listing
@@ -109,7 +181,7 @@ class FolderSource:
             modified=whole.modified[indices],
             labels=labels,
         )
-        return FolderSource(listing, self._name)
+        return FolderSource(listing, self._name, self._index_folder)
 
 
 def decoded(encoded: Encoded, labels: np.ndarray | None) -> Examples:
@@ -126,7 +198,6 @@ def decoded(encoded: Encoded, labels: np.ndarray | None) -> Examples:
         except UndecodableImageError as error:
             return None, str(error)
 
-    cores = len(os.sched_getaffinity(0))
-    with concurrent.futures.ThreadPoolExecutor(cores) as threads:
-        both = list(threads.map(one, encoded.data, encoded.status))
+    pairs = list(zip(encoded.data, encoded.status, strict=True))
+    both = in_threads(lambda pair: one(*pair), pairs)
     return Examples([image for image, _ in both], [why for _, why in both], labels)

@@ -112,7 +112,7 @@ class Opener:
         path = pathlib.Path(place).expanduser()
         listing = list_classes(path, classes=classes) if labeled else list_images(path)
         if self._streams:
-            source = FolderSource(listing, name)
+            source = FolderSource(listing, name, self._index_folder(name))
             return Opened(
                 name=name,
                 whole=source,
@@ -165,6 +165,9 @@ class Opener:
             quarantined=[(f"{name}/{path}", why) for path, why in source.quarantined],
         )
 
+    def _index_folder(self, name: str) -> pathlib.Path:
+        return pathlib.Path(self._data.cache) / "index" / name
+
     def _streamed(
         self,
         name: str,
@@ -174,7 +177,7 @@ class Opener:
         labeled: bool,
     ) -> Opened:
         kind, _, rest = place.partition(":")
-        index_folder = pathlib.Path(self._data.cache) / "index" / name
+        index_folder = self._index_folder(name)
         if not files.exists(index_folder):
             what = "their offsets and labels" if labeled else "their offsets"
             console.say(f"looking up the records of {name}, once: {what}")
@@ -196,6 +199,7 @@ class Opener:
                 labeled=labeled,
                 classes=classes,
                 index_folder=index_folder,
+                decoder=self._data.decoder,
                 **features,
             )
         else:
@@ -210,6 +214,7 @@ class Opener:
                 labeled=labeled,
                 classes=classes,
                 features=layout,
+                decoder=self._data.decoder,
             )
         opened = Opened(
             name=name,

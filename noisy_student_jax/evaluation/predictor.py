@@ -22,9 +22,16 @@ from jax.sharding import Mesh
 from noisy_student_jax import models
 from noisy_student_jax.core import sharding
 from noisy_student_jax.core.prefetch import Prefetcher
-from noisy_student_jax.core.protocols import Arrays, Preprocessor, Source, Task
+from noisy_student_jax.core.protocols import (
+    Arrays,
+    Preprocessor,
+    Reader,
+    Source,
+    Task,
+)
 from noisy_student_jax.core.types import PyTree
 from noisy_student_jax.core.unusable import refuse
+from noisy_student_jax.data.sources import known_labels
 from noisy_student_jax.models import cost
 from noisy_student_jax.models.bundle import Bundle
 from noisy_student_jax.training.step import normalize
@@ -280,9 +287,14 @@ def predict_batches(
       Each batch, with every model's predictions for its usable records; no predictions
       if none is usable.
     """
+    reader = None
+    if hasattr(source, "reader"):
+        reader = source.reader(predictor.preprocessing, batches)
 
     def read(number: int) -> tuple[Read, np.ndarray | None]:
         indices = batches[number]
+        if reader:
+            return _taken(reader, source, indices)
         examples = source.read(indices)
         found = Read(indices, examples.status, examples.labels)
         if not found.good.any():
@@ -306,9 +318,23 @@ def predict_batches(
     thread = ThreadPoolExecutor(1, "read_ahead") if ahead else None
     was_read = Prefetcher(read, ahead=ahead, stop=stop, executor=thread)
     started = Prefetcher(start, ahead=ahead, stop=stop)
-    with predictor.abandoning(), contextlib.closing(was_read):
+    reading = contextlib.closing(reader) if reader else contextlib.nullcontext()
+    with reading, predictor.abandoning(), contextlib.closing(was_read):
         for found, fetch in map(started, range(len(batches))):
             yield found, {name: one() for name, one in fetch.items()}
+
+
+def _taken(
+    reader: Reader, source: Source, indices: range
+) -> tuple[Read, np.ndarray | None]:
+    """Takes a batch from a reader; its images are None if none is usable."""
+    images, status = reader.take(len(indices))
+    labels = known_labels(source)
+    own = None if labels is None else labels[indices.start : indices.stop]
+    found = Read(indices, status, own)
+    if found.good.all():
+        return found, images["image"]
+    return found, images["image"][found.good] if found.good.any() else None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -117,7 +117,7 @@ class Header:
     Attributes:
       height: of the image that `decode` would return, if the pixels are intact.
       width: likewise.
-      plain: whether it is an upright JPEG with one or three channels.
+      plain: whether it is an upright sRGB JPEG with one or three channels.
     """
 
     height: int
@@ -150,7 +150,8 @@ def inspect(source: str | pathlib.Path | bytes) -> Header:
         if image.format != "TIFF" and _orientation(image) >= 5:
             width, height = height, width
         jpeg = image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB")
-        return Header(height, width, jpeg and _is_stored_upright(image))
+        plain = jpeg and _is_stored_upright(image) and _is_srgb(image)
+        return Header(height, width, plain)
 
 
 def read(path: str | pathlib.Path) -> bytes:
@@ -319,6 +320,12 @@ def _is_stored_upright(image: Image.Image) -> bool:
         return image.getexif().get(ExifTags.Base.Orientation, 1) == 1
     except Exception:  # see `_orientation`
         return False
+
+
+def _is_srgb(image: Image.Image) -> bool:
+    """Returns whether the image has no color profile, or one that names sRGB."""
+    profile = image.info.get("icc_profile") or b"sRGB"
+    return b"sRGB" in profile or "sRGB".encode("utf-16-be") in profile
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:

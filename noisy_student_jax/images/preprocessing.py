@@ -110,14 +110,26 @@ class Preprocessing:
         Returns:
           `dtype` ``[resolution, resolution, 3]``.
         """
-        height, width = image.shape[:2]
-        short = min(height, width)
-        fraction = self.resolution / (self.resolution + self.crop_padding)
-        crop = max(1, int(fraction * short))
-        top, left = (height - crop + 1) // 2, (width - crop + 1) // 2
+        ((top, left, side, _),) = self.center_crop(*np.array(image.shape[:2])[:, None])
         return self.resized(
-            image[top : top + crop, left : left + crop], bicubic=bicubic
+            image[top : top + side, left : left + side], bicubic=bicubic
         )
+
+    def center_crop(self, heights: np.ndarray, widths: np.ndarray) -> np.ndarray:
+        """Returns the crops of evaluation.
+
+        Args:
+          heights: int64 ``[images]``.
+          widths: int64 ``[images]``.
+
+        Returns:
+          int64 ``[images, 4]``: top, left, height and width.
+        """
+        fraction = self.resolution / (self.resolution + self.crop_padding)
+        short = np.minimum(heights, widths)
+        side = np.maximum(1, (fraction * short).astype(np.int64))
+        top, left = (heights - side + 1) // 2, (widths - side + 1) // 2
+        return np.stack([top, left, side, side], axis=-1)
 
     def apply_box(
         self,

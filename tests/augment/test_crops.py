@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import pytest
 
-from noisy_student_jax.augment import crops, numpy_draws, threefry
+from noisy_student_jax.augment import crops, host_draws, threefry
 from noisy_student_jax.augment.crops import crop_boxes
 from noisy_student_jax.augment.input_noise import RESIZED_CROP
 from noisy_student_jax.images.preprocessing import Preprocessing
@@ -131,7 +131,7 @@ def test_what_nothing_fits_takes_the_center(size):
 def test_a_crop_that_would_be_the_whole_image_becomes_evaluations():
     # All of the area of a square in one crop: it can only be the square itself.
     sizes = np.tile([64, 64], (COUNT, 1))
-    keys = numpy_draws.example_keys(0, 1, 1, np.arange(COUNT))
+    keys = host_draws.example_keys(0, 1, 1, np.arange(COUNT))
     words = threefry.bits(threefry.fold_in(keys, RESIZED_CROP), 40)
     tries, fits = crops._tries(words.reshape(COUNT, 10, 4), sizes[:, None], 1.0)
     assert fits.any()

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
-from noisy_student_jax.augment import color, numpy_ops
+from noisy_student_jax.augment import color
 from noisy_student_jax.augment import randaugment as backend
 from noisy_student_jax.augment.input_noise import InputNoise
 from noisy_student_jax.augment.randaugment_table import (
@@ -24,6 +24,8 @@ from noisy_student_jax.augment.randaugment_table import (
     named,
 )
 from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.data.streaming import noise as tensorflow
+from noisy_student_jax.data.streaming import tf
 
 MAGNITUDES = (5, 10, 15, 20, 27)
 SHAPES = ((8, 8), (32, 32), (19, 26))
@@ -85,13 +87,14 @@ def on_device(shape):
 
 
 @functools.cache
-def on_the_host(shape):
+def in_tensorflow(shape):
     """The same, operation by operation."""
 
     def call(op, image, name, value, negative):
         behavior = "reference" if name == op.name else "clean"
         where = {"row": 3, "column": 5, "negative": negative}
-        return numpy_ops.apply(op, image, value, behavior=behavior, **where)
+        image = tf.constant(image)
+        return tensorflow.apply(op, image, value, behavior=behavior, **where).numpy()
 
     return {
         (name, value, sign): np.stack(
@@ -106,7 +109,7 @@ def behavior(request):
     return request.param
 
 
-@pytest.fixture(params=[on_device, on_the_host])
+@pytest.fixture(params=[on_device, in_tensorflow])
 def cases(request, behavior):
     """Yields (argument, sign, input image, result) over magnitudes, signs, images."""
 
@@ -405,7 +408,7 @@ def drawn_on_device(behavior):
 
 
 @functools.cache
-def drawn_on_the_host(behavior):
+def drawn_in_tensorflow(behavior):
     noise = InputNoise(
         randaugment_layers=1,
         randaugment_magnitude=27,
@@ -420,13 +423,14 @@ def drawn_on_the_host(behavior):
             "randaugment_row": np.array([3]),
             "randaugment_column": np.array([5]),
         }
-        return numpy_ops.augment(image, draws, noise)
+        draws = {name: tf.constant(drawn) for name, drawn in draws.items()}
+        return tensorflow.augment(tf.constant(image), draws, noise).numpy()
 
     images, ops = pictures(*SHAPES[-1]), range(len(OPS))
     return np.stack([[one(image, op) for op in ops] for image in images])
 
 
-@pytest.mark.parametrize("drawn", [drawn_on_device, drawn_on_the_host])
+@pytest.mark.parametrize("drawn", [drawn_on_device, drawn_in_tensorflow])
 @pytest.mark.parametrize("number", range(len(OPS)), ids=[op.name for op in OPS])
 def test_what_is_drawn_is_called_as_its_behavior_says(drawn, number, behavior):
     (call, *_) = calls(OPS[number], behavior, (27,))

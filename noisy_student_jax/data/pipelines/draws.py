@@ -22,6 +22,9 @@ from noisy_student_jax.data.order.block_shuffle import lanes_order
 from noisy_student_jax.data.order.shuffle import order
 from noisy_student_jax.data.pipelines.stream import Stream
 
+DRAWS_AT_ONCE = 1024
+"""Number of draws that `Draws.of_step` computes at a time, in whole steps."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Drawn:
@@ -50,6 +53,7 @@ class Draws:
         self.sizes = [layout.labeled, layout.pseudo][: len(streams)]
         # Each generation has its own order.
         self._seed = (seed << 32) + generation
+        self._kept: tuple[int, Mesh | None, list[Drawn]] | None = None
 
     def of_step(self, step: int, mesh: Mesh | None = None) -> list[Drawn]:
         """Returns the draws of a step, by stream.
@@ -58,9 +62,15 @@ class Draws:
           step: the step, counted from 0.
           mesh: restricts the rows to this host's; None for all rows.
         """
+        # Several at once: a small batch takes as long as a thousand draws.
+        count = max(1, DRAWS_AT_ONCE // sum(self.sizes))
+        chunk, place = divmod(step, count)
+        if self._kept is None or self._kept[:2] != (chunk, mesh):
+            steps = range(chunk * count, (chunk + 1) * count)
+            self._kept = chunk, mesh, self.of_steps(steps, mesh)
         return [
-            Drawn(own.positions[:, 0], own.records[:, 0], own.rows[:, 0])
-            for own in self.of_steps(range(step, step + 1), mesh)
+            Drawn(own.positions[:, place], own.records[:, place], own.rows[:, place])
+            for own in self._kept[2]
         ]
 
     def of_steps(self, steps: range, mesh: Mesh | None = None) -> list[Drawn]:
@@ -71,25 +81,24 @@ class Draws:
           mesh: restricts the rows to this host's; None for all rows.
         """
         drawn = []
-        for number, (stream, size) in enumerate(
-            zip(self.streams, self.sizes, strict=True)
-        ):
+        for number, size in enumerate(self.sizes):
             first = np.arange(size, dtype=np.int64)
             if mesh is not None:
                 first = first[sharding.local_rows(mesh, size)]
             positions = first[:, None] + size * np.array(steps, np.int64)
-            draws = self._draws(number, stream, size, positions.ravel())
-            picks = np.asarray(stream.picks[draws]).reshape(*positions.shape, 2)
-            drawn.append(Drawn(positions, picks[..., 0], picks[..., 1]))
+            drawn.append(self.at(number, positions))
         return drawn
 
-    def _draws(
-        self, number: int, stream: Stream, size: int, positions: np.ndarray
-    ) -> np.ndarray:
-        where = self._seed, number, positions, len(stream.picks)
+    def at(self, number: int, positions: np.ndarray) -> Drawn:
+        """Returns the draws of a stream at positions, int64 of any shape."""
+        stream = self.streams[number]
+        where = self._seed, number, positions.ravel(), len(stream.picks)
         if stream.lanes is None:
-            return order(*where)[1]
-        return lanes_order(*where, size, stream.lanes)[1]
+            draws = order(*where)[1]
+        else:
+            draws = lanes_order(*where, self.sizes[number], stream.lanes)[1]
+        picks = np.asarray(stream.picks[draws]).reshape(*positions.shape, 2)
+        return Drawn(positions, picks[..., 0], picks[..., 1])
 
     def records(self, step: int) -> dict[str, list[str]]:
         """Returns the keys of the records in a step's batch, by stream."""

@@ -163,21 +163,21 @@ class CroppingFeed:
         self._numbers = {"seed": self.seed, "generation": self.generation}
         self._draws = Draws(self.streams, self.layout, **self._numbers)
 
-    def _drawn(self, step: int) -> list[Drawn]:
-        return self._draws.of_step(step, self.mesh)
-
     def _boxes(
-        self, number: int, positions: np.ndarray, sizes: list[tuple[int, int]]
-    ) -> list[tuple[int, int, int, int]]:
-        """Draws crops (top, left, height, width) for images of given sizes."""
-        boxes = crop_boxes(
+        self,
+        number: int,
+        positions: np.ndarray,
+        heights: np.ndarray,
+        widths: np.ndarray,
+    ) -> np.ndarray:
+        """Draws crops of a stream's images, see `crop_boxes`."""
+        return crop_boxes(
             **self._numbers,
             stream=number,
             positions=positions,
-            sizes=np.array(sizes),
+            sizes=np.stack([heights, widths], axis=1),
             least_area=self.streams[number].noise.input.crop_area,
-        ).tolist()
-        return [(top, left, height, width) for top, left, height, width in boxes]
+        )
 
 
 class SourceFeed(CroppingFeed):
@@ -206,15 +206,15 @@ class SourceFeed(CroppingFeed):
         return [
             self._fed(number, stream, own)
             for number, (stream, own) in enumerate(
-                zip(self.streams, self._drawn(step), strict=True)
+                zip(self.streams, self._draws.of_step(step, self.mesh), strict=True)
             )
         ]
 
     def _fed(self, number: int, stream: Stream, drawn: Drawn) -> Fed:
         examples = stream.source.read(drawn.records.tolist())
         sizes = [(1, 1) if i is None else i.shape[:2] for i in examples.images]
-        boxes = self._boxes(number, drawn.positions, sizes)
-        whole = [(0, 0, 0, 0)] * len(boxes)
+        boxes = self._boxes(number, drawn.positions, *np.array(sizes).T)
+        whole = np.zeros_like(boxes)
         shown = None
         if stream.teacher is not None:
             shown = self._all(stream.teacher, examples.images, whole)
@@ -225,14 +225,16 @@ class SourceFeed(CroppingFeed):
         self,
         preprocessing: Preprocessor,
         images: list[np.ndarray | None],
-        boxes: list[tuple[int, int, int, int]],
+        boxes: np.ndarray,
     ) -> np.ndarray:
-        def one(image: np.ndarray | None, box: tuple[int, int, int, int]) -> np.ndarray:
+        def one(image: np.ndarray | None, box: list[int]) -> np.ndarray:
             if image is None:
                 return preprocessing.blank()
-            return preprocessing.apply_crop(image, box, bicubic=self._bicubic)
+            top, left, height, width = box
+            where = top, left, height, width
+            return preprocessing.apply_crop(image, where, bicubic=self._bicubic)
 
-        return np.stack(list(self._workers.map(one, images, boxes)))
+        return np.stack(list(self._workers.map(one, images, boxes.tolist())))
 
 
 def _assemble(

@@ -1,121 +1,199 @@
-"""Decodes only the cropped part of an image.
+"""Decodes and resizes crops of JPEGs in TensorFlow's graph.
 
-TensorFlow decodes just the rows and columns of a crop of a JPEG, at 1/2 or 1/4 scale
-where that leaves enough pixels. (At 1/8 only the mean of each block remains, which is
-visibly coarser.) At full scale the result equals ``images.decode.decode`` followed by a
-crop: both use libjpeg, here with its accurate integer transform. At a smaller scale the
-geometry is the same but the filter differs: photographs differ by one or two levels on
-average. `Preprocessing` does the final resize in any case. ``bicubic_tf1`` does not
-antialias, so its images are always decoded at full scale.
+Only the rows and columns of a crop are decoded, at 1/2 or 1/4 scale where a training
+crop leaves enough pixels. (At 1/8 only the mean of each block remains, which is visibly
+coarser.) At full scale the decoded pixels equal those of ``images.decode.decode``: both
+use libjpeg, here with its accurate integer transform. At a smaller scale the geometry
+is the same but the filter differs.
+
+``bicubic_tf1`` is TensorFlow's own resize and equals ``images/resize_tf1.py`` bit for
+bit. It does not antialias, so its images are always decoded at full scale. The other
+interpolations compute in float32 what Pillow computes in fixed point: one value in ten
+thousand of bicubic photographs differs, by a level. (Pillow 13 begins with the height
+of an image that shrinks by more than twice as much in height as in width; there, one
+in five may.)
 """
 
-import numpy as np
-import tensorflow as tf
+import dataclasses
 
-from noisy_student_jax.images.decode import Header, decode
+import numpy as np
+
+from noisy_student_jax.data.streaming import tf
 from noisy_student_jax.images.preprocessing import Preprocessing
 from noisy_student_jax.images.resize import BICUBIC_TF1, Bicubic
 
-_END = b"\xff\xd9"
-_FRACTIONS = (4, 2, 1)
+KERNELS = {"bicubic": "keyscubic", "bilinear": "triangle"}
+"""TensorFlow's names of the antialiased interpolations."""
+_FRACTIONS = np.array([1, 2, 4])
 # Chroma upsampling of the outermost pixels reads their neighbors.
 _MARGIN = 1
 
 
-def preprocessed(
-    data: bytes,
-    header: Header,
-    box: tuple[int, int, int, int],
-    preprocessing: Preprocessing,
-    *,
-    decoder: str = "auto",
-    bicubic: Bicubic | None = None,
-) -> np.ndarray:
-    """Decodes and resizes a crop of an image file.
+@dataclasses.dataclass(frozen=True)
+class View:
+    """One way to see an image: a model's preprocessing, for training or evaluation.
+
+    Attributes:
+      preprocessing: resolution and interpolation.
+      trained_on: whether it is a training image, which is uint8, and may be decoded at
+        a reduced scale.
+    """
+
+    preprocessing: Preprocessing
+    trained_on: bool
+
+    @property
+    def dtype(self) -> type[np.generic]:
+        """The dtype of the images."""
+        return np.uint8 if self.trained_on else self.preprocessing.dtype
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of the images."""
+        return self.preprocessing.resolution, self.preprocessing.resolution, 3
+
+    def blank(self) -> np.ndarray:
+        """Returns a placeholder image, mid-gray."""
+        return self.preprocessing.blank().astype(self.dtype)
+
+    def seen(
+        self, image: np.ndarray, box: np.ndarray, bicubic: Bicubic | None
+    ) -> np.ndarray:
+        """Crops and resizes a decoded image, as `decoded` does in the graph.
+
+        Args:
+          image: uint8 ``[height, width, 3]``.
+          box: see `crops`.
+          bicubic: see `Preprocessing.apply`.
+        """
+        if self.trained_on:
+            top, left, height, width = box.tolist()
+            where = top, left, height, width
+            return self.preprocessing.apply_crop(image, where, bicubic=bicubic)
+        return self.preprocessing.apply(image, bicubic=bicubic)
+
+
+def crops(
+    view: View, boxes: np.ndarray, heights: np.ndarray, widths: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Computes which part of each image to decode, and which part of it to resize.
 
     Args:
-      data: the file's bytes.
-      header: the result of ``images.decode.inspect``.
-      box: top, left, height and width in the upright image; a height of 0 stands for
-        the center crop of evaluation.
-      preprocessing: resolution and interpolation.
-      decoder: ``plain`` decodes every image whole, with Pillow.
-      bicubic: see `Preprocessing.apply`.
+      view: the preprocessing.
+      boxes: integers ``[images, 4]``: top, left, height and width; a height of 0 stands
+        for the center crop of evaluation.
+      heights: integers ``[images]``, of the images.
+      widths: likewise.
 
     Returns:
-      uint8 ``[resolution, resolution, 3]``.
-
-    Raises:
-      UndecodableImageError: the file is damaged or has an unsupported format.
+      ``fraction``, int32 ``[images]``: 0, 1 or 2 for a scale of 1, 1/2 or 1/4;
+      ``window``, int32 ``[images, 4]``: the part to decode, in scaled pixels;
+      ``part``, int32 ``[images, 4]``: the part of the window to keep;
+      ``box``, float32 ``[images, 4]``: the part of that to resize.
     """
-    if box[2] and decoder != "plain" and _is_whole_plain_jpeg(data, header):
-        try:
-            return _of_jpeg(data, header, box, preprocessing, bicubic)
-        except tf.errors.InvalidArgumentError:
-            pass  # damaged: `decode` gives the reason
-    return preprocessing.apply_crop(decode(data), box, bicubic=bicubic)
-
-
-def _is_whole_plain_jpeg(data: bytes, header: Header) -> bool:
-    """Whether TensorFlow decodes this JPEG like `decode`.
-
-    It does not for rotated or four-channel images. A truncated file is excluded too:
-    whether it is usable must not depend on the crop.
-    """
-    return header.plain and data.endswith(_END)
-
-
-def _of_jpeg(
-    data: bytes,
-    header: Header,
-    box: tuple[int, int, int, int],
-    preprocessing: Preprocessing,
-    bicubic: Bicubic | None,
-) -> np.ndarray:
-    """Decodes a box at the smallest sufficient scale, and resizes it."""
-    top, left, height, width = box
-    side = preprocessing.resolution
-    # The authors' resize reads only 4 × 4 pixels, of the image at full scale.
-    fractions = (1,) if preprocessing.interpolation == BICUBIC_TF1 else _FRACTIONS
-    fraction = next((f for f in fractions if min(height, width) // f >= side), 1)
-    first_row, rows = _span(top, height, header.height, fraction)
-    first_column, columns = _span(left, width, header.width, fraction)
-    part = _decoded_part(data, (first_row, first_column, rows, columns), fraction)
-    if fraction == 1:
-        place = (top - first_row, left - first_column, height, width)
-        return preprocessing.apply_box(part, *place, bicubic=bicubic)
-    within = (
-        left / fraction - first_column,
-        top / fraction - first_row,
-        (left + width) / fraction - first_column,
-        (top + height) / fraction - first_row,
+    sizes = np.stack([heights, widths], axis=1).astype(np.int64)
+    start, count = boxes[:, :2].astype(np.int64), boxes[:, 2:].astype(np.int64)
+    whole = count[:, :1] == 0
+    center = view.preprocessing.center_crop(heights, widths)
+    start = np.where(whole, center[:, :2], start)
+    count = np.where(whole, center[:, 2:], count)
+    number = np.zeros(len(boxes), np.int64)
+    if view.trained_on and view.preprocessing.interpolation != BICUBIC_TF1:
+        scaled = count.min(axis=1)[:, None] // _FRACTIONS[1:]
+        enough = (scaled >= view.preprocessing.resolution) & ~whole
+        number = enough.sum(axis=1)
+    fraction = _FRACTIONS[number][:, None]
+    first = np.maximum(start - _MARGIN, 0) // fraction
+    end = -(-np.minimum(start + count + _MARGIN, sizes) // fraction)
+    window = np.concatenate([first, end - first], axis=1)
+    is_whole = fraction == 1
+    # At full scale the resize sees only the crop, as evaluation and Pillow do.
+    part = np.where(
+        is_whole,
+        np.concatenate([start - first, count], axis=1),
+        np.concatenate([np.zeros_like(first), end - first], axis=1),
     )
-    return preprocessing.resized(part, box=within, bicubic=bicubic)
+    offset = np.where(is_whole, 0, start / fraction - first)
+    box = np.concatenate([offset, count / fraction], axis=1)
+    return {
+        "fraction": number.astype(np.int32),
+        "window": window.astype(np.int32),
+        "part": part.astype(np.int32),
+        "box": box.astype(np.float32),
+    }
 
 
-def _decoded_part(
-    data: bytes, window: tuple[int, int, int, int], fraction: int
-) -> np.ndarray:
-    """Decodes a window (top, left, height, width) in pixels of the scaled image.
+def decoded(content: tf.Tensor, crop: dict[str, tf.Tensor], view: View) -> tf.Tensor:
+    """Decodes and resizes a crop of one JPEG.
 
-    Equivalent to ``tf.io.decode_and_crop_jpeg``. Passing tensors and all attributes to
-    the raw op takes a third of the overhead.
+    Args:
+      content: the file's bytes, a string ``[]``.
+      crop: one image's entries of `crops`.
+      view: the preprocessing.
+
+    Returns:
+      ``[resolution, resolution, 3]`` of the view's dtype.
     """
-    decoded = tf.raw_ops.DecodeAndCropJpeg(
-        contents=tf.constant(data),
-        crop_window=tf.constant(window, tf.int32),
-        channels=3,
-        ratio=fraction,
-        fancy_upscaling=True,
-        try_recover_truncated=False,
-        acceptable_fraction=1.0,
-        dct_method="INTEGER_ACCURATE",
+
+    def at(fraction: int) -> tf.Tensor:
+        # Damage is an error here, so that our own decoder judges it.
+        return tf.raw_ops.DecodeAndCropJpeg(
+            contents=content,
+            crop_window=crop["window"],
+            channels=3,
+            ratio=fraction,
+            fancy_upscaling=True,
+            try_recover_truncated=False,
+            acceptable_fraction=1.0,
+            dct_method="INTEGER_ACCURATE",
+        )
+
+    if view.trained_on and view.preprocessing.interpolation != BICUBIC_TF1:
+        scales = [lambda f=f: at(f) for f in _FRACTIONS.tolist()]
+        image = tf.switch_case(crop["fraction"], scales)
+    else:
+        image = at(1)
+    top, left, height, width = tf.unstack(crop["part"])
+    image = tf.slice(image, [top, left, 0], [height, width, 3])
+    return _resized(image, crop["box"], view)
+
+
+def _resized(image: tf.Tensor, box: tf.Tensor, view: View) -> tf.Tensor:
+    side = view.preprocessing.resolution
+    interpolation = view.preprocessing.interpolation
+    if interpolation == BICUBIC_TF1:
+        resized = tf.raw_ops.ResizeBicubic(images=image[None], size=[side, side])[0]
+        resized = tf.ensure_shape(resized, view.shape)
+        return resized if view.dtype == np.float32 else _clipped(resized)
+    kernel = KERNELS[interpolation]
+    # As Pillow: the width first, and whole levels in between.
+    turned = tf.transpose(image, [1, 0, 2])
+    turned = _along_rows(turned, box[1], box[3], side, kernel)
+    resized = _along_rows(tf.transpose(turned, [1, 0, 2]), box[0], box[2], side, kernel)
+    return tf.ensure_shape(resized, view.shape)
+
+
+def _along_rows(
+    image: tf.Tensor, start: tf.Tensor, count: tf.Tensor, side: int, kernel: str
+) -> tf.Tensor:
+    """Resizes a range of rows to `side` rows; uint8 ``[side, width, 3]``.
+
+    To the op, a row is one pixel of ``width·3`` channels: its loop over channels is
+    vectorized, so that twice this function takes half the time of both axes at once.
+    """
+    height, width = tf.unstack(tf.shape(image)[:2])
+    scale = side / count
+    resized = tf.raw_ops.ScaleAndTranslate(
+        images=tf.reshape(image, [1, height, 1, width * 3]),
+        size=[side, 1],
+        scale=tf.stack([scale, 1.0]),
+        translation=tf.stack([-start * scale, 0.0]),
+        kernel_type=kernel,
+        antialias=True,
     )
-    return np.asarray(memoryview(decoded))  # unlike `numpy()`, without a copy
+    return tf.reshape(_clipped(resized + 0.5), [side, width, 3])
 
 
-def _span(start: int, count: int, size: int, fraction: int) -> tuple[int, int]:
-    """Returns the first scaled pixel and the number of those that cover a span."""
-    first = max(start - _MARGIN, 0) // fraction
-    end = -(-min(start + count + _MARGIN, size) // fraction)
-    return first, end - first
+def _clipped(values: tf.Tensor) -> tf.Tensor:
+    """Clips to 0–255 and truncates, as the authors do."""
+    return tf.cast(tf.clip_by_value(values, 0.0, 255.0), tf.uint8)

@@ -1,36 +1,40 @@
 """Record files of ``tf.train.Example``, each with an encoded image."""
 
-import bisect
-import concurrent.futures
 import dataclasses
 import hashlib
-import itertools
 import json
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
-import pyarrow as pa
 import tensorflow as tf
 
 # Protocol Buffers ships no type information.
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-from noisy_student_jax.core import files
 from noisy_student_jax.core.console import printable
-from noisy_student_jax.core.errors import DamagedFileError, UserError
-from noisy_student_jax.core.protocols import Examples
+from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.core.protocols import Examples, Preprocessor, Reader
 from noisy_student_jax.data.cache.listing import safe_text
-from noisy_student_jax.data.encoded import Encoded, decoded
+from noisy_student_jax.data.encoded import Encoded, announce_headers, decoded
+from noisy_student_jax.data.index import (
+    READ_AT_ONCE,
+    Headers,
+    in_threads,
+    kept,
+    packed_headers,
+)
+from noisy_student_jax.data.streaming.decoding import View
+from noisy_student_jax.data.streaming.images import ImageStream, Wanted
+from noisy_student_jax.images.preprocessing import Preprocessing
 
 UNKNOWN = -1
 """Label of a damaged record."""
 
 # Stored label of a damaged record; -1 may be a genuine one there.
 _NOT_READ = np.iinfo(np.int64).min
-_READ_AT_ONCE = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,9 +83,11 @@ class RecordSource:
         *,
         name: str,
         features: Features,
+        index_folder: pathlib.Path,
         labels: np.ndarray | None,
         classes: Sequence[str] = (),
         rows: np.ndarray | None = None,
+        decoder: str = "auto",
     ):
         """Reads nothing yet.
 
@@ -89,18 +95,25 @@ class RecordSource:
           record_files: the files, whose names differ.
           name: prefix of all keys.
           features: feature names.
+          index_folder: folder to keep headers in.
           labels: int64 ``[records]``, `UNKNOWN` for damaged records; None without
             labels.
           classes: class names in index order.
           rows: indices into the concatenated records; None for all.
+          decoder: of evaluation images, see `ImageStream`.
         """
         self._files, self._name, self._features = record_files, name, features
-        self._ends = list(itertools.accumulate(map(len, record_files)))
-        self._rows = rows
+        self._index_folder = index_folder
+        counts = np.array([len(file) for file in record_files], np.int64)
+        self._ends = np.cumsum(counts)
+        self._starts = self._ends - counts
+        self._rows, self._decoder = rows, decoder
         self.labels, self.classes = labels, tuple(classes)
 
     def __len__(self) -> int:
-        return (self._ends or [0])[-1] if self._rows is None else len(self._rows)
+        if self._rows is not None:
+            return len(self._rows)
+        return int(self._ends[-1]) if len(self._ends) else 0
 
     def key(self, index: int) -> str:
         """See `Source`."""
@@ -131,18 +144,73 @@ class RecordSource:
         labels = None if self.labels is None else self.labels[np.asarray(indices, int)]
         return decoded(self.read_encoded(indices), labels)
 
+    @property
+    def feature(self) -> str:
+        """See `IndexedSource`."""
+        return self._features.image
+
     def read_encoded(self, indices: Sequence[int]) -> Encoded:
         """See `EncodedSource`; each file is read once, in ascending order."""
-        places = [self._at(index) for index in indices]
-        sorted_rows = sorted(range(len(places)), key=places.__getitem__)
-        data: list[bytes | None] = [None] * len(places)
-        status = [""] * len(places)
-        for file, group in itertools.groupby(sorted_rows, lambda row: places[row][0]):
-            rows = list(group)
-            found = _read(self._files[file], [places[row][1] for row in rows])
-            for row, record, why in zip(rows, found.data, found.status, strict=True):
-                data[row], status[row] = _image(record, why, self._features)
+        found = self.read_stored(indices)
+        pairs = [
+            _image(record, why, self._features)
+            for record, why in zip(found.data, found.status, strict=True)
+        ]
+        return Encoded([data for data, _ in pairs], [why for _, why in pairs])
+
+    def read_stored(self, indices: Sequence[int]) -> Encoded:
+        """See `IndexedSource`; returns serialized examples."""
+        file_of, number = self._places(np.asarray(indices, np.int64))
+        data: list[bytes | None] = [None] * len(file_of)
+        status = [""] * len(file_of)
+        in_order = np.lexsort((number, file_of))
+        firsts = np.flatnonzero(np.diff(file_of[in_order], prepend=-1))
+        for rows in np.split(in_order, firsts[1:]) if len(firsts) else []:
+            found = _read(self._files[file_of[rows[0]]], number[rows].tolist())
+            for row, record, why in zip(
+                rows.tolist(), found.data, found.status, strict=True
+            ):
+                data[row], status[row] = record, why
         return Encoded(data, status)
+
+    def reader(self, preprocessing: Preprocessor, batches: Sequence[range]) -> Reader:
+        """See `ReadySource`."""
+        assert isinstance(preprocessing, Preprocessing), "records hold images"
+        starts = np.array([batch.start for batch in batches], np.int64)
+        counts = np.array([len(batch) for batch in batches], np.int64)
+        ends = np.cumsum(counts)
+
+        def wanted(numbers: np.ndarray) -> Wanted:
+            batch = np.searchsorted(ends, numbers, side="right")
+            return Wanted(starts[batch] + numbers - (ends - counts)[batch])
+
+        return ImageStream(
+            self,
+            {"image": View(preprocessing, trained_on=False)},
+            wanted,
+            batch=int(counts.max(initial=1)),
+            end=int(counts.sum()),
+            decoder=self._decoder,
+        )
+
+    def headers(self) -> Headers:
+        """See `IndexedSource`."""
+        name = f"header {self._features.image}"
+        announced = False
+
+        def of_file(file: RecordFile) -> np.ndarray:
+            def make() -> np.ndarray:
+                nonlocal announced
+                if not announced:
+                    announced = True
+                    announce_headers(self._name, int(self._ends[-1]))
+                return packed_headers(_images(file, self._features))
+
+            return kept_column(file.path, self._index_folder, name, make)
+
+        parts = in_threads(of_file, self._files)
+        packed = np.concatenate([np.zeros(0, np.int64), *parts])
+        return Headers.unpacked(packed if self._rows is None else packed[self._rows])
 
     def subset(self, indices: np.ndarray, *, labeled: bool = True) -> "RecordSource":
         """Returns a subset of the records, without labels unless `labeled`."""
@@ -152,16 +220,23 @@ class RecordSource:
             self._files,
             name=self._name,
             features=self._features,
+            index_folder=self._index_folder,
             labels=labels,
             classes=self.classes,
             rows=indices if self._rows is None else self._rows[indices],
+            decoder=self._decoder,
         )
 
     def _at(self, index: int) -> tuple[int, int]:
         """Returns the file of a record, and the record's number in it."""
-        row = int(index if self._rows is None else self._rows[index])
-        file = bisect.bisect_right(self._ends, row)
-        return file, row - (self._ends[file - 1] if file else 0)
+        file_of, number = self._places(np.array([index], np.int64))
+        return int(file_of[0]), int(number[0])
+
+    def _places(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the files of records, and their numbers in them; int64 each."""
+        rows = indices if self._rows is None else self._rows[indices]
+        file_of = np.searchsorted(self._ends, rows, side="right")
+        return file_of, rows - self._starts[file_of]
 
 
 def check_names(paths: Sequence[pathlib.Path]) -> None:
@@ -247,13 +322,7 @@ def read_labels(
             _refuse_label(file, number, int(labels[number]), features, classes)
         return np.where(read, labels - features.first_label, UNKNOWN)
 
-    return np.concatenate(for_each(of_file, record_files))
-
-
-def for_each(function: Callable, items: Sequence) -> list:
-    """Maps a function over items in threads; returns the results in order."""
-    with concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        return list(pool.map(function, items))
+    return np.concatenate(in_threads(of_file, record_files))
 
 
 def kept_column(
@@ -278,22 +347,10 @@ def kept_column(
     except OSError as error:
         raise _unreadable(path, error) from error
     state = {"what": what, "size": found.st_size, "modified": found.st_mtime_ns}
-    place = hashlib.sha256(f"{path.resolve()}\0{what}".encode("utf-8", "replace"))
-    kept = folder / f"{place.hexdigest()[:32]}.parquet"
     try:
-        table = files.read_parquet(kept)
-        if json.loads((table.schema.metadata or {}).get(b"file", b"0")) == state:
-            return table["number"].to_numpy()
-    except (DamagedFileError, OSError, ValueError):
-        pass  # missing or damaged: computed again
-    try:
-        numbers = make()
+        return kept(folder, f"{path.resolve()}\0{what}", state, make)
     except OSError as error:
         raise _unreadable(path, error) from error
-    table = pa.table({"number": numbers})
-    table = table.replace_schema_metadata({"file": json.dumps(state)})
-    files.write_parquet(kept, table)
-    return numbers
 
 
 def _unreadable(path: pathlib.Path, error: OSError) -> UserError:
@@ -306,21 +363,29 @@ def _unreadable(path: pathlib.Path, error: OSError) -> UserError:
 def _labels(file: RecordFile, features: Features) -> np.ndarray:
     """Reads the stored labels of a file's records."""
     labels = np.full(len(file), _NOT_READ, np.int64)
-    for start in range(0, len(file), _READ_AT_ONCE):
-        numbers = range(start, min(start + _READ_AT_ONCE, len(file)))
-        for number, data in zip(numbers, file.read(numbers).data, strict=True):
-            example = None if data is None else _parsed(data)
-            if example is None:
-                continue
-            values = _values(example, features.label, "int64_list")
-            if not values:
-                raise UserError(
-                    f"record {number} of '{printable(str(file.path))}' has no feature"
-                    f" '{features.label}' with a whole number in it: label it, or give"
-                    " the files as unlabeled ones"
-                )
-            labels[number] = values[0]
+    for number, data in enumerate(_records(file)):
+        example = None if data is None else _parsed(data)
+        if example is None:
+            continue
+        values = _values(example, features.label, "int64_list")
+        if not values:
+            raise UserError(
+                f"record {number} of '{printable(str(file.path))}' has no feature"
+                f" '{features.label}' with a whole number in it: label it, or give"
+                " the files as unlabeled ones"
+            )
+        labels[number] = values[0]
     return labels
+
+
+def _records(file: RecordFile) -> Iterator[bytes | None]:
+    for start in range(0, len(file), READ_AT_ONCE):
+        yield from file.read(range(start, min(start + READ_AT_ONCE, len(file)))).data
+
+
+def _images(file: RecordFile, features: Features) -> Iterator[bytes | None]:
+    for record in _records(file):
+        yield _image(record, "", features)[0]
 
 
 def _refuse_label(

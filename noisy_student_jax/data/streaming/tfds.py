@@ -16,13 +16,13 @@ import tensorflow_datasets as tfds
 from noisy_student_jax.core.console import printable
 from noisy_student_jax.core.errors import UserError, nearest, one_line
 from noisy_student_jax.data.encoded import Encoded
+from noisy_student_jax.data.index import in_threads
 from noisy_student_jax.data.streaming.records import (
     Features,
     RecordFile,
     RecordSource,
     check_features,
     check_names,
-    for_each,
     read_labels,
 )
 from noisy_student_jax.data.streaming.tfrecord import open_files
@@ -41,6 +41,7 @@ def tfds_source(
     data_dir: str | None = None,
     image: str = "image",
     label: str = "label",
+    decoder: str = "auto",
 ) -> RecordSource:
     """Opens a split of a prepared dataset.
 
@@ -55,6 +56,7 @@ def tfds_source(
       data_dir: root folder of TFDS datasets; None for the default.
       image: feature with the image.
       label: feature with the class.
+      decoder: see `RecordSource`.
 
     Raises:
       UserError: the dataset is not prepared, or lacks what was requested.
@@ -89,8 +91,10 @@ def tfds_source(
         record_files,
         name=name,
         features=features,
+        index_folder=index_folder,
         labels=labels,
         classes=own_classes if labeled else (),
+        decoder=decoder,
     )
     rows = _rows(record_files, instructions)
     return whole if len(rows) == len(whole) else whole.subset(rows)
@@ -208,7 +212,7 @@ def _record_files(
     if form == "tfrecord":
         return open_files(paths, index_folder)
     if form == "array_record":
-        return for_each(ArrayRecordFile, paths)
+        return in_threads(ArrayRecordFile, paths)
     raise UserError(
         f"TFDS dataset '{builder.info.full_name}' is kept as {form} files: prepare it"
         " as tfrecord or array_record"

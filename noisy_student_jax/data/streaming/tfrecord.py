@@ -14,12 +14,12 @@ import numpy as np
 from noisy_student_jax.core.console import printable
 from noisy_student_jax.core.errors import UserError, one_line
 from noisy_student_jax.data.encoded import Encoded
+from noisy_student_jax.data.index import in_threads
 from noisy_student_jax.data.streaming.records import (
     Features,
     RecordSource,
     check_features,
     check_names,
-    for_each,
     kept_column,
     read_labels,
 )
@@ -49,6 +49,7 @@ class TFRecordSource(RecordSource):
         labeled: bool,
         classes: Sequence[str] | None = None,
         features: Features | None = None,
+        decoder: str = "auto",
     ):
         """Reads record offsets and labels, from the cache if possible.
 
@@ -60,6 +61,7 @@ class TFRecordSource(RecordSource):
           labeled: whether to read labels.
           classes: class names in index order; None to name classes by number.
           features: feature names; None for ImageNet's usual layout.
+          decoder: see `RecordSource`.
 
         Raises:
           UserError: a file is missing, truncated or has a damaged record header, or
@@ -84,8 +86,10 @@ class TFRecordSource(RecordSource):
             record_files,
             name=name,
             features=features,
+            index_folder=pathlib.Path(index_folder),
             labels=labels,
             classes=(classes or ()) if labeled else (),
+            decoder=decoder,
         )
 
 
@@ -102,8 +106,11 @@ class TFRecordFile:
 
     def read(self, numbers: Sequence[int]) -> Encoded:
         """See `RecordFile`."""
-        with self.path.open("rb", buffering=0) as file:
-            found = [self._record(file.fileno(), number) for number in numbers]
+        handle = os.open(self.path, os.O_RDONLY)
+        try:
+            found = [self._record(handle, number) for number in numbers]
+        finally:
+            os.close(handle)
         return Encoded([data for data, _ in found], [why for _, why in found])
 
     def _record(self, handle: int, number: int) -> tuple[bytes | None, str]:
@@ -111,9 +118,10 @@ class TFRecordFile:
         length = end - start - _HEADER - _FOOTER
         if length > MAX_BYTES:
             return None, f"{length:,} bytes, more than {MAX_BYTES:,}"
-        whole = os.pread(handle, end - start, start)
-        data, checksum = whole[_HEADER:-_FOOTER], whole[-_FOOTER:]
-        if len(whole) < end - start or masked(data) != _number(checksum):
+        # Two reads, as slicing one would copy the record.
+        data = os.pread(handle, length, start + _HEADER)
+        checksum = os.pread(handle, _FOOTER, end - _FOOTER)
+        if len(data) < length or masked(data) != _number(checksum):
             return None, f"damaged: wrong checksum of the record at byte {start}"
         return data, "ok"
 
@@ -135,7 +143,7 @@ def open_files(
         starts = kept_column(path, index_folder, "offset", lambda: _starts(path))
         return TFRecordFile(path, starts)
 
-    return for_each(open_one, paths)
+    return in_threads(open_one, paths)
 
 
 def _found(paths: str | Sequence[str | os.PathLike]) -> list[pathlib.Path]:

@@ -26,6 +26,8 @@ from noisy_student_jax.data.pipelines.device_resident import ResidentPipeline
 from noisy_student_jax.data.pipelines.host_fed import HostedPipeline, SourceFeed
 from noisy_student_jax.data.pipelines.stream import Noise, Stream
 from noisy_student_jax.data.quarantine import Quarantine
+from noisy_student_jax.data.streaming import images
+from noisy_student_jax.data.streaming.decoding import View
 from noisy_student_jax.data.streaming.feed import StreamingFeed
 from noisy_student_jax.images.preprocessing import Preprocessing
 
@@ -168,13 +170,20 @@ def test_every_road_shows_the_teacher_the_same_images(tmp_path):
     found = batches(resident, range(2))
 
     whole = stream(folders[1])
-    images = teacher.apply_all(whole.source.read(range(5)).images)
+    known = teacher.apply_all(whole.source.read(range(5)).images)
     for batch in found:
         rows = batch["target"][batch["stream"] == PSEUDO]
-        wanted = images[whole.picks[rows, 0]]
+        wanted = known[whole.picks[rows, 0]]
         np.testing.assert_array_equal(batch["teacher_image"], wanted)
     assert_equal(batches(hosted(streams, tmp_path, SourceFeed), range(2)), found)
-    assert_equal(batches(hosted(streams, tmp_path), range(2)), found)
+    ours = batches(hosted(streams, tmp_path), range(2))
+    for batch, wanted in zip(ours, found, strict=True):
+        shown, other = (b.pop("teacher_image").astype(int) for b in (batch, wanted))
+        assert np.abs(shown - other).max() <= 1
+        same = batch["stream"] != PSEUDO  # PNGs, decoded by our decoder
+        np.testing.assert_array_equal(batch["image"][same], wanted["image"][same])
+        assert np.abs(batch.pop("image").astype(int) - wanted.pop("image")).max() <= 1
+    assert_equal(ours, found)
 
     (folders[1] / "00.jpg").write_bytes(b"no image")
     for feed in (SourceFeed, StreamingFeed):
@@ -410,14 +419,14 @@ def settled(source):
 def test_few_files_are_held_while_they_wait_to_be_decoded(monkeypatch):
     """However many images a step has."""
     held, go_on = [], threading.Event()
-    finish = StreamingFeed._finish
+    seen = View.seen
 
-    def slow(self, number, begun, each):
+    def slow(self, *image):
         go_on.wait(20)
-        held.extend(row for row, _ in each)
-        return finish(self, number, begun, each)
+        held.append(image)
+        return seen(self, *image)
 
-    monkeypatch.setattr(StreamingFeed, "_finish", slow)
+    monkeypatch.setattr(View, "seen", slow)
     source = Bytes()
     large = BatchLayout(1024, 0)
     feed = StreamingFeed(
@@ -430,7 +439,7 @@ def test_few_files_are_held_while_they_wait_to_be_decoded(monkeypatch):
     asked.join(60)
     feed.close()
 
-    # Each reader holds some; a step has four times as many as all of them.
+    # Each read holds some; a step has four times as many as all of them.
     assert reads <= 4
     assert len(held) >= 1024
 
@@ -453,7 +462,10 @@ def test_closing_while_it_reads_does_not_hang():
             go_on.wait(20)
 
     source = Bytes(happen=happen)
-    feed = feed_of([bytes_stream(source), bytes_stream(source)])
+    layout = BatchLayout(images.READ_AT_ONCE, 0)
+    feed = StreamingFeed(
+        [bytes_stream(source)], layout, mesh(), PREPROCESSING, **NUMBERS
+    )
     feed(0)
     settled(source)
     armed.set()

@@ -1,4 +1,4 @@
-"""The host's backend of the input noise gives the device's pixels, bit for bit."""
+"""TensorFlow's backend of the input noise gives the device's pixels, bit for bit."""
 
 import functools
 from dataclasses import replace
@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from noisy_student_jax.augment import noise, numpy_draws, numpy_ops
+from noisy_student_jax.augment import host_draws, noise
 from noisy_student_jax.augment import randaugment as device
 from noisy_student_jax.augment.input_noise import InputNoise
 from noisy_student_jax.augment.randaugment_table import (
-    BEHAVIORS,
     OPS,
     SVHN_CONSTANTS,
     argument,
 )
 from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.data.streaming import noise as ours
+from noisy_student_jax.data.streaming import tf
 
 MAGNITUDES = {
     (27, 38): (0, 2, 5, 10, 15, 20, 27, 30),
@@ -81,7 +82,7 @@ def on_device(height, width):
 
 
 @functools.cache
-def on_the_host(height, width, magnitude):
+def in_tensorflow(height, width, magnitude):
     """Every operation as it is drawn, uint8 `[images, ops, signs, …]`."""
     images = pictures(height, width)
     shape = (len(images), len(OPS), len(SIGNS))
@@ -100,14 +101,15 @@ def on_the_host(height, width, magnitude):
 
 
 def augmented(images, draws, what):
-    done = []
-    for row, image in enumerate(images):
-        image = image.copy()
-        image.flags.writeable = False
-        done.append(
-            numpy_ops.augment(image, {k: v[row] for k, v in draws.items()}, what)
-        )
-    return np.stack(done)
+    """Augments a batch in one graph, as the input pipeline does."""
+
+    @tf.function
+    def batch(images, draws):
+        one = functools.partial(ours.augment, noise=what)
+        shape = tf.TensorSpec(images.shape[1:], tf.uint8)
+        return tf.map_fn(lambda each: one(*each), (images, draws), shape)
+
+    return batch(tf.constant(images), draws).numpy()
 
 
 @pytest.mark.parametrize("number", range(len(OPS)), ids=[op.name for op in OPS])
@@ -115,7 +117,7 @@ def test_every_operation_is_the_devices(number):
     for shape, magnitudes in MAGNITUDES.items():
         expected = on_device(*shape)[number]
         for place, magnitude in enumerate(magnitudes):
-            result = on_the_host(*shape, magnitude)[:, number]
+            result = in_tensorflow(*shape, magnitude)[:, number]
             np.testing.assert_array_equal(
                 result, expected[:, place], err_msg=f"{shape}, magnitude {magnitude}"
             )
@@ -124,7 +126,7 @@ def test_every_operation_is_the_devices(number):
 def test_where_pillow_means_the_same_it_is_pillows():
     named = {op.name: number for number, op in enumerate(OPS)}
     for shape in MAGNITUDES:
-        done = on_the_host(*shape, 15)[:, :, 0]
+        done = in_tensorflow(*shape, 15)[:, :, 0]
         for image, result in zip(pictures(*shape), done, strict=True):
             picture = Image.fromarray(image)
             for name, expected in {
@@ -160,55 +162,35 @@ def whole_batches(what, images, where):
     """Returns what the host's road makes of a batch, and what the device's."""
     *stream, positions = where
     _, height, width, _ = images.shape
-    draws = numpy_draws.draw(*where, what, height=height, width=width)
-    ours = augmented(images, draws, what)
+    draws = host_draws.draw(*where, what, height=height, width=width)
+    found = augmented(images, draws, what)
     keys = noise.example_keys(
         noise.stream_key(*stream), noise.split_positions(positions)
     )
     augment = jax.jit(functools.partial(noise.augment_batch, noise=what))
-    return ours, np.asarray(augment(keys, images))
+    return found, np.asarray(augment(keys, images))
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_a_batch_is_the_one_that_the_device_makes(setting):
     images = np.random.default_rng(1).integers(0, 256, (48, 12, 15, 3)).astype(np.uint8)
     where = (3, 2, 1, np.arange(2**32 - 24, 2**32 + 24))
-    ours, on_its_device = whole_batches(SETTINGS[setting], images, where)
-    assert (ours != images).any() == (setting != "nothing")
-    np.testing.assert_array_equal(ours, on_its_device)
+    found, on_its_device = whole_batches(SETTINGS[setting], images, where)
+    assert (found != images).any() == (setting != "nothing")
+    np.testing.assert_array_equal(found, on_its_device)
 
 
 def test_gray_images_have_one_channel():
     images = np.random.default_rng(1).integers(0, 256, (48, 9, 7, 1)).astype(np.uint8)
-    ours, on_its_device = whole_batches(FULL, images, (3, 0, 0, np.arange(48)))
-    np.testing.assert_array_equal(ours, on_its_device)
-
-
-@pytest.mark.parametrize("width", [40, 9000], ids=str)
-def test_an_image_is_gone_through_in_slabs_of_any_height(width, monkeypatch):
-    image = np.random.default_rng(2).integers(0, 256, (23, width, 3), np.uint8)
-    where = {"negative": False, "row": 3, "column": 5}
-    whole = [
-        numpy_ops.apply(op, image, argument(op, 27), behavior=behavior, **where)
-        for behavior in BEHAVIORS
-        for op in OPS
-    ]
-    monkeypatch.setattr(numpy_ops, "_AT_ONCE", 5 * width * 3 + 1)
-    assert len(numpy_ops._slabs(image)) == 5
-    slabs = [
-        numpy_ops.apply(op, image, argument(op, 27), behavior=behavior, **where)
-        for behavior in BEHAVIORS
-        for op in OPS
-    ]
-    for ours, wanted in zip(slabs, whole, strict=True):
-        np.testing.assert_array_equal(ours, wanted)
+    found, on_its_device = whole_batches(FULL, images, (3, 0, 0, np.arange(48)))
+    np.testing.assert_array_equal(found, on_its_device)
 
 
 def test_mistakes_are_told():
-    image = np.zeros((4, 4, 3), np.uint8)
+    image = tf.zeros((4, 4, 3), tf.uint8)
     with pytest.raises(UserError, match="uint8 images, values 0–255, not on float32"):
-        numpy_ops.augment(image.astype(np.float32), {}, InputNoise())
+        ours.augment(tf.cast(image, tf.float32), {}, InputNoise())
     with pytest.raises(UserError, match="crop_padding=4 is too large"):
-        numpy_ops.augment(image, {}, InputNoise(crop_padding=4))
+        ours.augment(image, {}, InputNoise(crop_padding=4))
     with pytest.raises(UserError, match="1 or 3 channels, not 4"):
-        numpy_ops.color(np.zeros((4, 4, 4), np.uint8), 1.9)
+        ours.color(tf.zeros((4, 4, 4), tf.uint8), 1.9)

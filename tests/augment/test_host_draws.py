@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import ROOT
 
-from noisy_student_jax.augment import noise, numpy_draws
+from noisy_student_jax.augment import host_draws, noise
 from noisy_student_jax.augment.input_noise import InputNoise
 
 HEIGHT, WIDTH = 12, 17
@@ -66,7 +66,7 @@ def assert_same(host, device):
 )
 def test_every_draw_is_the_devices(seed, generation, stream, positions):
     where = (seed, generation, stream, np.array(positions, np.int64))
-    host = numpy_draws.draw(*where, FULL, height=HEIGHT, width=WIDTH)
+    host = host_draws.draw(*where, FULL, height=HEIGHT, width=WIDTH)
     assert_same(host, device_draws(*where, FULL))
 
 
@@ -81,17 +81,17 @@ OFF = (
 @pytest.mark.parametrize("off", OFF, ids=lambda off: next(iter(off)))
 def test_what_is_off_is_not_drawn_and_the_rest_stays(off):
     where = (5, 1, 0, np.arange(2**32 - 2, 2**32 + 2))
-    full = numpy_draws.draw(*where, FULL, height=HEIGHT, width=WIDTH)
-    less = numpy_draws.draw(*where, replace(FULL, **off), height=HEIGHT, width=WIDTH)
+    full = host_draws.draw(*where, FULL, height=HEIGHT, width=WIDTH)
+    less = host_draws.draw(*where, replace(FULL, **off), height=HEIGHT, width=WIDTH)
     assert less.keys() < full.keys()
     assert_same(less, {name: full[name] for name in less})
 
 
 def test_the_random_resized_crop_leaves_the_other_draws():
     where = (5, 1, 0, np.arange(8))
-    full = numpy_draws.draw(*where, FULL, height=HEIGHT, width=WIDTH)
+    full = host_draws.draw(*where, FULL, height=HEIGHT, width=WIDTH)
     more = replace(FULL, crop_area=0.08)
-    assert_same(numpy_draws.draw(*where, more, height=HEIGHT, width=WIDTH), full)
+    assert_same(host_draws.draw(*where, more, height=HEIGHT, width=WIDTH), full)
 
 
 def test_example_keys_are_the_devices():
@@ -99,7 +99,7 @@ def test_example_keys_are_the_devices():
     device = noise.example_keys(
         noise.stream_key(5, 1, 0), noise.split_positions(positions)
     )
-    host = numpy_draws.example_keys(5, 1, 0, positions)
+    host = host_draws.example_keys(5, 1, 0, positions)
     np.testing.assert_array_equal(host, jax.random.key_data(device))
 
 
