@@ -124,7 +124,7 @@ _EXPECTED = {
 _DATA = {
     "name": _text("digits", "dataset: 'digits', 'own', or 'module:function'"),
     "pipeline": _one_of(("prepared", "streamed"), "images are cached, or streamed"),
-    "decoder": _one_of(("auto", "plain"), "which JPEG decoder; auto: the fastest here"),
+    "decoder": _one_of(("auto", "plain"), "plain: Pillow alone decodes and resizes"),
     "lanes": _whole(None, _FROM_1, "sequential readers of slow storage", OFF),
     "lane_block": _whole(256, _FROM_1, "records that a lane reads in a row"),
     "lane_window": _whole(16, _FROM_1, "blocks that a lane shuffles among"),

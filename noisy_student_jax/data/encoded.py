@@ -84,6 +84,15 @@ def announce_headers(name: str, count: int) -> None:
     console.say(f"reading the headers of the {count:,} images of {name}, once")
 
 
+def count_others(headers: Headers) -> None:
+    """Says how many images the graph of a streaming pipeline does not decode."""
+    if others := int((~headers.plain).sum()):
+        console.say(
+            f"  {others:,} of them are not plain sRGB JPEGs: Pillow decodes those, and"
+            " takes longer"
+        )
+
+
 class FolderSource:
     """Image files in a folder, read on demand."""
 
@@ -163,7 +172,9 @@ class FolderSource:
             announce_headers(self._name, len(self))
             starts = range(0, len(self), READ_AT_ONCE)
             parts = in_threads(read_some, starts)
-            return np.concatenate([np.zeros(0, np.int64), *parts])
+            packed = np.concatenate([np.zeros(0, np.int64), *parts])
+            count_others(Headers.unpacked(packed))
+            return packed
 
         if self._index_folder is None:
             return Headers.unpacked(read_all())

@@ -91,7 +91,7 @@ class ImageStream:
         self._boxes, self._noise = boxes, noise or InputNoise()
         self._headers = headers_of(source)
         self._native = is_indexed(source) and decoder != "plain"
-        self._bicubic = None if decoder == "plain" else compiled_bicubic()
+        self._bicubic = (lambda: None) if decoder == "plain" else compiled_bicubic
         # Farther than this the graph only gets if it drops whole batches.
         self._most_ahead = 4 * batch + 8 * READ_AT_ONCE
         self._plan = functools.lru_cache(maxsize=_READS)(self._planned)
@@ -312,7 +312,7 @@ class ImageStream:
             (box,) = self._boxes(np.array([number]), *size[:, None])
         whole = np.zeros(4, int)
         return {
-            name: view.seen(image, box if name == "image" else whole, self._bicubic)
+            name: view.seen(image, box if name == "image" else whole, self._bicubic())
             for name, view in self._views.items()
         }
 

@@ -18,7 +18,12 @@ from noisy_student_jax.core.console import printable
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.protocols import Examples, Preprocessor, Reader
 from noisy_student_jax.data.cache.listing import safe_text
-from noisy_student_jax.data.encoded import Encoded, announce_headers, decoded
+from noisy_student_jax.data.encoded import (
+    Encoded,
+    announce_headers,
+    count_others,
+    decoded,
+)
 from noisy_student_jax.data.index import (
     READ_AT_ONCE,
     Headers,
@@ -209,8 +214,10 @@ class RecordSource:
             return kept_column(file.path, self._index_folder, name, make)
 
         parts = in_threads(of_file, self._files)
-        packed = np.concatenate([np.zeros(0, np.int64), *parts])
-        return Headers.unpacked(packed if self._rows is None else packed[self._rows])
+        headers = Headers.unpacked(np.concatenate([np.zeros(0, np.int64), *parts]))
+        if announced:
+            count_others(headers)
+        return headers if self._rows is None else headers.of(self._rows)
 
     def subset(self, indices: np.ndarray, *, labeled: bool = True) -> "RecordSource":
         """Returns a subset of the records, without labels unless `labeled`."""
