@@ -169,7 +169,7 @@ WRONG_OVERRIDES = {
     "noise.pseudo.flip=maybe": "takes a value of type bool, but got 'maybe'",
     "train.optimizer=adam": "may only be one of rmsprop, sgd, adamw; did you mean",
     "noise.pseudo.randaugment_behavior=cleen": "of reference, clean; did you mean",
-    "model.interpolation=lanczos": "one of bicubic, bilinear, nearest, bicubic_tf1",
+    "model.interpolation=lanczos": "one of bicubic, bilinear, bicubic_tf1",
     "train.epochs=3": "needs either train.steps or train.epochs, and the other",
     "train.steps=none": "and the other none, got steps=none and epochs=none",
     "train.steps=0": "config.train.steps is 0, which is written none now",

@@ -24,6 +24,8 @@ except ImportError as error:
         "pip install 'noisy-student-jax[streaming]'."
     ) from error
 
-# Raises once TensorFlow is initialized; the devices were then chosen elsewhere.
+# These raise once TensorFlow is initialized; they were then chosen elsewhere.
 with contextlib.suppress(RuntimeError):
     tf.config.set_visible_devices([], "GPU")
+    # Images are worked on side by side; an op that is split costs thread switches.
+    tf.config.threading.set_intra_op_parallelism_threads(1)

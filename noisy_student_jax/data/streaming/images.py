@@ -253,8 +253,10 @@ class ImageStream:
                 plan["native"] = np.zeros(len(numbers), bool)
             return self._columns(numbers, plan, self._stored(numbers, plan))
         except BaseException as error:
-            # The graph would drop an error; `take` raises it.
-            self._failed = self._failed or (start, error)
+            # The graph would drop an error; `take` raises the first one.
+            with self._planning:
+                if self._failed is None or start < self._failed[0]:
+                    self._failed = start, error
             first = self._plan_of(np.array([self._first]))
             plan = tf.nest.map_structure(lambda own: own[[0] * len(numbers)], first)
             plan["native"] = np.zeros(len(numbers), bool)

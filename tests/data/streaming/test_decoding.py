@@ -102,7 +102,7 @@ def test_resizing_differs_from_pillows_by_a_level_at_most(box, interpolation, si
         assert difference.mean() < 0.3
     else:
         # Ties of bilinear weights are rounded either way.
-        assert difference.mean() < {"bicubic": 0.003, "bilinear": 0.03}[interpolation]
+        assert difference.mean() < {"bicubic": 0.003, "bilinear": 0.05}[interpolation]
 
 
 @pytest.mark.parametrize(
