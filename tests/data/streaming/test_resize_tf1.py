@@ -7,7 +7,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from noisy_student_jax.data.streaming.decoding import View, crops, decoded
 from noisy_student_jax.images import resize_tf1
+from noisy_student_jax.images.decode import decode
 from noisy_student_jax.images.preprocessing import Preprocessing
 
 # From the original to the resized: down, up, both, not at all, and the least there is.
@@ -75,3 +77,25 @@ def test_an_evaluation_image_is_the_authors(size, resolution):
 
     np.testing.assert_array_equal(found, tensorflows(part, resolution, resolution))
     assert ((found < 0) | (found > 255)).any()
+
+
+# The second would be decoded at a quarter if it were to be smoothed.
+@pytest.mark.parametrize("box", [(3, 5, 60, 71), (10, 0, 270, 380), (0, 0, 0, 0)])
+def test_a_streamed_training_image_is_the_authors(box):
+    image = photograph(289, 391)
+    data, cut = jpeg(image), Preprocessing(48, 32, "bicubic_tf1")
+    whole = decode(data)
+    top, left, height, width = box
+    if not height:
+        # (289 · 48 / 80) is 173.4; and (289 − 173 + 1) // 2, (391 − 173 + 1) // 2.
+        top, left, height, width = 58, 109, 173, 173
+    part = whole[top : top + height, left : left + width]
+    expected = tf.cast(tf.clip_by_value(tensorflows(part, 48, 48), 0, 255), tf.uint8)
+
+    view = View(cut, trained_on=True)
+    crop = crops(view, np.array([box]), *np.array([[289], [391]]))
+    crop = {name: tf.constant(column[0]) for name, column in crop.items()}
+    found = decoded(tf.constant(data), crop, view)
+    np.testing.assert_array_equal(found, expected)
+    # And in the other input pipeline.
+    np.testing.assert_array_equal(cut.apply_crop(whole, box), expected)
