@@ -90,16 +90,17 @@ def on_device(shape):
 def in_tensorflow(shape):
     """The same, operation by operation."""
 
-    def call(op, image, name, value, negative):
+    def call(op, name, value, negative):
         behavior = "reference" if name == op.name else "clean"
-        where = {"row": 3, "column": 5, "negative": negative}
-        image = tf.constant(image)
-        return tensorflow.apply(op, image, value, behavior=behavior, **where).numpy()
+        images = tf.constant(pictures(*shape))
+        where = {"row": tf.fill([len(images)], 3), "column": tf.fill([len(images)], 5)}
+        negative = tf.fill([len(images)], negative)
+        return tensorflow.apply(
+            op, images, value, behavior=behavior, negative=negative, **where
+        ).numpy()
 
     return {
-        (name, value, sign): np.stack(
-            [call(op, image, name, value, sign < 0) for image in pictures(*shape)]
-        )
+        (name, value, sign): call(op, name, value, sign < 0)
         for (name, value, sign), op in all_calls().items()
     }
 
@@ -416,18 +417,19 @@ def drawn_in_tensorflow(behavior):
         constants=CONSTANTS,
     )
 
-    def one(image, op):
+    def one(op):
+        images = tf.constant(pictures(*SHAPES[-1]))
+        ones = np.ones((len(images), 1), np.int32)
         draws = {
-            "randaugment_op": np.array([op]),
-            "randaugment_negative": np.array([False]),
-            "randaugment_row": np.array([3]),
-            "randaugment_column": np.array([5]),
+            "randaugment_op": op * ones,
+            "randaugment_negative": ones == 0,
+            "randaugment_row": 3 * ones,
+            "randaugment_column": 5 * ones,
         }
         draws = {name: tf.constant(drawn) for name, drawn in draws.items()}
-        return tensorflow.augment(tf.constant(image), draws, noise).numpy()
+        return tensorflow.augment(images, draws, noise).numpy()
 
-    images, ops = pictures(*SHAPES[-1]), range(len(OPS))
-    return np.stack([[one(image, op) for op in ops] for image in images])
+    return np.stack([one(op) for op in range(len(OPS))], axis=1)
 
 
 @pytest.mark.parametrize("drawn", [drawn_on_device, drawn_in_tensorflow])

@@ -31,6 +31,11 @@ READ_AT_ONCE = 64
 """Number of images that are read in one Python call."""
 PLANNED_AT_ONCE = 16 * READ_AT_ONCE
 """Number of images whose draws and crops are computed at a time."""
+NOISED_AT_ONCE = 16
+"""Number of images that are noised in one call: about one for each operation, so that
+temporaries stay small."""
+_MADE_AHEAD = 8
+"""Number of images a core may be ahead of a batch that is being copied together."""
 _READS = 4
 """Number of reads at a time: most of them wait."""
 _BATCHES_AHEAD = 2
@@ -167,9 +172,9 @@ class ImageStream:
         plan = self._plan_of(number)
         (images,) = self._decoded_by_us(number, plan)
         if not self._noise.is_off:
-            draws = {name: tf.constant(own[0]) for name, own in plan["draws"].items()}
-            image = tf.constant(images["image"])
-            images["image"] = noising.augment(image, draws, self._noise).numpy()
+            draws = {name: tf.constant(own) for name, own in plan["draws"].items()}
+            image = tf.constant(images["image"][None])
+            images["image"] = noising.augment(image, draws, self._noise)[0].numpy()
         return images
 
     def _dataset(self) -> tf.data.Dataset:
@@ -180,15 +185,20 @@ class ImageStream:
         options.threading.max_intra_op_parallelism = 1
         options.threading.private_threadpool_size = cores + _READS
         starts = tf.data.Dataset.range(self._first, self._end, READ_AT_ONCE)
-        return (
+        images = (
             starts.map(self._read_in_graph, num_parallel_calls=_READS)
             .unbatch()
-            .map(self._image, num_parallel_calls=2 * cores)
+            .map(self._image, num_parallel_calls=_MADE_AHEAD * cores)
             .ignore_errors()
-            .batch(self._batch)
-            .prefetch(_BATCHES_AHEAD)
-            .with_options(options)
         )
+        if self._noise.is_off:
+            images = images.map(lambda number, _, seen: (number, seen))
+        else:
+            few = images.batch(NOISED_AT_ONCE)
+            images = few.map(self._noised, num_parallel_calls=2 * cores).unbatch()
+        images = images.batch(self._batch, num_parallel_calls=2)
+        images = images.prefetch(_BATCHES_AHEAD)
+        return images.with_options(options)
 
     @tf.autograph.experimental.do_not_convert
     def _read_in_graph(self, start: tf.Tensor) -> Any:
@@ -209,16 +219,23 @@ class ImageStream:
         return tf.nest.pack_sequence_as(example, read)
 
     @tf.autograph.experimental.do_not_convert
-    def _image(self, read: dict[str, Any]) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        """Makes one image, in all views."""
+    def _image(self, read: dict[str, Any]) -> tuple[tf.Tensor, Any, Any]:
+        """Makes one image, in all views; returns its number and draws too."""
         images = tf.cond(
             read["native"], lambda: self._decoded(read), lambda: self._taken_over(read)
         )
-        if not self._noise.is_off:
-            images["image"] = noising.augment(
-                images["image"], read["draws"], self._noise
-            )
-        return read["number"], images
+        return read["number"], read["draws"], images
+
+    @tf.autograph.experimental.do_not_convert
+    def _noised(
+        self,
+        number: tf.Tensor,
+        draws: dict[str, tf.Tensor],
+        images: dict[str, tf.Tensor],
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        """Adds noise to a few images."""
+        image = noising.augment(images["image"], draws, self._noise)
+        return number, {**images, "image": image}
 
     def _decoded(self, read: dict[str, Any]) -> dict[str, tf.Tensor]:
         """Parses and decodes a stored record."""

@@ -1,15 +1,18 @@
 """Input noise in TensorFlow's graph: the same pixels as the device backend.
 
 This module draws no random numbers; they come from ``augment/host_draws.py``. The
-arithmetic equals that of ``augment/color.py`` bit for bit. It avoids ops that are slow
-on CPU for this layout: selections (bit masks instead), and broadcasting or reducing
-along an axis of three channels (rows of ``width·channels`` values instead).
+arithmetic equals that of ``augment/color.py`` bit for bit.
 
-Every operation takes uint8 ``[height, width, channels]`` of a static shape and returns
-the same shape.
+A few images are noised at a time: each operation gets those that drew it. There is no
+control flow, whose untaken branches TensorFlow's executor would visit for each image,
+handing work to other threads. Ops that are slow on CPU for this layout are avoided:
+selections (bit masks instead), and broadcasting or reducing along an axis of three
+channels (rows of ``width·channels`` values instead).
+
+Every operation takes uint8 ``[images, height, width, channels]``, of which all but the
+first are static, and returns the same shape.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -26,126 +29,149 @@ _GRAY = (2989.0, 5870.0, 1140.0)
 """Weights of ``tf.image.rgb_to_grayscale``, times 10,000."""
 
 
-def augment(image: tf.Tensor, draws: dict[str, tf.Tensor], noise: InputNoise) -> Any:
-    """Applies a stream's input noise to one image, in the order of ``noise.py``.
+def augment(images: tf.Tensor, draws: dict[str, tf.Tensor], noise: InputNoise) -> Any:
+    """Applies a stream's input noise to some images, in the order of ``noise.py``.
 
     Args:
-      image: uint8 ``[height, width, channels]``, of 1 or 3 channels.
-      draws: one example's entries of ``host_draws.draw`` for images of this height and
-        width, without the batch axis.
+      images: uint8 ``[images, height, width, channels]``, of 1 or 3 channels.
+      draws: entries of ``host_draws.draw`` for images of this height and width.
       noise: the noise to apply. `crop_area` is ignored: that crop is already applied.
 
     Returns:
-      uint8 ``[height, width, channels]``.
+      uint8 ``[images, height, width, channels]``.
 
     Raises:
-      UserError: the image is not uint8, or smaller than the crop's padding allows.
+      UserError: the images are not uint8, or smaller than the crop's padding allows.
     """
-    if image.dtype != tf.uint8:
+    if images.dtype != tf.uint8:
         raise UserError(
             f"Input noise works on uint8 images, values 0–255, not on"
-            f" {image.dtype.name}: augment before normalizing."
+            f" {images.dtype.name}: augment before normalizing."
         )
-    height, width, _ = image.shape
+    _, height, width, _ = images.shape
     noise.check(height=height, width=width)
     if noise.flip:
-        image = tf.cond(draws["flip"], lambda: tf.reverse(image, [1]), lambda: image)
+        left = [lambda own, _: own, lambda own, _: tf.reverse(own, [2])]
+        images = _dealt(images, tf.cast(draws["flip"], tf.int32), left, {})
     for layer in range(noise.randaugment_layers):
-        drawn = {
-            name: draws[f"randaugment_{name}"][layer]
-            for name in ("op", "negative", "row", "column")
-        }
-        image = _randaugment(image, noise, **drawn)
-    if noise.cutout_size:
-        row, column = tf.unstack(draws["cutout"], 2)
-        image = cutout(image, noise.cutout_size, row=row, column=column)
-    if noise.crop_padding:
-        image = _reflect_crop(image, noise.crop_padding, draws["crop"])
-    return image
-
-
-def _randaugment(
-    image: tf.Tensor, noise: InputNoise, op: tf.Tensor, **drawn: tf.Tensor
-) -> tf.Tensor:
-    branches = [
-        functools.partial(
-            apply,
-            row_of_table,
-            image,
-            table.argument(
-                row_of_table,
-                noise.randaugment_magnitude,
-                constants=noise.constants,
-                behavior=noise.randaugment_behavior,
-            ),
-            behavior=noise.randaugment_behavior,
-            **drawn,
+        op, drawn = (
+            draws["randaugment_op"][:, layer],
+            {
+                name: draws[f"randaugment_{name}"][:, layer]
+                for name in ("negative", "row", "column")
+            },
         )
-        for row_of_table in table.OPS
+        images = _dealt(images, op, _table(noise), drawn)
+    if noise.cutout_size:
+        row, column = tf.unstack(draws["cutout"], 2, axis=1)
+        images = cutout(images, noise.cutout_size, row=row, column=column)
+    if noise.crop_padding:
+        images = _reflect_crop(images, noise.crop_padding, draws["crop"])
+    return images
+
+
+def _dealt(
+    images: tf.Tensor,
+    number: tf.Tensor,
+    functions: list[Callable[[tf.Tensor, dict[str, tf.Tensor]], tf.Tensor]],
+    drawn: dict[str, tf.Tensor],
+) -> tf.Tensor:
+    """Applies to each image the function of its number."""
+    count = len(functions)
+    rows = tf.dynamic_partition(tf.range(tf.shape(images)[0]), number, count)
+    parts = tf.dynamic_partition(images, number, count)
+    done = [
+        function(part, {name: tf.gather(own, own_rows) for name, own in drawn.items()})
+        for function, part, own_rows in zip(functions, parts, rows, strict=True)
     ]
-    return tf.ensure_shape(tf.switch_case(op, branches), image.shape)
+    return tf.ensure_shape(tf.dynamic_stitch(rows, done), images.shape)
+
+
+def _table(
+    noise: InputNoise,
+) -> list[Callable[[tf.Tensor, dict[str, tf.Tensor]], tf.Tensor]]:
+    """Returns the table's rows as functions of images and their draws."""
+
+    def of_row(op: table.Op) -> Callable[[tf.Tensor, dict[str, tf.Tensor]], tf.Tensor]:
+        argument = table.argument(
+            op,
+            noise.randaugment_magnitude,
+            constants=noise.constants,
+            behavior=noise.randaugment_behavior,
+        )
+        behavior = noise.randaugment_behavior
+        return lambda images, drawn: apply(
+            op, images, argument, behavior=behavior, **drawn
+        )
+
+    return [of_row(op) for op in table.OPS]
 
 
 def apply(
     op: table.Op,
-    image: tf.Tensor,
+    images: tf.Tensor,
     argument: table.Argument,
     *,
-    negative: bool | tf.Tensor,
-    row: int | tf.Tensor,
-    column: int | tf.Tensor,
+    negative: tf.Tensor,
+    row: tf.Tensor,
+    column: tf.Tensor,
     behavior: str = "reference",
 ) -> tf.Tensor:
     """Applies one row of the table.
 
     Args:
       op: the row.
-      image: uint8 ``[height, width, channels]``.
+      images: uint8 ``[images, height, width, channels]``.
       argument: the result of `randaugment_table.argument`.
-      negative: whether a signed argument is negated.
-      row: of Cutout's center.
-      column: of Cutout's center.
+      negative: bool ``[images]``, whether a signed argument is negated.
+      row: int32 ``[images]``, of Cutout's center.
+      column: likewise.
       behavior: one of the table's `BEHAVIORS`.
 
     Returns:
-      uint8 ``[height, width, channels]``.
+      uint8 ``[images, height, width, channels]``.
     """
     if op.name == "Cutout":
         assert isinstance(argument, int), "half a side, in pixels"
-        return cutout(image, 2 * argument, row=row, column=column)
+        return cutout(images, 2 * argument, row=row, column=column)
     if op.name in affine.COEFFICIENTS:
         assert argument is not None, "degrees, slope or pixels"
-        return _transform(op.name, image, argument, negative)
+        return _transform(op.name, images, argument, negative)
     function = COLORS[op.function(behavior)]
-    return function(image) if argument is None else function(image, argument)
+    return function(images) if argument is None else function(images, argument)
 
 
-def autocontrast(image: tf.Tensor) -> tf.Tensor:
+def autocontrast(images: tf.Tensor) -> tf.Tensor:
     """Stretches each channel to 0–255; a flat channel is unchanged."""
-    _, width, channels = image.shape
-    values = _rows(image, tf.float32)
+    _, _, width, channels = images.shape
+    values = _rows(images, tf.float32)
 
     def per_channel(reduce: Callable[..., tf.Tensor]) -> tf.Tensor:
-        return reduce(tf.reshape(reduce(values, 0), [width, channels]), 0)
+        return reduce(tf.reshape(reduce(values, 1), [-1, width, channels]), 1)
+
+    def per_row(numbers: tf.Tensor) -> tf.Tensor:
+        return tf.tile(numbers, [1, width])[:, None]
 
     low, high = per_channel(tf.reduce_min), per_channel(tf.reduce_max)
     is_flat = tf.cast(low == high, tf.float32)
     # For a flat channel the factor is 1 and the offset 0.
     scale = is_flat + (1 - is_flat) * (255.0 / tf.maximum(high - low, 1.0))
     offset = (1 - is_flat) * (low * scale)
-    stretched = values * tf.tile(scale, [width]) - tf.tile(offset, [width])
-    return _to_image(stretched, image)
+    stretched = values * per_row(scale) - per_row(offset)
+    return tf.reshape(_clipped(stretched), tf.shape(images))
 
 
-def equalize(image: tf.Tensor) -> tf.Tensor:
+def equalize(images: tf.Tensor) -> tf.Tensor:
     """Equalizes each channel's histogram, by Pillow's algorithm."""
-    height, width, channels = image.shape
+    _, height, width, channels = images.shape
+    count = tf.shape(images)[0]
     first = np.tile(256 * np.arange(channels, dtype=np.int32), width)
-    index = tf.reshape(_rows(image, tf.int32) + first, [-1])
+    image = 256 * channels * tf.range(count)[:, None, None]
+    index = tf.reshape(_rows(images, tf.int32) + first + image, [-1])
     counts = tf.raw_ops.Bincount(
-        arr=index, size=256 * channels, weights=tf.constant([], tf.int32)
+        arr=index, size=256 * channels * count, weights=tf.constant([], tf.int32)
     )
-    counts = tf.reshape(counts, [channels, 256])
+    counts = tf.reshape(counts, [-1, 256])
     occurs = tf.cast(counts > 0, tf.int32) * np.arange(256)
     last = tf.gather(counts, tf.argmax(occurs, axis=1), batch_dims=1)
     # The brightest occurring value does not count: it has no steps above it.
@@ -154,77 +180,77 @@ def equalize(image: tf.Tensor) -> tf.Tensor:
     levels = (below + step // 2) // tf.maximum(step, 1)
     levels = tf.where(step > 0, tf.clip_by_value(levels, 0, 255), np.arange(256))
     levels = tf.reshape(tf.cast(levels, tf.uint8), [-1])
-    return tf.reshape(tf.gather(levels, index), image.shape)
+    return tf.reshape(tf.gather(levels, index), tf.shape(images))
 
 
-def invert(image: tf.Tensor) -> tf.Tensor:
+def invert(images: tf.Tensor) -> tf.Tensor:
     """Returns 255 minus the image."""
-    return tf.bitwise.invert(image)
+    return tf.bitwise.invert(images)
 
 
-def posterize(image: tf.Tensor, shift: int) -> tf.Tensor:
+def posterize(images: tf.Tensor, shift: int) -> tf.Tensor:
     """Clears the lowest `shift` bits, 0–7."""
-    return tf.bitwise.bitwise_and(image, np.uint8(0xFF << shift & 0xFF))
+    return tf.bitwise.bitwise_and(images, np.uint8(0xFF << shift & 0xFF))
 
 
-def solarize(image: tf.Tensor, threshold: int) -> tf.Tensor:
+def solarize(images: tf.Tensor, threshold: int) -> tf.Tensor:
     """Inverts the values at or above `threshold`."""
     if threshold > 255:
-        return image
-    return tf.bitwise.bitwise_xor(image, _mask(image >= threshold))
+        return images
+    return tf.bitwise.bitwise_xor(images, _mask(images >= threshold))
 
 
-def solarize_add(image: tf.Tensor, addition: int) -> tf.Tensor:
+def solarize_add(images: tf.Tensor, addition: int) -> tf.Tensor:
     """Adds to the values below 128, up to 255."""
     addition = min(addition, 255)
-    added = tf.minimum(image, 255 - addition) + addition
-    return _selected(image < SOLARIZE_ADD_BELOW, added, image)
+    added = tf.minimum(images, 255 - addition) + addition
+    return _selected(images < SOLARIZE_ADD_BELOW, added, images)
 
 
-def color(image: tf.Tensor, factor: float) -> tf.Tensor:
+def color(images: tf.Tensor, factor: float) -> tf.Tensor:
     """Blends away from the gray image."""
-    return _blend(_gray(image), image, factor)
+    return _blend(_gray(images), images, factor)
 
 
-def contrast(image: tf.Tensor, factor: float) -> tf.Tensor:
+def contrast(images: tf.Tensor, factor: float) -> tf.Tensor:
     """Blends away from the number of pixels over 256, as the authors do."""
-    height, width, _ = image.shape
-    return _blend(float(min(height * width // 256, 255)), image, factor)
+    _, height, width, _ = images.shape
+    return _blend(float(min(height * width // 256, 255)), images, factor)
 
 
-def contrast_from_mean(image: tf.Tensor, factor: float) -> tf.Tensor:
+def contrast_from_mean(images: tf.Tensor, factor: float) -> tf.Tensor:
     """Blends away from the mean of the gray image, rounded to a whole level."""
-    height, width, channels = image.shape
+    _, height, width, channels = images.shape
     values = height * width * channels
-    total = tf.reduce_sum(tf.cast(_gray(image), tf.int64))
+    total = tf.reduce_sum(tf.cast(_gray(images), tf.int64), [1, 2], keepdims=True)
     mean = (2 * total + values) // (2 * values)
-    return _blend(tf.cast(mean, tf.float32), image, factor)
+    return _blend(tf.cast(mean, tf.float32), images, factor)
 
 
-def brightness(image: tf.Tensor, factor: float) -> tf.Tensor:
+def brightness(images: tf.Tensor, factor: float) -> tf.Tensor:
     """Multiplies the values by a factor: a blend away from black."""
-    return _blend(0.0, image, factor)
+    return _blend(0.0, images, factor)
 
 
-def sharpness(image: tf.Tensor, factor: float) -> tf.Tensor:
+def sharpness(images: tf.Tensor, factor: float) -> tf.Tensor:
     """Blends away from the smoothed image; the border pixels are unchanged."""
-    height, width, channels = image.shape
+    _, height, width, channels = images.shape
     if height < 3 or width < 3:
-        return image
-    values = _rows(image, tf.float32)
-    three = values[:-2] + values[1:-1] + values[2:]
+        return images
+    values = _rows(images, tf.float32)
+    three = values[:, :-2] + values[:, 1:-1] + values[:, 2:]
     # Horizontal neighbors are `channels` values away.
-    box = three[:, : -2 * channels] + three[:, channels:-channels]
-    box += three[:, 2 * channels :]
-    inner = values[1:-1, channels:-channels]
+    box = three[..., : -2 * channels] + three[..., channels:-channels]
+    box += three[..., 2 * channels :]
+    inner = values[:, 1:-1, channels:-channels]
     # A half keeps quotients away from whole numbers, where rounding would matter.
     smooth = tf.floor((box + 4 * inner + 0.5) * (1 / 13))
     sharp = _blended(smooth, inner, factor)
-    whole = _rows(image)
-    middle = whole[1:-1]
-    middle = tf.concat([middle[:, :channels], sharp, middle[:, -channels:]], axis=1)
-    whole = tf.concat([whole[:1], middle, whole[-1:]], axis=0)
-    return tf.reshape(whole, image.shape)
+    whole = _rows(images)
+    middle = whole[:, 1:-1]
+    middle = tf.concat([middle[..., :channels], sharp, middle[..., -channels:]], axis=2)
+    whole = tf.concat([whole[:, :1], middle, whole[:, -1:]], axis=1)
+    return tf.reshape(whole, tf.shape(images))
 
 
 COLORS: dict[str, Callable[..., tf.Tensor]] = {
@@ -245,89 +271,94 @@ neither geometric nor Cutout."""
 
 
 def cutout(
-    image: tf.Tensor, side: int, *, row: int | tf.Tensor, column: int | tf.Tensor
+    images: tf.Tensor, side: int, *, row: tf.Tensor, column: tf.Tensor
 ) -> tf.Tensor:
-    """Fills a square with mid-gray, clipped at the border.
+    """Fills a square of each image with mid-gray, clipped at the border.
 
     Args:
-      image: uint8 ``[height, width, channels]``.
+      images: uint8 ``[images, height, width, channels]``.
       side: of the square; 0 fills nothing.
-      row: of its center; an even side extends one pixel less after it than before it.
+      row: int32 ``[images]``, of its center; an even side extends one pixel less after
+        it than before it.
       column: likewise.
 
     Returns:
-      uint8 ``[height, width, channels]``.
+      uint8 ``[images, height, width, channels]``.
     """
-    height, width, channels = image.shape
+    _, height, width, channels = images.shape
 
-    def covered(size: int, center: int | tf.Tensor, repeated: int) -> tf.Tensor:
+    def covered(size: int, center: tf.Tensor, repeated: int) -> tf.Tensor:
         index = np.repeat(np.arange(size, dtype=np.int32), repeated)
-        start = center - side // 2
+        start = center[:, None] - side // 2
         return (index >= start) & (index < start + side)
 
-    square = covered(height, row, 1)[:, None] & covered(width, column, channels)
-    fill = tf.fill(square.shape, np.uint8(FILL))
-    return tf.reshape(_selected(square, fill, _rows(image)), image.shape)
+    rows, columns = covered(height, row, 1), covered(width, column, channels)
+    square = rows[:, :, None] & columns[:, None]
+    filled = _selected(square, np.uint8(FILL), _rows(images))
+    return tf.reshape(filled, tf.shape(images))
 
 
 def _transform(
-    name: str, image: tf.Tensor, argument: float, negative: bool | tf.Tensor
+    name: str, images: tf.Tensor, argument: float, negative: tf.Tensor
 ) -> tf.Tensor:
-    """Samples the image at the pixels from ``affine.py``, mid-gray outside."""
-    height, width, channels = image.shape
+    """Samples images at the pixels from ``affine.py``, mid-gray outside."""
+    _, height, width, channels = images.shape
+    count = tf.shape(images)[0]
     both = [affine.sources(name, s * argument, height, width) for s in (1, -1)]
     sources = tf.constant(np.stack(both).reshape(2, -1))
-    # One extra pixel stands for the outside.
-    outside = tf.fill([1, channels], np.uint8(FILL))
-    pixels = tf.concat([tf.reshape(image, [-1, channels]), outside], axis=0)
-    sampled = tf.gather(pixels, sources[tf.cast(negative, tf.int32)])
-    return tf.reshape(sampled, image.shape)
+    # One extra pixel of each image stands for its outside.
+    outside = tf.fill([count, 1, channels], np.uint8(FILL))
+    pixels = tf.concat([tf.reshape(images, [count, -1, channels]), outside], axis=1)
+    where = tf.gather(sources, tf.cast(negative, tf.int32))
+    where += (height * width + 1) * tf.range(count)[:, None]
+    sampled = tf.gather(tf.reshape(pixels, [-1, channels]), where)
+    return tf.reshape(sampled, tf.shape(images))
 
 
-def _reflect_crop(image: tf.Tensor, padding: int, start: tf.Tensor) -> tf.Tensor:
+def _reflect_crop(images: tf.Tensor, padding: int, start: tf.Tensor) -> tf.Tensor:
     """Pads by reflection and crops to the original size; `start` is in 0–2p."""
-    wide = ((padding, padding), (padding, padding), (0, 0))
-    padded = tf.pad(image, wide, mode="REFLECT")
-    return tf.slice(padded, tf.concat([start, [0]], axis=0), image.shape)
+    _, height, width, _ = images.shape
+    wide = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+    padded = tf.pad(images, wide, mode="REFLECT")
+    rows = start[:, :1] + np.arange(height, dtype=np.int32)
+    columns = start[:, 1:] + np.arange(width, dtype=np.int32)
+    part = tf.gather(padded, rows, axis=1, batch_dims=1)
+    part = tf.gather(part, columns, axis=2, batch_dims=1)
+    return tf.ensure_shape(part, images.shape)
 
 
-def _rows(image: tf.Tensor, dtype: tf.DType = tf.uint8) -> tf.Tensor:
-    """Returns ``[height, width·channels]``."""
-    height, width, channels = image.shape
-    return tf.cast(tf.reshape(image, [height, width * channels]), dtype)
+def _rows(images: tf.Tensor, dtype: tf.DType = tf.uint8) -> tf.Tensor:
+    """Returns ``[images, height, width·channels]``."""
+    _, height, width, channels = images.shape
+    return tf.cast(tf.reshape(images, [-1, height, width * channels]), dtype)
 
 
-def _gray(image: tf.Tensor) -> tf.Tensor:
-    """Returns the gray image in every channel, float32 ``[height, width·channels]``."""
-    channels = image.shape[-1]
+def _gray(images: tf.Tensor) -> tf.Tensor:
+    """Returns the gray image in every channel, float32, as `_rows`."""
+    _, height, width, channels = images.shape
     if channels == 1:
-        return _rows(image, tf.float32)
+        return _rows(images, tf.float32)
     if channels != 3:
         raise UserError(
             f"RandAugment's Color needs images of 1 or 3 channels, not {channels}."
         )
     # Whole numbers below 2²⁴, exact in float32.
     weighted = tf.matmul(
-        tf.reshape(tf.cast(image, tf.float32), [-1, 3]),
+        tf.reshape(tf.cast(images, tf.float32), [-1, 3]),
         np.repeat(np.array(_GRAY, np.float32)[:, None], 3, axis=1),
     )
     gray = tf.floor(tf.cast(weighted, tf.float64) * 511 / (510 * 10_000))
-    height, width, _ = image.shape
-    return tf.cast(tf.reshape(gray, [height, width * 3]), tf.float32)
+    return tf.cast(tf.reshape(gray, [-1, height, width * 3]), tf.float32)
 
 
-def _blend(base: float | tf.Tensor, image: tf.Tensor, factor: float) -> tf.Tensor:
+def _blend(base: float | tf.Tensor, images: tf.Tensor, factor: float) -> tf.Tensor:
     """Returns base + factor·(image − base), which extrapolates above 1."""
-    blended = _blended(base, _rows(image, tf.float32), factor)
-    return tf.reshape(blended, image.shape)
+    blended = _blended(base, _rows(images, tf.float32), factor)
+    return tf.reshape(blended, tf.shape(images))
 
 
 def _blended(base: float | tf.Tensor, values: tf.Tensor, factor: float) -> tf.Tensor:
     return _clipped(base + np.float32(factor) * (values - base))
-
-
-def _to_image(values: tf.Tensor, image: tf.Tensor) -> tf.Tensor:
-    return tf.reshape(_clipped(values), image.shape)
 
 
 def _clipped(values: tf.Tensor) -> tf.Tensor:

@@ -103,13 +103,9 @@ def in_tensorflow(height, width, magnitude):
 def augmented(images, draws, what):
     """Augments a batch in one graph, as the input pipeline does."""
 
-    @tf.function
-    def batch(images, draws):
-        one = functools.partial(ours.augment, noise=what)
-        shape = tf.TensorSpec(images.shape[1:], tf.uint8)
-        return tf.map_fn(lambda each: one(*each), (images, draws), shape)
-
-    return batch(tf.constant(images), draws).numpy()
+    draws = {name: tf.constant(drawn) for name, drawn in draws.items()}
+    augment = tf.function(functools.partial(ours.augment, noise=what))
+    return augment(tf.constant(images), draws).numpy()
 
 
 @pytest.mark.parametrize("number", range(len(OPS)), ids=[op.name for op in OPS])
@@ -187,10 +183,10 @@ def test_gray_images_have_one_channel():
 
 
 def test_mistakes_are_told():
-    image = tf.zeros((4, 4, 3), tf.uint8)
+    images = tf.zeros((1, 4, 4, 3), tf.uint8)
     with pytest.raises(UserError, match="uint8 images, values 0–255, not on float32"):
-        ours.augment(tf.cast(image, tf.float32), {}, InputNoise())
+        ours.augment(tf.cast(images, tf.float32), {}, InputNoise())
     with pytest.raises(UserError, match="crop_padding=4 is too large"):
-        ours.augment(image, {}, InputNoise(crop_padding=4))
+        ours.augment(images, {}, InputNoise(crop_padding=4))
     with pytest.raises(UserError, match="1 or 3 channels, not 4"):
-        ours.color(tf.zeros((4, 4, 4), tf.uint8), 1.9)
+        ours.color(tf.zeros((1, 4, 4, 4), tf.uint8), 1.9)
