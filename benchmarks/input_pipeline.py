@@ -22,7 +22,9 @@ files. Nothing else should run meanwhile.
 
 With py-spy installed, the share of samples in which a thread holds Python's lock is
 measured on two cores, and the rate at which that lock alone would be the limit. A
-thread that waits for a core while it holds the lock counts too.
+thread that waits for a core while it holds the lock counts too, and sampling slows it
+down: beside it stands the processor time of the calling thread and of the pipeline's
+Python calls, without what our own decoder's threads take.
 """
 
 import argparse
@@ -37,7 +39,7 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
-from time import perf_counter
+from time import perf_counter, thread_time
 
 SIDE, BATCH, LAYERS, MAGNITUDE = 224, 128, 2, 27.0
 DISCARDED = 4
@@ -45,7 +47,7 @@ DISCARDED = 4
 EPOCHS = 30
 NOT_THERE = "not there"
 OURS = ("whole", "crops", "authors' crops", "evaluation")
-SAMPLES_PER_SECOND, SAMPLED = 200, 6
+SAMPLES_PER_SECOND, SAMPLED = 25, 10
 
 Step = Callable[[], int]
 
@@ -102,56 +104,63 @@ def write_records(folder: pathlib.Path) -> None:
 def measure(folder: pathlib.Path, options: argparse.Namespace) -> list[dict]:
     from side_by_side import case
 
-    rows = [(name, 1) for name in PIPELINES]
-    if options.earlier:
-        rows += [(f"earlier {name}", 1) for name in OURS[:3]]
+    cases, locks = [], []
+    for group in groups(earlier=options.earlier is not None):
+        children = {row: Child(folder, *row, options.earlier) for row in group}
+        children = {row: child for row, child in children.items() if child.there}
+        try:
+            turns: dict[tuple[str, int], list[float]] = {row: [] for row in children}
+            for _ in range(options.repeats):
+                for row, child in children.items():
+                    turns[row].append(child.ask(seconds=options.seconds)["rate"])
+            rate = {row: statistics.median(found) for row, found in turns.items()}
+            (name, _), *peers = children
+            cases += [
+                case(f"{name}, against {peer}", rate[name, 1], rate[peer, 1])
+                for peer, cores in peers
+                if cores == 1
+            ]
+            cases += [
+                case(f"{name}, two cores against one", rate[name, 2], rate[name, 1])
+                for name, cores in rate
+                if cores == 2
+            ]
+            if shutil.which("py-spy"):
+                locks += [
+                    case(*children[row].lock(row[0], folder / "lock"))
+                    for row in children
+                    if row[1] == 2 and row[0] != "spin"
+                ]
+            if name == "whole":
+                early, late = children[name, 1].ask(epochs=EPOCHS)["megabytes"]
+                title = f"memory after 2 epochs, against {EPOCHS} (MB)"
+                locks.append(case(title, early, late))
+        finally:
+            for child in children.values():
+                child.close()
+    return cases + locks
+
+
+def groups(*, earlier: bool) -> list[list[tuple[str, int]]]:
+    """Returns what is measured in turns: ours first, then its peers."""
+    turbo, whole_decode = "decode (libjpeg-turbo)", "decode (TensorFlow)"
+    peers = {
+        "whole": ["pillow", "graph"],
+        "crops": [whole_decode, turbo],
+        "authors' crops": [whole_decode],
+        "evaluation": [whole_decode],
+    }
+    made = []
+    for name, others in peers.items():
+        if earlier and name != "evaluation":
+            others = [*others, f"earlier {name}"]
+        group = [(one, 1) for one in (name, *others)]
+        if len(os.sched_getaffinity(0)) > 1:
+            group += [(one, 2) for one in (name, *others[-1:]) if "decode" not in one]
+        made.append(group)
     if len(os.sched_getaffinity(0)) > 1:
-        rows += [(name, 2) for name in ("spin", *OURS)]
-        rows += [(name, 2) for name, _ in rows if name.startswith("earlier ")]
-    children = {row: Child(folder, *row, options.earlier) for row in rows}
-    children = {row: child for row, child in children.items() if child.there}
-    locks = {}
-    try:
-        turns: dict[tuple[str, int], list[float]] = {row: [] for row in children}
-        for _ in range(options.repeats):
-            for row, child in children.items():
-                turns[row].append(child.ask(seconds=options.seconds)["rate"])
-        rate = {row: statistics.median(found) for row, found in turns.items()}
-        memory = children["whole", 1].ask(epochs=EPOCHS)
-        if shutil.which("py-spy"):
-            locks = {
-                name: child.lock(folder / "lock")
-                for (name, cores), child in children.items()
-                if cores == 2 and name != "spin"
-            }
-    finally:
-        for child in children.values():
-            child.close()
-    pairs = [
-        ("whole", "pillow"),
-        ("whole", "graph"),
-        ("authors' crops", "decode (TensorFlow)"),
-        *((name, f"earlier {name}") for name in OURS[:3]),
-        ("crops", "decode (TensorFlow)"),
-        ("crops", "decode (libjpeg-turbo)"),
-        ("evaluation", "decode (TensorFlow)"),
-    ]
-    cases = [
-        case(f"{ours}, against {peer}", rate[ours, 1], rate[peer, 1])
-        for ours, peer in pairs
-        if {(ours, 1), (peer, 1)} <= rate.keys()
-    ]
-    cases += [
-        case(f"{name}, two cores against one", rate[name, 2], rate[name, 1])
-        for name, cores in rate
-        if cores == 2
-    ]
-    for name, (held, at_rate) in locks.items():
-        title = f"{name}, where the lock ends it (held {held:.1%}), against two cores"
-        cases.append(case(title, at_rate / max(held, 1e-3), at_rate))
-    early, late = memory["megabytes"]
-    name = f"memory after 2 epochs, against {EPOCHS} (MB)"
-    return [*cases, case(name, early, late)]
+        made.append([("spin", 1), ("spin", 2)])
+    return made
 
 
 class Child:
@@ -185,18 +194,19 @@ class Child:
         print(json.dumps(what), file=self._process.stdin, flush=True)
         return json.loads(self._process.stdout.readline())
 
-    def lock(self, found: pathlib.Path) -> tuple[float, float]:
-        """Returns the share of time that Python's lock is held, and the rate."""
-        print(
-            json.dumps({"seconds": SAMPLED + 4}), file=self._process.stdin, flush=True
-        )
+    def lock(self, name: str, found: pathlib.Path) -> tuple[str, float, float]:
+        """Returns a case's title, the rate where the lock ends it, and today's."""
+        asked = json.dumps({"seconds": SAMPLED + 4})
+        print(asked, file=self._process.stdin, flush=True)
         command = ["py-spy", "record", "--gil", "--format=raw", f"--output={found}"]
         command += [f"--rate={SAMPLES_PER_SECOND}", f"--duration={SAMPLED}"]
         command += [f"--pid={self._process.pid}"]
         subprocess.run(command, check=True, capture_output=True)
-        held = sum(int(line.rsplit(" ", 1)[1]) for line in found.open())
-        rate = json.loads(self._process.stdout.readline())["rate"]
-        return held / (SAMPLES_PER_SECOND * SAMPLED), rate
+        samples = sum(int(line.rsplit(" ", 1)[1]) for line in found.open())
+        answer = json.loads(self._process.stdout.readline())
+        held = max(samples, 1) / (SAMPLES_PER_SECOND * SAMPLED)
+        title = f"{name}, lock held {held:.1%} (processor time {answer['python']:.1%})"
+        return f"{title}: its limit, against now", answer["rate"] / held, answer["rate"]
 
     def close(self) -> None:
         """Ends the process."""
@@ -212,6 +222,8 @@ def serve(options: argparse.Namespace) -> None:
         write_records(options.images)
         return
     answers, sys.stdout = sys.stdout, sys.stderr
+    if options.cores > 1:
+        count_calls()
     try:
         step = PIPELINES[options.pipeline](options.images, options.cores)
     except ImportError:
@@ -222,20 +234,44 @@ def serve(options: argparse.Namespace) -> None:
     for line in sys.stdin:
         asked = json.loads(line)
         answer = (
-            {"rate": timed(step, asked["seconds"])}
+            timed(step, asked["seconds"])
             if "seconds" in asked
             else {"megabytes": grown(step, options.images, asked["epochs"])}
         )
         print(json.dumps(answer), file=answers, flush=True)
 
 
-def timed(step: Step, seconds: float) -> float:
+def timed(step: Step, seconds: float) -> dict[str, float]:
+    """Returns the rate, and the share of Python's processor time in the time."""
     for _ in range(DISCARDED):
         step()
-    items, started = 0, perf_counter()
+    items, started, spent = 0, perf_counter(), sum(CALLS)
+    own = thread_time()
     while (elapsed := perf_counter() - started) < seconds:
         items += step()
-    return items / elapsed
+    spent = thread_time() - own + sum(CALLS) - spent
+    return {"rate": items / elapsed, "python": spent / elapsed}
+
+
+CALLS: list[float] = []
+"""Processor time of each call of Python from the graph."""
+
+
+def count_calls() -> None:
+    """Notes the processor time of the calls that the streamed pipeline makes."""
+    try:
+        from noisy_student_jax.data.streaming.images import ImageStream
+    except ImportError:  # an earlier checkout
+        return
+    read = ImageStream._read
+
+    def noted(self, start):
+        before = thread_time()
+        found = read(self, start)
+        CALLS.append(thread_time() - before)
+        return found
+
+    ImageStream._read = noted
 
 
 def grown(step: Step, folder: pathlib.Path, epochs: int) -> tuple[float, float]:
