@@ -1,7 +1,8 @@
 """The options of input noise, and the numbering of its random streams.
 
 This module is independent of JAX and shared by the device backend (``noise.py``), the
-host's draws (``host_draws.py``, ``crops.py``) and the host backend (``numpy_ops.py``).
+host's draws (``host_draws.py``, ``crops.py``) and TensorFlow's backend
+(``data/streaming/noise.py``).
 """
 
 from dataclasses import dataclass

@@ -3,7 +3,7 @@
 A field that can be left open, or that names something optional, can be ``None``
 (``none`` on the command line); `RULES` describes how it is filled in. ``"auto"`` only
 names a strategy chosen when a program is lowered or a reader is opened:
-``model.depthwise``, ``noise.*.randaugment_form``, ``data.decoder``.
+``model.depthwise``, ``model.layers``, ``noise.*.randaugment_form``, ``data.decoder``.
 """
 
 import dataclasses

@@ -56,37 +56,6 @@ class Source(Protocol):
         """Reads records in the order of `indices`."""
 
 
-class Reader(Protocol):
-    """Images of a source in the order of their records, preprocessed for evaluation."""
-
-    def take(self, count: int) -> tuple[dict[str, np.ndarray], list[str]]:
-        """Returns the next `count` images under ``image``, and the status of each.
-
-        An unusable image is a placeholder; its status gives the reason.
-        """
-
-    def close(self) -> None:
-        """Stops reading."""
-
-
-class ReadySource(Source, Protocol):
-    """A source that preprocesses images itself, faster than `read` and `Preprocessor`.
-
-    Attributes:
-      labels: of all records, ``[records, …]``; None without labels.
-    """
-
-    labels: np.ndarray | None
-
-    def reader(self, preprocessing: Preprocessor, batches: Sequence[range]) -> Reader:
-        """Reads ranges of records, one after the other.
-
-        Args:
-          preprocessing: applied to each image as by `Preprocessor.apply_all`.
-          batches: ranges of records.
-        """
-
-
 class DivisibleSource(Source, Protocol):
     """A source whose subsets are sources."""
 

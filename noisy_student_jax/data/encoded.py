@@ -9,17 +9,19 @@ from typing import Protocol, TypeGuard
 
 import numpy as np
 
-from noisy_student_jax.core import console
 from noisy_student_jax.core.protocols import Examples, Source
 from noisy_student_jax.data.cache.listing import Listing, safe_text
 from noisy_student_jax.data.index import (
     READ_AT_ONCE,
     Headers,
+    announce_headers,
+    count_others,
     in_threads,
     kept,
     packed_headers,
 )
 from noisy_student_jax.images.decode import UndecodableImageError, decode, read
+from noisy_student_jax.images.preprocessing import Preprocessing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +64,42 @@ class IndexedSource(EncodedSource, Protocol):
         """Reads records in the given order, in the form that `feature` describes."""
 
 
+class Reader(Protocol):
+    """Images of a source in the order of their records, preprocessed for evaluation."""
+
+    def take(self, count: int) -> tuple[dict[str, np.ndarray], list[str]]:
+        """Returns the next `count` images under ``image``, and the status of each.
+
+        An unusable image is a placeholder; its status gives the reason.
+        """
+
+    def close(self) -> None:
+        """Stops reading."""
+
+
+class PreprocessingSource(Source, Protocol):
+    """A source that preprocesses images itself, faster than `read` and `apply_all`.
+
+    Attributes:
+      labels: of all records, ``[records, …]``; None without labels.
+    """
+
+    labels: np.ndarray | None
+
+    def reader(self, preprocessing: Preprocessing, batches: Sequence[range]) -> Reader:
+        """Reads ranges of records, one after the other.
+
+        Args:
+          preprocessing: applied to each image, for evaluation.
+          batches: ranges of records.
+        """
+
+
+def preprocesses(source: Source) -> TypeGuard[PreprocessingSource]:
+    """Whether a source implements `PreprocessingSource`."""
+    return hasattr(source, "reader")
+
+
 def is_encoded(source: Source) -> TypeGuard[EncodedSource]:
     """Whether a source implements `EncodedSource`."""
     return hasattr(source, "read_encoded")
@@ -77,20 +115,6 @@ def headers_of(source: EncodedSource) -> Headers:
 def is_indexed(source: EncodedSource) -> TypeGuard[IndexedSource]:
     """Whether a source implements `IndexedSource`."""
     return hasattr(source, "headers")
-
-
-def announce_headers(name: str, count: int) -> None:
-    """Says that the headers of a source are about to be read."""
-    console.say(f"reading the headers of the {count:,} images of {name}, once")
-
-
-def count_others(headers: Headers) -> None:
-    """Says how many images the graph of a streaming pipeline does not decode."""
-    if others := int((~headers.plain).sum()):
-        console.say(
-            f"  {others:,} of them are not plain sRGB JPEGs: Pillow decodes those, and"
-            " takes longer"
-        )
 
 
 class FolderSource:

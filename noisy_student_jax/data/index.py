@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from noisy_student_jax.core import files
+from noisy_student_jax.core import console, files
 from noisy_student_jax.core.errors import DamagedFileError
 from noisy_student_jax.images.decode import UndecodableImageError, inspect
 
@@ -73,6 +73,20 @@ def packed_headers(images: Iterable[bytes | None]) -> np.ndarray:
             is_plain = found.plain and data is not None and data.endswith(_END)
             numbers.append(sides << 1 | is_plain)
     return np.array(numbers, np.int64)
+
+
+def announce_headers(name: str, count: int) -> None:
+    """Says that the headers of a source are about to be read."""
+    console.say(f"reading the headers of the {count:,} images of {name}, once")
+
+
+def count_others(headers: Headers) -> None:
+    """Says how many images the graph of a streaming pipeline does not decode."""
+    if others := int((~headers.plain).sum()):
+        console.say(
+            f"  {others:,} of them are not plain sRGB JPEGs: Pillow decodes those, and"
+            " takes longer"
+        )
 
 
 def in_threads(

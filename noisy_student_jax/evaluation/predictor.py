@@ -22,16 +22,12 @@ from jax.sharding import Mesh
 from noisy_student_jax import models
 from noisy_student_jax.core import sharding
 from noisy_student_jax.core.prefetch import Prefetcher
-from noisy_student_jax.core.protocols import (
-    Arrays,
-    Preprocessor,
-    Reader,
-    Source,
-    Task,
-)
+from noisy_student_jax.core.protocols import Arrays, Preprocessor, Source, Task
 from noisy_student_jax.core.types import PyTree
 from noisy_student_jax.core.unusable import refuse
+from noisy_student_jax.data.encoded import Reader, preprocesses
 from noisy_student_jax.data.sources import known_labels
+from noisy_student_jax.images.preprocessing import Preprocessing
 from noisy_student_jax.models import cost
 from noisy_student_jax.models.bundle import Bundle
 from noisy_student_jax.training.step import normalize
@@ -287,9 +283,10 @@ def predict_batches(
       Each batch, with every model's predictions for its usable records; no predictions
       if none is usable.
     """
-    reader = None
-    if hasattr(source, "reader"):
-        reader = source.reader(predictor.preprocessing, batches)
+    reader, preprocessing = None, predictor.preprocessing
+    # A task of one's own may preprocess in another way.
+    if preprocesses(source) and isinstance(preprocessing, Preprocessing):
+        reader = source.reader(preprocessing, batches)
 
     def read(number: int) -> tuple[Read, np.ndarray | None]:
         indices = batches[number]

@@ -319,6 +319,30 @@ def test_the_authors_resize_reaches_the_model_without_rounding(variables, monkey
     assert np.min(exact) < 0 and np.max(exact) > 255
 
 
+class Ready(ArraySource):
+    """It preprocesses images itself, in the package's way."""
+
+    def reader(self, preprocessing, batches):
+        assert isinstance(preprocessing, Preprocessing)
+        raise NotImplementedError
+
+
+class Foreign:
+    """The preprocessing of somebody's own task."""
+
+    resolution, mean, std, dtype = 16, (0.5,) * 3, (0.5,) * 3, np.uint8
+    apply_all = staticmethod(lambda images: np.stack(list(images)))
+
+
+def test_a_source_does_not_preprocess_in_its_own_way_for_another(variables, images):
+    own = Predictor(TASK, predictor_module(), Foreign(), batch=4)
+    found = predict_source(own, {"one": variables}, source(images, Ready))
+
+    wanted = predict_source(own, {"one": variables}, source(images))
+    for name, values in wanted.predictions["one"].items():
+        np.testing.assert_array_equal(found.predictions["one"][name], values)
+
+
 def test_what_cannot_be_used_is_left_out_and_named(predictor, variables, images):
     whole = predict_source(predictor, {"one": variables}, source(images))
     found = predict_source(predictor, {"one": variables}, source(images, Torn))

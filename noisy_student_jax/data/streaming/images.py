@@ -95,7 +95,7 @@ class ImageStream:
         self._first, self._end = first, np.iinfo(np.int64).max if end is None else end
         self._boxes, self._noise = boxes, noise or InputNoise()
         self._headers = headers_of(source)
-        self._native = is_indexed(source) and decoder != "plain"
+        self._native = decoder != "plain"
         self._bicubic = (lambda: None) if decoder == "plain" else compiled_bicubic
         # Farther than this the graph only gets if it drops whole batches.
         self._most_ahead = 4 * batch + 8 * READ_AT_ONCE

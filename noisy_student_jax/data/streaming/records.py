@@ -16,17 +16,14 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from noisy_student_jax.core.console import printable
 from noisy_student_jax.core.errors import UserError
-from noisy_student_jax.core.protocols import Examples, Preprocessor, Reader
+from noisy_student_jax.core.protocols import Examples
 from noisy_student_jax.data.cache.listing import safe_text
-from noisy_student_jax.data.encoded import (
-    Encoded,
-    announce_headers,
-    count_others,
-    decoded,
-)
+from noisy_student_jax.data.encoded import Encoded, Reader, decoded
 from noisy_student_jax.data.index import (
     READ_AT_ONCE,
     Headers,
+    announce_headers,
+    count_others,
     in_threads,
     kept,
     packed_headers,
@@ -178,9 +175,8 @@ class RecordSource:
                 data[row], status[row] = record, why
         return Encoded(data, status)
 
-    def reader(self, preprocessing: Preprocessor, batches: Sequence[range]) -> Reader:
-        """See `ReadySource`."""
-        assert isinstance(preprocessing, Preprocessing), "records hold images"
+    def reader(self, preprocessing: Preprocessing, batches: Sequence[range]) -> Reader:
+        """See `PreprocessingSource`."""
         starts = np.array([batch.start for batch in batches], np.int64)
         counts = np.array([len(batch) for batch in batches], np.int64)
         ends = np.cumsum(counts)

@@ -1,10 +1,10 @@
 """Decoding a part of a JPEG: the pixels of the whole, cut out and resized."""
 
 import functools
-import io
 
 import numpy as np
 import pytest
+from bad_images import encoded
 from PIL import Image
 
 from noisy_student_jax.data.streaming import decoding, tf
@@ -32,12 +32,6 @@ def photograph(height=96, width=131):
     return Image.fromarray((np.asarray(smooth) + grain).clip(0, 255).astype(np.uint8))
 
 
-def encoded(image, form="JPEG", **options):
-    held = io.BytesIO()
-    image.save(held, form, **options)
-    return held.getvalue()
-
-
 def turned(orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -45,12 +39,12 @@ def turned(orientation):
 
 
 PLAIN = {
-    "420": encoded(photograph(), quality=90, subsampling=2),
-    "422": encoded(photograph(), quality=90, subsampling=1),
-    "444": encoded(photograph(), quality=90, subsampling=0),
-    "progressive": encoded(photograph(), quality=90, progressive=True),
-    "gray": encoded(photograph().convert("L"), quality=90),
-    "upright by EXIF": encoded(photograph(), quality=90, exif=turned(1)),
+    "420": encoded(photograph(), "JPEG", quality=90, subsampling=2),
+    "422": encoded(photograph(), "JPEG", quality=90, subsampling=1),
+    "444": encoded(photograph(), "JPEG", quality=90, subsampling=0),
+    "progressive": encoded(photograph(), "JPEG", quality=90, progressive=True),
+    "gray": encoded(photograph().convert("L"), "JPEG", quality=90),
+    "upright by EXIF": encoded(photograph(), "JPEG", quality=90, exif=turned(1)),
 }
 
 
@@ -117,7 +111,7 @@ def test_resizing_differs_from_pillows_by_a_level_at_most(box, interpolation, si
     ],
 )
 def test_a_large_part_is_decoded_at_a_fraction_and_looks_the_same(box, fraction):
-    data = encoded(photograph(289, 391), quality=95)
+    data = encoded(photograph(289, 391), "JPEG", quality=95)
     view = View(PREPROCESSING, trained_on=True)
     (crop,) = crops(view, np.array([box]), *np.array([[289], [391]]))["fraction"]
     assert 2**crop == fraction

@@ -1,9 +1,8 @@
 """A stream of images: every image in its place, whichever decoder it needs."""
 
-import io
-
 import numpy as np
 import pytest
+from bad_images import encoded
 from PIL import Image, ImageCms
 
 from noisy_student_jax.data.cache.listing import list_images
@@ -25,12 +24,6 @@ def photograph(height=48, width=65, seed=0):
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
 
-def encoded(image, form="JPEG", **options):
-    held = io.BytesIO()
-    image.save(held, form, **options)
-    return held.getvalue()
-
-
 def turned(orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -42,15 +35,15 @@ def profile(of):
 
 
 PLAIN = {
-    "420": encoded(photograph()),
-    "gray": encoded(photograph().convert("L")),
-    "upright by EXIF": encoded(photograph(), exif=turned(1)),
-    "sRGB": encoded(photograph(), icc_profile=profile("sRGB")),
+    "420": encoded(photograph(), "JPEG"),
+    "gray": encoded(photograph().convert("L"), "JPEG"),
+    "upright by EXIF": encoded(photograph(), "JPEG", exif=turned(1)),
+    "sRGB": encoded(photograph(), "JPEG", icc_profile=profile("sRGB")),
 }
 OTHERS = {
-    "turned": encoded(photograph(), exif=turned(6)),
-    "four colors": encoded(photograph().convert("CMYK")),
-    "another profile": encoded(photograph(), icc_profile=profile("XYZ")),
+    "turned": encoded(photograph(), "JPEG", exif=turned(6)),
+    "four colors": encoded(photograph().convert("CMYK"), "JPEG"),
+    "another profile": encoded(photograph(), "JPEG", icc_profile=profile("XYZ")),
     "junk behind it": PLAIN["420"] + b"junk",
     "PNG": encoded(photograph(), "PNG"),
     "transparent PNG": encoded(photograph().convert("RGBA"), "PNG"),
@@ -125,7 +118,7 @@ def test_a_damaged_image_is_gray_and_named_as_our_decoder_names_it(tmp_path, kin
 
 
 def test_what_breaks_after_it_was_indexed_keeps_its_place(tmp_path, ours):
-    contents = [encoded(photograph(seed=seed)) for seed in range(10)]
+    contents = [encoded(photograph(seed=seed), "JPEG") for seed in range(10)]
     source = source_of(tmp_path / "all", contents)
     files = sorted((tmp_path / "all").iterdir())
     stream = stream_of(source)
@@ -133,7 +126,7 @@ def test_what_breaks_after_it_was_indexed_keeps_its_place(tmp_path, ours):
     files[2].unlink()
     contents[5] = encoded(photograph(seed=70), "PNG")
     files[5].write_bytes(contents[5])
-    contents[9] = encoded(photograph(30, 30, seed=71))
+    contents[9] = encoded(photograph(30, 30, seed=71), "JPEG")
     files[9].write_bytes(contents[9])
     found, status = stream.take(10)
     stream.close()
@@ -161,7 +154,7 @@ def test_a_stream_of_which_nothing_is_left_comes_to_an_end_of_each_step(tmp_path
 
 @pytest.mark.parametrize("counts", [[10], [4, 4, 2], [1, 2, 3, 4], [7, 3]], ids=str)
 def test_images_are_taken_in_any_numbers_up_to_the_last(tmp_path, counts):
-    contents = [encoded(photograph(seed=seed)) for seed in range(10)]
+    contents = [encoded(photograph(seed=seed), "JPEG") for seed in range(10)]
     stream = stream_of(source_of(tmp_path / "all", contents), end=10)
     taken = [stream.take(count)[0]["image"] for count in counts]
     stream.close()
@@ -171,7 +164,7 @@ def test_images_are_taken_in_any_numbers_up_to_the_last(tmp_path, counts):
 
 
 def test_a_stream_may_start_anywhere(tmp_path):
-    contents = [encoded(photograph(seed=seed)) for seed in range(5)]
+    contents = [encoded(photograph(seed=seed), "JPEG") for seed in range(5)]
     source = source_of(tmp_path / "all", contents)
     for first in (3, 2 * images.PLANNED_AT_ONCE + 7):
         stream = stream_of(source, first=first)

@@ -15,6 +15,7 @@ from noisy_student_jax.data.sources import fingerprint
 from noisy_student_jax.data.streaming import records, tf, tfrecord
 from noisy_student_jax.data.streaming.records import Features
 from noisy_student_jax.data.streaming.tfrecord import TFRecordSource
+from noisy_student_jax.images.preprocessing import Preprocessing
 
 COUNTS = {
     "train-00000-of-00003": 5,
@@ -194,6 +195,24 @@ def test_a_damaged_index_is_made_again(open_source, tmp_path):
     assert again.labels.tolist() == whole.labels.tolist()
     for path in (tmp_path / "index").iterdir():
         assert pq.read_table(path).num_rows > 0
+
+
+def test_a_reader_gives_what_reading_and_preprocessing_give(open_source, folder):
+    start = starts_of(folder / "train-00000-of-00003")[2]
+    damage(folder / "train-00000-of-00003", start + 40)
+    source, authors = open_source(), Preprocessing(8, 2, "bicubic_tf1")
+    reader = source.reader(authors, [range(1, 4), range(6, 10)])
+
+    for batch in (range(1, 4), range(6, 10)):
+        found, status = reader.take(len(batch))
+        wanted = source.read(batch)
+        assert status == wanted.status
+        for image, whole in zip(found["image"], wanted.images, strict=True):
+            expected = (
+                np.full((8, 8, 3), 128) if whole is None else authors.apply(whole)
+            )
+            np.testing.assert_array_equal(image, expected)
+    reader.close()
 
 
 def test_a_record_with_a_wrong_checksum_is_named_and_the_others_stay(
