@@ -79,7 +79,7 @@ def prepare(
     interruption.check()
     _open_cache(folder, options.side)
     decoder = decoder_versions()
-    found = find(folder, listing, decoder=decoder)
+    found = find(folder, listing, decoder=decoder, keep=True)
     unread = _never_read(listing)
     rows = _still_to_read(found, unread)
     if rows:
@@ -96,7 +96,7 @@ def prepare(
             progress=progress,
         )
         unread |= writers.run()
-        found = find(folder, listing, decoder=decoder)
+        found = find(folder, listing, decoder=decoder, keep=True)
     source = _open(folder, listing, found, unread, name)
     _write_quarantine(folder / QUARANTINE, source.quarantined)
     unusable.tell(

@@ -7,6 +7,7 @@ length than its table says, is ignored. Files are identified by path, size and
 modification time.
 """
 
+import contextlib
 import copy
 import dataclasses
 import functools
@@ -14,6 +15,7 @@ import hashlib
 import json
 import pathlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +24,7 @@ from noisy_student_jax.core import files
 from noisy_student_jax.core.errors import DamagedFileError, UserError
 from noisy_student_jax.core.protocols import Examples
 from noisy_student_jax.data.cache.listing import Listing, safe_text
+from noisy_student_jax.images.perceptual import perceptual_hash
 
 SCHEMA = pa.schema(
     [
@@ -35,8 +38,12 @@ SCHEMA = pa.schema(
         ("original_height", pa.int32()),
         ("original_width", pa.int32()),
         ("offset", pa.int64()),  # in the .bin file
+        ("pixels", pa.string()),  # `pixel_hash` of the cached image
+        ("look", pa.uint64()),  # its `perceptual_hash`
     ]
 )
+_ADDED = ("pixels", "look")
+"""Columns that older parts lack; they are computed from the cached images."""
 METADATA = b"prepared"
 """Metadata key of a part's Parquet file: JSON with ``bytes`` and ``sha256`` of its .bin
 file, and the ``decoder`` that wrote it."""
@@ -55,6 +62,8 @@ class Found:
       offset: int64 ``[files]``, byte offset of the pixels in the part.
       sizes: int32 ``[files, 2]``, cached height and width.
       original_sizes: int32 ``[files, 2]``, height and width of the image in the file.
+      pixels: uint8 ``[files, 32]``, `pixel_hash` of each cached image.
+      looks: uint64 ``[files]``, `perceptual_hash` of each cached image.
     """
 
     parts: set[int]
@@ -64,6 +73,20 @@ class Found:
     offset: np.ndarray
     sizes: np.ndarray
     original_sizes: np.ndarray
+    pixels: np.ndarray
+    looks: np.ndarray
+
+
+def pixel_hash(image: np.ndarray) -> str:
+    """Returns the SHA-256 of an image's size and pixels, in hexadecimal.
+
+    Args:
+      image: uint8 ``[height, width, 3]``.
+    """
+    height, width, _ = image.shape
+    digest = hashlib.sha256(f"{height}x{width}:".encode())
+    digest.update(np.ascontiguousarray(image).data)
+    return digest.hexdigest()
 
 
 def part_paths(folder: pathlib.Path, number: int) -> tuple[pathlib.Path, pathlib.Path]:
@@ -72,14 +95,19 @@ def part_paths(folder: pathlib.Path, number: int) -> tuple[pathlib.Path, pathlib
     return folder / f"{name}.bin", folder / f"{name}.parquet"
 
 
-def find(folder: pathlib.Path, listing: Listing, *, decoder: str) -> Found:
-    """Looks up the files of a listing in a cache, without reading pixels.
+def find(
+    folder: pathlib.Path, listing: Listing, *, decoder: str, keep: bool = False
+) -> Found:
+    """Looks up the files of a listing in a cache, and reads no pixels of today's parts.
+
+    Parts of older versions lack the hashes of pixels, which are computed.
 
     Args:
       folder: the cache.
       listing: the files.
       decoder: the current `decoder_versions`; files that another version could not
         decode are read again.
+      keep: whether to write computed hashes to the cache, where it can be written.
     """
     count = len(listing)
     found = Found(
@@ -90,10 +118,12 @@ def find(folder: pathlib.Path, listing: Listing, *, decoder: str) -> Found:
         offset=np.zeros(count, np.int64),
         sizes=np.zeros((count, 2), np.int32),
         original_sizes=np.zeros((count, 2), np.int32),
+        pixels=np.zeros((count, 32), np.uint8),
+        looks=np.zeros(count, np.uint64),
     )
     row_of = {safe_text(path): row for row, path in enumerate(listing.paths)}
     stamps = list(zip(listing.sizes.tolist(), listing.modified.tolist(), strict=True))
-    for number, table, made_by in _whole_parts(folder):
+    for number, table, made_by in _whole_parts(folder, keep=keep):
         found.parts.add(number)
         for path, size, modified, status, *facts in zip(
             *(column.to_pylist() for column in table.columns), strict=True
@@ -117,25 +147,60 @@ def _note(
     original_height: int | None,
     original_width: int | None,
     offset: int | None,
+    pixels: str | None,
+    look: int | None,
 ) -> None:
     found.sha256[row] = np.frombuffer(bytes.fromhex(sha256), np.uint8)
-    if offset is not None:
+    if offset is not None and pixels is not None:
+        found.pixels[row] = np.frombuffer(bytes.fromhex(pixels), np.uint8)
+        found.looks[row] = look
         found.part[row], found.offset[row] = number, offset
         found.sizes[row] = height, width
         found.original_sizes[row] = original_height, original_width
 
 
-def _whole_parts(folder: pathlib.Path) -> Iterator[tuple[int, pa.Table, str]]:
+def _whole_parts(
+    folder: pathlib.Path, *, keep: bool
+) -> Iterator[tuple[int, pa.Table, str]]:
     """Yields number, table and decoder of each complete part."""
     for path in files.list_folder(folder, pattern="part_*.parquet"):
         try:
             number = int(path.stem.removeprefix("part_"))
-            table = files.read_parquet(path, columns=SCHEMA.names)
+            table = files.read_parquet(path)
             facts = json.loads(table.schema.metadata[METADATA])
             if files.size(path.with_suffix(".bin")) == facts["bytes"]:
-                yield number, table, facts["decoder"]
+                yield number, _with_hashes(table, path, keep=keep), facts["decoder"]
         except (DamagedFileError, OSError, ValueError, KeyError, TypeError):
             continue  # damaged: its files are prepared again, and it is overwritten
+
+
+def _with_hashes(table: pa.Table, path: pathlib.Path, *, keep: bool) -> pa.Table:
+    """Returns a part's table with all columns, computing those that are missing."""
+    if set(_ADDED) <= set(table.column_names):
+        return table.select(SCHEMA.names)
+    found: dict[str, list[Any]] = {name: [] for name in _ADDED}
+    stored = files.map_bytes(path.with_suffix(".bin"))
+    for offset, height, width in zip(
+        *(table[name].to_pylist() for name in ("offset", "height", "width")),
+        strict=True,
+    ):
+        image = None if offset is None else _cut(stored, offset, height, width)
+        found["pixels"].append(None if image is None else pixel_hash(image))
+        found["look"].append(None if image is None else perceptual_hash(image))
+    for name, values in found.items():
+        table = table.append_column(
+            SCHEMA.field(name), pa.array(values, SCHEMA.field(name).type)
+        )
+    table = table.select(SCHEMA.names)
+    if keep:
+        with contextlib.suppress(UserError):  # a cache that can only be read
+            files.write_parquet(path, table)
+    return table
+
+
+def _cut(stored: memoryview, offset: int, height: int, width: int) -> np.ndarray:
+    pixels = np.frombuffer(stored, np.uint8, height * width * 3, offset)
+    return pixels.reshape(height, width, 3)
 
 
 class PreparedSource:
@@ -200,6 +265,16 @@ class PreparedSource:
         return [content.tobytes().hex() for content in self._found.sha256[self._rows]]
 
     @property
+    def pixel_hashes(self) -> list[str]:
+        """The `pixel_hash` of each cached image."""
+        return [pixels.tobytes().hex() for pixels in self._found.pixels[self._rows]]
+
+    @property
+    def looks(self) -> np.ndarray:
+        """The `perceptual_hash` of each cached image: uint64 ``[records]``."""
+        return self._found.looks[self._rows]
+
+    @property
     def original_sizes(self) -> np.ndarray:
         """Height and width of each image in its file: int32 ``[records, 2]``."""
         return self._found.original_sizes[self._rows]
@@ -231,9 +306,7 @@ class PreparedSource:
     def _image(self, row: int) -> np.ndarray:
         height, width = self._found.sizes[row].tolist()
         part, offset = int(self._found.part[row]), int(self._found.offset[row])
-        size = height * width * 3
-        pixels = np.frombuffer(self._pixels(part), np.uint8, size, offset)
-        return pixels.reshape(height, width, 3)
+        return _cut(self._pixels(part), offset, height, width)
 
     def _open(self, number: int) -> memoryview:
         path, _ = part_paths(self._folder, number)

@@ -28,8 +28,9 @@ from noisy_student_jax.core.console import Progress
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.preemption import Interruption
 from noisy_student_jax.data.cache.listing import File, Listing, safe_text
-from noisy_student_jax.data.cache.read import METADATA, SCHEMA, part_paths
+from noisy_student_jax.data.cache.read import METADATA, SCHEMA, part_paths, pixel_hash
 from noisy_student_jax.images.decode import UndecodableImageError, header, read
+from noisy_student_jax.images.perceptual import perceptual_hash
 
 FILES_PER_PART = 512
 BYTES_PER_PART = 128 * 2**20
@@ -345,4 +346,6 @@ def _read(
     except UndecodableImageError as error:
         return record | {"status": str(error)}, None
     record["height"], record["width"], _ = image.shape
+    record["pixels"] = pixel_hash(image)
+    record["look"] = perceptual_hash(image)
     return record, image

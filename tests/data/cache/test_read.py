@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import shutil
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -16,6 +17,7 @@ from noisy_student_jax.data.cache import read, workers
 from noisy_student_jax.data.cache.build import PrepareOptions, prepare
 from noisy_student_jax.data.cache.listing import list_classes
 from noisy_student_jax.data.sources import fingerprint
+from noisy_student_jax.images.perceptual import perceptual_hash
 
 COUNT = 9
 
@@ -159,6 +161,44 @@ def test_a_part_tells_the_hash_of_its_pixels_and_its_rows_to_anyone(cache):
     assert (row["path"], row["status"]) == ("a/5.png", "ok")
     assert (row["height"], row["width"], row["offset"]) == (9, 5, 6 * 5 * 3)
     assert (row["original_height"], row["original_width"]) == (9, 5)
+
+
+def test_pixels_are_hashed_as_they_are_cached(cache):
+    _, source = cache
+
+    for index, path in enumerate(PATHS):
+        image = picture(number_of(path))
+        height, width, _ = image.shape
+        content = f"{height}x{width}:".encode() + image.tobytes()
+        assert source.pixel_hashes[index] == hashlib.sha256(content).hexdigest()
+        assert source.looks[index] == perceptual_hash(image)
+    part = source.subset(np.array([3]))
+    assert part.pixel_hashes == [source.pixel_hashes[3]]
+    assert part.looks == source.looks[3]
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_parts_of_older_versions_gain_hashes_without_decoding(cache, tmp_path, keep):
+    root, source = cache
+    shutil.copytree(root / "parts", tmp_path / "parts")
+    tables = sorted((tmp_path / "parts").glob("*.parquet"))
+    for path in tables:
+        table = pq.read_table(path)
+        pq.write_table(table.drop_columns(["pixels", "look"]), path)
+    listing = list_classes(root / "images")
+    decoder = workers.decoder_versions()
+
+    found = read.find(tmp_path / "parts", listing, decoder=decoder, keep=keep)
+
+    older = read.PreparedSource(tmp_path / "parts", listing, found, name="labeled")
+    assert older.pixel_hashes == source.pixel_hashes
+    assert older.looks.tolist() == source.looks.tolist()
+    for path in tables:
+        kept = pq.read_table(path)
+        assert ("pixels" in kept.column_names) is keep
+        assert kept.schema.metadata[read.METADATA]
+        if keep:
+            assert kept.equals(pq.read_table(root / "parts" / path.name))
 
 
 def test_a_part_that_has_gone_since_is_named(cache, tmp_path):
