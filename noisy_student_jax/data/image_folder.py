@@ -9,6 +9,7 @@ validation set first, then to the labeled images, then to the pool.
 import collections
 import itertools
 import pathlib
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -29,10 +30,15 @@ from noisy_student_jax.data.splits import (
     TEST,
     VALIDATION,
     by_content,
+    lacking,
     some_of_each_class,
+    wanted_parts,
 )
 
+LACKING = "classes without images in a part"
+"""Key in `Dataset.facts` that names classes of which a part has no image."""
 NAMED = 5
+_UNUSABLE = "files that cannot be used"
 
 
 def own(
@@ -75,35 +81,41 @@ def own(
             "images are streamed, not read beforehand: a record that is given twice is"
             " detected, but a copy of an image under another name is not"
         )
-    quarantined = []
-    for opened in filter(None, (labeled, *held_out.values(), pool)):
-        quarantined += opened.quarantined
-        for why, count in opened.left_out.items():
-            facts[f"left out of {opened.name}: {why}"] = count
-    claims = _Claims(facts)
+    opened = [one for one in (labeled, *held_out.values(), pool) if one is not None]
+    quarantined = [entry for one in opened for entry in one.quarantined]
+    accounts = {one.name: _Account(one) for one in opened}
+    claims = _Claims(accounts)
     parts = {
-        name: held_out[name].subset(claims.new(held_out[name], name))
+        name: claims.take(held_out[name], part=name)
         for name in (TEST, VALIDATION)
         if name in held_out
     }
-    one_class = np.setdiff1d(np.arange(len(labeled)), _contradictory(labeled, facts))
-    labeled = labeled.subset(np.intersect1d(one_class, claims.new(labeled)))
-    dealt = _deal(labeled, data, held_out, facts, look_only=look_only)
+    labeled = claims.take(_of_one_class(labeled, claims), part=LABELED)
+    account = accounts[labeled.name]
+    dealt = _deal(labeled, data, held_out, account, facts, look_only=look_only)
     for name in (VALIDATION, TEST):
         if name not in held_out:
             parts[name] = labeled.subset(np.flatnonzero(dealt == name))
+            account.use(parts[name])
+        else:
+            accounts[name].use(parts[name])
     claims.deal(labeled.content, dealt)
     labeled = labeled.subset(np.flatnonzero(dealt == LABELED))
     rest = None
     if data.labels_per_class is not None:
         labeled, rest = _few_labels(labeled, data.labels_per_class, seed, facts)
+    account.use(labeled)
     if pool is None:
         pool = rest
         assert pool is not None, "check_places wants a pool or labels_per_class"
+        account.use(pool)
     else:
-        pool = pool.subset(claims.new(pool, "pool"))
+        pool = claims.take(pool, part="pool")
+        accounts[pool.name].use(pool)
         if rest:
-            facts[f"left out of {labeled.name}: beyond what was asked"] = len(rest)
+            account.leave_out(rest, "beyond what was asked")
+    for account in accounts.values():
+        facts |= account.closed()
     for name, count in facts.items():
         if name.startswith("left out") and not look_only:
             console.say(f"  {name}: {count:,}")
@@ -134,56 +146,115 @@ def _labels(labeled: Opened) -> np.ndarray:
     return labeled.labels
 
 
+class _Account:
+    """What becomes of a source's entries: each is used, or left out for one reason.
+
+    Attributes:
+      lost: number of records left out by reason, for each class that lost some.
+    """
+
+    def __init__(self, opened: Opened):
+        """Opens the account with the entries that are no usable images."""
+        self._name = opened.name
+        self._used = 0
+        self._left_out = collections.Counter(opened.left_out)
+        unusable = len(opened.quarantined)
+        self._read = len(opened) + unusable + self._left_out.total()
+        self._left_out[_UNUSABLE] += unusable
+        self.lost: dict[int, collections.Counter[str]] = collections.defaultdict(
+            collections.Counter
+        )
+        for label, count in opened.unusable.items():
+            self.lost[label][_UNUSABLE] += count
+
+    def use(self, records: Opened) -> None:
+        """Enters records that a part of the dataset consists of."""
+        self._used += len(records)
+
+    def leave_out(self, records: Opened, why: str) -> None:
+        """Enters records that no part of the dataset has."""
+        self._left_out[why] += len(records)
+        if records.labels is not None:
+            for label in records.labels.tolist():
+                self.lost[label][why] += 1
+
+    def closed(self) -> dict[str, Any]:
+        """Returns the account as facts; checks that it adds up."""
+        left_out = self._left_out.total()
+        assert self._read == self._used + left_out, (
+            f"of {self._read} entries of {self._name}, {self._used} are used and"
+            f" {left_out} left out"
+        )
+        facts: dict[str, Any] = {
+            f"left out of {self._name}: {why}": count
+            for why, count in self._left_out.items()
+            if count and why != _UNUSABLE  # they are listed by name
+        }
+        told = f"{self._read:,} entries = {self._used:,} used + {left_out:,} left out"
+        return {f"read from {self._name}": told, **facts}
+
+
 class _Claims:
     """Assigns each content to the first part that claims it."""
 
-    def __init__(self, facts: dict[str, Any]):
+    def __init__(self, accounts: dict[str, _Account]):
+        self._accounts = accounts
         self._taken: dict[str, str] = {}
-        self._facts = facts
 
-    def new(self, opened: Opened, part: str = LABELED) -> np.ndarray:
-        """Claims contents that no part has yet; returns the records' indices."""
+    def take(self, opened: Opened, *, part: str) -> Opened:
+        """Claims contents that no part has yet; returns their records."""
         kept: list[int] = []
-        copies: collections.Counter[str] = collections.Counter()
+        copies: dict[str, list[int]] = collections.defaultdict(list)
         for index, content in enumerate(opened.content):
             if owner := self._taken.get(content):
-                copies[owner] += 1
+                copies[owner].append(index)
             else:
                 self._taken[content] = part
                 kept.append(index)
-        for owner, count in copies.items():
+        for owner, found in copies.items():
             of = "each other" if owner == part else f"{owner} images"
-            self._facts[f"left out of {opened.name}: byte-identical copies of {of}"] = (
-                count
-            )
-        return np.array(kept, int)
+            self.leave_out(opened, found, f"byte-identical copies of {of}")
+        return opened.subset(np.array(kept, int))
+
+    def leave_out(self, opened: Opened, rows: list[int], why: str) -> None:
+        """Enters records into their source's account as left out."""
+        records = opened.subset(np.array(rows, int))
+        self._accounts[opened.name].leave_out(records, why)
+
+    def ban(self, contents: Iterable[str], owner: str) -> None:
+        """Keeps contents that no part has from every part."""
+        for content in contents:
+            self._taken.setdefault(content, owner)
 
     def deal(self, contents: list[str], parts: np.ndarray) -> None:
         """Reassigns claimed contents to the parts that they were dealt to."""
         self._taken.update(zip(contents, parts.tolist(), strict=True))
 
 
-def _contradictory(labeled: Opened, facts: dict[str, Any]) -> np.ndarray:
-    """Returns the indices of images that have a copy with another label."""
+def _of_one_class(labeled: Opened, claims: _Claims) -> Opened:
+    """Leaves out labeled images that have a copy with another label."""
     seen: dict[str, set[int]] = collections.defaultdict(set)
     for content, label in zip(labeled.content, _labels(labeled).tolist(), strict=True):
         seen[content].add(label)
     found = [i for i, c in enumerate(labeled.content) if len(seen[c]) > 1]
-    if found:
-        facts[f"left out of {labeled.name}: one image in two classes"] = len(found)
-        named = ", ".join(f"'{printable(labeled.key(i))}'" for i in found[:NAMED])
-        console.warn(
-            f"{len(found)} labeled images are left out, because byte-identical copies"
-            f" of them lie in other classes too: {named}"
-            + (" and more" if len(found) > NAMED else "")
-        )
-    return np.array(found, int)
+    if not found:
+        return labeled
+    claims.leave_out(labeled, found, "one image in two classes")
+    claims.ban((labeled.content[i] for i in found), "contradictory labeled")
+    named = ", ".join(f"'{printable(labeled.key(i))}'" for i in found[:NAMED])
+    console.warn(
+        f"{len(found)} labeled images are left out, because byte-identical copies"
+        f" of them lie in other classes too: {named}"
+        + (" and more" if len(found) > NAMED else "")
+    )
+    return labeled.subset(np.setdiff1d(np.arange(len(labeled)), found))
 
 
 def _deal(
     labeled: Opened,
     data: ConfigDict,
     held_out: dict[str, Opened],
+    account: _Account,
     facts: dict[str, Any],
     *,
     look_only: bool,
@@ -203,18 +274,23 @@ def _deal(
         **fractions,
         known=known,
         classes=labeled.classes,
+        lost=account.lost,
     )
+    bare = lacking(parts, _labels(labeled), labeled.classes, wanted_parts(**fractions))
+    if bare:
+        facts[LACKING] = _told_lacking(bare, path)
     if split_off := [name for name, fraction in fractions.items() if fraction]:
         told = ", ".join(
             f"{np.sum(parts == name):,} {name}" for name in (LABELED, *split_off)
         )
+        each = "" if bare else ", some of each class"
         by = "name" if is_encoded(labeled.whole) else "content"
-        facts["split"] = f"by a hash of their {by}, some of each class: {told}"
+        facts["split"] = f"by a hash of their {by}{each}: {told}"
         if not look_only:
             flags = " and ".join(f"--config.{name}=DIR" for name in split_off)
             console.say(
                 f"without {flags}, the {labeled.name} images are split by a hash of"
-                f" their {by}, some of each class: {told}"
+                f" their {by}{each}: {told}"
             )
     dealt = dict(zip(labeled.dealt_by, parts.tolist(), strict=True))
     if not look_only and dealt.items() - known.items():
@@ -224,6 +300,21 @@ def _deal(
         )
         files.write_parquet(path, table)
     return parts
+
+
+def _told_lacking(bare: dict[str, list[str]], path: pathlib.Path) -> str:
+    told = [
+        f"'{printable(name)}' (no {' and no '.join(missing)} images)"
+        for name, missing in itertools.islice(bare.items(), NAMED)
+    ]
+    more = f" and {len(bare) - NAMED} more" if len(bare) > NAMED else ""
+    return (
+        f"an earlier start dealt all images of {', '.join(told)}{more} to other parts,"
+        f" which '{path}' records, and no image changes its part: add new images to"
+        " these classes, merge them with others, or have everything dealt anew with"
+        " another --config.data.cache (do not go on from models that were trained"
+        " before: they may have seen the new test images)"
+    )
 
 
 def _known(path: pathlib.Path) -> dict[str, str]:

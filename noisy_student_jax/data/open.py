@@ -41,6 +41,7 @@ class Opened:
       classes: class names in index order.
       left_out: number of entries that are no images, by kind.
       quarantined: key of each unusable record, and why it cannot be used.
+      unusable: number of unusable records by class, where their class is known.
       rows: records of `whole` that are included; None for all.
     """
 
@@ -52,6 +53,7 @@ class Opened:
     classes: tuple[str, ...]
     left_out: dict[str, int] = dataclasses.field(default_factory=dict)
     quarantined: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    unusable: dict[int, int] = dataclasses.field(default_factory=dict)
     rows: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -163,6 +165,7 @@ class Opener:
             classes=listing.classes,
             left_out=listing.left_out,
             quarantined=[(f"{name}/{path}", why) for path, why in source.quarantined],
+            unusable=_unusable(listing, source.labels),
         )
 
     def _index_folder(self, name: str) -> pathlib.Path:
@@ -227,6 +230,18 @@ class Opener:
         if source.labels is None:
             return opened
         return _without_unreadable(opened, source, source.labels)
+
+
+def _unusable(listing: Listing, usable: np.ndarray | None) -> dict[int, int]:
+    """Counts the unusable files of each class that has some."""
+    if listing.labels is None or usable is None:
+        return {}
+    listed, left = (
+        np.bincount(labels, minlength=len(listing.classes))
+        for labels in (listing.labels, usable)
+    )
+    lost = (listed - left).tolist()
+    return {label: count for label, count in enumerate(lost) if count}
 
 
 def _without_unreadable(

@@ -90,6 +90,9 @@ def _salted(content: str, seed: int) -> str:
     return hashlib.sha256(f"{seed}:{content}".encode()).hexdigest()
 
 
+Lost = Mapping[int, Mapping[str, int]]
+"""Number of images left out by reason, for each class index."""
+_NAMED = 10
 LABELED, VALIDATION, TEST = "labeled", "validation", "test"
 
 
@@ -101,6 +104,7 @@ def by_content(
     test: float,
     known: Mapping[str, str],
     classes: Sequence[str],
+    lost: Lost | None = None,
 ) -> np.ndarray:
     """Splits records of a set that may grow into labeled, validation and test.
 
@@ -116,12 +120,14 @@ def by_content(
       test: fraction of the records; 0 for no test set.
       known: part of each content that was assigned before.
       classes: class names in index order.
+      lost: number of images left out before, for the error message.
 
     Returns:
-      The part of each record, ``[records]``.
+      The part of each record, ``[records]``. A part may still lack a class whose
+      records were all assigned before: see `lacking`.
 
     Raises:
-      UserError: a class has fewer images than there are parts.
+      UserError: classes have fewer images than there are parts.
     """
     share = np.array([int(text[:16], 16) / 2**64 for text in content])
     drawn = np.where(share < test + validation, VALIDATION, LABELED).astype(object)
@@ -130,18 +136,75 @@ def by_content(
         [known.get(c, p) for c, p in zip(content, drawn, strict=True)], object
     )
     new = np.array([c not in known for c in content])
-    wanted = [LABELED] + [VALIDATION] * (validation > 0) + [TEST] * (test > 0)
-    for label, name in enumerate(classes):
+    wanted = wanted_parts(validation=validation, test=test)
+    _check_rare(labels, wanted, classes, lost or {})
+    for label in range(len(classes)):
         members = np.flatnonzero(labels == label)
-        if len(members) < len(wanted):
-            raise UserError(
-                f"class '{printable(name)}' has {len(members)} images, but needs at"
-                f" least one for each of {', '.join(wanted)}: add images, or leave the"
-                " class out"
-            )
         for part in wanted:
             _give_one(part, members, parts, new, share)
     return parts
+
+
+def wanted_parts(*, validation: float, test: float) -> list[str]:
+    """Returns the parts that `by_content` assigns records to."""
+    return [LABELED] + [VALIDATION] * (validation > 0) + [TEST] * (test > 0)
+
+
+def lacking(
+    parts: np.ndarray, labels: np.ndarray, classes: Sequence[str], wanted: Sequence[str]
+) -> dict[str, list[str]]:
+    """Returns the classes without a record in one of the parts.
+
+    Args:
+      parts: the part of each record, ``[records]``.
+      labels: int ``[records]``, class indices.
+      classes: class names in index order.
+      wanted: the parts that every class should be in.
+
+    Returns:
+      By class name, the parts that have no record of the class.
+    """
+    found: dict[str, list[str]] = {}
+    for part in wanted:
+        there = np.bincount(labels[parts == part], minlength=len(classes))
+        for label in np.flatnonzero(there == 0).tolist():
+            found.setdefault(classes[label], []).append(part)
+    return found
+
+
+def _check_rare(
+    labels: np.ndarray,
+    wanted: list[str],
+    classes: Sequence[str],
+    lost: Lost,
+) -> None:
+    """Checks that every class has a record for each part."""
+    counts = np.bincount(labels, minlength=len(classes))
+    rare = np.flatnonzero(counts < len(wanted)).tolist()
+    if not rare:
+        return
+    told = [
+        f"'{printable(classes[label])}' ({_few(int(counts[label]), lost.get(label))})"
+        for label in rare[:_NAMED]
+    ]
+    more = f" and {len(rare) - _NAMED} more" if len(rare) > _NAMED else ""
+    need = "no images"
+    if len(wanted) > 1:
+        need = f"fewer than {len(wanted)} images, one for each of {', '.join(wanted)}"
+    flags = " and ".join(f"--config.{part}=DIR" for part in wanted[1:])
+    instead = f", or give {flags}, so that nothing is split off" if flags else ""
+    raise UserError(
+        f"{len(rare)} of {len(classes)} classes have {need}:"
+        f" {', '.join(told)}{more}; add images to them, leave them out{instead}"
+    )
+
+
+def _few(count: int, lost: Mapping[str, int] | None) -> str:
+    """Says how many images a class has, and what became of its others."""
+    if not lost:
+        return f"{count}"
+    reasons = ", ".join(f"{why}: {number}" for why, number in lost.items())
+    return f"{count} of {count + sum(lost.values())}; {reasons}"
 
 
 def _give_one(

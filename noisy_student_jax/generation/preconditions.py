@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import jax
 
-from noisy_student_jax.core import types
+from noisy_student_jax.core import console, types
 from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.data.image_folder import LACKING
 from noisy_student_jax.generation import init_weights, streams
 from noisy_student_jax.generation.trainable import head
 from noisy_student_jax.pseudo_labels.plan import SelectionOptions
@@ -32,7 +33,11 @@ def check(run: Run, *, devices: int | None = None) -> None:
     for student in run.drafts:
         with _named(student):
             _check_config(student, devices)
-    run.dataset  # noqa: B018 - read here, so that preparing has a place of its own
+    # Read here, so that preparing has a place of its own.
+    if lacking := run.dataset.facts.get(LACKING):
+        if not (run.look_only or run.ledger.manifest("data")):
+            raise UserError(lacking)
+        console.warn(lacking)
     for student in run.students:
         with _named(student):
             _check_model(student)

@@ -12,6 +12,7 @@ from noisy_student_jax.config import ConfigDict, base_config
 from noisy_student_jax.core.console import Progress
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.preemption import Interruption
+from noisy_student_jax.data.image_folder import LACKING
 from noisy_student_jax.images.decode import decode
 
 CLASSES = ("cat", "dog", "owl")
@@ -174,9 +175,55 @@ def test_an_image_in_two_classes_is_left_out_of_both(copied, tmp_path, capsys):
     found = load(copied, tmp_path / "cache")
 
     assert found.facts["left out of labeled: one image in two classes"] == 2
+    assert not any("copies of each other" in name for name in found.facts)
+    assert found.facts["read from labeled"] == "61 entries = 59 used + 2 left out"
     assert not any("cat/3.png" in k or "dog/x.png" in k for k in keys(found.labeled))
     assert "byte-identical copies of them lie in other classes too" in (
         capsys.readouterr().out
+    )
+
+
+def test_a_copy_of_an_image_in_two_classes_is_left_out_of_the_pool_and_counted(
+    copied, tmp_path
+):
+    shutil.copy(copied / "labeled/cat/3.png", copied / "labeled/dog/x.png")
+    shutil.copy(copied / "labeled/cat/3.png", copied / "unlabeled/x.png")
+
+    found = load(copied, tmp_path / "cache")
+
+    assert len(found.pool) == 30
+    assert found.facts["read from unlabeled"] == "31 entries = 30 used + 1 left out"
+    copies = "byte-identical copies of contradictory labeled images"
+    assert found.facts[f"left out of unlabeled: {copies}"] == 1
+
+
+def test_each_entry_of_a_source_is_used_or_left_out_for_one_reason(copied, tmp_path):
+    cat, dog = (copied / "labeled" / name for name in ("cat", "dog"))
+    shutil.copy(cat / "3.png", dog / "x.png")
+    shutil.copy(cat / "3.png", cat / "y.png")
+    shutil.copy(dog / "5.png", dog / "z.png")
+    (cat / "torn.png").write_bytes(b"no image")
+    (cat / "notes.txt").write_text("no image")
+    (copied / "labeled" / ".git").mkdir()
+
+    found = load(copied, tmp_path / "cache", labels_per_class=4)
+
+    left_out = {
+        name.removeprefix("left out of labeled: "): count
+        for name, count in found.facts.items()
+        if name.startswith("left out of labeled")
+    }
+    used = sum(len(found.parts()[p]) for p in ("labeled", "validation", "test"))
+    beyond = left_out.pop("beyond what was asked")
+    assert left_out == {
+        "hidden files and folders": 1,
+        "other kinds of file (.txt 1)": 1,
+        "one image in two classes": 3,
+        "byte-identical copies of each other": 1,
+    }
+    assert used + beyond + 6 + len(found.quarantined) == 66
+    assert found.facts["read from labeled"] == (
+        f"66 entries = {used} used + {66 - used} left out"
     )
 
 
@@ -265,9 +312,39 @@ def test_parts_that_leave_nothing_to_learn_from_are_refused(folders, tmp_path):
         load(folders, tmp_path, validation_fraction=0.5, test_fraction=0.5)
 
 
-def test_a_class_with_too_few_images_is_named(copied, tmp_path):
-    for path in sorted((copied / "labeled" / "owl").iterdir())[2:]:
-        path.unlink()
+def test_classes_with_too_few_images_are_named_together(copied, tmp_path):
+    for name in ("dog", "owl"):
+        folder = copied / "labeled" / name
+        for path in sorted(folder.iterdir())[3:]:
+            path.unlink()
+    shutil.copy(sorted(folder.iterdir())[0], sorted(folder.iterdir())[1])
+    sorted((copied / "labeled" / "dog").iterdir())[0].write_bytes(b"no image")
 
-    with pytest.raises(UserError, match="class 'owl' has 2 images, but needs"):
+    with pytest.raises(UserError) as caught:
         load(copied, tmp_path / "cache")
+
+    assert str(caught.value) == (
+        "2 of 3 classes have fewer than 3 images, one for each of labeled, validation,"
+        " test: 'dog' (2 of 3; files that cannot be used: 1), 'owl' (2 of 3;"
+        " byte-identical copies of each other: 1); add images to them, leave them out,"
+        " or give --config.validation=DIR and --config.test=DIR, so that nothing is"
+        " split off"
+    )
+
+
+def test_a_class_made_of_images_that_were_dealt_before_is_named(copied, tmp_path):
+    before = load(copied, tmp_path / "cache")
+    learned = [key for key in keys(before.labeled) if "/cat/" in key][:3]
+    (copied / "labeled" / "kitten").mkdir()
+    for key in learned:
+        path = copied / key.split(":")[0]
+        shutil.move(path, copied / "labeled" / "kitten" / path.name)
+
+    found = load(copied, tmp_path / "cache").facts[LACKING]
+
+    assert found.startswith(
+        "an earlier start dealt all images of 'kitten' (no validation and no test"
+        " images) to other parts"
+    )
+    assert "another --config.data.cache" in found
+    assert LACKING not in load(copied, tmp_path / "anew").facts

@@ -12,6 +12,7 @@ from noisy_student_jax.data import load
 from noisy_student_jax.data.splits import (
     by_content,
     content_hashes,
+    lacking,
     some_of_each_class,
     stratified,
 )
@@ -217,6 +218,17 @@ def test_each_class_gets_one_image_into_each_part():
         for label in range(4):
             own = parts[np.arange(count) % 4 == label]
             assert {"labeled", "validation", "test"} == set(own.tolist())
+
+
+def test_a_class_whose_images_are_all_known_may_lack_a_part():
+    known = dict.fromkeys(content(400)[::4], "labeled")
+
+    parts = dealt(400, known=known)
+
+    names = [f"class {n}" for n in range(4)]
+    wanted = ["labeled", "validation", "test"]
+    found = lacking(parts, np.arange(400) % 4, names, wanted)
+    assert found == {"class 0": ["validation", "test"]}
 
 
 def test_a_part_that_is_given_elsewhere_is_not_dealt():

@@ -142,6 +142,31 @@ def test_prepare_alone_counts_and_shows(folders, tmp_path, capsys):
     assert not (workdir / "generation_0").exists()
 
 
+def test_a_class_that_a_part_lacks_is_refused_at_first_and_told_of_in_a_run_before(
+    folders, tmp_path, capsys
+):
+    own, old, cache = tmp_path / "own", tmp_path / "old", tmp_path / "cache"
+    shutil.copytree(folders, own)
+    for number in range(12):
+        draw(own / "labeled" / "cat" / f"more{number}.png", 1, 500 + number)
+    shared = f"--config.data.cache={cache}"
+    assert main([*line("prepare", own, old), shared]) == 0
+    parts = pq.read_table(old / "data" / "splits.parquet").to_pylist()
+    learned = [row["key"].split(":")[0] for row in parts if row["part"] == "labeled"]
+    (own / "labeled" / "kitten").mkdir()
+    for path in [path for path in learned if "/cat/" in path][:3]:
+        shutil.move(own / path, own / "labeled" / "kitten" / pathlib.Path(path).name)
+    capsys.readouterr()
+
+    assert main([*line("prepare", own, tmp_path / "new"), shared]) == 2
+    told = "'kitten' (no validation and no test images)"
+    assert told in capsys.readouterr().err
+    assert main([*line("prepare", own, old), shared, "--again"]) == 0
+    assert f"WARNING: an earlier start dealt all images of {told}" in (
+        capsys.readouterr().out
+    )
+
+
 @pytest.mark.parametrize(
     "more",
     [
