@@ -8,7 +8,9 @@ or absent. Unreadable files are reported in one sentence.
 import contextlib
 import fcntl
 import fnmatch
+import functools
 import hashlib
+import io
 import json
 import mmap
 import os
@@ -16,6 +18,7 @@ import pathlib
 import shutil
 import uuid
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
@@ -25,6 +28,7 @@ import pyarrow.parquet as pq
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from noisy_student_jax.core import summed
 from noisy_student_jax.core.errors import DamagedFileError, UserError
 
 LOCK = ".lock"
@@ -97,15 +101,38 @@ def read_text(path: pathlib.Path) -> str:
 
 
 def read_json(path: pathlib.Path) -> Any:
-    """Reads JSON.
+    """Reads JSON; an object with a sum (`write_json`) is returned without it.
 
     Raises:
-      DamagedFileError: the file is not JSON.
+      DamagedFileError: the file is not JSON, or does not match its sum.
     """
     try:
-        return json.loads(path.read_bytes().decode("utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        found = json.loads(
+            path.read_bytes().decode("utf-8"),
+            object_pairs_hook=_fields,
+            parse_constant=_no_number,
+        )
+        return summed.without_sum(found) if isinstance(found, dict) else found
+    # Too many digits are a ValueError of another kind than JSON's own.
+    except ValueError as error:
         raise _damaged(path, "JSON", error) from error
+    except RecursionError as error:
+        deep = ValueError("it is nested too deeply")
+        raise _damaged(path, "JSON", deep) from error
+
+
+def _fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        twice = next(
+            name for i, (name, _) in enumerate(pairs) if name in dict(pairs[:i])
+        )
+        raise ValueError(f"field '{twice}' is there twice")
+    return fields
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is not a number in JSON")
 
 
 def read_parquet(
@@ -119,12 +146,17 @@ def read_parquet(
 
     Raises:
       FileNotFoundError: the file does not exist.
-      DamagedFileError: the file is not Parquet, or lacks one of `columns`.
+      DamagedFileError: the file is not Parquet, does not match its sum, or lacks one of
+        `columns`.
     """
     names = None if columns is None else list(columns)
-    with open_parquet(path) as file:
-        table = file.read(names)
-        return table if names is None else table.select(names)
+    with _reading_parquet(path):
+        data = path.read_bytes()
+        _check_whole(io.BytesIO(data))
+        with pq.ParquetFile(pa.BufferReader(data)) as file:
+            table = file.read(names)
+        table = table if names is None else table.select(names)
+        return table.cast(summed.without_parquet_sum(table.schema))
 
 
 @contextlib.contextmanager
@@ -139,11 +171,31 @@ def open_parquet(path: pathlib.Path) -> Iterator[pq.ParquetFile]:
 
     Raises:
       FileNotFoundError: the file does not exist.
-      DamagedFileError: it cannot be read, now or later in the context.
+      DamagedFileError: it cannot be read, now or later in the context, or does not
+        match its sum, which is checked once.
     """
-    try:
+    with _reading_parquet(path):
+        _check_once(path, identity(path))
         with pq.ParquetFile(path, pre_buffer=False) as file:
             yield file
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _check_once(path: pathlib.Path, unchanged: tuple[int, ...]) -> None:
+    del unchanged
+    with path.open("rb") as file:
+        _check_whole(file)
+
+
+def _check_whole(file: BinaryIO) -> None:
+    if not summed.parquet_is_whole(file):
+        raise pa.ArrowInvalid("its bytes do not match the SHA-256 in it")
+
+
+@contextlib.contextmanager
+def _reading_parquet(path: pathlib.Path) -> Iterator[None]:
+    try:
+        yield
     except FileNotFoundError:
         raise
     except (pa.ArrowException, OSError, KeyError) as error:
@@ -190,7 +242,11 @@ def _reading_numpy(path: pathlib.Path) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    # An archive may claim to be encrypted, or compressed in another way.
+    except (
+        *(OSError, ValueError, EOFError, zipfile.BadZipFile),
+        *(RuntimeError, NotImplementedError, MemoryError, zlib.error),
+    ) as error:
         raise _damaged(path, "NumPy", error) from error
 
 
@@ -368,8 +424,16 @@ def atomic_directory(output: pathlib.Path) -> Iterator[pathlib.Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes indented JSON atomically, with keys in the given order."""
+def write_json(path: pathlib.Path, value: Any, *, with_sum: bool = False) -> None:
+    """Writes indented JSON atomically, with keys in the given order.
+
+    Args:
+      path: the final file.
+      value: its contents.
+      with_sum: whether to add a sum, which `read_json` checks; for objects only.
+    """
+    if with_sum:
+        value = summed.with_sum(value)
     write_atomically(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
@@ -416,16 +480,26 @@ def tree_hashes(root: pathlib.Path, paths: list[str]) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
-def write_parquet(path: pathlib.Path, table: pa.Table, **layout: Any) -> None:
-    """Writes a table atomically.
+def write_parquet(
+    path: pathlib.Path,
+    table: pa.Table,
+    *,
+    row_group_size: int | None = None,
+    **layout: Any,
+) -> None:
+    """Writes a table atomically, with a sum that is checked whenever it is read.
 
     Args:
       path: the final file.
       table: its contents.
-      **layout: see `pyarrow.parquet.write_table`.
+      row_group_size: number of rows in a row group; None for Arrow's choice.
+      **layout: see `pyarrow.parquet.ParquetWriter`.
     """
-    with atomic_file(path) as file:
-        pq.write_table(table, file, compression="zstd", **layout)
+    with (
+        atomic_file(path) as file,
+        summed.ParquetWriter(file, table.schema, **layout) as writer,
+    ):
+        writer.write(table, row_group_size=row_group_size)
 
 
 def write_array(path: pathlib.Path, array: np.ndarray) -> None:

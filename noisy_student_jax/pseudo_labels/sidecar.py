@@ -187,7 +187,9 @@ def read_metadata(path: str | Path) -> dict[str, str]:
     with _open(Path(path)) as file:
         raw = file.metadata.metadata or {}
     found = {
-        name.decode().removeprefix(PREFIX): value.decode()
+        name.decode(errors="replace").removeprefix(PREFIX): value.decode(
+            errors="replace"
+        )
         for name, value in raw.items()
         if name.startswith(PREFIX.encode())
     }

@@ -4,7 +4,8 @@ from typing import BinaryIO, Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+
+from noisy_student_jax.core import summed
 
 ROW_GROUP = 1 << 16
 
@@ -68,9 +69,7 @@ class TableFile:
 
     def __init__(self, file: BinaryIO, schema: pa.Schema):
         self.schema = schema
-        self._writer = pq.ParquetWriter(
-            file, schema, compression="zstd", use_dictionary=False
-        )
+        self._writer = summed.ParquetWriter(file, schema, use_dictionary=False)
         self._waiting: list[pa.RecordBatch] = []
         self._rows = 0
 
@@ -92,5 +91,5 @@ class TableFile:
 
     def _flush(self) -> None:
         if self._rows:
-            self._writer.write_table(pa.Table.from_batches(self._waiting))
+            self._writer.write(pa.Table.from_batches(self._waiting))
         self._waiting, self._rows = [], 0
