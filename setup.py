@@ -97,5 +97,5 @@ setup(
             "torch",
         ],
     },
-    entry_points={"console_scripts": ["noisy-student=noisy_student_jax.cli.main:main"]},
+    entry_points={"console_scripts": ["noisy-student=noisy_student_jax.__main__:main"]},
 )

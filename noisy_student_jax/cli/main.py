@@ -1,6 +1,7 @@
 """The command line: ``noisy-student COMMAND``."""
 
 import argparse
+import contextlib
 import io
 import os
 import pathlib
@@ -16,7 +17,12 @@ from noisy_student_jax.core.errors import (
     UserError,
     nearest,
 )
-from noisy_student_jax.core.preemption import EXIT_STATUS, Interruption
+from noisy_student_jax.core.preemption import (
+    AT_ONCE,
+    EXIT_STATUS,
+    SAVED,
+    Interruption,
+)
 
 COMMANDS = {
     "run": "the whole loop: every generation, evaluation, report",
@@ -38,11 +44,14 @@ STEPPING = ("run", "train", "label", "evaluate", "plan")
 """Commands that execute a compiled program many times."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(
+    arguments: Sequence[str] | None = None, *, interruption: Interruption | None = None
+) -> int:
     """Runs one command.
 
     Args:
       arguments: command-line arguments; None for those of the process.
+      interruption: hears signals already; None for one of this command's own.
 
     Returns:
       The exit status: 0 for success; 1 if the command failed or found an error; 2 for a
@@ -54,7 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        return _dispatch(arguments)
+        with contextlib.ExitStack() as stack:
+            heard = interruption or stack.enter_context(Interruption())
+            return _dispatch(arguments, heard)
     except UserError as error:
         _say_error(error)
         return 2
@@ -62,10 +73,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say_error(error)
         return 1
     except Interrupted as error:
-        console.say(f"{error}; saved; the same command resumes from here")
+        console.say(f"{error}; {SAVED}")
         return EXIT_STATUS
     except KeyboardInterrupt:
-        console.say("stopped at once; the same command resumes from the last save")
+        console.say(AT_ONCE)
         return EXIT_STATUS
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -80,7 +91,7 @@ def _say_error(error: Exception) -> None:
     console.say(f"error: {console.printable(str(error))}", error=True)
 
 
-def _dispatch(arguments: list[str]) -> int:
+def _dispatch(arguments: list[str], interruption: Interruption) -> int:
     parser = _parser()
     if not arguments:
         raise UserError(
@@ -118,9 +129,10 @@ def _dispatch(arguments: list[str]) -> int:
         devices.keep_freed_memory()
     devices.announce()
     devices.keep_compiled_programs()
-    with Interruption() as interruption:
-        command = elsewhere.get(options.command) or getattr(commands, options.command)
-        return command(options, interruption)
+    interruption.begin(output=console.output())
+    interruption.check()
+    command = elsewhere.get(options.command) or getattr(commands, options.command)
+    return command(options, interruption)
 
 
 class _Parser(argparse.ArgumentParser):

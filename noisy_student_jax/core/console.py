@@ -15,6 +15,11 @@ def leave_stdout_to_machines(machines: bool) -> None:
     _lines_to_stderr = machines
 
 
+def output() -> int:
+    """Returns the file descriptor of messages for people."""
+    return 2 if _lines_to_stderr else 1
+
+
 def say(line: str = "", *, error: bool = False) -> None:
     """Prints one line, clearing any progress line first."""
     global _last_is_progress

@@ -1,5 +1,6 @@
 """The training loop, from the newest intact checkpoint to the last step."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -120,6 +121,7 @@ def train(
             log.write(number + 1, {**metrics, "images_per_second": rate})
         progress.update((number + 1) * batch_size, f", loss {loss:.3f}")
 
+    unsaved = contextlib.ExitStack()
     try:
         for number in range(first, options.steps):
             if interruption.requested:
@@ -139,6 +141,9 @@ def train(
                 jax.profiler.StepTraceAnnotation("train", step_num=number),
             ):
                 state, metrics = step(state, batch)
+            if number == first:
+                # Until here there was only compiling.
+                unsaved.enter_context(interruption.unsaved())
             profile.after(number, state)
             del batch
             ready.fill(number + 1)
@@ -157,7 +162,8 @@ def train(
     finally:
         profile.close()
         log.close()
-        checkpoints.close()
+        with unsaved:
+            checkpoints.close()
     return state
 
 
