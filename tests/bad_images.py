@@ -23,6 +23,7 @@ WHITE = (255, 255, 255)
 CORNERS = (RED, GREEN, BLUE, GRAY)
 HAS_HEIC = importlib.util.find_spec("pillow_heif") is not None
 HAS_AVIF = features.check("avif")
+XYZ = (b"rXYZ", b"gXYZ", b"bXYZ")
 LINKS = "links that lead nowhere or back"
 NOT_REGULAR = "not regular files"
 
@@ -109,6 +110,48 @@ def encoded(image: np.ndarray | Image.Image, kind: str = "PNG", **options) -> by
 def jpeg(image: np.ndarray | Image.Image | None = None, **options) -> bytes:
     options = {"quality": 95, "subsampling": 0} | options
     return encoded(card() if image is None else image, "JPEG", **options)
+
+
+def profile(colors: np.ndarray | None = None, gamma: float = 2.2) -> bytes:
+    """A color profile by hand.
+
+    Args:
+      colors: columns are red, green and blue in XYZ under D50; None for a gray profile.
+      gamma: of the curve.
+    """
+
+    def fixed(*values: float) -> bytes:
+        return struct.pack(f">{len(values)}i", *(round(v * 65_536) for v in values))
+
+    white = 0.9642, 1.0, 0.8249
+    curve = b"curv\0\0\0\0" + struct.pack(">IHxx", 1, round(gamma * 256))
+    named = b"desc\0\0\0\0" + struct.pack(">I", 5) + b"mine" + bytes(80)
+    tags = {b"desc": named + bytes(-len(named) % 4), b"wtpt": white}
+    if colors is None:
+        space, own = b"GRAY", {b"kTRC": curve}
+    else:
+        space = b"RGB "
+        own = {b"rTRC": curve, b"gTRC": curve, b"bTRC": curve}
+        own |= {name: tuple(colors[:, i]) for i, name in enumerate(XYZ)}
+    table, body = b"", b""
+    start = 132 + 12 * len(tags | own)
+    for name, value in (tags | own).items():
+        if isinstance(value, tuple):
+            value = b"XYZ \0\0\0\0" + fixed(*value)
+        table += name + struct.pack(">II", start + len(body), len(value))
+        body += value
+    head = struct.pack(
+        ">I4sI4s4s4s", start + len(body), b"lcms", 0x2400000, b"mntr", space, b"XYZ "
+    )
+    head += struct.pack(">6H", 2020, 1, 1, 0, 0, 0) + b"acsp" + bytes(28)
+    head += fixed(*white) + bytes(48)
+    return head + struct.pack(">I", len(tags | own)) + table + body
+
+
+DISPLAY_P3 = np.array(
+    [[0.5151, 0.2920, 0.1571], [0.2412, 0.6922, 0.0666], [-0.0011, 0.0419, 0.7841]]
+)
+"""Red, green and blue of Display P3 in XYZ under D50."""
 
 
 def animated(kind: str, **options) -> bytes:

@@ -20,7 +20,12 @@ from noisy_student_jax.data.index import (
     kept,
     packed_headers,
 )
-from noisy_student_jax.images.decode import UndecodableImageError, decode, read
+from noisy_student_jax.images.decode import (
+    VERSION,
+    UndecodableImageError,
+    decode,
+    read,
+)
 from noisy_student_jax.images.preprocessing import Preprocessing
 
 
@@ -202,7 +207,8 @@ class FolderSource:
 
         if self._index_folder is None:
             return Headers.unpacked(read_all())
-        name, state = f"headers {self.fingerprint}", {"files": self.fingerprint}
+        name = f"headers {VERSION} {self.fingerprint}"
+        state = {"files": self.fingerprint}
         return Headers.unpacked(kept(self._index_folder, name, state, read_all))
 
     def subset(self, indices: np.ndarray, *, labeled: bool = True) -> "FolderSource":

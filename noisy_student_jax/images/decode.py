@@ -21,7 +21,10 @@ from PIL import ExifTags, Image, UnidentifiedImageError, features
 
 from noisy_student_jax.core.console import printable
 from noisy_student_jax.core.errors import one_line
+from noisy_student_jax.images import profiles
 
+VERSION = 2
+"""Number of these rules: another version may give other pixels."""
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 256 * 2**20
 """Maximum size of a file; larger files are not training images."""
@@ -54,6 +57,8 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """Transposes that make an image upright, by EXIF orientation."""
+_COLORS = {"1": "L", "L": "L", "LA": "L", "CMYK": "CMYK", "LAB": "LAB"}
+"""The mode in which a color profile sees an image, by Pillow's mode; else RGB."""
 
 # Without a handler, Pillow's log of broken files is printed to the console.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
@@ -67,25 +72,45 @@ class UndecodableImageError(Exception):
     """
 
 
+@dataclasses.dataclass(frozen=True)
+class Decoded:
+    """An image as `decoded` returns it.
+
+    Attributes:
+      pixels: uint8 ``[height, width, 3]``.
+      original_size: height and width of the image in the file, upright.
+      notes: what is to be counted about it, as in "3 images NOTE"; usually empty.
+    """
+
+    pixels: np.ndarray
+    original_size: tuple[int, int]
+    notes: tuple[str, ...] = ()
+
+
 def decode(
     source: str | pathlib.Path | bytes, *, shorter_side: int | None = None
 ) -> np.ndarray:
-    """Decodes an image file to RGB, upright by its EXIF orientation.
+    """Decodes an image file to uint8 ``[height, width, 3]``; see `decoded`."""
+    return decoded(source, shorter_side=shorter_side).pixels
+
+
+def decoded(
+    source: str | pathlib.Path | bytes, *, shorter_side: int | None = None
+) -> Decoded:
+    """Decodes an image file to sRGB, upright by its EXIF orientation.
 
     Supports JPEG, PNG, WebP, GIF, BMP, TIFF, PPM, AVIF and, if `pillow_heif` is
     installed, HEIC. Animations and multi-page files yield their first image.
-    Transparent parts become white, as they appear on most web pages. Values of more
-    than 8 bits are scaled. Color profiles are not applied. Damage that preserves the
-    structure of a JPEG is undetectable: the format has no checksums.
+    Transparent parts become white, as they appear on most web pages. Embedded color
+    profiles are applied; an unusable one is noted and ignored. Values of more than 8
+    bits are scaled. Damage that preserves the structure of a JPEG is undetectable: the
+    format has no checksums.
 
     Args:
       source: a path, or the file's bytes.
       shorter_side: downscales a longer shorter side to this length, keeping the aspect
         ratio. A JPEG is then decoded at the smallest of 1/8, 1/4, 1/2 and full size
         that is still large enough, which is several times faster.
-
-    Returns:
-      uint8 ``[height, width, 3]``.
 
     Raises:
       UndecodableImageError: the file is missing, truncated, damaged, not an image,
@@ -95,19 +120,20 @@ def decode(
     if shorter_side is not None and shorter_side < 1:
         raise ValueError(f"shorter_side must be at least 1, got {shorter_side}")
     with _opened(source, whole=True) as image:
+        height, width = _upright_size(image)
         drafted = None
         # HEIC has drafts too, but those may be any embedded thumbnail.
         if shorter_side is not None and image.format in ("JPEG", "MPO"):
             drafted = image.draft(None, (shorter_side, shorter_side))
         image.load()
         turn = _turn(image)
-        upright = _to_rgb(image)
+        upright, notes = _to_rgb(image)
         if shorter_side is not None:
-            _, _, width, height = drafted[1] if drafted else (0, 0, *upright.size)
-            upright = _shrink(upright, width, height, shorter_side)
+            _, _, right, bottom = drafted[1] if drafted else (0, 0, *upright.size)
+            upright = _shrink(upright, right, bottom, shorter_side)
         if turn is not None:
             upright = upright.transpose(turn)
-        return np.asarray(upright)
+        return Decoded(np.asarray(upright), (height, width), notes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,10 +171,7 @@ def header(source: str | pathlib.Path | bytes) -> tuple[int, int]:
 def inspect(source: str | pathlib.Path | bytes) -> Header:
     """Reads an image's `Header`; raises as `header`."""
     with _opened(source) as image:
-        width, height = image.size
-        # Pillow gives the size of a TIFF upright already.
-        if image.format != "TIFF" and _orientation(image) >= 5:
-            width, height = height, width
+        height, width = _upright_size(image)
         jpeg = image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB")
         plain = jpeg and _is_stored_upright(image) and _is_srgb(image)
         return Header(height, width, plain)
@@ -323,9 +346,21 @@ def _is_stored_upright(image: Image.Image) -> bool:
 
 
 def _is_srgb(image: Image.Image) -> bool:
-    """Returns whether the image has no color profile, or one that names sRGB."""
-    profile = image.info.get("icc_profile") or b"sRGB"
-    return b"sRGB" in profile or "sRGB".encode("utf-16-be") in profile
+    """Returns whether the image's color profile, if any, leaves it as it is."""
+    profile = image.info.get("icc_profile")
+    try:
+        return not profile or profiles.conversion(profile, image.mode) is None
+    except profiles.UnusableProfileError:
+        return True
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    """Returns the height and width of an image that was not loaded yet."""
+    width, height = image.size
+    # Pillow gives the size of a TIFF upright already.
+    if image.format != "TIFF" and _orientation(image) >= 5:
+        width, height = height, width
+    return height, width
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
@@ -350,17 +385,29 @@ def _shrink(image: Image.Image, width: float, height: float, side: int) -> Image
     return image.resize(size, Image.Resampling.BICUBIC, box=(0, 0, width, height))
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
+    """Returns an image in sRGB on white, and its notes."""
     if image.mode.startswith("I") or image.mode == "F":
         image = _to_eight_bits(image)
     if image.mode == "La":  # premultiplied; Pillow converts it only to LA
         image = image.convert("LA")
-    if image.has_transparency_data:
+    elif image.mode in ("RGBa", "PA"):
         image = image.convert("RGBA")
-        white = Image.new("RGB", image.size, "white")
-        white.paste(image, mask=image.getchannel("A"))
-        return white
-    return image.convert("RGB")
+    alpha = None
+    if image.has_transparency_data:
+        alpha = image.convert("RGBA").getchannel("A")
+    colors = image.convert(_COLORS.get(image.mode, "RGB"))
+    notes: tuple[str, ...] = ()
+    try:
+        colors = profiles.to_srgb(colors, image.info.get("icc_profile"))
+    except profiles.UnusableProfileError:
+        notes = (profiles.UNREADABLE,)
+    colors = colors.convert("RGB")
+    if alpha is None:
+        return colors, notes
+    white = Image.new("RGB", colors.size, "white")
+    white.paste(colors, mask=alpha)
+    return white, notes
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:
@@ -374,7 +421,9 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
         gray = _on_a_known_scale(values)
     if transparent is not None:
         gray[values == transparent] = 255
-    return Image.fromarray(gray)
+    eight = Image.fromarray(gray)
+    eight.info["icc_profile"] = image.info.get("icc_profile")
+    return eight
 
 
 def _is_twelve_bits(image: Image.Image) -> bool:

@@ -93,7 +93,7 @@ def test_gray_becomes_three_equal_channels():
 def test_transparent_parts_become_white(mode):
     image = with_alpha("LA" if mode == "La" else "RGBA").convert(mode)
 
-    result = np.asarray(decoding._to_rgb(image))
+    result = np.asarray(decoding._to_rgb(image)[0])
 
     assert (result[8:] == 255).all()
     assert (result[:8] != 255).all()

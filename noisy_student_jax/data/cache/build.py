@@ -4,6 +4,7 @@ Afterwards the cache is read instead of the files, so nothing is decoded twice a
 bad file appears in the middle of a run. ``quarantine.csv`` lists the unusable files.
 """
 
+import collections
 import csv
 import dataclasses
 import io
@@ -12,7 +13,7 @@ import pathlib
 
 import numpy as np
 
-from noisy_student_jax.core import files, unusable
+from noisy_student_jax.core import console, files, unusable
 from noisy_student_jax.core.console import Progress, printable
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.preemption import Interruption
@@ -29,6 +30,7 @@ from noisy_student_jax.images.decode import MAX_BYTES
 FORMAT = 1
 MANIFEST = "prepare.json"
 QUARANTINE = "quarantine.csv"
+NAMED = 3
 # Assumed bound on pixel bytes per file byte; used only to warn of full disks.
 _LARGEST_EXPANSION = 30
 
@@ -106,7 +108,28 @@ def prepare(
         most=options.max_quarantined,
         listed=folder / QUARANTINE,
     )
+    _tell_notes(found, listing, name)
+    if found.older:
+        console.say(
+            f"  {len(found.older):,} images of {name} were prepared by an earlier"
+            " version, which applied no color profiles, and stay as they are: move"
+            f" '{printable(str(folder))}' away to have them prepared again"
+        )
     return source
+
+
+def _tell_notes(found: Found, listing: Listing, name: str) -> None:
+    """Warns about usable images that may not look as they were meant to."""
+    noted = collections.defaultdict(list)
+    for row, notes in enumerate(found.notes):
+        for note in notes:
+            noted[note].append(safe_text(listing.paths[row]))
+    for note, paths in sorted(noted.items()):
+        some = ", ".join(f"'{printable(path)}'" for path in paths[:NAMED])
+        more = " and more" if len(paths) > NAMED else ""
+        console.warn(
+            f"{len(paths):,} of {len(listing):,} images of {name} {note}: {some}{more}"
+        )
 
 
 def open_prepared(

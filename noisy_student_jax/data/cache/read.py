@@ -26,6 +26,8 @@ from noisy_student_jax.core.protocols import Examples
 from noisy_student_jax.data.cache.listing import Listing, safe_text
 from noisy_student_jax.images.perceptual import perceptual_hash
 
+NOTES = "notes"
+"""The column that parts of older versions lack."""
 SCHEMA = pa.schema(
     [
         ("path", pa.string()),  # by `safe_text`
@@ -40,6 +42,7 @@ SCHEMA = pa.schema(
         ("offset", pa.int64()),  # in the .bin file
         ("pixels", pa.string()),  # `pixel_hash` of the cached image
         ("look", pa.uint64()),  # its `perceptual_hash`
+        (NOTES, pa.string()),  # what is counted about it; absent in older parts
     ]
 )
 _ADDED = ("pixels", "look")
@@ -64,6 +67,8 @@ class Found:
       original_sizes: int32 ``[files, 2]``, height and width of the image in the file.
       pixels: uint8 ``[files, 32]``, `pixel_hash` of each cached image.
       looks: uint64 ``[files]``, `perceptual_hash` of each cached image.
+      notes: what is counted about each usable image, as in "3 images NOTE".
+      older: rows of usable images that another version of our decoder has decoded.
     """
 
     parts: set[int]
@@ -75,6 +80,8 @@ class Found:
     original_sizes: np.ndarray
     pixels: np.ndarray
     looks: np.ndarray
+    notes: list[tuple[str, ...]]
+    older: set[int]
 
 
 def pixel_hash(image: np.ndarray) -> str:
@@ -120,6 +127,8 @@ def find(
         original_sizes=np.zeros((count, 2), np.int32),
         pixels=np.zeros((count, 32), np.uint8),
         looks=np.zeros(count, np.uint64),
+        notes=[()] * count,
+        older=set(),
     )
     row_of = {safe_text(path): row for row, path in enumerate(listing.paths)}
     stamps = list(zip(listing.sizes.tolist(), listing.modified.tolist(), strict=True))
@@ -133,6 +142,10 @@ def find(
                 continue
             if status == "ok" or (made_by == decoder and found.status[row] is None):
                 found.status[row] = status
+                if status == "ok" and _rules(made_by) != _rules(decoder):
+                    found.older.add(row)
+                else:
+                    found.older.discard(row)
                 _note(found, row, number, *facts)
     return found
 
@@ -149,6 +162,7 @@ def _note(
     offset: int | None,
     pixels: str | None,
     look: int | None,
+    notes: str | None,
 ) -> None:
     found.sha256[row] = np.frombuffer(bytes.fromhex(sha256), np.uint8)
     if offset is not None and pixels is not None:
@@ -157,6 +171,12 @@ def _note(
         found.part[row], found.offset[row] = number, offset
         found.sizes[row] = height, width
         found.original_sizes[row] = original_height, original_width
+        found.notes[row] = tuple(notes.split("; ")) if notes else ()
+
+
+def _rules(decoder: str) -> str:
+    """Returns the part of `decoder_versions` that tells the rules of our decoder."""
+    return next((own for own in decoder.split(", ") if "decoder" in own), "")
 
 
 def _whole_parts(
@@ -176,6 +196,8 @@ def _whole_parts(
 
 def _with_hashes(table: pa.Table, path: pathlib.Path, *, keep: bool) -> pa.Table:
     """Returns a part's table with all columns, computing those that are missing."""
+    if NOTES not in table.column_names:
+        table = table.append_column(NOTES, pa.nulls(len(table), pa.string()))
     if set(_ADDED) <= set(table.column_names):
         return table.select(SCHEMA.names)
     found: dict[str, list[Any]] = {name: [] for name in _ADDED}

@@ -29,13 +29,18 @@ from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.preemption import Interruption
 from noisy_student_jax.data.cache.listing import File, Listing, safe_text
 from noisy_student_jax.data.cache.read import METADATA, SCHEMA, part_paths, pixel_hash
-from noisy_student_jax.images.decode import UndecodableImageError, header, read
+from noisy_student_jax.images.decode import (
+    VERSION,
+    Decoded,
+    UndecodableImageError,
+    read,
+)
 from noisy_student_jax.images.perceptual import perceptual_hash
 
 FILES_PER_PART = 512
 BYTES_PER_PART = 128 * 2**20
 CRASHED = "crashed the decoder"
-DECODE = "noisy_student_jax.images.decode:decode"
+DECODE = "noisy_student_jax.images.decode:decoded"
 # Starting a process takes as long as decoding a few photographs.
 _FILES_WORTH_A_WORKER = 16
 _LISTEN_SECONDS = 0.2
@@ -61,7 +66,7 @@ class _Outcome(NamedTuple):
 
 def decoder_versions() -> str:
     """Returns the decoders' versions: another version may decode other files."""
-    versions = []
+    versions = [f"decoder {VERSION}"]
     for package in ("pillow", "pillow-heif"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions.append(f"{package} {importlib.metadata.version(package)}")
@@ -289,7 +294,7 @@ def _write_part(
     number: int,
     entries: list[File],
     recipe: _Recipe,
-    decode: Callable[..., np.ndarray],
+    decode: Callable[..., Decoded],
 ) -> _Outcome:
     """Writes a part of as many files as fit, or fewer if the parent says stop."""
     pixels_path, table_path = part_paths(recipe.folder, number)
@@ -330,7 +335,7 @@ def _write_part(
 
 
 def _read(
-    data: bytes, entry: File, side: int, decode: Callable[..., np.ndarray]
+    data: bytes, entry: File, side: int, decode: Callable[..., Decoded]
 ) -> tuple[dict[str, Any], np.ndarray | None]:
     """Decodes a file; returns its row of the table, and its pixels or None."""
     record = {
@@ -341,11 +346,12 @@ def _read(
         "sha256": hashlib.sha256(data).hexdigest(),
     }
     try:
-        image = decode(data, shorter_side=side)
-        record["original_height"], record["original_width"] = header(data)
+        found = decode(data, shorter_side=side)
     except UndecodableImageError as error:
         return record | {"status": str(error)}, None
-    record["height"], record["width"], _ = image.shape
-    record["pixels"] = pixel_hash(image)
-    record["look"] = perceptual_hash(image)
-    return record, image
+    record["original_height"], record["original_width"] = found.original_size
+    record["height"], record["width"], _ = found.pixels.shape
+    record["notes"] = "; ".join(found.notes)
+    record["pixels"] = pixel_hash(found.pixels)
+    record["look"] = perceptual_hash(found.pixels)
+    return record, found.pixels

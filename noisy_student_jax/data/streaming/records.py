@@ -30,6 +30,7 @@ from noisy_student_jax.data.index import (
 )
 from noisy_student_jax.data.streaming.decoding import View
 from noisy_student_jax.data.streaming.images import ImageStream, Wanted
+from noisy_student_jax.images.decode import VERSION
 from noisy_student_jax.images.preprocessing import Preprocessing
 
 UNKNOWN = -1
@@ -196,7 +197,7 @@ class RecordSource:
 
     def headers(self) -> Headers:
         """See `IndexedSource`."""
-        name = f"header {self._features.image}"
+        name = f"header {VERSION} {self._features.image}"
         announced = False
 
         def of_file(file: RecordFile) -> np.ndarray:

@@ -11,7 +11,9 @@ import signal
 import sys
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+from bad_images import card, encoded
 from PIL import Image
 
 from noisy_student_jax.core import console
@@ -20,7 +22,7 @@ from noisy_student_jax.core.preemption import Interruption
 from noisy_student_jax.data.cache import build, workers
 from noisy_student_jax.data.cache.build import PrepareOptions, open_prepared
 from noisy_student_jax.data.cache.listing import list_classes, list_images, safe_text
-from noisy_student_jax.images.decode import UndecodableImageError, decode
+from noisy_student_jax.images.decode import UndecodableImageError, decode, decoded
 
 SIDE = 8
 READ = "FILES_THAT_WERE_DECODED"
@@ -41,7 +43,7 @@ def spy(data, *, shorter_side):
         resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
     if data == b"mistake":
         raise ZeroDivisionError("a mistake of ours")
-    return decode(data, shorter_side=shorter_side)
+    return decoded(data, shorter_side=shorter_side)
 
 
 def png(number, height=12, width=10):
@@ -361,6 +363,41 @@ def test_another_decoder_tries_what_one_could_not_decode(spied, monkeypatch):
     for again in (["2.png"], []):
         assert len(spied(max_quarantined=0.5)) == 1
         assert spied.decoded() == again
+
+
+def test_images_whose_profile_cannot_be_applied_are_counted_and_named(spied, capsys):
+    rows = png(1)
+    write(spied.images, {f"{n}.png": encoded(card()) for n in range(3)})
+    broken = {f"b{n}.png": encoded(card(), icc_profile=b"junk") for n in range(4)}
+    write(spied.images, broken | {"0.png": rows})
+
+    for _ in range(2):  # also where nothing is read
+        assert len(spied()) == 7
+        assert (
+            "WARNING: 4 of 7 images of pool have a color profile that cannot be"
+            " applied, and are taken for sRGB: 'b0.png', 'b1.png', 'b2.png' and more\n"
+        ) in capsys.readouterr().out
+
+
+def test_a_cache_of_an_earlier_decoder_stays_and_is_pointed_out(
+    spied, monkeypatch, capsys
+):
+    write(spied.images, {"1.png": png(1), "2.png": png(2)})
+    monkeypatch.setattr(build, "decoder_versions", lambda: "pillow 11.0.0")
+    before = contents(spied())
+    for path in spied.cache.glob("*.parquet"):
+        table = pq.read_table(path)
+        pq.write_table(table.drop_columns(["notes"]), path)
+    monkeypatch.undo()
+    spied.decoded()
+    capsys.readouterr()
+    write(spied.images, {"3.png": png(3)})
+
+    source = spied()
+
+    assert spied.decoded() == ["3.png"]
+    assert before.items() < contents(source).items()
+    assert "  2 images of pool were prepared by an earlier" in capsys.readouterr().out
 
 
 def test_too_many_unusable_files_are_a_mistake_to_repair(spied):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from bad_images import encoded
+from bad_images import DISPLAY_P3, encoded, profile
 from PIL import Image, ImageCms
 
 from noisy_student_jax.data.cache.listing import list_images
@@ -30,20 +30,20 @@ def turned(orientation):
     return exif
 
 
-def profile(of):
-    return ImageCms.ImageCmsProfile(ImageCms.createProfile(of)).tobytes()
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
 PLAIN = {
     "420": encoded(photograph(), "JPEG"),
     "gray": encoded(photograph().convert("L"), "JPEG"),
     "upright by EXIF": encoded(photograph(), "JPEG", exif=turned(1)),
-    "sRGB": encoded(photograph(), "JPEG", icc_profile=profile("sRGB")),
+    "sRGB": encoded(photograph(), "JPEG", icc_profile=SRGB),
+    "no profile": encoded(photograph(), "JPEG", icc_profile=b"sRGB"),
 }
 OTHERS = {
     "turned": encoded(photograph(), "JPEG", exif=turned(6)),
     "four colors": encoded(photograph().convert("CMYK"), "JPEG"),
-    "another profile": encoded(photograph(), "JPEG", icc_profile=profile("XYZ")),
+    "another profile": encoded(photograph(), "JPEG", icc_profile=profile(DISPLAY_P3)),
     "junk behind it": PLAIN["420"] + b"junk",
     "PNG": encoded(photograph(), "PNG"),
     "transparent PNG": encoded(photograph().convert("RGBA"), "PNG"),
