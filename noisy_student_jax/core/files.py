@@ -18,7 +18,6 @@ import pathlib
 import shutil
 import uuid
 import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
@@ -242,12 +241,11 @@ def _reading_numpy(path: pathlib.Path) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise
-    # An archive may claim to be encrypted, or compressed in another way.
-    except (
-        *(OSError, ValueError, EOFError, zipfile.BadZipFile),
-        *(RuntimeError, NotImplementedError, MemoryError, zlib.error),
-    ) as error:
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise _damaged(path, "NumPy", error) from error
+    # Parsers of headers and archives raise anything: tokenize.TokenError, zlib.error.
+    except Exception as error:
+        raise _damaged(path, "NumPy", ValueError("damaged")) from error
 
 
 def read_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
