@@ -278,7 +278,11 @@ def map_bytes(path: pathlib.Path) -> memoryview:
 
 def reason(error: Exception) -> str:
     """Returns the cause of a read error in a few words, for use in a message."""
-    text = error.reason if isinstance(error, DamagedFileError) else str(error)
+    text = str(error)
+    if isinstance(error, DamagedFileError):
+        text = error.reason
+    elif isinstance(error, OSError) and error.strerror:
+        text = error.strerror
     return (text.strip().splitlines() or ["damaged"])[0]
 
 

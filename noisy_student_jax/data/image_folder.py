@@ -322,15 +322,17 @@ def _known(path: pathlib.Path) -> dict[str, str]:
     if not files.is_file(path):
         return {}
     try:
-        table = files.read_parquet(path)
+        table = files.read_parquet(path, columns=["sha256", "part"])
+        contents, parts = (column.to_pylist() for column in table.columns)
+        parts = [renamed.word(str(part)) for part in parts]
+        if strange := set(parts) - {LABELED, VALIDATION, TEST}:
+            raise DamagedFileError("", f"it names a part '{strange.pop()}'")
     except (DamagedFileError, OSError) as error:
         raise UserError(
             f"'{path}' records which images are for testing, and cannot be read"
             f" ({files.reason(error)}): restore it, or remove it and start a new run"
         ) from error
-    columns = table.to_pydict()
-    parts = map(renamed.word, columns["part"])
-    return dict(zip(columns["sha256"], parts, strict=True))
+    return dict(zip(contents, parts, strict=True))
 
 
 def check_places(data: ConfigDict) -> None:

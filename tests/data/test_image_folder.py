@@ -4,6 +4,8 @@ import pathlib
 import shutil
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -348,3 +350,37 @@ def test_a_class_made_of_images_that_were_dealt_before_is_named(copied, tmp_path
     )
     assert "another --config.data.cache" in found
     assert LACKING not in load(copied, tmp_path / "anew").facts
+
+
+def test_a_damaged_deal_is_refused_and_dealt_by_nobody_again(folders, tmp_path):
+    cache = tmp_path / "cache"
+    first = load(folders, cache).parts()
+    (path,) = cache.glob("splits_*.parquet")
+    whole, refused = path.read_bytes(), 0
+
+    for place in np.random.default_rng(0).integers(0, len(whole) * 8, 20):
+        data = bytearray(whole)
+        data[place // 8] ^= 1 << place % 8
+        path.write_bytes(data)
+        try:
+            parts = load(folders, cache, look_only=True).parts()
+            for name, source in first.items():
+                assert parts[name].fingerprint == source.fingerprint, place
+        except UserError as error:
+            assert f"'{path}' records which images are for testing" in str(error)
+            assert "start a new run" in str(error)
+            refused += 1
+
+    assert refused > 15
+
+
+def test_a_deal_of_an_older_version_names_known_parts_only(folders, tmp_path):
+    cache = tmp_path / "cache"
+    load(folders, cache)
+    (path,) = cache.glob("splits_*.parquet")
+    table = pq.read_table(path)
+    parts = ["tfst", *table["part"].to_pylist()[1:]]
+    pq.write_table(table.set_column(1, "part", pa.array(parts)), path)
+
+    with pytest.raises(UserError, match=r"cannot be read \(it names a part 'tfst'\)"):
+        load(folders, cache)

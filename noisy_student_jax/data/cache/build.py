@@ -17,13 +17,19 @@ from noisy_student_jax.core import console, files, unusable
 from noisy_student_jax.core.console import Progress, printable
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.preemption import Interruption
+from noisy_student_jax.data.cache import integrity
 from noisy_student_jax.data.cache.listing import (
     MISSING,
     NOT_REGULAR,
     Listing,
     safe_text,
 )
-from noisy_student_jax.data.cache.read import Found, PreparedSource, find
+from noisy_student_jax.data.cache.read import (
+    Found,
+    PreparedSource,
+    find,
+    part_paths,
+)
 from noisy_student_jax.data.cache.workers import PartWriters, decoder_versions
 from noisy_student_jax.images.decode import MAX_BYTES
 
@@ -62,7 +68,8 @@ def prepare(
     """Updates a cache to match a listing, and opens it.
 
     Files are identified by path, size and modification time. Reads only files that
-    are new, changed or previously unreadable; cached images of other files are kept.
+    are new, changed or previously unreadable, or whose cached images are damaged (their
+    parts are named); cached images of other files are kept.
 
     Args:
       listing: the files.
@@ -81,7 +88,7 @@ def prepare(
     interruption.check()
     _open_cache(folder, options.side)
     decoder = decoder_versions()
-    found = find(folder, listing, decoder=decoder, keep=True)
+    found = _find_whole(folder, listing, decoder, interruption, progress)
     unread = _never_read(listing)
     rows = _still_to_read(found, unread)
     if rows:
@@ -93,7 +100,7 @@ def prepare(
             side=options.side,
             decoder=decoder,
             processes=options.workers or len(os.sched_getaffinity(0)),
-            taken=found.parts,
+            taken=set(found.parts),
             interruption=interruption,
             progress=progress,
         )
@@ -130,6 +137,36 @@ def _tell_notes(found: Found, listing: Listing, name: str) -> None:
         console.warn(
             f"{len(paths):,} of {len(listing):,} images of {name} {note}: {some}{more}"
         )
+
+
+def _find_whole(
+    folder: pathlib.Path,
+    listing: Listing,
+    decoder: str,
+    interruption: Interruption,
+    progress: Progress,
+) -> Found:
+    """Looks up a listing's files in the parts that match their sums; names the others.
+
+    Parts without a file of the listing are not checked.
+    """
+    found = find(folder, listing, decoder=decoder, keep=True)
+    rows = [row for row, status in enumerate(found.status) if status == "ok"]
+    path_of = {n: part_paths(folder, n)[0] for n in set(found.part[rows].tolist())}
+    bad = integrity.damaged(
+        {path: found.parts[number] for number, path in path_of.items()},
+        interruption=interruption,
+        progress=progress,
+    )
+    told = found.damaged | {path.name: integrity.FALSE_SUM for path in bad}
+    for name, why in told.items():
+        console.warn(
+            f"'{folder / name}' is damaged ({why}): its images are prepared again"
+        )
+    without = [number for number, path in path_of.items() if path in bad]
+    if not without:
+        return found
+    return find(folder, listing, decoder=decoder, keep=True, without=without)
 
 
 def open_prepared(
@@ -180,11 +217,13 @@ def _open_cache(folder: pathlib.Path, side: int) -> None:
     files.remove_unfinished(folder)
     files.check_free(folder)
     versions = {"format": FORMAT, "side": side, "decoder": decoder_versions()}
-    files.write_json(folder / MANIFEST, versions)
+    files.write_json(folder / MANIFEST, versions, with_sum=True)
 
 
 def _check_kind(folder: pathlib.Path, side: int) -> None:
     there = files.read_json(folder / MANIFEST)
+    if not isinstance(there, dict):
+        there = {}
     for field, wanted in (("format", FORMAT), ("side", side)):
         if there.get(field) != wanted:
             raise UserError(
@@ -262,5 +301,8 @@ def _known_quarantine(path: pathlib.Path) -> dict[str, str]:
     except FileNotFoundError:
         return {}
     rows = csv.DictReader(io.StringIO(text, newline=""))
-    known = ((row.get("path"), row.get("reason")) for row in rows)
+    try:
+        known = [(row.get("path"), row.get("reason")) for row in rows]
+    except csv.Error:
+        return {}  # damaged: its files count as yet to be read
     return {path: reason for path, reason in known if path and reason}

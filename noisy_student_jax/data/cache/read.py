@@ -2,9 +2,8 @@
 
 A part is two files: ``part_000000.bin`` holds concatenated arrays
 ``[height, width, 3]``, and ``part_000000.parquet`` has one row per file with the offset
-of its pixels. The table is written last; a part without a table, or with another
-length than its table says, is ignored. Files are identified by path, size and
-modification time.
+of its pixels, and their SHA-256. The table is written last; a part without a table has
+not been finished. Files are identified by path, size and modification time.
 """
 
 import contextlib
@@ -14,7 +13,7 @@ import functools
 import hashlib
 import json
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ import pyarrow as pa
 from noisy_student_jax.core import files
 from noisy_student_jax.core.errors import DamagedFileError, UserError
 from noisy_student_jax.core.protocols import Examples
+from noisy_student_jax.data.cache import integrity
 from noisy_student_jax.data.cache.listing import Listing, safe_text
 from noisy_student_jax.images.perceptual import perceptual_hash
 
@@ -58,7 +58,8 @@ class Found:
     """A cache's entries for the files of a listing, in the listing's order.
 
     Attributes:
-      parts: numbers of the complete parts.
+      parts: SHA-256 of the pixels of each complete part, by number.
+      damaged: why a part cannot be used, by the name of its damaged file.
       status: ``ok``, why a file is unusable, or None if it has yet to be read.
       sha256: uint8 ``[files, 32]``, digests of the files.
       part: int32 ``[files]``, number of the part that holds the pixels, if ``ok``.
@@ -71,7 +72,8 @@ class Found:
       older: rows of usable images that another version of our decoder has decoded.
     """
 
-    parts: set[int]
+    parts: dict[int, str]
+    damaged: dict[str, str]
     status: list[str | None]
     sha256: np.ndarray
     part: np.ndarray
@@ -103,7 +105,12 @@ def part_paths(folder: pathlib.Path, number: int) -> tuple[pathlib.Path, pathlib
 
 
 def find(
-    folder: pathlib.Path, listing: Listing, *, decoder: str, keep: bool = False
+    folder: pathlib.Path,
+    listing: Listing,
+    *,
+    decoder: str,
+    keep: bool = False,
+    without: Collection[int] = (),
 ) -> Found:
     """Looks up the files of a listing in a cache, and reads no pixels of today's parts.
 
@@ -115,10 +122,12 @@ def find(
       decoder: the current `decoder_versions`; files that another version could not
         decode are read again.
       keep: whether to write computed hashes to the cache, where it can be written.
+      without: numbers of parts to leave out.
     """
     count = len(listing)
     found = Found(
-        parts=set(),
+        parts={},
+        damaged={},
         status=[None] * count,
         sha256=np.zeros((count, 32), np.uint8),
         part=np.zeros(count, np.int32),
@@ -132,21 +141,24 @@ def find(
     )
     row_of = {safe_text(path): row for row, path in enumerate(listing.paths)}
     stamps = list(zip(listing.sizes.tolist(), listing.modified.tolist(), strict=True))
-    for number, table, made_by in _whole_parts(folder, keep=keep):
-        found.parts.add(number)
-        for path, size, modified, status, *facts in zip(
+    for number, table, facts in _whole_parts(folder, found.damaged, keep=keep):
+        if number in without:
+            continue
+        found.parts[number] = facts["sha256"]
+        for path, size, modified, status, *rest in zip(
             *(column.to_pylist() for column in table.columns), strict=True
         ):
             row = row_of.get(path)
             if row is None or stamps[row] != (size, modified):
                 continue
-            if status == "ok" or (made_by == decoder and found.status[row] is None):
+            current = facts["decoder"] == decoder and found.status[row] is None
+            if status == "ok" or current:
                 found.status[row] = status
-                if status == "ok" and _rules(made_by) != _rules(decoder):
+                if status == "ok" and _rules(facts["decoder"]) != _rules(decoder):
                     found.older.add(row)
                 else:
                     found.older.discard(row)
-                _note(found, row, number, *facts)
+                _note(found, row, number, *rest)
     return found
 
 
@@ -180,18 +192,37 @@ def _rules(decoder: str) -> str:
 
 
 def _whole_parts(
-    folder: pathlib.Path, *, keep: bool
-) -> Iterator[tuple[int, pa.Table, str]]:
-    """Yields number, table and decoder of each complete part."""
+    folder: pathlib.Path, damaged: dict[str, str], *, keep: bool
+) -> Iterator[tuple[int, pa.Table, dict[str, Any]]]:
+    """Yields number, table and facts of each complete part; notes the damaged ones."""
     for path in files.list_folder(folder, pattern="part_*.parquet"):
+        pixels = path.with_suffix(".bin")
         try:
             number = int(path.stem.removeprefix("part_"))
             table = files.read_parquet(path)
-            facts = json.loads(table.schema.metadata[METADATA])
-            if files.size(path.with_suffix(".bin")) == facts["bytes"]:
-                yield number, _with_hashes(table, path, keep=keep), facts["decoder"]
-        except (DamagedFileError, OSError, ValueError, KeyError, TypeError):
-            continue  # damaged: its files are prepared again, and it is overwritten
+            facts = json.loads((table.schema.metadata or {}).get(METADATA, b"0"))
+            columns = [
+                name
+                for name in SCHEMA.names
+                if name in table.column_names or name not in (*_ADDED, NOTES)
+            ]
+            known = pa.schema(map(SCHEMA.field, columns), table.schema.metadata)
+            table = table.select(columns).cast(known)
+            if fault := integrity.table_fault(table, facts):
+                damaged[path.name] = fault
+            elif files.size(pixels) != facts["bytes"]:
+                damaged[pixels.name] = "it has another length than its table says"
+            # Hashes must not be computed from other pixels.
+            elif not set(_ADDED) <= set(columns) and not integrity.is_whole(
+                pixels, facts["sha256"]
+            ):
+                damaged[pixels.name] = integrity.FALSE_SUM
+            else:
+                yield number, _with_hashes(table, path, keep=keep), facts
+        except KeyError as error:
+            damaged[path.name] = f"it has no column {error}"
+        except (DamagedFileError, pa.ArrowException, OSError, ValueError) as error:
+            damaged[path.name] = files.reason(error)
 
 
 def _with_hashes(table: pa.Table, path: pathlib.Path, *, keep: bool) -> pa.Table:
@@ -305,7 +336,7 @@ class PreparedSource:
         """See `Source`; the images are read-only.
 
         Raises:
-          UserError: a part was removed or truncated after the cache was opened.
+          UserError: a part is damaged, or was removed after the cache was opened.
         """
         places = np.asarray(indices, np.int64)
         images: list[np.ndarray | None] = [
@@ -333,6 +364,8 @@ class PreparedSource:
     def _open(self, number: int) -> memoryview:
         path, _ = part_paths(self._folder, number)
         try:
+            if not integrity.is_whole(path, self._found.parts[number]):
+                raise DamagedFileError("", integrity.FALSE_SUM)
             return files.map_bytes(path)
         except (DamagedFileError, OSError) as error:
             raise UserError(
