@@ -1,6 +1,7 @@
 """Labels the pool with the un-noised teacher, shard by shard.
 
-Each shard gets one sidecar, written atomically; a shard whose sidecar exists is done.
+Each shard gets one sidecar, written atomically with its sum; a shard whose sidecar is
+whole and of the same model is done.
 Paper §2, step 2: no noise, EMA weights, the teacher's own resolution.
 """
 
@@ -14,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from jax.experimental import multihost_utils
 
-from noisy_student_jax.core import files
+from noisy_student_jax.core import console, files
 from noisy_student_jax.core.console import Progress
 from noisy_student_jax.core.errors import TrainingDivergedError
 from noisy_student_jax.core.preemption import Interruption
@@ -55,7 +56,8 @@ def label_pool(
 ) -> dict[str, int]:
     """Writes the missing sidecars, then ``quarantine.parquet``.
 
-    Each host labels every n-th shard; hosts synchronize once, at the end.
+    Damaged sidecars, and those of another model, are named and written again. Each host
+    labels every n-th shard; hosts synchronize once, at the end.
 
     Args:
       predictor: predictor for the teacher's architecture and preprocessing.
@@ -79,7 +81,7 @@ def label_pool(
     placed = {TEACHER: predictor.place(variables)}
     progress.start(shards[-1].stop, "images")
     mine = shards[jax.process_index() :: jax.process_count()]
-    missing = [s for s in mine if not files.exists(folder / s.file_name)]
+    missing = [s for s in mine if not _is_labeled(s, pool, folder, metadata)]
     # One sequence of batches over all shards: prediction continues during writes.
     batches = [
         range(start, min(start + predictor.batch, shard.stop))
@@ -96,6 +98,24 @@ def label_pool(
         # Counting needs the sidecars of all hosts.
         multihost_utils.sync_global_devices("labeled")
     return sidecar.write_quarantine(folder)
+
+
+def _is_labeled(
+    shard: Shard, pool: Source, folder: pathlib.Path, metadata: dict[str, str]
+) -> bool:
+    """Returns whether an earlier start has labeled a shard; names a damaged sidecar."""
+    path = folder / shard.file_name
+    if not files.exists(path):
+        return False
+    why = sidecar.shard_fault(
+        path,
+        rows=shard.stop - shard.start,
+        first_key=pool.key(shard.start),
+        model_sha256=metadata["model_sha256"],
+    )
+    if why is not None:
+        console.warn(f"'{path}' is damaged ({why}): its images are labeled again")
+    return why is None
 
 
 def _label_shard(

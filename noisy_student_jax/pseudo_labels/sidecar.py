@@ -171,6 +171,37 @@ def shards(directory: str | Path) -> list[Path]:
     return paths
 
 
+def shard_fault(
+    path: str | Path, *, rows: int, first_key: str, model_sha256: str
+) -> str | None:
+    """Returns why a sidecar is not the one that labeling a shard would write.
+
+    Args:
+      path: a sidecar of an earlier start.
+      rows: number of records of the shard.
+      first_key: key of the first of them.
+      model_sha256: of the model that labels.
+
+    Returns:
+      A clause; None for a sidecar that can be kept.
+    """
+    path = Path(path)
+    try:
+        with files.open_parquet(path) as file:
+            count = file.metadata.num_rows
+        found = read_metadata(path)
+        first = next(batches(path, ["key"], batch_rows=1))["key"][0].as_py()
+    except (UserError, StopIteration) as error:
+        return files.reason(error)
+    if count != rows:
+        return f"it has {count:,} rows, and its shard {rows:,} records"
+    if first != first_key:
+        return "it holds the labels of other records"
+    if found.get("model_sha256") != model_sha256:
+        return "it holds the labels of another model"
+    return None
+
+
 def read_metadata(path: str | Path) -> dict[str, str]:
     """Reads a sidecar's metadata.
 

@@ -181,6 +181,83 @@ def test_finished_shards_are_left_as_they_are(tmp_path):
         assert (path.stat().st_mtime_ns == time) == (path != second)
 
 
+def test_a_flipped_bit_of_an_unfinished_labeling_is_found_or_harmless(tmp_path, capsys):
+    label(tmp_path / "whole", Pool(BAD))
+    path, found = tmp_path / "whole" / "shard_000001.parquet", 0
+    whole, before = path.read_bytes(), rows(tmp_path / "whole")
+
+    for place in np.random.default_rng(0).integers(0, len(whole) * 8, 150):
+        data = bytearray(whole)
+        data[place // 8] ^= 1 << place % 8
+        path.unlink()
+        path.write_bytes(data)
+        pool = Pool(BAD)
+        label(tmp_path / "whole", pool)
+        if pool.asked:
+            found += 1
+            assert pool.asked == list(range(*shard_bounds(COUNT, 3)[1]))
+            assert f"'{path}' is damaged (" in capsys.readouterr().out
+            assert path.read_bytes() == whole
+        assert rows(tmp_path / "whole") == before, place
+
+    assert found > 130
+
+
+def damaged_at_the_end(path):
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def of_fewer_records(path):
+    table = pq.read_table(path)
+    pq.write_table(table.slice(0, 6), path)
+
+
+def of_other_records(path):
+    table = pq.read_table(path.with_name("shard_000001.parquet"))
+    pq.write_table(table.slice(0, 7), path)
+
+
+def of_another_model(path):
+    table = pq.read_table(path)
+    other = {**table.schema.metadata, b"noisy_student.model_sha256": b"cd" * 32}
+    pq.write_table(table.replace_schema_metadata(other), path)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (damaged_at_the_end, "("),
+        (of_fewer_records, "it has 6 rows, and its shard 7 records"),
+        (of_other_records, "it holds the labels of other records"),
+        (of_another_model, "it holds the labels of another model"),
+    ],
+)
+def test_a_shard_of_something_else_is_labeled_again(tmp_path, capsys, spoil, why):
+    label(tmp_path)
+    before = rows(tmp_path)
+    spoil(tmp_path / "shard_000000.parquet")
+    pool = Pool()
+
+    label(tmp_path, pool)
+
+    assert pool.asked == list(range(*shard_bounds(COUNT, 3)[0]))
+    assert rows(tmp_path) == before
+    said = capsys.readouterr().out
+    assert "shard_000000.parquet' is damaged" in said
+    assert why in said
+
+
+def test_a_shard_without_a_sum_is_kept_as_before(tmp_path):
+    label(tmp_path)
+    for path in sidecar.shards(tmp_path):
+        pq.write_table(pq.read_table(path), path)
+    pool = Pool()
+
+    label(tmp_path, pool)
+
+    assert not pool.asked
+
+
 @pytest.mark.parametrize("shards", [1, 5])
 def test_how_far_it_goes_ahead_changes_no_byte(tmp_path, shards):
     for ahead in (0, 1, 3):
