@@ -31,10 +31,10 @@ EXCEPTIONS = {
     "this is the module that does it": {"core/files.py": None},
     "images, records, lists and configs of a user's own, wherever they lie": {
         "config/load.py": {"is_file"},
-        "data/cache/listing.py": {"is_dir", "is_file", "is_symlink"}
+        "data/cache/listing.py": {"exists", "is_dir", "is_file", "is_symlink"}
         | {"open", "scandir", "stat"},
         "data/expected.py": {"exists", "glob", "is_dir"},
-        "data/image_folder.py": {"exists", "is_dir", "open"},
+        "data/image_folder.py": {"exists", "open"},
         "data/streaming/records.py": {"stat"},
         "data/streaming/tfds.py": {"is_dir", "stat"},
         "data/streaming/tfrecord.py": {"fstat", "glob", "is_dir", "is_file"}

@@ -13,6 +13,7 @@ from noisy_student_jax.core import console, files
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.preemption import Interruption
 from noisy_student_jax.core.protocols import Task
+from noisy_student_jax.data.open import absolute
 from noisy_student_jax.evaluation.predictor import Predictor
 from noisy_student_jax.generation import init_weights
 from noisy_student_jax.generation.preconditions import check
@@ -324,6 +325,7 @@ def _load(
 
     def decide(config: configs.ConfigDict) -> configs.ConfigDict:
         nonlocal record
+        config = _with_absolute_places(config)
         config = init_weights.with_given(config)
         made = auto_config.decided(config, workdir, interruption, fit=fit)
         # A fit without reductions is a decision as well.
@@ -334,6 +336,19 @@ def _load(
         return decisions.apply(config, made)
 
     return configs.load(options.config, options.overrides, decide=decide), record
+
+
+def _with_absolute_places(config: configs.ConfigDict) -> configs.ConfigDict:
+    """Returns a config whose places of images are found from every folder."""
+    if config.data.name != "own":
+        return config
+    config = config.copy_and_resolve_references()
+    for name, place in config.data.sources.items():
+        if place is not None:
+            config.data.sources[name] = absolute(place)
+    if config.data.cache is not None:
+        config.data.cache = absolute(config.data.cache)
+    return config
 
 
 def _perform(one: Run, options: Options, *, only: set[str] | None = None) -> None:

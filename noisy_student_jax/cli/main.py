@@ -65,7 +65,7 @@ def main(
     try:
         with contextlib.ExitStack() as stack:
             heard = interruption or stack.enter_context(Interruption())
-            return _dispatch(arguments, heard)
+            return _dispatch(list(map(_at_home, arguments)), heard)
     except UserError as error:
         _say_error(error)
         return 2
@@ -84,6 +84,26 @@ def main(
     except OSError as error:
         _say_error(error)
         return 1
+
+
+def _at_home(argument: str) -> str:
+    """Expands a path's ``~``, which shells leave alone after ``--flag=``.
+
+    Raises:
+      UserError: there is no such user.
+    """
+    flag, equals, value = argument.partition("=")
+    if not (flag.startswith("--") and equals):
+        flag, equals, value = "", "", argument
+    if not value.startswith("~"):
+        return argument
+    try:
+        return f"{flag}{equals}{pathlib.Path(value).expanduser()}"
+    except RuntimeError:
+        raise UserError(
+            f"'{value}' begins with the home folder of a user that is not known here:"
+            " write the path in full"
+        ) from None
 
 
 def _say_error(error: Exception) -> None:

@@ -7,12 +7,14 @@ from typing import Any
 
 _last_is_progress = False
 _lines_to_stderr = False
+_said: set[str] = set()
 
 
 def leave_stdout_to_machines(machines: bool) -> None:
-    """Sends messages for people to standard error, keeping stdout for machines."""
+    """Begins a command: with `machines`, messages for people go to standard error."""
     global _lines_to_stderr
     _lines_to_stderr = machines
+    _said.clear()
 
 
 def output() -> int:
@@ -29,6 +31,13 @@ def say(line: str = "", *, error: bool = False) -> None:
         _last_is_progress = False
     stream = sys.stderr if error or _lines_to_stderr else sys.stdout
     print(line, file=stream, flush=True)
+
+
+def say_once(line: str) -> None:
+    """Prints a line unless the command has printed it before."""
+    if line not in _said:
+        _said.add(line)
+        say(line)
 
 
 def warn(line: str) -> None:

@@ -23,7 +23,7 @@ from noisy_student_jax.core.errors import DamagedFileError, UserError
 from noisy_student_jax.core.preemption import Interruption
 from noisy_student_jax.data import expected
 from noisy_student_jax.data.encoded import is_encoded
-from noisy_student_jax.data.open import Opened, Opener
+from noisy_student_jax.data.open import STREAMED, Opened, Opener
 from noisy_student_jax.data.sources import Dataset
 from noisy_student_jax.data.splits import (
     LABELED,
@@ -67,7 +67,9 @@ def own(
     if believe and (absent := expected.absent(data)):
         return expected.counted(data, name=_name(data.sources.labeled), absent=absent)
     check_places(data)
-    opener = Opener(data, interruption, progress, look_only=look_only)
+    opener = Opener(
+        data, interruption, progress, look_only=look_only, announce=not look_only
+    )
     labeled = opener.open("labeled")
     held_out = {
         name: opener.open(name, classes=labeled.classes)
@@ -339,7 +341,8 @@ def check_places(data: ConfigDict) -> None:
     """Validates the sources named in the config.
 
     Raises:
-      UserError: a required source is missing, or two of them overlap.
+      UserError: a required source is missing, two of them overlap, or one is where the
+        run writes. What a run writes below a source is left out of its listing.
     """
     places = data.sources
     if places.labeled is None:
@@ -360,28 +363,41 @@ def check_places(data: ConfigDict) -> None:
             f" {fractions[0]:g} and {fractions[1]:g}, which leaves nothing to learn"
             " from: make them smaller"
         )
-    folders = {
-        name: pathlib.Path(place).resolve()
+    meant: dict[str, pathlib.Path | str] = {
+        name: place if place.startswith(STREAMED) else _resolved(place)
         for name, place in places.items()
-        if place and pathlib.Path(place).is_dir()
+        if place
     }
-    meant = {name: folders.get(name, place) for name, place in places.items() if place}
-    for name, other in itertools.combinations(meant, 2):
-        if meant[name] == meant[other]:
+    written = {
+        flag: _resolved(place)
+        for flag, place in (
+            ("--workdir", data.get("workdir")),
+            ("config.data.cache", data.cache),
+        )
+        if place
+    }
+    both = {f"config.{name}": place for name, place in meant.items()} | written
+    for name, other in itertools.combinations(both, 2):
+        if both[name] == both[other]:
             raise UserError(
-                f"config.{name} and config.{other} are the same, '{meant[name]}':"
-                " choose another place for one of them"
+                f"{name} and {other} are the same, '{both[name]}': choose another place"
+                " for one of them"
             )
+    folders = {n: at for n, at in meant.items() if isinstance(at, pathlib.Path)}
     for name, folder in folders.items():
         for other, inside in folders.items():
-            if name == "labeled" and folder in inside.parents:
+            if name != "unlabeled" and folder in inside.parents:
                 raise UserError(
-                    f"config.{other} '{inside}' lies in config.labeled '{folder}',"
+                    f"config.{other} '{inside}' lies in config.{name} '{folder}',"
                     " where each sub-folder is a class: move it out"
                 )
 
 
+def _resolved(place: str) -> pathlib.Path:
+    return pathlib.Path(place).expanduser().resolve()
+
+
 def _name(place: str) -> str:
     """Names a dataset by the last two parts of its path, such as ``flowers/train``."""
-    path = pathlib.Path(place)
-    return "/".join(path.resolve().parts[-2:]) if path.exists() else place
+    path = _resolved(place)
+    return "/".join(path.parts[-2:]) if path.exists() else place

@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from noisy_student_jax.core import console, files
-from noisy_student_jax.core.console import Progress
+from noisy_student_jax.core.console import Progress, printable
 from noisy_student_jax.core.preemption import Interruption
 from noisy_student_jax.core.protocols import DivisibleSource, Source
 from noisy_student_jax.data.cache.build import PrepareOptions, open_prepared, prepare
@@ -24,6 +24,17 @@ from noisy_student_jax.data.sources import Counted
 
 STREAMED = ("tfds:", "tfrecord:")
 _SIDE = "side_"
+_NAMED = 12
+
+
+def absolute(place: str) -> str:
+    """Returns a source's place in a form that does not depend on the current folder."""
+    kind, colon, rest = place.partition(":")
+    if place.startswith("tfrecord:"):
+        return f"{kind}{colon}{pathlib.Path(rest).expanduser().absolute()}"
+    if place.startswith(STREAMED):
+        return place
+    return str(pathlib.Path(place).expanduser().absolute())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,11 +100,20 @@ class Opener:
         progress: Progress,
         *,
         look_only: bool,
+        announce: bool,
     ):
-        """Opens nothing yet; see `own` for the arguments."""
+        """Opens nothing yet.
+
+        Args:
+          data: the section.
+          interruption: polled while images are prepared.
+          progress: updated while images are prepared.
+          look_only: whether to count unprepared images without reading them.
+          announce: whether to say how many images each source has, of which classes.
+        """
         self._data = data
         self._interruption, self._progress = interruption, progress
-        self._look_only = look_only
+        self._look_only, self._announces = look_only, announce
         learned = (data.sources.labeled, data.sources.unlabeled)
         # All of a batch's images come from the same input pipeline.
         self._streams = data.pipeline == "streamed" or any(
@@ -112,7 +132,14 @@ class Opener:
         if place.startswith(STREAMED):
             return self._streamed(name, place, classes, labeled=labeled)
         path = pathlib.Path(place).expanduser()
-        listing = list_classes(path, classes=classes) if labeled else list_images(path)
+        apart = [pathlib.Path(self._data.cache)]
+        if own := self._data.get("workdir"):
+            apart.append(pathlib.Path(own))
+        if labeled:
+            listing = list_classes(path, classes=classes, apart=apart)
+        else:
+            listing = list_images(path, apart=apart)
+        self._announce(name, len(listing), listing.labels, listing.classes)
         if self._streams:
             source = FolderSource(listing, name, self._index_folder(name))
             return Opened(
@@ -168,6 +195,12 @@ class Opener:
             unusable=_unusable(listing, source.labels),
         )
 
+    def _announce(
+        self, name: str, count: int, labels: np.ndarray | None, classes: Sequence[str]
+    ) -> None:
+        if self._announces:
+            console.say_once(f"{name}: {_told_classes(count, labels, classes)}")
+
     def _index_folder(self, name: str) -> pathlib.Path:
         return pathlib.Path(self._data.cache) / "index" / name
 
@@ -219,6 +252,7 @@ class Opener:
                 features=layout,
                 decoder=self._data.decoder,
             )
+        self._announce(name, len(source), source.labels, source.classes)
         opened = Opened(
             name=name,
             whole=source,
@@ -230,6 +264,25 @@ class Opener:
         if source.labels is None:
             return opened
         return _without_unreadable(opened, source, source.labels)
+
+
+def _told_classes(count: int, labels: np.ndarray | None, classes: Sequence[str]) -> str:
+    """Describes a source by its size and the sizes of its classes."""
+    told = f"{count:,} images"
+    if labels is None:
+        return told
+    sizes = np.bincount(labels[labels >= 0], minlength=len(classes)).tolist()
+    there = [(printable(name), size) for name, size in zip(classes, sizes, strict=True)]
+    some = [(name, size) for name, size in there if size]
+    named = ", ".join(f"{name} {size:,}" for name, size in some[:_NAMED])
+    if len(some) > _NAMED:
+        fewest, most = min(size for _, size in some), max(size for _, size in some)
+        named += f", … (from {fewest:,} to {most:,} images each)"
+    told += f" of {len(some):,} classes: {named}"
+    if bare := [name for name, size in there if not size]:
+        more = f" and {len(bare) - _NAMED:,} more" if len(bare) > _NAMED else ""
+        told += f"; none of {', '.join(bare[:_NAMED])}{more}"
+    return told
 
 
 def _unusable(listing: Listing, usable: np.ndarray | None) -> dict[int, int]:

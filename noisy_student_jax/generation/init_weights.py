@@ -283,6 +283,7 @@ def given_teacher(student: Generation) -> Bundle:
 
 
 def _read(place: str, field: str) -> Bundle:
-    if not files.exists(pathlib.Path(place)):
+    folder = pathlib.Path(place).expanduser()
+    if not files.exists(folder):
         raise UserError(f"{field} is '{place}', but nothing is there: give a bundle")
-    return bundles.read(place)
+    return bundles.read(folder)

@@ -200,7 +200,7 @@ def _source(data: ConfigDict, name: str) -> EncodedSource:
     """Opens a source without preparing it."""
     with data.unlocked():
         data.pipeline = "streamed"
-    opener = Opener(data, Interruption(), Progress(), look_only=True)
+    opener = Opener(data, Interruption(), Progress(), look_only=True, announce=True)
     source = opener.open(name).source()
     assert is_encoded(source), "a streamed source keeps its records encoded"
     return source

@@ -15,7 +15,7 @@ import numpy as np
 
 from noisy_student_jax.core.console import printable
 from noisy_student_jax.core.errors import UserError, one_line
-from noisy_student_jax.data.cache.listing import HIDDEN, SUFFIXES, list_classes
+from noisy_student_jax.data.cache.listing import SUFFIXES, is_left_behind, list_classes
 from noisy_student_jax.data.encoded import FolderSource
 from noisy_student_jax.images.decode import UndecodableImageError, decode
 
@@ -283,9 +283,7 @@ def folders_in(place: pathlib.Path) -> list[str]:
     return sorted(
         path.name
         for path in place.iterdir()
-        if path.is_dir()
-        and not path.name.startswith(".")
-        and path.name.lower() not in HIDDEN
+        if path.is_dir() and not is_left_behind(path.name)
     )
 
 

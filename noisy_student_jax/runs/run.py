@@ -204,12 +204,15 @@ def with_places(
 
     Args:
       data: the section.
-      workdir: the run directory, which holds prepared images by default.
+      workdir: the run directory, which holds prepared images by default, and whose
+        images are no data.
       side: shorter side of prepared images, in pixels.
     """
     section = data.copy_and_resolve_references()
     with section.unlocked():
-        section.cache = section.cache or str(workdir / PREPARED)
+        cache = section.cache or workdir / PREPARED
+        section.cache = str(pathlib.Path(cache).expanduser())
+        section.workdir = str(workdir)
         section.side = side
     return section
 

@@ -413,3 +413,12 @@ def test_what_is_left_of_a_first_write_is_no_foreign_file(tmp_path, capsys):
     (run / ".config.json.0a1b.tmp").write_text("{")
     line = ["evaluate", f"--config={TINY}", f"--workdir={run}", "--generation=0"]
     assert "has not finished" in mistake(capsys, *line)
+
+
+def test_a_home_folder_is_expanded_in_every_flag(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+    for line in (["status", "--workdir=~/a"], ["predict", "--model=~/a", "x.png"]):
+        assert f"'{tmp_path / 'a'}'" in mistake(capsys, *line)
+    unknown = mistake(capsys, "status", "--workdir=~nobody-of-this-name/a")
+    assert "'~nobody-of-this-name/a' begins with the home folder" in unknown

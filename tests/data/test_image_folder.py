@@ -298,15 +298,56 @@ def test_runs_with_other_fractions_share_a_cache(copied, tmp_path):
         ({"unlabeled": "{root}/labeled/cat"}, "lies in config.labeled"),
         ({"test": "{root}/labeled/cat"}, "lies in config.labeled"),
         ({"labeled": "{root}/nowhere"}, "nowhere"),
+        ({"unlabeled": "{cache}"}, "and config.data.cache are the same"),
         ({"labeled": "tfds:x", "unlabeled": "tfds:x"}, "are the same, 'tfds:x'"),
     ],
 )
 def test_places_that_cannot_be_meant_are_refused(folders, tmp_path, sources, message):
-    sources = {k: v and v.format(root=folders) for k, v in sources.items()}
+    known = {"root": folders, "cache": tmp_path / "cache"}
+    sources = {k: v and v.format(**known) for k, v in sources.items()}
 
     with pytest.raises(UserError, match=message):
         load(folders, tmp_path / "cache", sources=sources)
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_home_folder_is_found_before_places_are_compared(
+    folders, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("HOME", str(folders))
+
+    with pytest.raises(UserError, match=r"config\.test .* lies in config\.labeled"):
+        load(
+            folders, tmp_path, sources={"labeled": "~/labeled", "test": "~/labeled/cat"}
+        )
+
+
+def test_the_classes_and_their_sizes_are_said_before_images_are_read(
+    copied, tmp_path, capsys
+):
+    for path in (copied / "labeled" / "cat").iterdir():
+        path.write_bytes(b"no image")
+    for name in ("cat", "dog"):
+        save(copied / "test" / name / "t.png", hash(name) % 1000)
+
+    with pytest.raises(UserError, match="cannot be used"):
+        load(copied, tmp_path / "cache", sources={"test": str(copied / "test")})
+
+    assert (
+        capsys.readouterr().out
+        == "labeled: 60 images of 3 classes: cat 20, dog 20, owl 20\n"
+    )
+
+
+def test_classes_that_a_test_set_lacks_are_said(copied, tmp_path, capsys):
+    for number, name in enumerate(("cat", "dog")):
+        save(copied / "test" / name / "t.png", 5000 + number)
+
+    load(copied, tmp_path / "cache", sources={"test": str(copied / "test")})
+
+    out = capsys.readouterr().out
+    assert "test: 2 images of 2 classes: cat 1, dog 1; none of owl\n" in out
+    assert "unlabeled: 30 images\n" in out
 
 
 def test_parts_that_leave_nothing_to_learn_from_are_refused(folders, tmp_path):

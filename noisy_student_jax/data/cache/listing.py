@@ -12,7 +12,7 @@ import pathlib
 import re
 import stat
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -25,8 +25,15 @@ SUFFIXES = {
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif"),
     *(".tiff", ".gif", ".heic", ".heif", ".avif", ".ppm", ".pgm"),
 }
-# Files of operating systems, besides names that begin with a dot.
-HIDDEN = {"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin"}
+# Files and folders of systems, network and cloud drives, archivers and tools, besides
+# names that begin with a dot.
+_LEFT_BEHIND = {
+    *("thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "recycler"),
+    *("system volume information", "lost+found", "lost.dir", "found.000", "icon\r"),
+    *("temporary items", "network trash folder", "__macosx", "@eadir", "@tmp"),
+    *("#recycle", "@recycle", "#snapshot", "~snapshot", "onedrivetemp"),
+    *("__pycache__", "node_modules"),
+}
 MISSING = -1
 """The size of a file that a CSV file names and that is not there."""
 NOT_REGULAR = -2
@@ -36,17 +43,27 @@ _OTHER_KINDS = "other kinds of file"
 _HIDDEN = "hidden files and folders"
 _LINKS = "links that lead nowhere or back"
 _NOT_REGULAR = "not regular files"
+_RUNS = "folders of runs and prepared images"
 _IN_NO_CLASS = "images in no class folder"
 _VANISHED = "files that vanished meanwhile"
 
-# If all folders have such names, they are splits rather than classes.
-_SPLITS = {
-    *("train", "training", "val", "valid", "validation", "dev", "test", "testing"),
-    *("labeled", "labelled", "unlabeled", "unlabelled", "pool"),
-}
+# Folders with such names are splits rather than classes.
+_LEARNED = {"train", "training", "labeled", "labelled"}
+_JUDGED = {"val", "valid", "validation", "dev", "test", "testing", "eval"}
+_POOLS = {"unlabeled", "unlabelled", "pool", "extra"}
+_BESIDE = {"set", "data", "dataset", "split", "images", "image", "img", "imgs"}
 # Control characters, line separators, lone surrogates (bytes that are not UTF-8), and
 # the backslash, so that escapes cannot be confused with literal names.
 _UNSAFE = re.compile("[\\\\\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+# Characters without a shape of their own: format characters and variation selectors.
+_INVISIBLE = re.compile(
+    "[\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff]"
+)
+_NUMBER = re.compile(r"\d+(\.0*)?", re.ASCII)
+_OF_A_RUN = ("config.json", "ledger")
+_NAMED = 5
 
 
 class File(NamedTuple):
@@ -93,8 +110,16 @@ def safe_text(path: str) -> str:
     return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), path)
 
 
+def is_left_behind(name: str) -> bool:
+    """Whether a file or folder of this name is a system's or a tool's."""
+    return name.startswith(".") or name.lower() in _LEFT_BEHIND
+
+
 def list_classes(
-    place: str | os.PathLike, *, classes: Sequence[str] | None = None
+    place: str | os.PathLike,
+    *,
+    classes: Sequence[str] | None = None,
+    apart: Sequence[pathlib.Path] = (),
 ) -> Listing:
     """Lists labeled images.
 
@@ -103,13 +128,14 @@ def list_classes(
         CSV file with the columns ``path`` and ``label``.
       classes: known class names in index order, as for a test set; some may have no
         images. None for the names found, sorted.
+      apart: folders that are left out wherever they lie.
 
     Raises:
       UserError: the place does not exist, or its classes are ambiguous.
     """
     place = _existing(place)
     if place.is_dir():
-        return _of_class_folders(place, classes)
+        return _of_class_folders(place, classes, apart)
     if place.suffix.lower() != ".csv":
         raise UserError(
             f"'{_shown(place)}' is a file: give a folder with one sub-folder per class,"
@@ -118,8 +144,14 @@ def list_classes(
     return _of_csv(place, classes)
 
 
-def list_images(place: str | os.PathLike) -> Listing:
+def list_images(
+    place: str | os.PathLike, *, apart: Sequence[pathlib.Path] = ()
+) -> Listing:
     """Lists unlabeled images below a folder, at any depth.
+
+    Args:
+      place: the folder.
+      apart: folders that are left out wherever they lie.
 
     Raises:
       UserError: the folder does not exist, or holds no images.
@@ -127,20 +159,22 @@ def list_images(place: str | os.PathLike) -> Listing:
     place = _existing(place)
     if not place.is_dir():
         raise UserError(f"'{_shown(place)}' is a file: give a folder of images")
-    walk = _Walk(place)
+    walk = _Walk(place, apart)
     files, folders, links = walk.scan("")
     walk.files += files
     walk.through(folders, links)
     if not walk.files:
         raise UserError(
-            f"'{_shown(place)}' holds no images{walk.told_left_out()}: give a folder"
+            f"'{_shown(place)}' holds no images{_told(walk.counts())}: give a folder"
             " with images in it"
         )
     return _listing(place, walk.files, walk.counts())
 
 
-def _of_class_folders(place: pathlib.Path, classes: Sequence[str] | None) -> Listing:
-    walk = _Walk(place)
+def _of_class_folders(
+    place: pathlib.Path, classes: Sequence[str] | None, apart: Sequence[pathlib.Path]
+) -> Listing:
+    walk = _Walk(place, apart)
     files, folders, links = walk.scan("")
     class_folders = sorted(folders + links)
     if not class_folders:
@@ -151,14 +185,15 @@ def _of_class_folders(place: pathlib.Path, classes: Sequence[str] | None) -> Lis
             " with the columns path and label"
         )
     _check_apart(place, class_folders)
-    walk.left_out[_IN_NO_CLASS] += len(files)
+    walk.left_out["", _IN_NO_CLASS] += len(files)
     walk.through(class_folders, [])
     _check_no_splits(place, class_folders, walk.files)
     names = {folder: _class_name(folder) for folder in class_folders}
     found = [(file, names[file.path.partition("/")[0]]) for file in walk.files]
     _check_spelling(place, names.values())
     if classes is None:
-        _check_classes(place, names.values(), [label for _, label in found])
+        _check_filled(place, walk, class_folders)
+        _check_several(place, [label for _, label in found], walk.files)
     return _labeled(place, found, classes, place, walk.counts())
 
 
@@ -171,7 +206,9 @@ def _labeled(
 ) -> Listing:
     """Builds the listing of files paired with their class names."""
     if not found:
-        raise UserError(f"'{_shown(place)}' holds no images: put some in")
+        raise UserError(
+            f"'{_shown(place)}' holds no images{_told(left_out)}: put some in"
+        )
     if classes is None:
         classes = sorted({label for _, label in found})
     index = {name: number for number, name in enumerate(classes)}
@@ -180,7 +217,7 @@ def _labeled(
             raise UserError(
                 f"'{_shown(file.path)}' in '{_shown(place)}' is of the class"
                 f" '{printable(label)}', which is not among the {len(index)} known"
-                f" classes{nearest(label, list(index))}"
+                f" classes{_nearest_class(label, list(index))}"
             )
     files = [file for file, _ in found]
     labels = [index[label] for _, label in found]
@@ -212,14 +249,16 @@ class _Walk:
 
     Attributes:
       files: the images found.
-      left_out: number of skipped entries by reason.
+      left_out: number of skipped entries by first folder and reason.
     """
 
-    def __init__(self, root: pathlib.Path):
+    def __init__(self, root: pathlib.Path, apart: Sequence[pathlib.Path]):
         self.root = root
         self.files: list[File] = []
-        self.left_out: collections.Counter[str] = collections.Counter()
-        self._other_kinds: collections.Counter[str] = collections.Counter()
+        self.left_out: collections.Counter[tuple[str, str]] = collections.Counter()
+        self._other_kinds: collections.Counter[tuple[str, str]] = collections.Counter()
+        self._first = ""
+        self._apart = {_identity(folder) for folder in apart if folder.is_dir()}
         # A link to a parent folder would bring in everything beside the root.
         around = (root, *root.resolve().parents)
         self._seen = {_identity(folder) for folder in around}
@@ -239,7 +278,7 @@ class _Walk:
                 folder = links.pop()
             identity = _identity(self.root / folder)
             if identity in self._seen:
-                self.left_out[_LINKS] += 1
+                self._skip(_LINKS, folder)
                 continue
             self._seen.add(identity)
             files, below, links_below = self.scan(folder)
@@ -254,70 +293,93 @@ class _Walk:
           UserError: the folder cannot be read.
         """
         files, folders, links = [], [], []
+        self._first = folder.partition("/")[0]
         try:
             with os.scandir(self.root / folder) as entries:
                 for entry in entries:
                     path = f"{folder}/{entry.name}" if folder else entry.name
-                    if entry.name.startswith(".") or entry.name.lower() in HIDDEN:
-                        self.left_out[_HIDDEN] += 1
+                    if is_left_behind(entry.name):
+                        self._skip(_HIDDEN)
                     elif entry.is_dir(follow_symlinks=False):
-                        folders.append(path)
+                        if not self._is_of_a_run(path):
+                            folders.append(path)
                     elif (kind := self._look(entry)) is None:
                         continue
                     elif stat.S_ISDIR(kind.st_mode):
-                        links.append(path)
+                        if not self._is_of_a_run(path):
+                            links.append(path)
                     else:
                         files.append(File(path, kind.st_size, kind.st_mtime_ns))
         except OSError as error:
             raise _unreadable(self.root / folder, error) from error
         return files, folders, links
 
+    def _skip(self, why: str, folder: str | None = None) -> None:
+        first = self._first if folder is None else folder.partition("/")[0]
+        self.left_out[first, why] += 1
+
+    def _is_of_a_run(self, path: str) -> bool:
+        """Whether a folder is a run's, or to be left out; it is counted."""
+        folder = os.fspath(self.root / path)
+        ours = bool(self._apart) and _identity(self.root / path) in self._apart
+        # Path.exists raises where a folder may not be entered.
+        if ours or all(os.path.exists(f"{folder}/{name}") for name in _OF_A_RUN):  # noqa: PTH110
+            self._skip(_RUNS)
+            return True
+        return False
+
     def _look(self, entry: os.DirEntry) -> os.stat_result | None:
         """Returns the status of an entry that is no folder; None if it is skipped."""
         link = entry.is_symlink()
         if not link:
             if not entry.is_file(follow_symlinks=False):
-                self.left_out[_NOT_REGULAR] += 1
+                self._skip(_NOT_REGULAR)
                 return None
             if not self._may_be_image(entry.name):
                 return None
         try:
             found = entry.stat()
         except FileNotFoundError:
-            self.left_out[_LINKS if link else _VANISHED] += 1
+            self._skip(_LINKS if link else _VANISHED)
             return None
         except OSError:
             if not link:
                 raise
-            self.left_out[_LINKS] += 1
+            self._skip(_LINKS)
             return None
         if stat.S_ISDIR(found.st_mode):
             return found
         if not stat.S_ISREG(found.st_mode):
-            self.left_out[_NOT_REGULAR] += 1
+            self._skip(_NOT_REGULAR)
             return None
         return found if not link or self._may_be_image(entry.name) else None
 
     def _may_be_image(self, name: str) -> bool:
         suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 - a path is slow
         if suffix not in SUFFIXES:
-            self._other_kinds[suffix or "no suffix"] += 1
+            self._other_kinds[self._first, suffix or "no suffix"] += 1
         return suffix in SUFFIXES
 
-    def counts(self) -> dict[str, int]:
-        """Returns the number of skipped entries by reason."""
-        found = dict(self.left_out)
-        if self._other_kinds:
-            kinds = sorted(self._other_kinds.items(), key=lambda kind: (-kind[1], kind))
-            named = [f"{printable(suffix)} {count}" for suffix, count in kinds[:5]]
-            named += ["…"] if len(kinds) > 5 else []
-            found[f"{_OTHER_KINDS} ({', '.join(named)})"] = self._other_kinds.total()
+    def counts(self, first: str | None = None) -> dict[str, int]:
+        """Returns the number of skipped entries by reason, of one folder or of all."""
+        found: collections.Counter[str] = collections.Counter()
+        kinds: collections.Counter[str] = collections.Counter()
+        for counter, whole in ((found, self.left_out), (kinds, self._other_kinds)):
+            for (folder, what), count in whole.items():
+                if first in (None, folder):
+                    counter[what] += count
+        if kinds:
+            most = sorted(kinds.items(), key=lambda kind: (-kind[1], kind))
+            named = [f"{printable(suffix)} {count}" for suffix, count in most[:5]]
+            named += ["…"] if len(most) > 5 else []
+            found[f"{_OTHER_KINDS} ({', '.join(named)})"] = kinds.total()
         return {why: count for why, count in sorted(found.items()) if count}
 
-    def told_left_out(self) -> str:
-        """Returns `counts` in parentheses, for a message; "" if nothing was skipped."""
-        told = ", ".join(f"{count} {why}" for why, count in self.counts().items())
-        return f" (left out: {told})" if told else ""
+
+def _told(left_out: dict[str, int]) -> str:
+    """Returns counts in parentheses, for a message; "" if nothing was skipped."""
+    told = ", ".join(f"{count} {why}" for why, count in left_out.items())
+    return f" (left out: {told})" if told else ""
 
 
 def _of_csv(place: pathlib.Path, classes: Sequence[str] | None) -> Listing:
@@ -340,7 +402,7 @@ def _of_csv(place: pathlib.Path, classes: Sequence[str] | None) -> Listing:
     names = sorted(set(label_of.values()))
     _check_spelling(place, names)
     if classes is None:
-        _check_classes(place, names, names)
+        _check_several(place, names)
     found = [
         (File(path, *_size_and_time(place.parent / path)), label)
         for path, label in label_of.items()
@@ -428,47 +490,119 @@ def _check_no_splits(
         folder, name, *rest = file.path.split("/", 2)
         below[folder].add(name if rest else None)
     found = list(below.values())
-    if len(folders) < 2 or any(None in names for names in found):
-        return
+    kinds = {folder: _kind_of_split(folder) for folder in folders}
+    named = all(kinds.values()) or {"learned", "judged"} <= set(kinds.values())
     alike = len(found[0]) > 1 and all(names == found[0] for names in found)
-    if alike or {folder.lower() for folder in folders} <= _SPLITS:
-        some = ", ".join(f"'{_shown(folder)}'" for folder in folders[:3])
-        raise UserError(
-            f"'{_shown(place)}' looks like a folder of splits ({some}, with no images"
-            " but the same sub-folders in each): give one of them, or a .csv file with"
-            " the columns path and label if they are classes"
-        )
+    if len(folders) < 2 or not (named or (alike and None not in found[0])):
+        return
+    some = ", ".join(f"'{_shown(folder)}'" for folder in folders[:3])
+    why = "" if named else " with the same sub-folders in each"
+    inside = [name for name in folders if below[name] - {None}]
+    advice = [
+        f"--config.{flag}={_shown(place / folder)}"
+        for flag, kind in (("labeled", "learned"), ("test", "judged"))
+        for folder in [name for name in inside if kinds[name] == kind][:1]
+    ]
+    give = f"give {' and '.join(advice)}" if advice else "give one of them"
+    if not inside:
+        give = "sort the images in them into one folder per class"
+    raise UserError(
+        f"'{_shown(place)}' looks like a folder of splits ({some}){why}: {give}, or"
+        " give a .csv file with the columns path and label if they are classes"
+    )
+
+
+def _kind_of_split(folder: str) -> str | None:
+    """Returns what images a folder of this name is for, if it is no class's."""
+    words = set(re.findall("[a-z]+", folder.lower())) - _BESIDE
+    names = {"learned": _LEARNED, "judged": _JUDGED, "pool": _POOLS}
+    found = (kind for kind, known in names.items() if words and words <= known)
+    return next(found, None)
 
 
 def _check_spelling(place: pathlib.Path, names: Iterable[str]) -> None:
-    """Checks that no two class names differ only in case or Unicode normalization."""
+    """Checks that no two class names differ only in what can hardly be seen."""
     alike: dict[str, str] = {}
     for name in names:
-        plain = unicodedata.normalize("NFC", name).casefold()
+        plain = _plain(name)
         if plain in alike:
+            other = alike[plain]
             raise UserError(
-                f"the classes '{printable(alike[plain])}' and '{printable(name)}' of"
-                f" '{_shown(place)}' differ only in upper and lower case, or in how an"
-                " accent is stored: merge them, or rename one"
+                f"the classes '{printable(other)}' and '{printable(name)}' of"
+                f" '{_shown(place)}' differ only in {_difference(other, name)}: merge"
+                " them, or rename one"
             )
         alike[plain] = name
 
 
-def _check_classes(
-    place: pathlib.Path, names: Iterable[str], labels: Sequence[str]
+def _plain(name: str) -> str:
+    """Returns a form that names share which look the same."""
+    name = unicodedata.normalize("NFC", name)
+    name = " ".join(_INVISIBLE.sub("", name).split()).casefold()
+    return str(int(name.split(".")[0])) if _NUMBER.fullmatch(name) else name
+
+
+def _difference(one: str, other: str) -> str:
+    """Says in what two names differ that have the same plain form."""
+    forms: tuple[tuple[str, Callable[[str], str]], ...] = (
+        ("how an accent is stored", lambda name: unicodedata.normalize("NFC", name)),
+        ("upper and lower case", str.casefold),
+        ("spaces", lambda name: " ".join(name.split())),
+        ("characters that cannot be seen", lambda name: _INVISIBLE.sub("", name)),
+    )
+    for what, form in forms:
+        if form(one) == form(other):
+            return what
+    numbers = all(_NUMBER.fullmatch(name.strip()) for name in (one, other))
+    return "how a number is written" if numbers else "signs that look the same"
+
+
+def _check_filled(place: pathlib.Path, walk: _Walk, folders: list[str]) -> None:
+    """Checks that each class folder has images."""
+    filled = {file.path.partition("/")[0] for file in walk.files}
+    if not (empty := [folder for folder in folders if folder not in filled]):
+        return
+    told = [
+        f"'{_shown(folder)}'{_told(walk.counts(folder))}" for folder in empty[:_NAMED]
+    ]
+    more = f" and {len(empty) - _NAMED} more" if len(empty) > _NAMED else ""
+    which, them = "class folder", "it"
+    if len(empty) > 1:
+        which, them = f"{len(empty)} class folders", "them"
+    raise UserError(
+        f"no image is in the {which} {', '.join(told)}{more} of '{_shown(place)}':"
+        f" put some in, or remove {them}"
+    )
+
+
+def _check_several(
+    place: pathlib.Path, labels: Sequence[str], files: Sequence[File] = ()
 ) -> None:
-    """Checks that there are two or more classes, each with images."""
-    if empty := sorted(set(names) - set(labels)):
-        more = f" (and {len(empty) - 1} more)" if len(empty) > 1 else ""
-        raise UserError(
-            f"the class folder '{printable(empty[0])}'{more} of '{_shown(place)}' holds"
-            " no images: put some in, or remove it"
+    """Checks that there are two or more classes."""
+    if len(set(labels)) != 1:
+        return
+    deep = [file.path.split("/") for file in files if file.path.count("/") > 1]
+    below = {(first, second) for first, second, *_ in deep}
+    inside = ""
+    if len(below) > 1:
+        (folder,) = {first for first, _ in below}
+        inside = (
+            f" (if the {len(below)} sub-folders in it are the classes, give"
+            f" --config.labeled={_shown(place / folder)})"
         )
-    if len(set(labels)) == 1:
-        raise UserError(
-            f"'{_shown(place)}' has one class, '{printable(labels[0])}': at"
-            " least two are needed"
-        )
+    raise UserError(
+        f"'{_shown(place)}' has one class, '{printable(labels[0])}': at least two are"
+        f" needed{inside}"
+    )
+
+
+def _nearest_class(label: str, classes: list[str]) -> str:
+    """Names the known class that is meant, if there is one."""
+    for name in classes:
+        if _plain(name) == _plain(label):
+            in_what = _difference(name, label)
+            return f"; it differs from '{printable(name)}' in {in_what}"
+    return nearest(label, classes)
 
 
 def _existing(place: str | os.PathLike) -> pathlib.Path:

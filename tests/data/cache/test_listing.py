@@ -106,6 +106,39 @@ def test_what_is_left_out_is_counted_and_named(tmp_path):
     }
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("$RECYCLE.BIN", "System Volume Information", "lost+found", ".Trash-1000"),
+        *("#recycle", "@eaDir", "__MACOSX", ".ipynb_checkpoints", "__pycache__"),
+        *(".dropbox.cache", "OneDriveTemp", ".tmp.drivedownload"),
+    ],
+)
+def test_folders_that_systems_and_tools_leave_are_no_classes(tmp_path, name):
+    tree(tmp_path, "cat/1.png", "dog/1.png", f"{name}/1.png", f"dog/{name}/2.png")
+
+    listing = list_classes(tmp_path)
+
+    assert listing.classes == ("cat", "dog")
+    assert len(listing) == 2
+    assert listing.left_out == {"hidden files and folders": 2}
+
+
+def test_runs_and_folders_that_are_written_are_no_data(tmp_path):
+    tree(tmp_path, "cat/1.png", "dog/1.png", "cat/old_run/contact_sheet.png")
+    tree(tmp_path, "cat/old_run/config.json", "cat/old_run/ledger/data.json")
+    tree(tmp_path, "new_run/1.png", "dog/config.json")
+
+    listing = list_classes(tmp_path, apart=[tmp_path / "new_run", tmp_path / "absent"])
+
+    assert listing.classes == ("cat", "dog")
+    assert len(listing) == 2
+    assert listing.left_out["folders of runs and prepared images"] == 2
+    images = list_images(tmp_path / "cat")
+    assert images.paths == ("1.png",)
+    assert images.left_out == {"folders of runs and prepared images": 1}
+
+
 def test_of_many_other_kinds_the_most_are_named(tmp_path):
     tree(tmp_path, "a.png", "x.g", "y.g", *(f"x.{kind}" for kind in "fedcba"))
 
@@ -326,7 +359,8 @@ CASES = {
     "one class": (["place/cat/1.png"], "has one class, 'cat': at least two"),
     "a class with no images": (
         ["place/cat/1.png", "place/dog/notes.txt", "place/eel/"],
-        r"class folder 'dog' \(and 1 more\) of .* holds no images: put some in, or",
+        r"no image is in the 2 class folders 'dog' \(left out: 1 other kinds of file"
+        r" \(\.txt 1\)\), 'eel' of '.*': put some in, or remove them",
     ),
     "splits": (
         [
@@ -334,11 +368,44 @@ CASES = {
             for part in ("t", "v")
             for name in ("cat", "dog")
         ],
-        r"looks like a folder of splits \('t', 'v', with no images but the same",
+        r"like a folder of splits \('t', 'v'\) with the same sub-folders in each: give",
     ),
     "splits that differ a little": (
         ["place/Train/cat/1.png", "place/Train/dog/1.png", "place/val/cat/1.png"],
-        "looks like a folder of splits",
+        "looks like a folder of splits .*--config.labeled=.*/place/Train and"
+        " --config.test=.*/place/val, or give a .csv",
+    ),
+    "classes beside images to be tested": (
+        ["place/train/cat/1.png", "place/train/dog/1.png", "place/test/1.png"],
+        r"\('test', 'train'\): give --config.labeled=.*/place/train, or give a .csv",
+    ),
+    "splits beside other folders": (
+        ["place/train_images/1.png", "place/test1/1.png", "place/depth/1.png"],
+        "like a folder of splits .* sort the images in them into one folder per class",
+    ),
+    "a folder around the classes": (
+        ["place/photos/cat/1.png", "place/photos/dog/1.png"],
+        "one class, 'photos': .*2 sub-folders .* --config.labeled=.*/place/photos",
+    ),
+    "a class of a kind that is not read": (
+        ["place/cat/1.png", "place/dog/1.dcm", "place/dog/2.dcm"],
+        r"the class folder 'dog' \(left out: 2 other kinds of file \(\.dcm 2\)\) of",
+    ),
+    "names that differ in spaces": (
+        ["place/sea lion/1.png", "place/sea  lion /1.png"],
+        "'sea .*lion' of .* differ only in spaces",
+    ),
+    "names that differ in what has no shape": (
+        ["place/cat/1.png", "place/cat\u200b/1.png"],
+        "'cat' and 'cat\\\\u200b' of .* differ only in characters that cannot be seen",
+    ),
+    "names that are one number": (
+        ["place/1/1.png", "place/1.0/1.png", "place/01/1.png"],
+        "differ only in how a number is written",
+    ),
+    "names that differ in case and spaces": (
+        ["place/Cat/1.png", "place/cat\u00a0/1.png"],
+        "differ only in signs that look the same",
     ),
     "names that differ in case": (
         ["place/Cat/1.png", "place/cat/1.png"],
@@ -369,7 +436,9 @@ def test_a_place_that_is_not_clear_is_refused(tmp_path, case):
         ["cat/2023/1.png", "dog/2023/1.png"],
         ["cat/a/1.png", "cat/b/1.png", "dog/a/1.png", "dog/c/1.png"],
         ["cat/a/1.png", "cat/b/1.png", "dog/a/1.png", "dog/b/1.png", "dog/1.png"],
-        ["train/1.png", "test/1.png"],
+        ["train/1.png", "bus/1.png"],
+        ["1.1/1.png", "1.10/1.png"],
+        ["left/a/1.png", "left/b/1.png", "right/1.png"],
     ],
 )
 def test_images_of_a_class_may_lie_in_folders(tmp_path, paths):
@@ -398,6 +467,13 @@ def test_a_class_that_is_not_known_is_named(tmp_path):
         UserError, match=r"class 'dgo', .* 2 known classes; did you mean 'dog'"
     ):
         list_classes(tmp_path, classes=["cat", "dog"])
+
+
+def test_a_class_that_only_looks_like_a_known_one_is_explained(tmp_path):
+    tree(tmp_path, "cafe\u0301/1.png")
+
+    with pytest.raises(UserError, match="it differs from 'café' in how an accent is"):
+        list_classes(tmp_path, classes=["caf\u00e9", "dog"])
 
 
 def test_a_test_set_without_images_is_refused(tmp_path):
