@@ -71,7 +71,10 @@ REMOVED = (
 )
 """Fields that are gone; operational ones, so no stage depended on them."""
 
-ADDED: dict[str, dict[str, Any]] = {"log": {"profile_steps": None}}
+ADDED: dict[str, dict[str, Any]] = {
+    "log": {"profile_steps": None},
+    "data": {"near_duplicates": "keep"},
+}
 """By section, fields that older runs lack, and what they did."""
 
 AS_BEFORE = {"model.layers": ("auto", "own")}

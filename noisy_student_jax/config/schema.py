@@ -136,6 +136,9 @@ _DATA = {
     "test": _whole(600, _FROM_1, "test images of the digits"),
     "validation_fraction": _number(0.1, (0.001, 0.9), "split off if none are given"),
     "test_fraction": _number(0.2, (0.001, 0.9), "split off if none are given"),
+    "near_duplicates": _one_of(
+        ("keep", "exclude"), "training images that look like validation or test images"
+    ),
     "pool_shards": _whole(4, _FROM_1, "files that the pool's labels are kept in"),
     "options": {},
     # Location and loading of images; the images are identified by their keys.

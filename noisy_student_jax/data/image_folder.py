@@ -9,7 +9,7 @@ validation set first, then to the labeled images, then to the pool.
 import collections
 import itertools
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -23,8 +23,9 @@ from noisy_student_jax.core.errors import DamagedFileError, UserError
 from noisy_student_jax.core.preemption import Interruption
 from noisy_student_jax.data import expected
 from noisy_student_jax.data.encoded import is_encoded
+from noisy_student_jax.data.near_duplicates import SHOWN, NearDuplicates
 from noisy_student_jax.data.open import STREAMED, Opened, Opener
-from noisy_student_jax.data.sources import Dataset
+from noisy_student_jax.data.sources import Alike, Dataset
 from noisy_student_jax.data.splits import (
     LABELED,
     TEST,
@@ -38,6 +39,9 @@ from noisy_student_jax.data.splits import (
 LACKING = "classes without images in a part"
 """Key in `Dataset.facts` that names classes of which a part has no image."""
 NAMED = 5
+_TWO_CLASSES = "one image in two classes"
+_TO_KEEP = (TEST, VALIDATION, LABELED, None)
+"""Of copies that were dealt to different parts, the first of these stays."""
 _UNUSABLE = "files that cannot be used"
 
 
@@ -92,9 +96,12 @@ def own(
         for name in (TEST, VALIDATION)
         if name in held_out
     }
-    labeled = claims.take(_of_one_class(labeled, claims), part=LABELED)
+    alike: list[Alike] = []
+    labeled = _of_one_class(labeled, claims, alike)
+    splits = _Splits(data, held_out)
+    labeled = claims.take(labeled, part=LABELED, known=splits.known)
     account = accounts[labeled.name]
-    dealt = _deal(labeled, data, held_out, account, facts, look_only=look_only)
+    dealt = _deal(labeled, splits, account, claims, facts, look_only=look_only)
     for name in (VALIDATION, TEST):
         if name not in held_out:
             parts[name] = labeled.subset(np.flatnonzero(dealt == name))
@@ -102,7 +109,10 @@ def own(
         else:
             accounts[name].use(parts[name])
     claims.deal(labeled.content, dealt)
-    labeled = labeled.subset(np.flatnonzero(dealt == LABELED))
+    near = NearDuplicates(parts, exclude=data.near_duplicates == "exclude")
+    labeled = _apart(
+        labeled.subset(np.flatnonzero(dealt == LABELED)), near, claims, facts
+    )
     rest = None
     if data.labels_per_class is not None:
         labeled, rest = _few_labels(labeled, data.labels_per_class, seed, facts)
@@ -112,10 +122,12 @@ def own(
         assert pool is not None, "check_places wants a pool or labels_per_class"
         account.use(pool)
     else:
-        pool = claims.take(pool, part="pool")
+        pool = _apart(claims.take(pool, part="pool"), near, claims, facts)
         accounts[pool.name].use(pool)
         if rest:
             account.leave_out(rest, "beyond what was asked")
+    if not look_only:
+        near.tell()
     for account in accounts.values():
         facts |= account.closed()
     for name, count in facts.items():
@@ -130,6 +142,7 @@ def own(
         test=parts[TEST].source(),
         facts=facts,
         quarantined=tuple(quarantined),
+        alike=(*alike, *near.shown()),
     )
 
 
@@ -197,90 +210,192 @@ class _Account:
 
 
 class _Claims:
-    """Assigns each content to the first part that claims it."""
+    """Assigns each content to the first part that claims it.
+
+    Attributes:
+      same: content of each left-out copy with other bytes and equal pixels, and the
+        content that was kept.
+    """
 
     def __init__(self, accounts: dict[str, _Account]):
         self._accounts = accounts
         self._taken: dict[str, str] = {}
+        self._drawn: dict[str, str] = {}  # the first content of each pixels
+        self.same: dict[str, str] = {}
 
-    def take(self, opened: Opened, *, part: str) -> Opened:
-        """Claims contents that no part has yet; returns their records."""
+    def take(
+        self, opened: Opened, *, part: str, known: Mapping[str, str] | None = None
+    ) -> Opened:
+        """Claims contents that no part has yet; returns their records.
+
+        Args:
+          opened: the records.
+          part: the part that claims them.
+          known: part of each content that was dealt before. Of images with equal
+            pixels, the one in the test set stays, then the one in the validation set.
+        """
+        known = known or {}
+        hashes = _pixels(opened)
         kept: list[int] = []
-        copies: dict[str, list[int]] = collections.defaultdict(list)
-        for index, content in enumerate(opened.content):
-            if owner := self._taken.get(content):
-                copies[owner].append(index)
-            else:
-                self._taken[content] = part
+        copies: dict[tuple[str, str], list[int]] = collections.defaultdict(list)
+        for index in sorted(
+            range(len(opened)),
+            key=lambda i: _TO_KEEP.index(known.get(opened.dealt_by[i])),
+        ):
+            content, pixels = opened.content[index], hashes[index]
+            same = content if content in self._taken else self._drawn.get(pixels)
+            if same is None:
+                self._taken[content], self._drawn[pixels] = part, content
                 kept.append(index)
-        for owner, found in copies.items():
+                continue
+            kind = "byte" if same == content else "pixel"
+            if kind == "pixel":
+                self.same[content] = same
+            copies[kind, self._taken[same]].append(index)
+        for (kind, owner), found in copies.items():
             of = "each other" if owner == part else f"{owner} images"
-            self.leave_out(opened, found, f"byte-identical copies of {of}")
-        return opened.subset(np.array(kept, int))
+            self.leave_out(opened, found, f"{kind}-identical copies of {of}")
+        return opened.subset(np.array(sorted(kept), int))
 
     def leave_out(self, opened: Opened, rows: list[int], why: str) -> None:
         """Enters records into their source's account as left out."""
         records = opened.subset(np.array(rows, int))
         self._accounts[opened.name].leave_out(records, why)
 
-    def ban(self, contents: Iterable[str], owner: str) -> None:
+    def ban(self, opened: Opened, owner: str) -> None:
         """Keeps contents that no part has from every part."""
-        for content in contents:
+        for content, pixels in zip(opened.content, _pixels(opened), strict=True):
             self._taken.setdefault(content, owner)
+            self._drawn.setdefault(pixels, content)
 
     def deal(self, contents: list[str], parts: np.ndarray) -> None:
         """Reassigns claimed contents to the parts that they were dealt to."""
         self._taken.update(zip(contents, parts.tolist(), strict=True))
 
 
-def _of_one_class(labeled: Opened, claims: _Claims) -> Opened:
+def _pixels(opened: Opened) -> list[str]:
+    """Returns a hash that equal images share, as far as their pixels are known."""
+    return opened.content if opened.pixels is None else opened.pixels
+
+
+def _of_one_class(labeled: Opened, claims: _Claims, alike: list[Alike]) -> Opened:
     """Leaves out labeled images that have a copy with another label."""
-    seen: dict[str, set[int]] = collections.defaultdict(set)
-    for content, label in zip(labeled.content, _labels(labeled).tolist(), strict=True):
-        seen[content].add(label)
-    found = [i for i, c in enumerate(labeled.content) if len(seen[c]) > 1]
+    labels = _labels(labeled).tolist()
+    seen: dict[str, dict[int, int]] = collections.defaultdict(dict)
+    for hashes in {id(of): of for of in (labeled.content, _pixels(labeled))}.values():
+        for index, (content, label) in enumerate(zip(hashes, labels, strict=True)):
+            seen[content].setdefault(label, index)
+    found = [
+        index
+        for index, same in enumerate(
+            zip(labeled.content, _pixels(labeled), strict=True)
+        )
+        if any(len(seen[content]) > 1 for content in same)
+    ]
     if not found:
         return labeled
-    claims.leave_out(labeled, found, "one image in two classes")
-    claims.ban((labeled.content[i] for i in found), "contradictory labeled")
+    out = labeled.subset(np.array(found, int))
+    claims.leave_out(labeled, found, _TWO_CLASSES)
+    claims.ban(out, "contradictory labeled")
+    pairs = {tuple(of.values())[:2] for of in seen.values() if len(of) > 1}
+    alike += [
+        Alike(
+            _TWO_CLASSES,
+            (labeled.key(first), labeled.key(second)),
+            (labeled.classes[labels[first]], labeled.classes[labels[second]]),
+            (labeled.alone(first), labeled.alone(second)),
+        )
+        for first, second in sorted(pairs)[:SHOWN]
+    ]
     named = ", ".join(f"'{printable(labeled.key(i))}'" for i in found[:NAMED])
     console.warn(
-        f"{len(found)} labeled images are left out, because byte-identical copies"
-        f" of them lie in other classes too: {named}"
-        + (" and more" if len(found) > NAMED else "")
+        f"{len(found)} labeled images are left out, because copies of them lie in"
+        f" other classes too: {named}" + (" and more" if len(found) > NAMED else "")
     )
     return labeled.subset(np.setdiff1d(np.arange(len(labeled)), found))
 
 
+def _apart(
+    opened: Opened, near: NearDuplicates, claims: _Claims, facts: dict[str, Any]
+) -> Opened:
+    """Finds near-duplicates of held-out images; leaves them out if that is asked."""
+    found = near.find(opened)
+    if not len(found):
+        return opened
+    if not near.exclude:
+        facts[f"near-duplicates of {near.of} images, kept in {opened.name}"] = len(
+            found
+        )
+        return opened
+    claims.leave_out(opened, found.tolist(), f"near-duplicates of {near.of} images")
+    kept = opened.subset(np.setdiff1d(np.arange(len(opened)), found))
+    if opened.labels is None:
+        return kept
+    if len(gone := np.setdiff1d(opened.labels, _labels(kept))):
+        named = ", ".join(f"'{printable(opened.classes[i])}'" for i in gone[:NAMED])
+        raise UserError(
+            f"all training images of {len(gone)} classes ({named}) are near-duplicates"
+            f" of {near.of} images: add others, or keep them with"
+            " --config.data.near_duplicates=keep"
+        )
+    return kept
+
+
+class _Splits:
+    """The stored assignment of contents to parts.
+
+    Attributes:
+      fractions: fraction of the labeled images to split off, by part.
+      path: the file.
+      known: part of each content that was dealt before.
+    """
+
+    def __init__(self, data: ConfigDict, held_out: dict[str, Opened]):
+        self.fractions = {
+            name: 0.0 if name in held_out else data[f"{name}_fraction"]
+            for name in (VALIDATION, TEST)
+        }
+        asked = "_".join(f"{name}_{value:g}" for name, value in self.fractions.items())
+        # Runs with other fractions may share the cache.
+        self.path = pathlib.Path(data.cache) / f"splits_{asked}.parquet"
+        self.known = _known(self.path)
+
+    def keep(self, dealt: dict[str, str]) -> None:
+        """Adds contents to the file; what is known stays."""
+        if dealt.keys() - self.known.keys():
+            everything = self.known | {
+                content: part
+                for content, part in dealt.items()
+                if content not in self.known
+            }
+            table = pa.table(
+                {"sha256": list(everything), "part": list(everything.values())}
+            )
+            files.write_parquet(self.path, table)
+
+
 def _deal(
     labeled: Opened,
-    data: ConfigDict,
-    held_out: dict[str, Opened],
+    splits: _Splits,
     account: _Account,
+    claims: _Claims,
     facts: dict[str, Any],
     *,
     look_only: bool,
 ) -> np.ndarray:
     """Splits the labeled images, and stores the assignment in the cache."""
-    fractions = {
-        name: 0.0 if name in held_out else data[f"{name}_fraction"]
-        for name in (VALIDATION, TEST)
-    }
-    asked = "_".join(f"{name}_{value:g}" for name, value in fractions.items())
-    # Runs with other fractions may share the cache.
-    path = pathlib.Path(data.cache) / f"splits_{asked}.parquet"
-    known = _known(path)
+    fractions = splits.fractions
     parts = by_content(
         labeled.dealt_by,
         _labels(labeled),
         **fractions,
-        known=known,
+        known=splits.known,
         classes=labeled.classes,
         lost=account.lost,
     )
     bare = lacking(parts, _labels(labeled), labeled.classes, wanted_parts(**fractions))
     if bare:
-        facts[LACKING] = _told_lacking(bare, path)
+        facts[LACKING] = _told_lacking(bare, splits.path)
     if split_off := [name for name, fraction in fractions.items() if fraction]:
         told = ", ".join(
             f"{np.sum(parts == name):,} {name}" for name in (LABELED, *split_off)
@@ -295,12 +410,10 @@ def _deal(
                 f" their {by}{each}: {told}"
             )
     dealt = dict(zip(labeled.dealt_by, parts.tolist(), strict=True))
-    if not look_only and dealt.items() - known.items():
-        everything = known | dealt
-        table = pa.table(
-            {"sha256": list(everything), "part": list(everything.values())}
-        )
-        files.write_parquet(path, table)
+    # A copy belongs to the part of its image also if the image is removed one day.
+    same = {copy: dealt[kept] for copy, kept in claims.same.items() if kept in dealt}
+    if not look_only:
+        splits.keep(dealt | same)
     return parts
 
 

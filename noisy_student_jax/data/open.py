@@ -50,6 +50,9 @@ class Opened:
         its key if files are streamed.
       labels: int64 ``[records]``; None without labels.
       classes: class names in index order.
+      pixels: per record, a hash that images of equal pixels share; None for images that
+        were not read beforehand.
+      looks: uint64 ``[records]``, the `perceptual_hash` of each; None likewise.
       left_out: number of entries that are no images, by kind.
       quarantined: key of each unusable record, and why it cannot be used.
       unusable: number of unusable records by class, where their class is known.
@@ -62,6 +65,8 @@ class Opened:
     dealt_by: list[str]
     labels: np.ndarray | None
     classes: tuple[str, ...]
+    pixels: list[str] | None = None
+    looks: np.ndarray | None = None
     left_out: dict[str, int] = dataclasses.field(default_factory=dict)
     quarantined: list[tuple[str, str]] = dataclasses.field(default_factory=list)
     unusable: dict[int, int] = dataclasses.field(default_factory=dict)
@@ -81,8 +86,14 @@ class Opened:
             content=[self.content[index] for index in indices],
             dealt_by=[self.dealt_by[index] for index in indices],
             labels=None if self.labels is None else self.labels[indices],
+            pixels=self.pixels and [self.pixels[index] for index in indices],
+            looks=None if self.looks is None else self.looks[indices],
             rows=indices if self.rows is None else self.rows[indices],
         )
+
+    def alone(self, index: int) -> Source:
+        """Returns one record as a source."""
+        return self.subset(np.array([index])).source(labeled=False)
 
     def source(self, *, labeled: bool = True) -> Source:
         """Returns the records as a source, without labels unless `labeled`."""
@@ -190,6 +201,8 @@ class Opener:
             dealt_by=source.sha256,
             labels=source.labels,
             classes=listing.classes,
+            pixels=source.pixel_hashes,
+            looks=source.looks,
             left_out=listing.left_out,
             quarantined=[(f"{name}/{path}", why) for path, why in source.quarantined],
             unusable=_unusable(listing, source.labels),

@@ -97,6 +97,26 @@ def _only_counted() -> UserError:
 
 
 @dataclasses.dataclass(frozen=True)
+class Alike:
+    """Two records that look alike, to be shown in the report.
+
+    Attributes:
+      what: what they are to each other.
+      keys: the key of each.
+      captions: the part or class of each.
+      images: a source of each record alone.
+      distance: number of bits in which their perceptual hashes differ; None for equal
+        pixels.
+    """
+
+    what: str
+    keys: tuple[str, str]
+    captions: tuple[str, str]
+    images: tuple[Source, Source]
+    distance: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Dataset:
     """A dataset in four disjoint parts.
 
@@ -109,6 +129,7 @@ class Dataset:
       test: labeled records used for the final evaluation alone.
       facts: notes for the report: how the data were split, what was left out.
       quarantined: name of each unusable file, and why it cannot be used.
+      alike: some pairs of records that should not be alike.
     """
 
     name: str
@@ -119,6 +140,7 @@ class Dataset:
     test: Source
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
     quarantined: tuple[tuple[str, str], ...] = ()
+    alike: tuple[Alike, ...] = ()
 
     def parts(self) -> dict[str, Source]:
         """Returns the four sources by name."""
