@@ -1,20 +1,30 @@
-"""Placeholders for data that are not on this machine, sized by ``data.expected``.
+"""Placeholders for data that are not on this machine.
 
-Planning a run on 300 million images needs their number, not the images.
+Planning a run on 300 million images needs their number, not the images: `counted` is
+sized by ``data.expected``. Looking at a run whose images are on another drive needs
+what the run has recorded of them: `recorded`.
 """
 
 import glob
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from noisy_student_jax.core.console import printable
+from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.data.open import STREAMED
-from noisy_student_jax.data.sources import Counted, CountedRecords, Dataset
+from noisy_student_jax.data.sources import (
+    NOT_PREPARED,
+    Counted,
+    CountedRecords,
+    Dataset,
+)
 
+PARTS = ("labeled", "pool", "validation", "test")
 ASSUMED = "sizes"
 """Key in `Dataset.facts` that tells where assumed sizes come from."""
 
@@ -29,16 +39,47 @@ def absent(data: ConfigDict) -> list[str]:
     if data.expected.labeled is None:
         return []
     places = dict(data.sources)
-    missing = [
-        f"{name} '{printable(place)}'"
-        for name, place in places.items()
-        if place and not _is_here(place)
-    ]
+    missing = out_of_sight(data)
     if places["labeled"] is None:
         missing.append("labeled (not given)")
     if not (places["unlabeled"] or data.labels_per_class):
         missing.append("unlabeled (not given)")
     return missing
+
+
+def out_of_sight(data: ConfigDict) -> list[str]:
+    """Returns the named sources that are not on this machine, each as a phrase."""
+    return [
+        f"{name} '{printable(place)}'"
+        for name, place in data.sources.items()
+        if place and not _is_here(place)
+    ]
+
+
+def recorded(data: ConfigDict, record: dict[str, Any]) -> Dataset:
+    """Returns a placeholder for the dataset that a run has recorded.
+
+    Args:
+      data: the config's ``data`` section.
+      record: the contents of the run's ``data/dataset.json``.
+
+    Raises:
+      UserError: the record is damaged.
+    """
+    try:
+        return _placeholder(
+            data,
+            name=record["name"],
+            classes=record["classes"],
+            sizes={part: int(record["splits"][part]) for part in PARTS},
+            facts=dict(record["facts"]),
+            fingerprints={part: record["fingerprints"][part] for part in PARTS},
+        )
+    except (KeyError, TypeError, ValueError):
+        raise UserError(
+            f"{', '.join(out_of_sight(data))} are not in sight, and what the run has"
+            " recorded of them in data/dataset.json is damaged: restore one of them"
+        ) from None
 
 
 def counted(data: ConfigDict, *, name: str, absent: Sequence[str]) -> Dataset:
@@ -49,21 +90,44 @@ def counted(data: ConfigDict, *, name: str, absent: Sequence[str]) -> Dataset:
       name: name of the dataset.
       absent: the missing sources, recorded in the dataset's facts.
     """
-    expected = data.expected
+    sizes = {part: data.expected[part] for part in PARTS}
+    return _placeholder(
+        data,
+        name=name,
+        classes=[str(number) for number in range(data.expected.classes)],
+        sizes=sizes,
+        facts={ASSUMED: f"as config.data.expected says; not here: {', '.join(absent)}"},
+    )
+
+
+def _placeholder(
+    data: ConfigDict,
+    *,
+    name: str,
+    classes: Sequence[str],
+    sizes: Mapping[str, int],
+    facts: dict[str, Any],
+    fingerprints: Mapping[str, str] | None = None,
+) -> Dataset:
     streamed = data.pipeline == "streamed" or any(
         place and place.startswith(STREAMED) for place in data.sources.values()
     )
     kind = CountedRecords if streamed else Counted
     # A broadcast scalar takes no memory.
-    labels = np.broadcast_to(np.int64(0), (expected.labeled,))
+    labels = np.broadcast_to(np.int64(0), (sizes["labeled"],))
+    known = fingerprints or {}
+
+    def part(name: str, labels: np.ndarray | None = None) -> Counted:
+        return kind(sizes[name], labels, fingerprint=known.get(name, NOT_PREPARED))
+
     return Dataset(
         name=name,
-        classes=tuple(str(number) for number in range(expected.classes)),
-        labeled=kind(expected.labeled, labels),
-        pool=kind(expected.pool, None),
-        validation=kind(expected.validation, None),
-        test=kind(expected.test, None),
-        facts={ASSUMED: f"as config.data.expected says; not here: {', '.join(absent)}"},
+        classes=tuple(classes),
+        labeled=part("labeled", labels),
+        pool=part("pool"),
+        validation=part("validation"),
+        test=part("test"),
+        facts=facts,
     )
 
 

@@ -13,6 +13,8 @@ from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.protocols import Examples, Preprocessor, Source
 
 READ_AT_ONCE = 256
+NOT_PREPARED = "not prepared"
+"""The fingerprint of records that are only counted."""
 
 
 class ArraySource:
@@ -61,11 +63,15 @@ class ArraySource:
 class Counted:
     """A source whose records are only counted: they have no keys and no images."""
 
-    fingerprint = "not prepared"
-
-    def __init__(self, count: int, labels: np.ndarray | None):
+    def __init__(
+        self,
+        count: int,
+        labels: np.ndarray | None,
+        *,
+        fingerprint: str = NOT_PREPARED,
+    ):
         """Stands for `count` records."""
-        self._count, self.labels = count, labels
+        self._count, self.labels, self.fingerprint = count, labels, fingerprint
 
     def __len__(self) -> int:
         return self._count

@@ -11,7 +11,8 @@ from noisy_student_jax.report.contact_sheet import CONTACT_SHEET
 from noisy_student_jax.report.formatting import NOTHING, count
 from noisy_student_jax.report.provenance import written
 from noisy_student_jax.report.quarantine import quarantine
-from noisy_student_jax.runs.write_splits import DATASET, QUARANTINE
+from noisy_student_jax.runs.paths import DATASET
+from noisy_student_jax.runs.write_splits import QUARANTINE
 
 
 def dataset(workdir: pathlib.Path) -> dict[str, Any]:

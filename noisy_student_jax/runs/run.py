@@ -12,17 +12,17 @@ import jax
 
 from noisy_student_jax import config as configs
 from noisy_student_jax import data, tasks
-from noisy_student_jax.core import files
+from noisy_student_jax.core import console, files
 from noisy_student_jax.core.console import Progress
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.preemption import Interruption
 from noisy_student_jax.core.protocols import Task
-from noisy_student_jax.data import Dataset
+from noisy_student_jax.data import Dataset, expected
 from noisy_student_jax.data.sources import fingerprint
 from noisy_student_jax.runs import fixres
 from noisy_student_jax.runs.costs import Costs, ModelCost
 from noisy_student_jax.runs.ledger import Ledger
-from noisy_student_jax.runs.paths import DECISIONS, PREPARED, GenerationPaths
+from noisy_student_jax.runs.paths import DATASET, DECISIONS, PREPARED, GenerationPaths
 from noisy_student_jax.runs.spec import (
     TRAIN,
     DataFacts,
@@ -100,6 +100,15 @@ class Run:
 
         A user's own images are prepared first, unless the run is only inspected.
         """
+        record, absent = self.workdir / DATASET, []
+        if self.look_only and files.is_file(record):
+            absent = expected.out_of_sight(self.config.data)
+        if absent:
+            console.say_once(
+                f"the images are not in sight ({', '.join(absent)}): this is told from"
+                " what the run has recorded"
+            )
+            return expected.recorded(self.config.data, files.read_json(record))
         side = self.config.data.side or largest_side(self.config)
         section = with_places(self.config.data, self.workdir, side=side)
         dataset = data.load(

@@ -4,10 +4,10 @@ import pyarrow as pa
 
 from noisy_student_jax.core import files
 from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.runs.paths import DATASET
 from noisy_student_jax.runs.run import Run
 
 SPLITS = "data/splits.parquet"
-DATASET = "data/dataset.json"
 QUARANTINE = "data/quarantine.parquet"
 
 

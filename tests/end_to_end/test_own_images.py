@@ -97,6 +97,29 @@ def test_images_moved_elsewhere_change_nothing(finished, folders, tmp_path, caps
     assert "moved its earlier files" not in capsys.readouterr().out
 
 
+def test_status_of_a_run_is_told_where_its_images_are_not(
+    folders, tmp_path, capsys, monkeypatch
+):
+    own, workdir = tmp_path / "own", tmp_path / "run"
+    shutil.copytree(folders, own)
+    monkeypatch.chdir(own)
+    assert main(line("prepare", pathlib.Path(), workdir)) == 0
+    capsys.readouterr()
+
+    monkeypatch.chdir(tmp_path)
+    assert main(["status", f"--workdir={workdir}", "--json"]) == 0
+    seen = json.loads(capsys.readouterr().out)
+    shutil.rmtree(own)
+    assert main(["status", f"--workdir={workdir}", "--json"]) == 0
+    out, err = capsys.readouterr()
+
+    assert json.loads(out) == seen
+    assert [stage["state"] for stage in seen["stages"][:3]] == [
+        *("finished", "finished", "pending")
+    ]
+    assert f"not in sight (labeled '{own}/labeled', unlabeled '{own}/unlabeled')" in err
+
+
 def test_a_pool_that_has_grown_is_named_and_refused(
     finished, folders, tmp_path, capsys
 ):
