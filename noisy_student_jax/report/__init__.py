@@ -14,6 +14,7 @@ from markupsafe import Markup, escape
 
 from noisy_student_jax.core import console, files
 from noisy_student_jax.report import (
+    alike,
     dataset,
     formatting,
     gallery,
@@ -63,6 +64,7 @@ def render(run: Run, summary: dict[str, Any]) -> str:
             gallery=gallery.gallery(run, summary, students),
             mistakes=mistakes.mistakes(summary, students),
             data=dataset.dataset(run.workdir),
+            alike=alike.alike(run),
             provenance=provenance.provenance(run),
         )
     )

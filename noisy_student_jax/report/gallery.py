@@ -43,7 +43,7 @@ def gallery(run: Run, summary: dict[str, Any], students: list[Shown]) -> dict[st
         return {"missing": f"The images cannot be shown: {selection.PLAN} is damaged."}
     except (UserError, OSError, ValueError, LookupError, RuntimeError) as error:
         # Data may be unavailable by now; the report is written without it.
-        return {"missing": f"The images cannot be shown: {_one_line(error)}."}
+        return {"missing": f"The images cannot be shown: {one_line(error)}."}
     return {
         "missing": None,
         "teacher": teacher.title,
@@ -113,16 +113,26 @@ def _with_images(
         for key, score, image, status in zip(
             ends.keys, ends.scores, examples.images, examples.status, strict=True
         ):
-            tile = {"score": f"{score:.2f}", "key": key, "data": None, "small": False}
-            if image is not None and status == "ok":
-                tile["small"] = max(np.asarray(image).shape[:2]) < _SMALL
-                tile["data"] = _png(image)
-            tiles.append(tile)
+            tiles.append(tile(key, image, status) | {"score": f"{score:.2f}"})
         # In a class with few images, none is shown on both sides.
         most = min(IMAGES_SHOWN, -(-len(tiles) // 2))
         name = class_name(classes, label)
         shown.append({"name": name, "most": tiles[:most], "least": tiles[most:]})
     return shown
+
+
+def tile(key: str, image: np.ndarray | None, status: str) -> dict[str, Any]:
+    """Returns a record's picture for the report, without data if it cannot be shown.
+
+    Args:
+      key: the record's key.
+      image: uint8 ``[height, width, 3]``, or None.
+      status: ``ok``, or why the image cannot be shown.
+    """
+    if image is None or status != "ok":
+        return {"key": key, "data": None, "small": False}
+    small = max(np.asarray(image).shape[:2]) < _SMALL
+    return {"key": key, "data": _png(image), "small": small}
 
 
 def _png(image: np.ndarray) -> str:
@@ -134,5 +144,6 @@ def _png(image: np.ndarray) -> str:
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """Returns an error's message in one line."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -1,6 +1,9 @@
 """The report: what it says, that it comes alone, and that no name can harm it."""
 
+import base64
+import dataclasses
 import html
+import io
 import itertools
 import json
 import re
@@ -10,12 +13,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from noisy_student_jax import config as configs
 from noisy_student_jax import report
 from noisy_student_jax.core import files
+from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.preemption import Interruption
-from noisy_student_jax.data.sources import ArraySource, Dataset
+from noisy_student_jax.data.sources import Alike, ArraySource, Dataset
 from noisy_student_jax.pseudo_labels import selection, sidecar
 from noisy_student_jax.pseudo_labels.plan import SelectionOptions
 from noisy_student_jax.runs.run import Run
@@ -445,6 +450,64 @@ def test_a_pool_that_changed_shows_no_wrong_images(tmp_path):
     page = Page(render(run, summary_of(run)))
     assert "the pool is not the one that was labeled" in page.text
     assert not [n for n, _ in page.elements if n == "img"]
+
+
+def test_images_that_are_alike_are_shown_in_pairs(tmp_path):
+    run = make_run(tmp_path)
+    pool, test = run.dataset.pool, run.dataset.test
+    run.dataset = dataclasses.replace(
+        run.dataset,
+        alike=(
+            Alike(
+                "one image in two classes",
+                (pool.key(0), pool.key(1)),
+                ("ant", HOSTILE),
+                (pool.subset([0]), pool.subset([1])),
+            ),
+            *(
+                Alike(
+                    "near-duplicates",
+                    (pool.key(n), test.key(n)),
+                    ("unlabeled", "test"),
+                    (pool.subset([n]), test.subset([n])),
+                    n,
+                )
+                for n in (1, 6)
+            ),
+        ),
+    )
+
+    page = Page(render(run, summary_of(run)))
+
+    shown = [attributes for name, attributes in page.elements if name == "img"]
+    assert [one["title"].split("-")[0] for one in shown] == [
+        *("pool/0", "pool/1", "pool/1", "test/1", "pool/6", "test/6")
+    ]
+    data = shown[3]["src"].removeprefix("data:image/png;base64,")
+    picture = Image.open(io.BytesIO(base64.b64decode(data)))
+    np.testing.assert_array_equal(np.asarray(picture), test.images[1])
+    assert "script" not in {name for name, _ in page.elements}
+    for text in ("One image in two classes", "the same pixels", "Near-duplicates"):
+        assert page.text.count(text) == 1
+    assert "1 bit apart" in page.text and "6 bits apart" in page.text
+
+
+def test_images_that_are_gone_leave_the_pairs_out(tmp_path):
+    run = make_run(tmp_path)
+
+    class Gone(ArraySource):
+        def read(self, indices):
+            raise UserError("'a.bin' can no longer be read")
+
+    gone = Gone(["a"], [None])
+    pair = Alike("near-duplicates", ("a", "a"), ("x", "test"), (gone, gone), 2)
+    run.dataset = dataclasses.replace(run.dataset, alike=(pair,))
+
+    text = Page(render(run, summary_of(run))).text
+
+    assert (
+        "Pairs of images that are alike cannot be shown: 'a.bin' can no longer be read."
+    ) in text
 
 
 def test_everything_missing_is_said_in_sentences(tmp_path):
