@@ -150,7 +150,6 @@ def _dispatch(arguments: list[str], interruption: Interruption) -> int:
     devices.announce()
     devices.keep_compiled_programs()
     interruption.begin(output=console.output())
-    interruption.check()
     command = elsewhere.get(options.command) or getattr(commands, options.command)
     return command(options, interruption)
 

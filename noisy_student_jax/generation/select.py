@@ -27,10 +27,15 @@ def select_pseudo_labels(teacher: Generation, student: Generation) -> dict[str, 
     options = SelectionOptions.from_config(student.spec.config.selection)
     if kept:
         options = selection.kept_options(kept)
-    if files.is_file(folder / selection.SUMMARY):
-        # An earlier process was stopped after the selection and before its manifest.
-        summary = files.read_json(folder / selection.SUMMARY)
-    else:
+    made_for = run.ledger.made_for(f"{teacher.spec.name}/select")
+    # An earlier process may have been stopped between the selection and its manifest.
+    summary = selection.finished(folder, made_for)
+    if summary is None:
+        if aside := run.ledger.set_aside([folder]):
+            console.warn(
+                f"'{folder}' was made for something else, or is damaged: it was moved"
+                f" to '{aside}'"
+            )
         summary = selection.select(
             teacher.paths.labels,
             folder,
@@ -39,6 +44,7 @@ def select_pseudo_labels(teacher: Generation, student: Generation) -> dict[str, 
             classes=run.dataset.classes,
             expected=_expected(teacher),
             kept=kept,
+            made_for=made_for,
         )
     for warning in summary["warnings"]:
         console.warn(warning)

@@ -70,6 +70,7 @@ def train(student: Generation) -> dict[str, Any]:
             records=pipeline.records,
             interruption=run.interruption,
             progress=run.progress,
+            made_for=run.ledger.made_for(f"{spec.name}/{spec.stage}"),
         )
     finally:
         pipeline.close()

@@ -29,7 +29,7 @@ from noisy_student_jax.config.load import undecided
 from noisy_student_jax.config.schema import LABELS_ONLY, OWNER
 from noisy_student_jax.core import console, files
 from noisy_student_jax.core.console import Progress
-from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.core.errors import DamagedFileError, UserError
 from noisy_student_jax.core.preemption import Interruption
 from noisy_student_jax.data.encoded import EncodedSource, is_encoded
 from noisy_student_jax.data.image_folder import check_places
@@ -206,6 +206,12 @@ def _source(data: ConfigDict, name: str) -> EncodedSource:
     return source
 
 
+UNREADABLE = (
+    *(DamagedFileError, KeyError, TypeError, AttributeError, ValueError, IndexError),
+)
+"""What reading and applying decisions raises where they are no decisions."""
+
+
 def decided(
     config: ConfigDict,
     workdir: pathlib.Path,
@@ -228,14 +234,14 @@ def decided(
     """
     path = workdir / DECISIONS
     if files.is_file(path):
-        found = files.read_json(path)
+        asked = _asked(config), _asked(config, written=renamed.before)
         try:
-            if found["asked"] in (
-                _asked(config),
-                _asked(config, written=renamed.before),
-            ):
-                return [_read(one) for one in found["decisions"]]
-        except (KeyError, TypeError) as error:
+            found = files.read_json(path)
+            if found["asked"] in asked:
+                made = [_read(one) for one in found["decisions"]]
+                decisions.apply(config, made)
+                return made
+        except UNREADABLE as error:
             raise UserError(
                 f"'{path}' is damaged: restore it, or remove it to decide again"
             ) from error

@@ -68,6 +68,7 @@ def select(
     classes: Sequence[str] = (),
     expected: Expected | None = None,
     kept: str | Path | None = None,
+    made_for: str | None = None,
 ) -> dict[str, Any]:
     """Selects records, and writes the plan and the files that training reads.
 
@@ -90,10 +91,12 @@ def select(
       expected: statistics to compare the pool with, for warnings.
       kept: an earlier selection whose records and copies are kept (`KeptPlan`) with new
         labels. The options must be those of that selection.
+      made_for: digest of what the selection depends on, for `finished`.
 
     Returns:
       ``schema``, ``method``, ``options``, ``counts``, ``per_class``, ``thresholds``,
-      ``score_histogram``, ``confidence``, ``labels``, ``kept`` and ``warnings``; in
+      ``score_histogram``, ``confidence``, ``labels``, ``kept``, ``warnings``,
+      ``made_for`` and the SHA-256 of the ``files``; in
       ``counts``, read = selected + quarantined + below_threshold + over_capacity, or,
       for a kept plan, selected + quarantined + not_in_plan.
 
@@ -136,8 +139,31 @@ def select(
             summary["kept"] = _origin(Path(kept), plan)
         about = (survey, plan, tally, classes)
         summary["warnings"] = _warnings(*about, expected or Expected())
-        files.write_json(temporary / SUMMARY, summary)
+        summary["made_for"] = made_for
+        summary["files"] = files.tree_hashes(temporary, ["."])
+        files.write_json(temporary / SUMMARY, summary, with_sum=True)
     return summary
+
+
+def finished(directory: Path, made_for: str | None) -> dict[str, Any] | None:
+    """Returns the summary of a finished selection, if it is whole and made for this.
+
+    Args:
+      directory: the output directory of `select`.
+      made_for: what `select` was given; None for a stage that an older version began.
+    """
+    if not files.is_file(directory / SUMMARY):
+        return None
+    try:
+        summary = files.read_json(directory / SUMMARY)
+        hashes = files.tree_hashes(directory, ["."])
+        hashes.pop(SUMMARY)
+        if made_for is None and "files" not in summary:
+            return summary  # by an older version
+        ours = summary["made_for"] == made_for and summary["files"] == hashes
+    except (DamagedFileError, KeyError, TypeError):
+        return None
+    return summary if ours else None
 
 
 def load_picks(

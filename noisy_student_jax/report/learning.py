@@ -5,7 +5,6 @@ from typing import Any
 
 from markupsafe import Markup
 
-from noisy_student_jax.core.errors import DamagedFileError
 from noisy_student_jax.report import svg
 from noisy_student_jax.report.formatting import is_number
 from noisy_student_jax.report.students import Shown
@@ -49,14 +48,9 @@ def panels(summary: dict[str, Any], students: list[Shown]) -> dict[str, Any]:
 def _read(one: Shown, primary: str) -> tuple[Curves, Curves]:
     """Returns the curves of the validation metric in percent, and of training loss."""
     try:
-        log = read_metrics(one.folder / "train" / "metrics.jsonl")
-    except (DamagedFileError, OSError, ValueError):
-        log = []
-    entries = [
-        entry
-        for entry in log
-        if isinstance(entry, dict) and is_number(entry.get("step"))
-    ]
+        entries, _ = read_metrics(one.folder / "train" / "metrics.jsonl")
+    except OSError:
+        entries = []
 
     def curve(name: str, factor: float = 1.0) -> Curve:
         return [

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from noisy_student_jax.core import console, files
+from noisy_student_jax.core.errors import DamagedFileError
 from noisy_student_jax.core.preemption import Interruption
 
 Before = Callable[[int], None]
@@ -40,10 +41,20 @@ class Parts:
         self._found: dict[str, Any] = {}
         self._progress = console.Progress()
         if self._path and files.is_file(self._path):
-            kept = files.read_json(self._path)
-            if kept["identity"] == self._identity:
-                self._found = kept["parts"]
+            self._found = self._kept()
+            if self._found:
                 console.say(f"{suite}: resuming after {len(self._found)} parts")
+
+    def _kept(self) -> dict[str, Any]:
+        """Returns the stored results by part; none if they are of something else."""
+        assert self._path
+        try:
+            kept = files.read_json(self._path)
+            ours = kept["identity"] == self._identity
+            return dict(kept["parts"]) if ours else {}
+        except (DamagedFileError, KeyError, TypeError, ValueError):
+            console.warn(f"'{self._path}' is damaged: its parts are made again")
+            return {}
 
     def expect(self, names: list[str]) -> None:
         """Announces the parts, so that the remaining time can be estimated."""
@@ -85,7 +96,9 @@ class Parts:
         self._progress.finish()
         if self._path:
             files.write_json(
-                self._path, {"identity": self._identity, "parts": self._found}
+                self._path,
+                {"identity": self._identity, "parts": self._found},
+                with_sum=True,
             )
         return self._found[name]
 

@@ -3,8 +3,10 @@
 ``WORKDIR/ledger/NAME.json`` is written last, after all outputs of a stage. A stage
 without it has not finished; a stage with it is skipped, as long as its config fields,
 its inputs and its output files are unchanged. ``NAME.started.json`` records the
-identity of an unfinished stage, so that it is never continued under another one.
-Nothing is deleted: outdated files are moved to ``WORKDIR/superseded``.
+identity of an unfinished stage, so that it is never continued under another one. Each
+record carries a sum; one that is damaged, or another stage's, is not believed, and
+files without a record are made again. Nothing is deleted: outdated files are moved to
+``WORKDIR/superseded``.
 """
 
 import dataclasses
@@ -13,13 +15,19 @@ import os
 import pathlib
 import platform
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from noisy_student_jax.config import flatten, renamed
 from noisy_student_jax.core import files
-from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.core.errors import DamagedFileError, UserError
 
+STARTED = ".started"
+"""Suffix of the name of an unfinished stage's record."""
 VERSIONS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+OBJECTS = ("config", "inputs", "environment")
+"""Fields of a record that are objects."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +70,8 @@ class Ledger:
         self.folder = workdir / "ledger"
 
     def manifest(self, stage: str) -> dict[str, Any] | None:
-        """Returns the manifest of a finished stage, or None."""
-        return _read(self._path(stage))
+        """Returns the manifest of a finished stage; None if there is no whole one."""
+        return self._believed(stage)
 
     def finished(self, stage: str) -> dict[str, Any]:
         """Returns the manifest of a finished stage.
@@ -79,8 +87,28 @@ class Ledger:
         return manifest
 
     def started(self, stage: str) -> dict[str, Any] | None:
-        """Returns the start record of an unfinished stage, or None."""
-        return _read(self._path(stage, ".started"))
+        """Returns the start record of an unfinished stage; None without a whole one."""
+        return self._believed(stage, STARTED)
+
+    def fault(self, stage: str) -> str | None:
+        """Returns why a record of a stage cannot be believed, as a phrase, or None."""
+        for suffix in ("", STARTED):
+            path = self._path(stage, suffix)
+            try:
+                if self._read(stage, suffix):
+                    return None
+            except DamagedFileError as error:
+                where = path.relative_to(self.workdir)
+                return f"its record '{where}' is damaged: {files.reason(error)}"
+        return None
+
+    def made_for(self, stage: str) -> str | None:
+        """Returns a digest of the identity that an unfinished stage was started with.
+
+        Files that a stage leaves for its own continuation carry it. None if the stage
+        was started by an older version, whose files carry none.
+        """
+        return (self.started(stage) or {}).get("made_for")
 
     def outputs_digest(self, stage: str) -> str:
         """Returns one digest over all output files of a finished stage.
@@ -110,20 +138,21 @@ class Ledger:
         record = {
             "stage": stage,
             **identity.record(),
+            "made_for": files.digest({"stage": stage, **identity.record()}),
             "environment": environment(),
             "at": _now(),
         }
-        files.write_json(self._path(stage, ".started"), record)
+        self._write(stage, record, STARTED)
 
     def forget_start(self, stage: str) -> None:
         """Removes the start record of a finished stage."""
-        files.remove(self._path(stage, ".started"))
+        files.remove(self._path(stage, STARTED))
 
     def spend(self, stage: str, seconds: float) -> None:
         """Adds seconds to the time that an unfinished stage has taken so far."""
         if record := self.started(stage):
             record["seconds"] = record.get("seconds", 0.0) + seconds
-            files.write_json(self._path(stage, ".started"), record)
+            self._write(stage, record, STARTED)
 
     def finish(
         self,
@@ -147,7 +176,7 @@ class Ledger:
             "started": started.get("at"),
             "finished": _now(),
         }
-        files.write_json(self._path(stage), record)
+        self._write(stage, record)
         self.forget_start(stage)
 
     def supersede(self, stage: str, outputs: list[str]) -> pathlib.Path | None:
@@ -156,8 +185,19 @@ class Ledger:
         Returns:
           The folder that holds them now, or None if there were none.
         """
-        moved = [self._path(stage), self._path(stage, ".started")]
-        moved += [self.workdir / path for path in outputs]
+        # Records are moved last: until then they tell that the stage is outdated.
+        moved = sorted(self.workdir / path for path in outputs)
+        return self.set_aside([*moved, self._path(stage), self._path(stage, STARTED)])
+
+    def set_aside(self, moved: Sequence[pathlib.Path]) -> pathlib.Path | None:
+        """Moves files and folders of a run to ``superseded``; deletes nothing.
+
+        Args:
+          moved: their paths, folders before their files.
+
+        Returns:
+          The folder that holds them now, or None if there were none.
+        """
         if not any(map(files.exists, moved)):
             return None
         number = 1
@@ -165,8 +205,7 @@ class Ledger:
             files.exists(folder / path.relative_to(self.workdir)) for path in moved
         ):
             number += 1
-        # Folders come before their files.
-        for path in sorted(moved):
+        for path in moved:
             if not files.exists(path):
                 continue  # moved with its folder
             files.move(path, folder / path.relative_to(self.workdir))
@@ -202,8 +241,11 @@ class Ledger:
           new: its new name.
         """
         for path in files.list_folder(self.folder, pattern="*.json"):
-            record = files.read_json(path)
-            made = record.get("outputs", {})
+            try:
+                record = files.read_json(path)
+                made = record.get("outputs", {})
+            except (DamagedFileError, AttributeError):
+                continue  # `fault` names it
             if any(name.startswith(f"{new}/") for name in made):
                 folders = {"/".join(name.split("/")[:2]) for name in made}
                 self.supersede(record["stage"], sorted(folders))
@@ -216,7 +258,36 @@ class Ledger:
             else path: digest
             for path, digest in manifest["outputs"].items()
         }
-        files.write_json(self._path(stage), manifest)
+        self._write(stage, manifest)
+
+    def _believed(self, stage: str, suffix: str = "") -> dict[str, Any] | None:
+        try:
+            return self._read(stage, suffix)
+        except DamagedFileError:
+            return None
+
+    def _read(self, stage: str, suffix: str = "") -> dict[str, Any] | None:
+        """Reads a record of a stage.
+
+        Raises:
+          DamagedFileError: it is damaged, or another stage's.
+        """
+        path = self._path(stage, suffix)
+        if not files.is_file(path):
+            return None
+        found = files.read_json(path)
+        objects = OBJECTS if suffix else (*OBJECTS, "outputs", "counts")
+        reason = "it is no such record"
+        if isinstance(found, dict) and all(
+            isinstance(found.get(name), dict) for name in objects
+        ):
+            if found.get("stage") == stage:
+                return renamed.record(found)
+            reason = f"it is the record of {found.get('stage')}"
+        raise DamagedFileError(f"'{path}' is damaged", reason)
+
+    def _write(self, stage: str, record: dict[str, Any], suffix: str = "") -> None:
+        files.write_json(self._path(stage, suffix), record, with_sum=True)
 
     def _path(self, stage: str, suffix: str = "") -> pathlib.Path:
         return self.folder / f"{stage.replace('/', '.')}{suffix}.json"
@@ -246,10 +317,6 @@ def environment_changes(before: dict[str, Any]) -> list[str]:
         for key in sorted(now.keys() | before.keys())
         if now.get(key) != before.get(key)
     ]
-
-
-def _read(path: pathlib.Path) -> dict[str, Any] | None:
-    return renamed.record(files.read_json(path)) if files.is_file(path) else None
 
 
 def _jsonable(value: Any) -> Any:

@@ -200,7 +200,7 @@ class Run:
     def write_config(self) -> None:
         """Writes the resolved config and its decisions to the run directory."""
         if self.decisions is not None:
-            files.write_json(self.workdir / DECISIONS, self.decisions)
+            files.write_json(self.workdir / DECISIONS, self.decisions, with_sum=True)
         files.write_atomically(
             self.workdir / "config.json", configs.to_json(self.config)
         )

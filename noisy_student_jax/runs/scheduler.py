@@ -7,7 +7,7 @@ be resumed, and which would have to run again because something changed.
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from noisy_student_jax.core import console, files
@@ -57,19 +57,33 @@ class Standing:
     Attributes:
       state: ``finished``, ``started``, ``pending`` or ``stale``.
       why: reasons for a stale state, a phrase each.
+      unrecorded: whether it is stale only as its files have no record.
+      damaged: whether it is stale as its record is damaged.
     """
 
     state: str
     why: tuple[str, ...] = ()
+    unrecorded: bool = False
+    damaged: bool = False
 
 
 def standings(run: Run, stages: list[Stage]) -> dict[str, Standing]:
     """Returns the state of each stage, in order; staleness passes to dependents."""
     found: dict[str, Standing] = {}
+    recorded: set[str] = set()
     for stage in stages:
         manifest = run.ledger.manifest(stage.name)
         record = manifest or run.ledger.started(stage.name)
+        recorded.update((manifest or {}).get("outputs", ()))
         stale_needs = [n for n in stage.needs if found[n].state == "stale"]
+        fault = run.ledger.fault(stage.name)
+        if fault and _made_anything(run, stage):
+            found[stage.name] = Standing("stale", (fault,), damaged=True)
+            continue
+        if record is None and _made_anything(run, stage, besides=recorded):
+            why = ["there is no record of what its files were made with"]
+            found[stage.name] = Standing("stale", tuple(why), unrecorded=True)
+            continue
         if record is None:
             found[stage.name] = Standing("pending")
             continue
@@ -100,6 +114,9 @@ def perform(
 ) -> None:
     """Performs the stages that have not finished.
 
+    Files of a stage that have no record are moved to ``superseded`` without asking:
+    nobody knows what they were made with.
+
     Args:
       run: the run.
       stages: all stages of the run.
@@ -114,7 +131,8 @@ def perform(
     found = standings(run, stages)
     derived = {stage.name for stage in stages if stage.derived}
     stale = {name: s for name, s in found.items() if s.state == "stale"}
-    if stale.keys() - derived and not again:
+    unrecorded = {name for name, standing in stale.items() if standing.unrecorded}
+    if stale.keys() - derived - unrecorded and not again:
         raise UserError(_refusal(run, stale))
     chosen = [s for s in stages if only is None or s.name in only]
     _check_needs(run, chosen, found)
@@ -124,7 +142,8 @@ def perform(
             folder = run.ledger.supersede(
                 stage.name, [*stage.outputs, *stage.working_files]
             )
-            console.say(f"{stage.name}: moved its earlier files to '{folder}'")
+            why = f" ({found[stage.name].why[0]})" if stage.name in unrecorded else ""
+            console.say(f"{stage.name}: moved its earlier files to '{folder}'{why}")
         elif found[stage.name].state == "finished":
             for new, old in run.ledger.misplaced(stage.name, stage.elsewhere).items():
                 run.ledger.relocate(stage.name, old, new)
@@ -201,9 +220,13 @@ def _perform_one(run: Run, stage: Stage, label: str, *, goes_on: bool) -> None:
     console.say(f"  {told or 'done'} ({console.duration(seconds)})")
 
 
-def _made_anything(run: Run, stage: Stage) -> bool:
-    made = [*stage.outputs, *stage.working_files]
-    return any(files.exists(run.workdir / path) for path in made)
+def _made_anything(run: Run, stage: Stage, *, besides: Iterable[str] = ()) -> bool:
+    """Returns whether a stage has files, besides those recorded for other stages."""
+    return any(
+        files.exists(run.workdir / path)
+        and not any(f"{one}/".startswith(f"{path}/") for one in besides)
+        for path in [*stage.outputs, *stage.working_files]
+    )
 
 
 def _identity(run: Run, stage: Stage) -> Identity:
@@ -217,11 +240,16 @@ def _refusal(run: Run, stale: dict[str, Standing]) -> str:
         own = [why for why in standing.why if not why.startswith("builds on")]
         if own:
             causes.append(f"{name} ({'; '.join(own[:4])})")
+    damaged = any(standing.damaged for standing in stale.values())
+    what = (
+        "has damaged records" if damaged else "was made with other settings or inputs"
+    )
+    restore = "restore the records, " if damaged else ""
     return (
-        f"'{run.workdir}' was made with other settings or inputs: {', '.join(causes)};"
-        f" these stages would have to run again: {', '.join(stale)}; pass --again to do"
-        " so (existing files are moved to superseded/, not deleted), or give another"
-        " --workdir"
+        f"'{run.workdir}' {what}: {', '.join(causes)};"
+        f" these stages would have to run again: {', '.join(stale)}; {restore}pass"
+        " --again to do so (existing files are moved to superseded/, not deleted), or"
+        " give another --workdir"
     )
 
 

@@ -2,7 +2,8 @@
 
 Orbax does not detect flipped bits, and treats any stray folder as its newest step. So
 every step has a manifest of SHA-256 sums, written last, and only steps whose files
-match their manifest count.
+match their manifest count. It also says what the step was made for, so that another
+training's is not taken.
 
 Writing and hashing run in the background: a save returns once the state has been
 copied off the devices, so the next step can reuse its buffers.
@@ -34,15 +35,18 @@ logging.getLogger("absl").addFilter(_is_news)
 class Checkpoints:
     """The checkpoints in one folder: ``step_N/`` with ``step_N.json`` beside it."""
 
-    def __init__(self, folder: pathlib.Path, *, keep: int = 2):
+    def __init__(
+        self, folder: pathlib.Path, *, keep: int = 2, made_for: str | None = None
+    ):
         """Opens a folder.
 
         Args:
           folder: created by the first save.
           keep: number of newest steps to keep.
+          made_for: digest of what the training depends on; None if it is not known.
         """
         self.folder = folder.absolute()
-        self.keep = keep
+        self.keep, self.made_for = keep, made_for
         self._orbax = ocp.StandardCheckpointer()
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
         self._writing: tuple[int, concurrent.futures.Future] | None = None
@@ -65,7 +69,7 @@ class Checkpoints:
         self.wait()
         step = int(state.step)
         if step in self.steps():
-            if self._intact(step):
+            if self._fault(step) is None:
                 return
             files.remove(self._manifest(step))
         target = self._path(step)
@@ -93,21 +97,23 @@ class Checkpoints:
             raise self._not_saved(step, error) from error
 
     def restore_latest(self, like: TrainState) -> TrainState | None:
-        """Returns the newest intact state, or None.
+        """Returns the newest intact state of this training, or None.
 
         Args:
           like: a state with the target shapes, dtypes and shardings.
         """
         self.wait()
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         for step in reversed(self.steps()):
-            if not self._intact(step):
-                console.warn(
-                    f"checkpoint '{self._path(step)}' is damaged (its files do not"
-                    " match their SHA-256 sums); going back to the one before"
-                )
-                continue
-            abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-            return self._orbax.restore(self._path(step), abstract)
+            fault = self._fault(step)
+            if fault is None:
+                try:
+                    return self._orbax.restore(self._path(step), abstract)
+                except (ValueError, KeyError, TypeError, OSError) as error:
+                    fault = f"holds no state of this training ({one_line(error)[:200]})"
+            console.warn(
+                f"checkpoint '{self._path(step)}' {fault}; going back to the one before"
+            )
         return None
 
     def close(self) -> None:
@@ -127,7 +133,9 @@ class Checkpoints:
         self._orbax.wait_until_finished()
         if jax.process_index() == 0:
             files.write_json(self._manifest(step), self._record(step))
-            for old in self.steps()[: -self.keep]:
+            # Later steps are unusable, and written anew when training comes to them.
+            ours = [one for one in self.steps() if one <= step]
+            for old in ours[: -self.keep]:
                 files.remove(self._manifest(old))
                 with contextlib.suppress(OSError):
                     files.remove(self._path(old))
@@ -139,17 +147,28 @@ class Checkpoints:
             " writable; the same command continues from the last checkpoint"
         )
 
-    def _intact(self, step: int) -> bool:
+    def _fault(self, step: int) -> str | None:
+        """Returns why a step cannot be used, as a phrase, or None."""
+        damaged = "is damaged (its files do not match their SHA-256 sums)"
         try:
             manifest = files.read_json(self._manifest(step))
         except UserError:
-            return False
-        path = self._path(step)
-        return files.is_folder(path) and manifest == self._record(step)
+            return damaged
+        if not (files.is_folder(self._path(step)) and isinstance(manifest, dict)):
+            return damaged
+        record = self._record(step)
+        made_for = manifest.get("made_for")
+        if manifest != {**record, "made_for": made_for} and manifest != record:
+            return damaged
+        if made_for != self.made_for:
+            return "was made by another training, or with other settings"
+        return None
 
     def _record(self, step: int) -> dict[str, Any]:
         """Returns the manifest of a step's files as they are now."""
-        return {"step": step, "files": files.tree_hashes(self._path(step), ["."])}
+        found = files.tree_hashes(self._path(step), ["."])
+        made_for = {"made_for": self.made_for} if self.made_for else {}
+        return {"step": step, "files": found, **made_for}
 
     def _path(self, step: int) -> pathlib.Path:
         return self.folder / f"step_{step:08d}"

@@ -65,6 +65,7 @@ def train(
     records: Callable[[int], dict[str, list[str]]],
     interruption: Interruption,
     progress: Progress,
+    made_for: str | None = None,
 ) -> TrainState:
     """Trains to the last step, resuming from a checkpoint if there is one.
 
@@ -79,6 +80,7 @@ def train(
       records: returns the records of a step, for the error message if it diverges.
       interruption: checked at every step.
       progress: updated at every step.
+      made_for: see `Checkpoints`.
 
     Returns:
       The state after the last step, which is saved.
@@ -88,7 +90,9 @@ def train(
       Interrupted: a signal arrived; the state is saved.
       NotSavedError: a checkpoint could not be written; it may be an earlier one.
     """
-    checkpoints = Checkpoints(folder / "checkpoints", keep=options.checkpoints_kept)
+    checkpoints = Checkpoints(
+        folder / "checkpoints", keep=options.checkpoints_kept, made_for=made_for
+    )
     state = checkpoints.restore_latest(state) or state
     first = int(state.step)
     if first:
@@ -173,7 +177,10 @@ class MetricsLog:
     def __init__(self, folder: pathlib.Path, first_step: int):
         """Opens the log and removes entries after `first_step`, to be written again."""
         self.path = folder / "metrics.jsonl"
-        kept = [e for e in read_metrics(self.path) if e["step"] <= first_step]
+        entries, unread = read_metrics(self.path)
+        if unread:
+            console.warn(f"{unread:,} damaged lines of '{self.path}' are left out")
+        kept = [e for e in entries if e["step"] <= first_step]
         lines = "".join(json.dumps(entry) + "\n" for entry in kept)
         files.write_atomically(self.path, lines)
         try:
@@ -197,16 +204,33 @@ class MetricsLog:
             self._board.close()
 
 
-def read_metrics(path: pathlib.Path) -> list[dict[str, float]]:
-    """Reads ``metrics.jsonl``, ignoring an incomplete last line."""
-    entries = []
-    if files.is_file(path):
-        for line in files.read_text(path).splitlines():
-            try:
-                entries.append(renamed.respelled(json.loads(line)))
-            except json.JSONDecodeError:
-                break
-    return entries
+def read_metrics(path: pathlib.Path) -> tuple[list[dict[str, float]], int]:
+    """Reads ``metrics.jsonl``, ignoring an incomplete last line.
+
+    Returns:
+      The entries, each with its ``step``, and the number of damaged lines.
+    """
+    entries: list[dict[str, float]] = []
+    lines = files.read_bytes(path).split(b"\n") if files.is_file(path) else [b""]
+    found = [_metrics(line) for line in lines[:-1]]
+    # The last line has no end: it was not written to its end, or is empty.
+    entries += [entry for entry in found if entry is not None]
+    if (last := _metrics(lines[-1])) is not None:
+        entries.append(last)
+    return entries, found.count(None)
+
+
+def _metrics(line: bytes) -> dict[str, float] | None:
+    """Returns the metrics in a line, or None if there are none."""
+    try:
+        found = json.loads(line.decode())
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(found, dict) or not isinstance(found.get("step"), int):
+        return None
+    if any(isinstance(value, bool | str | list | dict) for value in found.values()):
+        return None
+    return renamed.respelled(found)
 
 
 def _diverged(

@@ -1,6 +1,7 @@
 """What a config leaves open is decided from data and machine, and stays decided."""
 
 import dataclasses
+import json
 import re
 
 import numpy as np
@@ -13,6 +14,7 @@ from noisy_student_jax import models
 from noisy_student_jax.cli.main import main
 from noisy_student_jax.config import decisions
 from noisy_student_jax.config.load import _execute
+from noisy_student_jax.core import summed
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.preemption import Interruption
 from noisy_student_jax.planning import auto_config
@@ -192,9 +194,26 @@ def test_another_start_is_decided_anew(places, tmp_path):
     assert len(set(records)) == 3
 
 
-def test_damaged_decisions_are_named(places, tmp_path):
+STEPS = {"field": "generations[0].train.steps", "value": 5, "why": "so"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda record: {"decisions": [1]},
+        lambda record: [record],
+        lambda record: record | {"decisions": 1},
+        lambda record: record | {"decisions": [1]},
+        lambda record: record | {"decisions": [STEPS | {"field": 5}]},
+        lambda record: record | {"decisions": [STEPS | {"field": "no.such"}]},
+        lambda record: record | {"decisions": [STEPS | {"field": "generations[9].x"}]},
+        lambda record: record | {summed.KEY: "0"},
+    ],
+)
+def test_damaged_decisions_are_named(change, places, tmp_path):
     open_config = configs.complete(_execute(FOLDER), overrides=overrides(places))
-    (tmp_path / auto_config.DECISIONS).write_text('{"decisions": [1]}')
+    record = auto_config.record(open_config, [])
+    (tmp_path / auto_config.DECISIONS).write_text(json.dumps(change(record)))
 
     with pytest.raises(UserError, match="damaged"):
         auto_config.decided(open_config, tmp_path, Interruption())

@@ -1,12 +1,12 @@
 """Records on disk, and what selection has to make of them, for several tests."""
 
 import collections
-import json
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from noisy_student_jax.core import files
 from noisy_student_jax.pseudo_labels import sidecar
 from noisy_student_jax.pseudo_labels.selection import load_picks, select
 
@@ -112,5 +112,5 @@ def check(tmp_path, records, options, copies, shards=3, classes=None):
     assert len(histogram["edges"]) == 101
     assert sum(histogram["before"]) == counts["read"] - counts["quarantined"]
     assert sum(histogram["selected"]) == counts["selected"]
-    assert json.loads((tmp_path / "out" / "selection.json").read_text()) == summary
+    assert files.read_json(tmp_path / "out" / "selection.json") == summary
     return summary

@@ -180,3 +180,63 @@ def test_time_spent_before_a_stop_counts(book):
     book.finish(STAGE, IDENTITY, outputs=[], counts={}, seconds=1.0)
 
     assert book.manifest(STAGE)["seconds"] == 13.5
+
+
+def flipped(path, *, byte: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[byte] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("suffix", ["", ".started"])
+def test_a_flipped_bit_in_a_record_is_found_or_changes_nothing(suffix, book):
+    finished(book)
+    if suffix:
+        book.begin(STAGE, IDENTITY)
+        (book.folder / "generation_0.train.json").unlink()
+    read = book.started if suffix else book.manifest
+    path = book.folder / f"generation_0.train{suffix}.json"
+    before, whole = read(STAGE), path.read_bytes()
+    found = 0
+
+    for byte in range(0, len(whole), 3):
+        flipped(path, byte=byte)
+        assert read(STAGE) is None or before.items() <= read(STAGE).items()
+        found += bool(book.fault(STAGE))
+        path.write_bytes(whole)
+
+    assert found > 0.9 * len(whole) / 3
+    assert book.fault(STAGE) is None
+
+
+def test_a_record_of_another_stage_is_not_believed(book):
+    finished(book)
+    mine = book.folder / "generation_0.train.json"
+    files.copy_file(mine, book.folder / "generation_1.train.json")
+
+    assert book.manifest("generation_1/train") is None
+    assert "is the record of generation_0/train" in book.fault("generation_1/train")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[]", "{", "[" * 100_000, '{"config": {}}', '{"stage": "generation_0/train"}'],
+)
+def test_what_is_no_record_is_not_believed(text, book):
+    files.write_atomically(book.folder / "generation_0.train.started.json", text)
+
+    assert book.started(STAGE) is None
+    where = "ledger/generation_0.train.started.json"
+    assert book.fault(STAGE).startswith(f"its record '{where}' is damaged: ")
+
+
+def test_a_start_is_made_for_its_stage_and_identity(book):
+    book.begin(STAGE, IDENTITY)
+    first = book.made_for(STAGE)
+    book.spend(STAGE, 1.0)
+    assert book.made_for(STAGE) == first
+
+    book.begin(STAGE, Identity(IDENTITY.config, {"data": "d2"}))
+    assert book.made_for(STAGE) not in (first, None)
+    book.begin("generation_1/train", IDENTITY)
+    assert book.made_for("generation_1/train") not in (first, None)

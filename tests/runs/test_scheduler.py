@@ -11,6 +11,7 @@ import pytest
 from support import ROOT
 
 from noisy_student_jax.cli.main import main
+from noisy_student_jax.core import summed
 
 GRAY = ROOT / "tests" / "configs" / "gray.py"
 MODELS = ("generation_0", "generation_1", "control")
@@ -352,6 +353,7 @@ def test_status_of_a_finished_run(run, capsys):
 def test_status_of_an_unfinished_and_a_damaged_run(run, capsys):
     for path in (run / "ledger").glob("control.*"):
         path.unlink()
+    shutil.rmtree(run / "control")
     manifest = run / "ledger" / "generation_1.evaluate.json"
     manifest.rename(run / "ledger" / "generation_1.evaluate.started.json")
     (run / "generation_0/selection/picks.npy").unlink()
@@ -410,6 +412,7 @@ def test_a_label_of_another_image_is_never_learned(run, capsys):
     manifest["outputs"]["generation_0/selection/picks.npy"] = hashlib.sha256(
         path.read_bytes()
     ).hexdigest()
+    del manifest[summed.KEY]
     book.write_text(json.dumps(manifest))
     found = refused(capsys, line("train", run, "--generation=1"))
     assert "which is another image" in found
@@ -447,6 +450,7 @@ def test_started_on_another_machine_is_said(run, capsys):
     path = run / "ledger" / "control.evaluate.json"
     manifest = json.loads(path.read_text())
     manifest["environment"]["cores"] += 7
+    del manifest[summed.KEY]
     path.unlink()
     path.with_name("control.evaluate.started.json").write_text(json.dumps(manifest))
     out = done(capsys, line("evaluate", run, "--generation=control"))
@@ -470,3 +474,83 @@ def test_a_note_of_a_start_that_outlived_its_stage_is_removed(run, capsys):
     shutil.copy(manifest, started)
     assert performed(done(capsys, line("run", run))) == []
     assert not started.exists()
+
+
+def unfinished(run, stage: str) -> pathlib.Path:
+    """Turns a finished stage into one that was started; returns its record."""
+    manifest = run / "ledger" / f"{stage}.json"
+    started = manifest.with_name(f"{stage}.started.json")
+    (run / "ledger" / "report.json").unlink(missing_ok=True)
+    for name in ("summary.json", "report.html", "README.md"):
+        (run / name).unlink(missing_ok=True)
+    shutil.rmtree(run / "best", ignore_errors=True)
+    return manifest.rename(started)
+
+
+def test_a_stage_whose_record_is_lost_is_made_again_and_never_adopted(run, capsys):
+    before = models(run)["control"]
+    shutil.rmtree(run / "control" / "model")
+    for name in ("control.evaluate", "control.train"):
+        (run / "ledger" / f"{name}.json").unlink()
+    change = "--config.control.train.learning_rate=1.0"
+
+    out = done(capsys, line("run", run, change))
+
+    moved = "control/train: moved its earlier files to"
+    why = "(there is no record of what its files were made with)"
+    assert any(row.startswith(moved) and row.endswith(why) for row in out.splitlines())
+    assert "continues from the checkpoint" not in out
+    assert models(run)["control"] != before
+    assert (run / "superseded/1/control/train/checkpoints").is_dir()
+    recorded = json.loads((run / "ledger" / "control.train.json").read_text())
+    assert recorded["config"]["train"]["learning_rate"] == 1.0
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b'{"stage": "control/train"}', b"[]"])
+def test_a_damaged_record_of_a_start_is_named_and_nothing_is_adopted(data, run, capsys):
+    for name in ("control.evaluate", "report"):
+        (run / "ledger" / f"{name}.json").unlink()
+    (run / "control" / "evaluation.json").unlink()
+    (run / "control" / "predictions.parquet").unlink()
+    unfinished(run, "control.train").write_bytes(data)
+
+    said = refused(capsys, line("run", run))
+
+    assert "its record 'ledger/control.train.started.json' is damaged" in said
+    assert "restore the records, pass --again" in said and "move it away" not in said
+    states = {row["stage"]: row["state"] for row in status(capsys, run)["stages"]}
+    assert states["control/train"] == "stale"
+    before = models(run)
+    out = done(capsys, line("run", run, "--again"))
+    assert "continues from the checkpoint" not in out
+    assert models(run) == before
+
+
+def test_a_damaged_manifest_is_named(run, capsys):
+    path = run / "ledger" / "control.evaluate.json"
+    path.write_bytes(path.read_bytes().replace(b'"seconds"', b'"secondz"'))
+
+    assert "'ledger/control.evaluate.json' is damaged" in refused(
+        capsys, line("run", run)
+    )
+
+
+def test_a_selection_of_something_else_is_moved_away(run, capsys):
+    selection = run / "generation_0" / "selection"
+    wanted = hashes(selection)
+    path = selection / "selection.json"
+    foreign = json.loads(path.read_text()) | {"made_for": "0" * 64}
+    del foreign[summed.KEY]
+    path.write_text(json.dumps(foreign))
+    for name in ("generation_1.train", "generation_1.evaluate"):
+        (run / "ledger" / f"{name}.json").unlink()
+    shutil.rmtree(run / "generation_1")
+    unfinished(run, "generation_0.select")
+
+    out = done(capsys, line("select", run, "--generation=0"))
+
+    assert f"WARNING: '{selection}' was made for something else" in out
+    assert (run / "superseded/1/generation_0/selection/picks.npy").is_file()
+    again = hashes(selection)
+    again.pop("selection.json"), wanted.pop("selection.json")
+    assert again == wanted

@@ -1,5 +1,6 @@
 """Checkpoints: only what is on disk as it was written counts."""
 
+import contextlib
 import json
 import shutil
 
@@ -150,6 +151,14 @@ def other_manifest(saved):
     (saved.folder / "step_00000008.json").write_text('{"step": 8}')
 
 
+def list_manifest(saved):
+    (saved.folder / "step_00000008.json").write_text("[8]")
+
+
+def deep_manifest(saved):
+    (saved.folder / "step_00000008.json").write_text("[" * 100_000)
+
+
 DAMAGES = (
     remove_file,
     remove_all,
@@ -159,6 +168,8 @@ DAMAGES = (
     truncate_manifest,
     empty_manifest,
     other_manifest,
+    list_manifest,
+    deep_manifest,
 )
 
 
@@ -251,3 +262,46 @@ def test_a_manifest_lists_the_hash_of_every_file(saved):
 
     assert manifest["step"] == 8
     assert len(manifest["files"]) == len(data_files(saved)) > 0
+
+
+def test_a_checkpoint_of_another_training_is_named_and_not_taken(tmp_path, capsys):
+    for name in ("ours", "theirs", None):
+        with contextlib.closing(
+            Checkpoints(tmp_path / str(name), made_for=name)
+        ) as opened:
+            opened.save(state_at(8 if name == "theirs" else 4))
+    for path in (tmp_path / "theirs").iterdir():
+        shutil.move(path, tmp_path / "ours" / path.name)
+
+    with contextlib.closing(Checkpoints(tmp_path / "ours", made_for="ours")) as opened:
+        assert_is(opened.restore_latest(state_at(0)), 4)
+        said = capsys.readouterr().out
+        assert "step_00000008' was made by another training" in said
+        opened.save(state_at(8))
+        assert_is(opened.restore_latest(state_at(0)), 8)
+    with contextlib.closing(Checkpoints(tmp_path / "None", made_for="ours")) as opened:
+        assert opened.restore_latest(state_at(0)) is None
+
+
+def test_a_state_of_another_model_is_named_and_not_taken(saved, capsys):
+    other = TrainState.create(
+        {"params": {"dense": {"kernel": np.ones((3, 5), np.float32)}}},
+        OPTIMIZER,
+        seed=0,
+        generation=0,
+    )
+
+    assert saved.restore_latest(other) is None
+
+    assert capsys.readouterr().out.count("holds no state of this training") == 2
+
+
+def test_unusable_later_checkpoints_do_not_crowd_out_new_ones(saved):
+    for step in (4, 8):
+        flip(data_files(saved, step)[-1], 7)
+
+    for step in (1, 2, 3):
+        saved.save(state_at(step))
+    saved.wait()
+
+    assert_is(saved.restore_latest(state_at(0)), 3)

@@ -168,7 +168,7 @@ class Training:
 
     @property
     def log(self):
-        return read_metrics(self.folder / "metrics.jsonl")
+        return read_metrics(self.folder / "metrics.jsonl")[0]
 
 
 def without_rates(log):
@@ -464,4 +464,23 @@ def test_lines_after_the_step_that_is_gone_on_from_are_dropped(tmp_path):
 
 
 def test_a_log_that_is_not_there_is_empty(tmp_path):
-    assert read_metrics(tmp_path / "metrics.jsonl") == []
+    assert read_metrics(tmp_path / "metrics.jsonl") == ([], 0)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(b"[1]", b"5", b'"step"', b"null", b"{}", b'{"loss": 1.0}', b"\xff\xfe", b""),
+        *(b'{"step": "4"}', b'{"step": true}', b'{"step": 4, "loss": "low"}'),
+        *(b'{"step": 4, "loss": [1]}', b"[" * 100_000, b'{"step": 4, "loss": 1.0'),
+    ],
+)
+def test_a_damaged_line_is_counted_and_left_out(line, tmp_path, capsys):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 2, "loss": 2.0}\n' + line + b'\n{"step": 5}\n{"st')
+
+    assert read_metrics(path) == ([{"step": 2, "loss": 2.0}, {"step": 5}], 1)
+    MetricsLog(tmp_path, 4).close()
+
+    assert path.read_text() == '{"step": 2, "loss": 2.0}\n'
+    assert f"1 damaged lines of '{path}' are left out" in capsys.readouterr().out

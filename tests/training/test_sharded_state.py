@@ -85,7 +85,7 @@ for name, sharded in (("whole", "false"), ("shared", "true")):
     weights = bundle.read(student.paths.averaged).variables
     found[name] = {
         "bytes": bytes_of_a_device(states[name]),
-        "log": read_metrics(student.paths.folder / "train" / "metrics.jsonl"),
+        "log": read_metrics(student.paths.folder / "train" / "metrics.jsonl")[0],
         "weights": [np.asarray(leaf).tolist() for leaf in jax.tree.leaves(weights)],
         "names": str(jax.tree.structure(weights)),
     }
