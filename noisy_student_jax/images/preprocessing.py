@@ -7,6 +7,9 @@ NumPy.
 
 import dataclasses
 import functools
+import json
+import math
+import numbers
 from collections.abc import Iterable
 from typing import Any
 
@@ -23,6 +26,9 @@ from noisy_student_jax.images.resize import (
     Bicubic,
     Box,
 )
+
+MOST_SIDE = 1 << 14
+"""Largest side of a model's input, in pixels."""
 
 
 @functools.cache
@@ -73,16 +79,34 @@ class Preprocessing:
             raise UserError(
                 f"interpolation '{self.interpolation}' is not known: choose {known}"
             )
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            if len(values) != 3 or not all(
+                isinstance(value, numbers.Real)
+                and not isinstance(value, bool)
+                and math.isfinite(value)
+                for value in values
+            ):
+                raise UserError(
+                    f"preprocessing needs a {name} of three finite numbers, got"
+                    f" {_told(values)}"
+                )
         if not all(value > 0 for value in self.std):
             raise UserError(
                 f"preprocessing divides by std, so that each must be above 0, got"
-                f" {self.std}"
+                f" {_told(self.std)}"
             )
-        if self.resolution < 1 or self.crop_padding < 0:
-            raise UserError(
-                f"preprocessing needs resolution >= 1 and crop_padding >= 0, got"
-                f" {self.resolution} and {self.crop_padding}"
-            )
+        for name, least in (("resolution", 1), ("crop_padding", 0)):
+            value = getattr(self, name)
+            if (
+                not isinstance(value, numbers.Integral)
+                or isinstance(value, bool)
+                or not least <= int(value) <= MOST_SIDE
+            ):
+                raise UserError(
+                    f"preprocessing needs a {name} from {least} to {MOST_SIDE:,}"
+                    f" pixels, got {_told(value)}"
+                )
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> "Preprocessing":
@@ -219,6 +243,12 @@ class Preprocessing:
         how = INTERPOLATIONS[self.interpolation]
         image = Image.fromarray(np.ascontiguousarray(part))
         return np.asarray(image.resize((side, side), how, box=box))
+
+
+def _told(value: Any) -> str:
+    """Writes a value of a model card or config as these do; numbers as they are."""
+    plain = list(value) if isinstance(value, tuple) else value
+    return json.dumps(plain, default=str)
 
 
 def to_uint8(images: np.ndarray) -> np.ndarray:

@@ -20,6 +20,7 @@ from noisy_student_jax.core import files
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.types import PyTree
 from noisy_student_jax.images.preprocessing import Preprocessing
+from noisy_student_jax.models import card as cards
 
 WEIGHTS = "model.safetensors"
 CARD = "model.json"
@@ -76,12 +77,12 @@ def write(bundle: Bundle, folder: pathlib.Path) -> Bundle:
             raise OSError(f"'{folder / WEIGHTS}' did not keep tensor {name} as written")
     bundle = dataclasses.replace(bundle, sha256=files.sha256(folder / WEIGHTS))
     trained_on = {"trained_on_sha256": files.sha256(folder / TRAINED_ON)}
-    files.write_json(folder / CARD, card(bundle) | trained_on)
+    files.write_json(folder / CARD, cards.with_sum(card(bundle) | trained_on))
     return bundle
 
 
 def card(bundle: Bundle) -> dict[str, Any]:
-    """Returns the model card as JSON, without the hash of `trained_on`."""
+    """Returns the model card as JSON, without the hash of `trained_on` and the sum."""
     return {
         "schema": SCHEMA,
         "architecture": bundle.architecture,
@@ -109,7 +110,10 @@ def refuse_foreign_code(bundle: Bundle, folder: str | pathlib.Path) -> None:
 
 
 def read(folder: str | pathlib.Path) -> Bundle:
-    """Reads and verifies a bundle.
+    """Reads and verifies a bundle: its card, and its files against the card.
+
+    A bundle of an older version has no sum of its card; its weights are compared with
+    those of the model that the card describes, if it is one of the package's.
 
     An unchanged bundle is read and hashed once per process. Its arrays are shared
     between callers and read-only.
@@ -128,11 +132,12 @@ def read(folder: str | pathlib.Path) -> Bundle:
             )
     card = files.read_json(folder / CARD)
     schema = card.get("schema") if isinstance(card, dict) else None
-    if schema != SCHEMA:
+    if schema != SCHEMA or isinstance(schema, bool):
         raise UserError(
             f"'{folder / CARD}' has schema {schema}, but this version reads schema"
             f" {SCHEMA}: update noisy-student-jax"
         )
+    preprocessing = cards.check(card, folder / CARD)
     checked = {WEIGHTS: str(card.get("sha256"))}
     if card.get("trained_on_sha256"):
         # Without it, evaluation on training images would go undetected.
@@ -147,25 +152,26 @@ def read(folder: str | pathlib.Path) -> Bundle:
         folder,
         tuple((name, files.identity(folder / name), checked[name]) for name in checked),
     )
+    if cards.SUM not in card:
+        cards.check_tensors(card, tensors, preprocessing, folder / WEIGHTS)
     try:
-        return Bundle(
-            architecture=card["architecture"],
-            arguments=card["arguments"],
-            preprocessing=Preprocessing.from_json(card["preprocessing"]),
-            task=card["task"],
-            classes=tuple(card["classes"]),
-            variables={"batch_stats": {}}
-            | traverse_util.unflatten_dict(tensors, sep="/"),
-            origin=card["origin"],
-            trained_on=trained_on,
-            sha256=card["sha256"],
-        )
-    except (KeyError, TypeError) as error:
-        wrong = "lacks" if isinstance(error, KeyError) else "has a malformed field:"
+        variables = traverse_util.unflatten_dict(tensors, sep="/")
+    except (TypeError, ValueError, IndexError) as error:
         raise UserError(
-            f"'{folder / CARD}' {wrong} {error}; copy the bundle again from where it"
-            " came"
+            f"'{folder / WEIGHTS}' has a tensor with the name of a group of others;"
+            " copy the bundle again from where it came"
         ) from error
+    return Bundle(
+        architecture=card["architecture"],
+        arguments=card["arguments"],
+        preprocessing=preprocessing,
+        task=card["task"],
+        classes=tuple(card["classes"]),
+        variables={"batch_stats": {}} | variables,
+        origin=card["origin"],
+        trained_on=trained_on,
+        sha256=card["sha256"],
+    )
 
 
 @functools.lru_cache(maxsize=KEPT)
@@ -194,6 +200,11 @@ def _arrays(
     trained_on = np.zeros(0, np.uint64)
     if TRAINED_ON in (name for name, *_ in parts):
         trained_on = files.read_array(folder / TRAINED_ON)
+        if trained_on.dtype != np.uint64 or trained_on.ndim != 1:
+            raise UserError(
+                f"'{folder / TRAINED_ON}' is no list of 64-bit numbers; copy the bundle"
+                " again from where it came"
+            )
     for array in (*tensors.values(), trained_on):
         array.flags.writeable = False
     return tensors, trained_on

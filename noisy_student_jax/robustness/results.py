@@ -42,5 +42,7 @@ def read(folder: pathlib.Path, suite: str) -> dict[str, Any] | None:
     path, card = path_of(folder, suite), folder / "model" / "model.json"
     if not (files.is_file(path) and files.is_file(card)):
         return None
-    found = files.read_json(path)
-    return found if found["sha256"] == files.read_json(card)["sha256"] else None
+    found, model = files.read_json(path), files.read_json(card)
+    if not isinstance(found, dict) or not isinstance(model, dict):
+        return None
+    return found if found.get("sha256") == model.get("sha256", "") else None

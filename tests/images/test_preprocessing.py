@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import numpy as np
 import pytest
@@ -147,8 +148,15 @@ def test_it_survives_json():
             {"interpolation": "lanczos"},
             "'lanczos' is not known: choose bicubic, bilinear, bicubic_tf1",
         ),
-        ({"resolution": 0}, "resolution >= 1 and crop_padding >= 0, got 0 and 32"),
-        ({"crop_padding": -1}, "got 8 and -1"),
+        ({"resolution": 0}, "resolution from 1 to 16,384 pixels, got 0"),
+        ({"resolution": 10**9}, "resolution from 1 to 16,384 pixels, got 1000000000"),
+        ({"resolution": 8.5}, "resolution from 1 to 16,384 pixels, got 8.5"),
+        ({"resolution": True}, "resolution from 1 to 16,384 pixels, got true"),
+        ({"crop_padding": -1}, "crop_padding from 0 to 16,384 pixels, got -1"),
+        ({"mean": (0.5, 0.5)}, r"a mean of three finite numbers, got \[0.5, 0.5\]"),
+        ({"mean": (0.5, 0.5, math.nan)}, "a mean of three finite numbers"),
+        ({"std": (0.5, "0.5", 0.5)}, "a std of three finite numbers"),
+        ({"std": (0.5, 0.0, 0.5)}, "each must be above 0"),
     ],
 )
 def test_what_makes_no_sense_is_refused(fields, says):

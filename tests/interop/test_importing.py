@@ -71,7 +71,10 @@ WRONG = {
     "a wrong mean": (["--format=lite", MODEL, "--mean=127"], "0-1 scale"),
     "two means": (["--format=lite", MODEL, "--mean=0.5,0.5"], "one number, or three"),
     "no std": (["--format=lite", MODEL, "--std=0"], "must be above 0"),
-    "no resolution": (["--format=lite", MODEL, "--resolution=0"], "resolution >= 1"),
+    "no resolution": (
+        ["--format=lite", MODEL, "--resolution=0"],
+        "resolution from 1 to",
+    ),
     "no interpolation": (["--format=lite", MODEL, "--interpolation=x"], "not known"),
     "no classes": (["--format=lite", MODEL, "--classes=nowhere"], "cannot be read"),
     "a wrong flag": (["--format=lite", "--modle=x"], "did you mean '--model'"),

@@ -13,6 +13,7 @@ from noisy_student_jax.core import files
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.images.preprocessing import Preprocessing
 from noisy_student_jax.models import bundle as bundles
+from noisy_student_jax.models import card as cards
 from noisy_student_jax.models.bundle import Bundle
 
 
@@ -128,7 +129,7 @@ def test_a_card_that_was_changed_is_read_again(folder):
     bundles.read(folder)
     card = json.loads((folder / bundles.CARD).read_text())
     card["origin"] = {"generation": 7}
-    (folder / bundles.CARD).write_text(json.dumps(card))
+    (folder / bundles.CARD).write_text(json.dumps(cards.with_sum(card)))
 
     assert bundles.read(folder).origin == {"generation": 7}
 
