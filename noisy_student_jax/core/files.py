@@ -99,6 +99,51 @@ def read_text(path: pathlib.Path) -> str:
         raise _damaged(path, "text", error) from error
 
 
+_OTHER_MARKS = {
+    b"\xff\xfe\0\0": "UTF-32",
+    b"\0\0\xfe\xff": "UTF-32",
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+}
+
+
+def read_foreign_text(path: pathlib.Path) -> str:
+    """Reads a user's text file: UTF-8, with or without a byte order mark.
+
+    Returns:
+      The text without the mark, with its line endings unchanged.
+
+    Raises:
+      UserError: the file cannot be read, or is not UTF-8.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"'{path}' cannot be read: it is not there") from None
+    except OSError as error:
+        raise UserError(
+            f"'{path}' cannot be read ({error.strerror}): grant access to it, or give"
+            " another file"
+        ) from error
+    for mark, encoding in _OTHER_MARKS.items():
+        if data.startswith(mark):
+            raise UserError(f"'{path}' is {encoding} text: save it as UTF-8")
+    zeros = data[:64].count(0)
+    if zeros and zeros >= len(data[:64]) // 3:
+        raise UserError(
+            f"'{path}' is UTF-16 or no text at all, as it is full of zero bytes: save"
+            " it as UTF-8"
+        )
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            f"'{path}' is not UTF-8 text (line {line} has a byte 0x"
+            f"{data[error.start]:02x} that is none): save it as UTF-8"
+        ) from None
+
+
 def read_json(path: pathlib.Path) -> Any:
     """Reads JSON; an object with a sum (`write_json`) is returned without it.
 

@@ -39,21 +39,16 @@ def absent(data: ConfigDict) -> list[str]:
     if data.expected.labeled is None:
         return []
     places = dict(data.sources)
-    missing = out_of_sight(data)
+    missing = [
+        f"{name} '{printable(place)}'"
+        for name, place in places.items()
+        if place and not _is_here(place)
+    ]
     if places["labeled"] is None:
         missing.append("labeled (not given)")
     if not (places["unlabeled"] or data.labels_per_class):
         missing.append("unlabeled (not given)")
     return missing
-
-
-def out_of_sight(data: ConfigDict) -> list[str]:
-    """Returns the named sources that are not on this machine, each as a phrase."""
-    return [
-        f"{name} '{printable(place)}'"
-        for name, place in data.sources.items()
-        if place and not _is_here(place)
-    ]
 
 
 def recorded(data: ConfigDict, record: dict[str, Any]) -> Dataset:
@@ -77,8 +72,8 @@ def recorded(data: ConfigDict, record: dict[str, Any]) -> Dataset:
         )
     except (KeyError, TypeError, ValueError):
         raise UserError(
-            f"{', '.join(out_of_sight(data))} are not in sight, and what the run has"
-            " recorded of them in data/dataset.json is damaged: restore one of them"
+            "what the run has recorded of its images in data/dataset.json is damaged:"
+            " restore it, or the images"
         ) from None
 
 

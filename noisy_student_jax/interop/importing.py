@@ -145,10 +145,7 @@ def _per_channel(name: str, text: str) -> tuple[float, ...]:
 def _classes(file: str) -> tuple[str, ...]:
     """Reads class names, one per line."""
     path = pathlib.Path(file)
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--classes='{path}' cannot be read: {error}") from error
+    lines = files.read_foreign_text(path).splitlines()
     names = tuple(line.strip() for line in lines if line.strip())
     if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
         raise UserError(

@@ -1,6 +1,7 @@
 """``noisy-student evaluate --suite=…`` for a bundle and a folder, or for a run."""
 
 import argparse
+import json
 import pathlib
 from typing import Any
 
@@ -260,12 +261,13 @@ def _alexnet(options: argparse.Namespace) -> dict[str, float] | None:
     if not files.is_file(path):
         raise UserError(f"--alexnet-flips='{path}' is not there")
     try:
-        found = {str(k): float(v) for k, v in dict(files.read_json(path)).items()}
-    except (TypeError, ValueError) as error:
+        given = json.loads(files.read_foreign_text(path))
+        found = {str(k): float(v) for k, v in dict(given).items()}
+    except (TypeError, ValueError, RecursionError):
         raise UserError(
-            f"'{path}' is no JSON object of numbers ({error}): give AlexNet's flip"
-            f" probability for each of {', '.join(PERTURBATIONS)}"
-        ) from error
+            f"'{path}' is no JSON object of numbers: give AlexNet's flip probability"
+            f" for each of {', '.join(PERTURBATIONS)}"
+        ) from None
     good = np.array([0 < value <= 1 for value in found.values()])
     if set(found) != set(PERTURBATIONS) or not good.all():
         raise UserError(

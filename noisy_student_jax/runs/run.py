@@ -98,17 +98,19 @@ class Run:
     def dataset(self) -> Dataset:
         """The dataset, opened on first access.
 
-        A user's own images are prepared first, unless the run is only inspected.
+        A user's own images are prepared first, unless the run is only inspected: then
+        what the run has recorded of images that are not in sight is enough.
         """
-        record, absent = self.workdir / DATASET, []
-        if self.look_only and files.is_file(record):
-            absent = expected.out_of_sight(self.config.data)
-        if absent:
-            console.say_once(
-                f"the images are not in sight ({', '.join(absent)}): this is told from"
-                " what the run has recorded"
-            )
-            return expected.recorded(self.config.data, files.read_json(record))
+        record = self.workdir / DATASET
+        try:
+            return self._open_dataset()
+        except UserError as error:
+            if self.believe or not (self.look_only and files.is_file(record)):
+                raise
+            console.say_once(f"told from what the run has recorded, since {error}")
+        return expected.recorded(self.config.data, files.read_json(record))
+
+    def _open_dataset(self) -> Dataset:
         side = self.config.data.side or largest_side(self.config)
         section = with_places(self.config.data, self.workdir, side=side)
         dataset = data.load(

@@ -368,3 +368,28 @@ def test_a_folder_that_cannot_be_made_cannot_be_locked(tmp_path):
         files.lock(tmp_path / "file" / "run", busy="busy"),
     ):
         pytest.fail("it was locked")
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_a_users_text_is_read_with_or_without_a_mark(tmp_path, mark):
+    (tmp_path / "a.txt").write_bytes(mark + "ä\r\nb".encode())
+
+    assert files.read_foreign_text(tmp_path / "a.txt") == "ä\r\nb"
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        ("ä,b".encode("utf-16"), "is UTF-16 text: save it as UTF-8"),
+        ("ä,b".encode("utf-32"), "is UTF-32 text: save it as UTF-8"),
+        ("a,b".encode("utf-16-le"), "is UTF-16 or no text at all"),
+        (b"a\nb\nc\xe4", r"is not UTF-8 text \(line 3 has a byte 0xe4 that is none\)"),
+        (None, "cannot be read: it is not there"),
+    ],
+)
+def test_a_users_text_in_another_encoding_is_refused(tmp_path, data, says):
+    if data is not None:
+        (tmp_path / "a.txt").write_bytes(data)
+
+    with pytest.raises(UserError, match=rf"/a\.txt' {says}"):
+        files.read_foreign_text(tmp_path / "a.txt")

@@ -117,7 +117,7 @@ def test_status_of_a_run_is_told_where_its_images_are_not(
     assert [stage["state"] for stage in seen["stages"][:3]] == [
         *("finished", "finished", "pending")
     ]
-    assert f"not in sight (labeled '{own}/labeled', unlabeled '{own}/unlabeled')" in err
+    assert f"told from what the run has recorded, since '{own}/labeled' does not" in err
 
 
 def test_a_pool_that_has_grown_is_named_and_refused(

@@ -6,6 +6,7 @@ Files are found here without being opened; `prepare` reads them.
 import collections
 import csv
 import dataclasses
+import io
 import itertools
 import os
 import pathlib
@@ -17,8 +18,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from noisy_student_jax.core import console
 from noisy_student_jax.core.console import printable
 from noisy_student_jax.core.errors import UserError, nearest
+from noisy_student_jax.core.files import read_foreign_text
 
 # The suffix makes a file a candidate; its content decides the format later.
 SUFFIXES = {
@@ -36,6 +39,7 @@ _LEFT_BEHIND = {
 }
 MISSING = -1
 """The size of a file that a CSV file names and that is not there."""
+_GONE = (MISSING, 0)
 NOT_REGULAR = -2
 """The size of a folder, pipe or device that a CSV file names."""
 
@@ -384,13 +388,18 @@ def _told(left_out: dict[str, int]) -> str:
 
 def _of_csv(place: pathlib.Path, classes: Sequence[str] | None) -> Listing:
     label_of: dict[str, str] = {}
-    for line, path, label in _csv_rows(place):
-        if not path or not label:
+    line_of: dict[str, int] = {}
+    for line, written, label in _csv_rows(place):
+        if not written.strip() or not label:
             raise UserError(
                 f"line {line} of '{_shown(place)}' has no"
-                f" {'label' if path else 'path'}: fill it in, or remove the line"
+                f" {'label' if written.strip() else 'path'}: fill it in, or remove the"
+                " line"
             )
-        path = _tidy(path, place.parent)
+        path = _tidy(written, place.parent)
+        if written != written.strip() and _size_and_time(place.parent / path) == _GONE:
+            path = _tidy(written.strip(), place.parent)
+        line_of.setdefault(path, line)
         if label_of.setdefault(path, label) != label:
             raise UserError(
                 f"'{_shown(place)}' gives '{_shown(path)}' two labels, up to line"
@@ -407,36 +416,85 @@ def _of_csv(place: pathlib.Path, classes: Sequence[str] | None) -> Listing:
         (File(path, *_size_and_time(place.parent / path)), label)
         for path, label in label_of.items()
     ]
-    return _labeled(place.parent, found, classes, place, {})
+    listing = _labeled(place.parent, found, classes, place, {})
+    _tell_missing(place, [file for file, _ in found], line_of)
+    return listing
+
+
+def _tell_missing(
+    place: pathlib.Path, files: list[File], line_of: dict[str, int]
+) -> None:
+    """Names the first path that leads nowhere; raises if all of them do."""
+    missing = [file.path for file in files if file.size == MISSING]
+    if not missing:
+        return
+    path = missing[0]
+    told = (
+        f"{len(missing):,} of {len(files):,} paths in '{_shown(place)}' lead to no"
+        f" file, the first being '{_shown(path)}' in line {line_of[path]}, looked for"
+        f" at '{_shown(place.parent / path)}'"
+    )
+    hint = _where_else(path, place.parent)
+    if len(missing) == len(files):
+        advice = "give paths that are relative to the folder of the .csv file"
+        raise UserError(f"{told}: {hint or advice}")
+    console.say_once(f"WARNING: {told}{f' ({hint})' if hint else ''}")
+
+
+def _where_else(path: str, folder: pathlib.Path) -> str:
+    """Says how a path that leads nowhere would lead to a file; "" if it is unknown."""
+
+    def there(other: str) -> bool:
+        return _size_and_time(folder / other)[0] >= 0
+
+    if "\\" in path and there(path.replace("\\", "/")):
+        return "\\ separates no folders here, so write /"
+    steps = pathlib.PurePath(path).parts
+    for dropped in range(1, len(steps)):
+        if there(pathlib.PurePath(*steps[dropped:]).as_posix()):
+            extra = pathlib.PurePath(*steps[:dropped])
+            return f"it is there without '{_shown(extra)}', so write it without"
+    if there(os.fspath(pathlib.Path(path).absolute())):
+        return (
+            "it is there below the current folder, but paths are relative to the .csv"
+            " file's: move that, or write whole paths"
+        )
+    wanted = folder / path
+    try:
+        beside = sorted(os.listdir(wanted.parent))  # noqa: PTH208 - names alone
+    except (OSError, ValueError):
+        return ""
+    for name in beside:
+        if _plain(name) == _plain(wanted.name):
+            return f"'{_shown(name)}' is there: write names as they are stored"
+    for name in beside:
+        stem, suffix = os.path.splitext(name)  # noqa: PTH122 - a path is slow
+        if stem == wanted.name and suffix.lower() in SUFFIXES:
+            return f"'{_shown(name)}' is there: write names with their suffix"
+    return ""
 
 
 def _csv_rows(place: pathlib.Path) -> Iterator[tuple[int, str, str]]:
     """Yields the line number, path and label of each row."""
+    text = io.StringIO(read_foreign_text(place), newline="")
+    rows = csv.reader(text, skipinitialspace=True)
     try:
-        with place.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.reader(file)
-            header = [name.strip().lower() for name in next(rows, [])]
-            if "path" not in header or "label" not in header:
-                raise UserError(
-                    f"'{_shown(place)}' needs a first line that names the columns path"
-                    f" and label, separated by commas, and has"
-                    f" '{printable(','.join(header))}'"
-                )
-            columns = header.index("path"), header.index("label")
-            for row in rows:
-                if row:
-                    row += [""] * (len(header) - len(row))
-                    yield rows.line_num, row[columns[0]], row[columns[1]].strip()
-    except UnicodeDecodeError as error:
+        header = [name.strip().lower() for name in next(rows, [])]
+        if "path" not in header or "label" not in header:
+            raise UserError(
+                f"'{_shown(place)}' needs a first line that names the columns path and"
+                f" label, separated by commas, and has '{printable(','.join(header))}'"
+            )
+        columns = header.index("path"), header.index("label")
+        for row in rows:
+            if row:
+                row += [""] * (len(header) - len(row))
+                yield rows.line_num, row[columns[0]], row[columns[1]].strip()
+    except csv.Error:
         raise UserError(
-            f"'{_shown(place)}' is not UTF-8 text ({error.reason}): save it as UTF-8"
-        ) from error
-    except csv.Error as error:
-        raise UserError(
-            f"line {rows.line_num} of '{_shown(place)}' is not CSV ({error}): repair it"
-        ) from error
-    except OSError as error:
-        raise _unreadable(place, error) from error
+            f"line {rows.line_num} of '{_shown(place)}' is not CSV (a quotation mark"
+            " before it may not be closed): repair it"
+        ) from None
 
 
 def _tidy(path: str, folder: pathlib.Path) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import socket
 
 import numpy as np
@@ -302,6 +303,7 @@ def test_a_csv_file_says_paths_and_labels(tmp_path):
 
 
 def test_a_csv_file_may_begin_with_a_byte_order_mark(tmp_path):
+    tree(tmp_path, "a.png", "b.png")
     path = csv_file(tmp_path, "\ufeffpath,label\na.png,cat\nb.png,dog\n")
 
     assert list_classes(path).paths == ("a.png", "b.png")
@@ -335,6 +337,51 @@ def test_a_csv_file_that_is_not_clear_is_refused(tmp_path, text, message):
 def test_a_csv_file_in_another_encoding_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"labels\.csv' is not UTF-8 text .*: save it"):
         list_classes(csv_file(tmp_path, "path,label\nä.png,b\n", "latin-1"))
+
+
+def test_spaces_around_a_path_are_no_part_of_it_unless_its_name_has_them(tmp_path):
+    tree(tmp_path, "a.png", "b.png", "c.png ")
+    path = csv_file(tmp_path, "path,label\n a.png , cat\nb.png ,dog\nc.png ,dog\n")
+
+    listing = list_classes(path)
+
+    assert listing.paths == ("a.png", "b.png", "c.png ")
+    assert listing.sizes.min() > 0
+
+
+WRITTEN = {
+    "backslashes": ("cat\\1.png", r"\\ separates no folders here, so write /"),
+    "above": ("in/cat/1.png", "it is there without 'in', so write it without"),
+    "no suffix": ("cat/1", "'1.png' is there: write names with their suffix"),
+    "capitals": ("cat/1.PNG", "'1.png' is there: write names as they are stored"),
+    "nowhere": ("dog/1.png", "give paths that are relative to the folder of the .csv"),
+}
+
+
+@pytest.mark.parametrize("how", WRITTEN)
+def test_a_csv_file_whose_paths_lead_nowhere_is_refused_with_the_first(tmp_path, how):
+    written, advice = WRITTEN[how]
+    tree(tmp_path / "in", "cat/1.png")
+    path = csv_file(tmp_path / "in", f"path,label\n{written},cat\n{written}x,dog\n")
+
+    with pytest.raises(UserError) as caught:
+        list_classes(path)
+
+    assert str(caught.value).startswith(
+        f"2 of 2 paths in '{path}' lead to no file, the first being '{written}' in line"
+        f" 2, looked for at '{tmp_path}/in/{written}': "
+    )
+    assert re.search(advice, str(caught.value))
+
+
+def test_some_paths_of_a_csv_file_that_lead_nowhere_are_told_of(tmp_path, capsys):
+    tree(tmp_path, "a.png")
+    path = csv_file(tmp_path, "path,label\na.png,cat\nb.png,dog\n")
+
+    assert list_classes(path).sizes.tolist() == [len("a.png"), MISSING]
+
+    assert "WARNING: 1 of 2 paths in" in (out := capsys.readouterr().out)
+    assert f"'b.png' in line 3, looked for at '{tmp_path}/b.png'" in out
 
 
 def test_a_csv_file_has_to_keep_to_known_classes_too(tmp_path):
