@@ -117,11 +117,15 @@ def kept(
     place = hashlib.sha256(name.encode("utf-8", "replace")).hexdigest()[:32]
     path = folder / f"{place}.parquet"
     try:
-        table = files.read_parquet(path)
+        table = files.read_parquet(path, columns=["number"])
         if json.loads((table.schema.metadata or {}).get(b"file", b"0")) == state:
             return table["number"].to_numpy()
-    except (DamagedFileError, OSError, ValueError):
-        pass  # missing or damaged: computed again
+    except (FileNotFoundError, ValueError):
+        pass  # missing, or of another version: computed again
+    except (DamagedFileError, OSError) as error:
+        console.warn(
+            f"'{path}' is damaged ({files.reason(error)}): it is computed again"
+        )
     table = pa.table({"number": make()})
     table = table.replace_schema_metadata({"file": json.dumps(state)})
     files.write_parquet(path, table)

@@ -4,7 +4,7 @@ import csv
 import io
 import pathlib
 
-from noisy_student_jax.core import files, unusable
+from noisy_student_jax.core import console, files, unusable
 from noisy_student_jax.core.console import printable
 
 
@@ -22,8 +22,7 @@ class Quarantine:
         self._path, self._records, self._most = path, records, most
         self.reasons: dict[str, str] = {}
         if files.is_file(path):
-            rows = csv.DictReader(io.StringIO(files.read_text(path), newline=""))
-            self.reasons = {row["key"]: row["reason"] for row in rows}
+            self.reasons = _reasons(path)
 
     def __len__(self) -> int:
         return len(self.reasons)
@@ -50,3 +49,17 @@ class Quarantine:
             most=self._most,
             listed=self._path,
         )
+
+
+def _reasons(path: pathlib.Path) -> dict[str, str]:
+    """Reads the list; rows that are damaged are noted again when they are met again."""
+    text = files.read_bytes(path).decode("utf-8", errors="replace")
+    rows = csv.DictReader(io.StringIO(text, newline=""))
+    reasons = {}
+    try:
+        for row in rows:
+            if (key := row.get("key")) and (reason := row.get("reason")):
+                reasons[key] = reason
+    except csv.Error:
+        console.warn(f"'{path}' is damaged: not all of its rows could be read")
+    return reasons

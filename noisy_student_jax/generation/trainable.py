@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from noisy_student_jax.core import files, random_keys
-from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.core import console, files, random_keys
+from noisy_student_jax.core.errors import DamagedFileError, UserError
 from noisy_student_jax.core.protocols import Examples, Preprocessor, Resize, Source
 from noisy_student_jax.core.types import PyTree
 from noisy_student_jax.data.sources import fingerprint, known_labels
@@ -204,17 +204,17 @@ class HeadOnFeatures(Part):
             ahead=run.config.data.prefetch,
         )
         placed = predictor.place(init_weights.initial_variables(self.student))
-        features, status = [], []
+        features, status, channels = [], [], self.preprocessing.channels
         for number, start in enumerate(range(0, len(source), AT_ONCE)):
             run.interruption.check()
             path = folder / f"{number:06d}.npz"
-            if not files.is_file(path):
+            stop = min(start + AT_ONCE, len(source))
+            stored = _stored(path, stop - start, channels)
+            if stored is None:
                 run.progress.start(len(source), f"{name} images", at=start)
-                stop = min(start + AT_ONCE, len(source))
                 records = range(start, stop)
-                channels = self.preprocessing.channels
                 _compute(predictor, placed, source, records, run, path, channels)
-            stored = files.read_arrays(path)
+                stored = files.read_arrays(path)
             features.append(stored["features"])
             status += stored["status"].tolist()
         return FeatureSource(source, np.concatenate(features), status)
@@ -244,6 +244,25 @@ class HeadOnFeatures(Part):
         bundle = init_weights.given(self.student)
         assert bundle is not None, "`head` refuses a model without given weights"
         return bundle
+
+
+def _stored(
+    path: pathlib.Path, count: int, channels: int
+) -> dict[str, np.ndarray] | None:
+    """Returns stored features; None if there are none, or only damaged ones."""
+    if not files.is_file(path):
+        return None
+    try:
+        stored = files.read_arrays(path)
+    except DamagedFileError as error:
+        why = files.reason(error)
+    else:
+        shapes = {name: array.shape for name, array in stored.items()}
+        if shapes == {"features": (count, channels), "status": (count,)}:
+            return stored
+        why = "it holds other arrays"
+    console.warn(f"'{path}' is damaged ({why}): its features are computed again")
+    return None
 
 
 class FeatureSource:

@@ -184,6 +184,34 @@ def test_features_that_were_cut_short_are_computed_on(tiny_run, head_run, monkey
     assert [name for name in before if before[name] != after[name]] == ["000001.npz"]
 
 
+@pytest.mark.parametrize("damage", ["a bit", "other records"])
+def test_damaged_features_are_named_and_computed_again(
+    tiny_run, head_run, monkeypatch, capsys, damage
+):
+    monkeypatch.setattr(parts, "AT_ONCE", 30)
+    ours = parts.part(student(head_run, tiny_run, 1, "--config.model.crop_padding=2"))
+    source = ours.student.run.dataset.validation
+    whole = ours.source(source, "validation")
+    pattern = "*/validation-*/000000.npz"
+    (path,) = (p for p in (head_run / "features").glob(pattern) if holds(p, 30))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 3] ^= 1
+    if damage == "a bit":
+        path.write_bytes(data)
+    else:
+        files.write_arrays(path, features=whole._features[:7], status=np.array(["ok"]))
+    capsys.readouterr()
+
+    again = ours.source(source, "validation")
+
+    assert np.array_equal(whole._features, again._features)
+    assert f"'{path}' is damaged (" in capsys.readouterr().out
+
+
+def holds(path, count):
+    return len(files.read_arrays(path)["features"]) == count
+
+
 def test_the_table_has_a_probe_and_fine_tuning(head_run):
     summary = files.read_json(head_run / "summary.json")
     assert [one["name"] for one in summary["baselines"]] == ["probe", "fine_tuning"]

@@ -172,3 +172,20 @@ def test_the_quarantine_goes_on_where_it_was(tmp_path):
 
     assert again.reasons == {"a\\nb": "torn, twice", "c": "empty"}
     assert len(path.read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [(b"key,", b"kez,"), (b"torn", b"t\xf3rn"), (b"c,", b'"' + b"c" * 200_000 + b",")],
+    ids=["header", "letter", "quotation mark"],
+)
+def test_a_damaged_quarantine_is_no_traceback(tmp_path, old, new):
+    path = tmp_path / "quarantine.csv"
+    for key, reason in (("b", "torn"), ("c", "empty")):
+        Quarantine(path, records=10, most=1.0).note(key, reason)
+    path.write_bytes(path.read_bytes().replace(old, new))
+
+    again = Quarantine(path, records=10, most=1.0)
+    again.note("b", "torn")
+
+    assert "b" in again.reasons
