@@ -175,7 +175,8 @@ def _evaluate(
         **found,
     }
     if output:
-        files.write_json(output, found)
+        # Those of a run are read again, by its report.
+        files.write_json(output, found, with_sum=not options.output)
     parts.forget()
     _tell(found, options, output)
     return 0

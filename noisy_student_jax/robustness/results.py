@@ -3,7 +3,8 @@
 import pathlib
 from typing import Any
 
-from noisy_student_jax.core import files
+from noisy_student_jax.core import console, files
+from noisy_student_jax.core.errors import DamagedFileError
 from noisy_student_jax.runs.run import Run
 
 FOLDER = "robustness"
@@ -37,12 +38,17 @@ def read(folder: pathlib.Path, suite: str) -> dict[str, Any] | None:
       suite: one of `RUN_SUITES`.
 
     Returns:
-      The result; None if there is none, or it belongs to other weights.
+      The result; None if there is none, or it belongs to other weights, or is damaged,
+      which is said.
     """
     path, card = path_of(folder, suite), folder / "model" / "model.json"
     if not (files.is_file(path) and files.is_file(card)):
         return None
-    found, model = files.read_json(path), files.read_json(card)
+    try:
+        found, model = files.read_json(path), files.read_json(card)
+    except DamagedFileError as error:
+        console.warn(f"{error}; the report goes without it")
+        return None
     if not isinstance(found, dict) or not isinstance(model, dict):
         return None
     return found if found.get("sha256") == model.get("sha256", "") else None

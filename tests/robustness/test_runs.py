@@ -67,6 +67,22 @@ def test_what_was_found_of_other_weights_is_not_shown(run, tmp_path):
     assert results.read(folder, "fgsm") is None
 
 
+def test_a_result_with_a_flipped_bit_is_named_and_not_shown(run, tmp_path, capsys):
+    from noisy_student_jax.robustness import results
+
+    folder = tmp_path / "generation_1"
+    shutil.copytree(run / "generation_1", folder)
+    whole, path = results.read(folder, "fgsm"), results.path_of(folder, "fgsm")
+    place = path.read_bytes().index(b"clean_top1") + len('clean_top1": 0.')
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
+
+    assert whole
+    assert results.read(folder, "fgsm") is None
+    assert f"'{path}' is not readable JSON" in capsys.readouterr().out
+
+
 def test_a_run_is_refused_what_needs_images_of_its_own(run, tmp_path, capsys):
     arguments = [f"--config={TINY}", f"--workdir={run}", "--generation=1"]
 
