@@ -418,7 +418,13 @@ JPEGS = [
         for seed in range(5)
     ),
     bad("no height", lambda: jpeg_of_size(9, 0), "no_height.jpg", "its header cannot"),
-    bad("JPEG bomb", lambda: jpeg_of_size(65_000, 65_000), "bomb.jpg", LARGE),
+    bad(
+        "JPEG bomb",
+        lambda: jpeg_of_size(65_000, 65_000),
+        "bomb.jpg",
+        LARGE,
+        (65_000, 65_000),
+    ),
 ]
 
 PNGS = [
@@ -520,8 +526,18 @@ PNGS = [
         (8, 8),
     ),
     bad("no width", lambda: png(0, 5, 8, 2, b""), "no_width.png", "its header cannot"),
-    bad("PNG bomb", lambda: png(30_000, 30_000, 8, 2, b""), "bomb.png", LARGE),
-    bad("PNG just too large", lambda: png(8001, 8000, 8, 2, b""), "8001.png", LARGE),
+    bad(
+        "PNG bomb",
+        lambda: png(30_000, 30_000, 8, 2, b""),
+        "bomb.png",
+        LARGE,
+    ),
+    bad(
+        "PNG just too large",
+        lambda: png(8001, 8000, 8, 2, b""),
+        "8001.png",
+        LARGE,
+    ),
     bad(
         "bomb of text",
         lambda: png(
@@ -552,7 +568,12 @@ OTHERS = [
         "^truncated GIF file$",
         (48, 40),
     ),
-    bad("GIF bomb", lambda: gif((60_000, 60_000), (1, 1)), "bomb.gif", LARGE),
+    bad(
+        "GIF bomb",
+        lambda: gif((60_000, 60_000), (1, 1)),
+        "bomb.gif",
+        LARGE,
+    ),
     bad("GIF frame bomb", lambda: gif((1, 1), (60_000, 60_000)), "frame.gif", LARGE),
     good("BMP", lambda: encoded(card(), "BMP"), "plain.bmp"),
     bad(
@@ -612,7 +633,12 @@ OTHERS = [
         "^truncated TIFF file$",
         (48, 40),
     ),
-    bad("TIFF bomb", lambda: tiff(60_000, 60_000, 8, b"x"), "bomb.tif", LARGE),
+    bad(
+        "TIFF bomb",
+        lambda: tiff(60_000, 60_000, 8, b"x"),
+        "bomb.tif",
+        LARGE,
+    ),
     good("WebP", lambda: encoded(card(), "WEBP", lossless=True), "plain.webp"),
     good("animated WebP", lambda: animated("WEBP", lossless=True), "animated.webp"),
     good(
@@ -627,7 +653,12 @@ OTHERS = [
         "half.webp",
         "^truncated WEBP file$",
     ),
-    bad("WebP of most pixels", lambda: webp_header(16_384, 16_384), "max.webp", LARGE),
+    bad(
+        "WebP of most pixels",
+        lambda: webp_header(16_384, 16_384),
+        "max.webp",
+        LARGE,
+    ),
 ]
 
 HEICS = [
@@ -700,7 +731,7 @@ NO_FILES = [
         left_out=LINKS,
     ),
     bad("dangling link", dangling_link, "dangling.jpg", "^No such f", left_out=LINKS),
-    bad("folder", pathlib.Path.mkdir, "folder.jpg", "^Is a directory$", left_out=""),
+    bad("folder", pathlib.Path.mkdir, "folder.jpg", "^Is a directory", left_out=""),
     bad("pipe", os.mkfifo, "pipe.jpg", "^not a regular file$", left_out=NOT_REGULAR),
 ]
 

@@ -3,22 +3,16 @@
 import argparse
 import pathlib
 import shlex
-from collections.abc import Iterator
 from typing import Any
 
 from noisy_student_jax import config as configs
-from noisy_student_jax import tasks
 from noisy_student_jax.config import decisions, renamed
 from noisy_student_jax.core import console, files
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.preemption import Interruption
-from noisy_student_jax.core.protocols import Task
 from noisy_student_jax.data.open import absolute
-from noisy_student_jax.evaluation.predictor import Predictor
 from noisy_student_jax.generation import init_weights
 from noisy_student_jax.generation.preconditions import check
-from noisy_student_jax.images.decode import UndecodableImageError, decode
-from noisy_student_jax.models import bundle as bundles
 from noisy_student_jax.planning import auto_config
 from noisy_student_jax.planning import plan as planning
 from noisy_student_jax.planning.topology import command as topology
@@ -168,52 +162,6 @@ def status(options: Options, interruption: Interruption) -> int:
         line = f"{row['stage'].ljust(width)}  {row['state'].ljust(8)}  {told}"
         console.say(line.rstrip())
     return 0
-
-
-def predict(options: Options, interruption: Interruption) -> int:
-    """Prints the class and probability of each image.
-
-    Returns:
-      1 if an image could not be decoded, otherwise 0.
-    """
-    if not options.model:
-        raise UserError("`noisy-student predict` needs --model=BUNDLE")
-    if not options.images:
-        raise UserError("`noisy-student predict` needs at least one image")
-    if options.batch < 1:
-        raise UserError(f"--batch is {options.batch}, but must be at least 1")
-    bundle = bundles.read(options.model)
-    if not options.trust:
-        bundles.refuse_foreign_code(bundle, options.model)
-    task = tasks.create(bundle.task, bundle.classes)
-    predictor = Predictor.from_bundle(bundle, task, batch=options.batch)
-    variables = predictor.place(bundle.variables)
-    failed = 0
-    for start in range(0, len(options.images), options.batch):
-        interruption.check()
-        paths = options.images[start : start + options.batch]
-        images, problems = [], {}
-        for path in paths:
-            try:
-                images.append(decode(path))
-            except UndecodableImageError as error:
-                problems[path] = str(error)
-        predictions: Iterator[dict[str, Any]] = iter(())
-        if images:
-            whole = predictor(variables, bundle.preprocessing.apply_all(images))
-            predictions = iter(_rows(task, whole))
-        for path in paths:
-            if path in problems:
-                failed += 1
-                row: dict[str, Any] = {"image": str(path), "error": problems[path]}
-            else:
-                row = {"image": str(path), **next(predictions)}
-            _print_prediction(row, options)
-    if failed:
-        console.say(
-            f"{failed} of {len(options.images)} images could not be read", error=True
-        )
-    return 1 if failed else 0
 
 
 def plan(options: Options, interruption: Interruption) -> int:
@@ -393,36 +341,3 @@ def _conclude(one: Run) -> None:
         f"validation prefers generation {summary['best']}: {one.workdir / 'best'}"
     )
     console.say(f"report: {one.workdir / 'report.html'}")
-
-
-def _rows(task: Task, predictions: dict[str, Any]) -> list[dict[str, Any]]:
-    """Converts predictions to one JSON-serializable dictionary per image."""
-    buckets, scores = task.bucket(predictions), task.score(predictions)
-    rows = []
-    for number, (index, score) in enumerate(zip(buckets, scores, strict=True)):
-        row = {
-            "index": int(index),
-            "class": task.classes[index],
-            "probability": float(score),
-        }
-        if "logits" in predictions:
-            row["logits"] = [float(value) for value in predictions["logits"][number]]
-        rows.append(row)
-    return rows
-
-
-def _print_prediction(row: dict[str, Any], options: Options) -> None:
-    if not options.logits:
-        row.pop("logits", None)
-    if options.json:
-        console.print_json(row)
-        return
-    image = console.printable(row["image"])
-    if "error" in row:
-        console.say(f"{image}: cannot be read: {console.printable(row['error'])}")
-        return
-    name = console.printable(row["class"])
-    line = f"{image}: {name} ({100 * row['probability']:.1f} %)"
-    if "logits" in row:
-        line += " " + " ".join(f"{value:.4f}" for value in row["logits"])
-    console.say(line)

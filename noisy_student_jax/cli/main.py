@@ -33,7 +33,7 @@ COMMANDS = {
     "evaluate": "evaluate one generation, or any bundle by a robustness suite",
     "report": "judge a finished run and write its report",
     "status": "what is done, running, left",
-    "predict": "class and probability of images, from any bundle",
+    "predict": "class and probability of images and folders, from any bundle",
     "import": "weights of other libraries into a bundle",
     "export": "a bundle for other programs: timm, onnx, savedmodel, hub",
     "plan": "before spending anything: parameters, FLOPs, memory, steps, disk",
@@ -137,13 +137,18 @@ def _dispatch(arguments: list[str], interruption: Interruption) -> int:
     # JAX is slow to import, which --help and mistyped commands need not wait for.
     from noisy_student_jax.cli import commands
     from noisy_student_jax.cli.export import export
+    from noisy_student_jax.cli.predict import predict
     from noisy_student_jax.core import devices
     from noisy_student_jax.interop import importing
     from noisy_student_jax.planning.topology import slices
 
     if getattr(options, "topology", None):
         slices.only_compile()
-    elsewhere = {"import": importing.import_weights, "export": export}
+    elsewhere = {
+        "import": importing.import_weights,
+        "export": export,
+        "predict": predict,
+    }
     if options.command in STEPPING:
         # JAX reads its dispatch settings when it starts.
         devices.keep_freed_memory()
@@ -248,7 +253,12 @@ def _predict_flags(parser: argparse.ArgumentParser) -> None:
         "--trust", action="store_true", help="use code that the bundle names"
     )
     parser.add_argument("--batch", type=int, default=32, help="images at once")
-    parser.add_argument("images", metavar="IMAGE", nargs="*", type=pathlib.Path)
+    parser.add_argument(
+        "--output", metavar="FILE", help="a new .csv, .parquet or .json file instead"
+    )
+    parser.add_argument(
+        "images", metavar="IMAGE", nargs="*", help="files, folders or 'patterns*'"
+    )
 
 
 def _import_flags(parser: argparse.ArgumentParser) -> None:

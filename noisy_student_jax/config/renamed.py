@@ -8,7 +8,7 @@ Old values are never valid today, so migrating current data changes nothing.
 
 from typing import Any
 
-from noisy_student_jax.config.schema import LABELS_ONLY
+from noisy_student_jax.config.schema import LABELS_ONLY, field
 
 WORDS = {
     "labelled": "labeled",
@@ -73,7 +73,7 @@ REMOVED = (
 
 ADDED: dict[str, dict[str, Any]] = {
     "log": {"profile_steps": None},
-    "data": {"near_duplicates": "keep"},
+    "data": {"near_duplicates": "keep", "max_pixels": 64_000_000},
 }
 """By section, fields that older runs lack, and what they did."""
 
@@ -152,9 +152,11 @@ def before(tree: Any, *, path: str = "") -> Any:
         return tree
     if isinstance(tree, dict):
         words = {new: old for old, new in WORDS.items()}
+        added = ADDED.get(path, {})
         return {
             words.get(key, key): before(one, path=f"{path}.{key}" if path else key)
             for key, one in tree.items()
+            if key not in added or added[key] != one
         }
     if tree is None:
         return NONE.get(path)
@@ -165,4 +167,12 @@ def before(tree: Any, *, path: str = "") -> Any:
 
 def record(found: dict[str, Any]) -> dict[str, Any]:
     """Returns a record of the ledger in its current form."""
-    return {**respelled(found), "config": settings(found["config"])}
+    config = settings(found["config"])
+    for section in ADDED.keys() & config.keys():
+        config[section] = {
+            key: one
+            for key, one in config[section].items()
+            # An identity has none of them.
+            if not ((known := field(f"{section}.{key}")) and known.operational)
+        }
+    return {**respelled(found), "config": config}

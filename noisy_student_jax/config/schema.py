@@ -156,6 +156,9 @@ _DATA = {
         side=_whole(None, _FROM_1, "shorter side of prepared images", RUN),
         workers=_whole(None, _FROM_1, "processes that prepare images", RUN),
         max_quarantined=_number(0.05, _FRACTION, "fraction of unusable images allowed"),
+        max_pixels=_whole(
+            64_000_000, _FROM_1, "most pixels decoded; of JPEGs, after shrinking"
+        ),
         resident_gigabytes=_number(
             2.0, _FROM_0, "limit for images kept on the devices"
         ),

@@ -21,7 +21,9 @@ from noisy_student_jax.data.index import (
     packed_headers,
 )
 from noisy_student_jax.images.decode import (
+    DEFAULT,
     VERSION,
+    Decoding,
     UndecodableImageError,
     decode,
     read,
@@ -43,7 +45,10 @@ class Encoded:
 
 
 class EncodedSource(Source, Protocol):
-    """A source of encoded images. Reading is thread-safe."""
+    """A source of encoded images. Reading is thread-safe.
+
+    An optional attribute ``decoding`` tells how they are decoded.
+    """
 
     def read_encoded(self, indices: Sequence[int]) -> Encoded:
         """Reads records in the given order, without decoding them."""
@@ -128,7 +133,11 @@ class FolderSource:
     feature = None
 
     def __init__(
-        self, listing: Listing, name: str, index_folder: pathlib.Path | None = None
+        self,
+        listing: Listing,
+        name: str,
+        index_folder: pathlib.Path | None = None,
+        decoding: Decoding = DEFAULT,
     ):
         """Reads nothing yet.
 
@@ -136,7 +145,9 @@ class FolderSource:
           listing: the files.
           name: prefix of all keys.
           index_folder: folder to keep headers in; None to keep none.
+          decoding: how images are decoded.
         """
+        self.decoding = decoding
         self._listing, self._name = listing, name
         self._index_folder = index_folder
         self._root = listing.root.resolve()
@@ -164,7 +175,7 @@ class FolderSource:
     def read(self, indices: Sequence[int]) -> Examples:
         """See `Source`."""
         labels = None if self.labels is None else self.labels[np.asarray(indices, int)]
-        return decoded(self.read_encoded(indices), labels)
+        return decoded(self.read_encoded(indices), labels, self.decoding)
 
     def place(self, index: int) -> str:
         """See `EncodedSource`."""
@@ -222,20 +233,23 @@ class FolderSource:
             modified=whole.modified[indices],
             labels=labels,
         )
-        return FolderSource(listing, self._name, self._index_folder)
+        return FolderSource(listing, self._name, self._index_folder, self.decoding)
 
 
-def decoded(encoded: Encoded, labels: np.ndarray | None) -> Examples:
+def decoded(
+    encoded: Encoded, labels: np.ndarray | None, decoding: Decoding
+) -> Examples:
     """Decodes records in threads; the status of an undecodable one is the reason.
 
     Args:
       encoded: the records.
       labels: ``[records, …]``; None without labels.
+      decoding: how images are decoded.
     """
 
     def one(data: bytes | None, status: str) -> tuple[np.ndarray | None, str]:
         try:
-            return (None if data is None else decode(data)), status
+            return (None if data is None else decode(data, decoding=decoding)), status
         except UndecodableImageError as error:
             return None, str(error)
 

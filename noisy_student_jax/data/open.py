@@ -21,6 +21,7 @@ from noisy_student_jax.data.cache.listing import (
 )
 from noisy_student_jax.data.encoded import EncodedSource, FolderSource
 from noisy_student_jax.data.sources import Counted
+from noisy_student_jax.images.decode import Decoding
 
 STREAMED = ("tfds:", "tfrecord:")
 _SIDE = "side_"
@@ -125,6 +126,7 @@ class Opener:
         self._data = data
         self._interruption, self._progress = interruption, progress
         self._look_only, self._announces = look_only, announce
+        self._decoding = Decoding(max_pixels=data.max_pixels)
         learned = (data.sources.labeled, data.sources.unlabeled)
         # All of a batch's images come from the same input pipeline.
         self._streams = data.pipeline == "streamed" or any(
@@ -152,7 +154,9 @@ class Opener:
             listing = list_images(path, apart=apart)
         self._announce(name, len(listing), listing.labels, listing.classes)
         if self._streams:
-            source = FolderSource(listing, name, self._index_folder(name))
+            source = FolderSource(
+                listing, name, self._index_folder(name), self._decoding
+            )
             return Opened(
                 name=name,
                 whole=source,
@@ -173,6 +177,7 @@ class Opener:
             side=int(folder.parent.name.removeprefix(_SIDE)),
             max_quarantined=data.max_quarantined,
             workers=data.workers,
+            decoding=self._decoding,
         )
         if self._look_only:
             source = open_prepared(listing, folder, options, name=name)
@@ -249,6 +254,7 @@ class Opener:
                 classes=classes,
                 index_folder=index_folder,
                 decoder=self._data.decoder,
+                decoding=self._decoding,
                 **features,
             )
         else:
@@ -264,6 +270,7 @@ class Opener:
                 classes=classes,
                 features=layout,
                 decoder=self._data.decoder,
+                decoding=self._decoding,
             )
         self._announce(name, len(source), source.labels, source.classes)
         opened = Opened(

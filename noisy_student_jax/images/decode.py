@@ -13,11 +13,12 @@ import logging
 import pathlib
 import re
 import stat
+import struct
 import warnings
 from collections.abc import Iterator
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError, features
+from PIL import ExifTags, Image, JpegImagePlugin, UnidentifiedImageError, features
 
 from noisy_student_jax.core.console import printable
 from noisy_student_jax.core.errors import one_line
@@ -26,6 +27,9 @@ from noisy_student_jax.images import profiles
 VERSION = 2
 """Number of these rules: another version may give other pixels."""
 MAX_PIXELS = 64_000_000
+_BUFFERED = 4
+"""How many pixels of a JPEG of several scans take as much memory as a decoded one, at
+any scale: libjpeg keeps the coefficients of them all."""
 MAX_BYTES = 256 * 2**20
 """Maximum size of a file; larger files are not training images."""
 SIGNATURES = {
@@ -72,6 +76,25 @@ class UndecodableImageError(Exception):
     """
 
 
+class TooLargeError(UndecodableImageError):
+    """The image has more pixels than may be decoded."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoding:
+    """How image files are decoded.
+
+    Attributes:
+      max_pixels: the most pixels that are decoded; of a JPEG that is shrunk, after
+        shrinking.
+    """
+
+    max_pixels: int = MAX_PIXELS
+
+
+DEFAULT = Decoding()
+
+
 @dataclasses.dataclass(frozen=True)
 class Decoded:
     """An image as `decoded` returns it.
@@ -88,14 +111,20 @@ class Decoded:
 
 
 def decode(
-    source: str | pathlib.Path | bytes, *, shorter_side: int | None = None
+    source: str | pathlib.Path | bytes,
+    *,
+    shorter_side: int | None = None,
+    decoding: Decoding = DEFAULT,
 ) -> np.ndarray:
     """Decodes an image file to uint8 ``[height, width, 3]``; see `decoded`."""
-    return decoded(source, shorter_side=shorter_side).pixels
+    return decoded(source, shorter_side=shorter_side, decoding=decoding).pixels
 
 
 def decoded(
-    source: str | pathlib.Path | bytes, *, shorter_side: int | None = None
+    source: str | pathlib.Path | bytes,
+    *,
+    shorter_side: int | None = None,
+    decoding: Decoding = DEFAULT,
 ) -> Decoded:
     """Decodes an image file to sRGB, upright by its EXIF orientation.
 
@@ -111,20 +140,22 @@ def decoded(
       shorter_side: downscales a longer shorter side to this length, keeping the aspect
         ratio. A JPEG is then decoded at the smallest of 1/8, 1/4, 1/2 and full size
         that is still large enough, which is several times faster.
+      decoding: how to decode.
 
     Raises:
-      UndecodableImageError: the file is missing, truncated, damaged, not an image,
-        larger than `MAX_BYTES`, or has more than `MAX_PIXELS` by its header (checked
-        before any pixel is decoded).
+      UndecodableImageError: the file is missing, truncated, damaged, not an image, or
+        larger than `MAX_BYTES`.
+      TooLargeError: it has too many pixels by its header; none was decoded.
     """
     if shorter_side is not None and shorter_side < 1:
         raise ValueError(f"shorter_side must be at least 1, got {shorter_side}")
     with _opened(source, whole=True) as image:
-        height, width = _upright_size(image)
-        drafted = None
+        size, drafted = image.size, None
         # HEIC has drafts too, but those may be any embedded thumbnail.
         if shorter_side is not None and image.format in ("JPEG", "MPO"):
             drafted = image.draft(None, (shorter_side, shorter_side))
+        _check_size(image, size, decoding.max_pixels)
+        original_size = _upright(image, size)
         image.load()
         turn = _turn(image)
         upright, notes = _to_rgb(image)
@@ -133,7 +164,7 @@ def decoded(
             upright = _shrink(upright, right, bottom, shorter_side)
         if turn is not None:
             upright = upright.transpose(turn)
-        return Decoded(np.asarray(upright), (height, width), notes)
+        return Decoded(np.asarray(upright), original_size, notes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,9 +202,12 @@ def header(source: str | pathlib.Path | bytes) -> tuple[int, int]:
 def inspect(source: str | pathlib.Path | bytes) -> Header:
     """Reads an image's `Header`; raises as `header`."""
     with _opened(source) as image:
-        height, width = _upright_size(image)
-        jpeg = image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB")
-        plain = jpeg and _is_stored_upright(image) and _is_srgb(image)
+        is_jpeg = image.format in ("JPEG", "MPO")
+        if not is_jpeg:  # of a PNG, Pillow decodes the pixels to find EXIF
+            _check_size(image, image.size, MAX_PIXELS)
+        height, width = _upright(image, image.size)
+        is_jpeg &= image.mode in ("L", "RGB")
+        plain = is_jpeg and _is_stored_upright(image) and _is_srgb(image)
         return Header(height, width, plain)
 
 
@@ -208,7 +242,7 @@ def read(path: str | pathlib.Path) -> bytes:
 def _opened(
     source: str | pathlib.Path | bytes, *, whole: bool = False
 ) -> Iterator[Image.Image]:
-    """Opens an image and checks its size; translates errors until it is closed."""
+    """Opens an image; translates errors until it is closed."""
     data = source if isinstance(source, bytes) else read(source)
     kind = _kind(data)
     _pass_over_warnings()
@@ -219,8 +253,7 @@ def _opened(
             raise UndecodableImageError(
                 "AVIF needs a newer Pillow (pip install 'pillow>=11.3')"
             )
-        with Image.open(io.BytesIO(data), formats=[kind]) as image:
-            _check_size(image)
+        with _parsed(kind, data) as image:
             if whole:
                 _check_whole(kind, data)
             yield image
@@ -228,11 +261,8 @@ def _opened(
         raise
     except MemoryError as error:
         raise UndecodableImageError("too large for the memory that is free") from error
-    except Image.DecompressionBombError as error:
-        # Pillow's own limit is higher, but checked earlier.
-        raise UndecodableImageError(
-            f"more than {MAX_PIXELS:,} pixels by its header"
-        ) from error
+    except Image.DecompressionBombError as error:  # a frame of a GIF
+        raise TooLargeError("too many pixels by its header") from error
     except UnidentifiedImageError as error:
         # Pillow's message contains the buffer's address, which varies between runs.
         reason = f"broken {kind} file: its header cannot be read"
@@ -283,25 +313,54 @@ def _register_heic() -> None:
     pillow_heif.register_heif_opener()
 
 
-def _check_size(image: Image.Image) -> None:
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise UndecodableImageError(
-            f"{width * height:,} pixels by its header, more than {MAX_PIXELS:,}"
+def _parsed(kind: str, data: bytes) -> Image.Image:
+    """Reads an image's header, of any size: `Image.open` has a limit of its own."""
+    if kind not in Image.OPEN:
+        Image.init()
+    make, _ = Image.OPEN[kind]
+    try:
+        return make(io.BytesIO(data), "")
+    except (SyntaxError, IndexError, TypeError, struct.error) as error:
+        raise UnidentifiedImageError from error
+
+
+def _check_size(image: Image.Image, size: tuple[int, int], most: int) -> None:
+    """Checks the number of pixels.
+
+    Args:
+      image: the image, perhaps to be decoded at a fraction of its size.
+      size: width and height in the file.
+      most: largest number of pixels that may be decoded.
+    """
+    count, whole = image.width * image.height, size[0] * size[1]
+    if isinstance(image, JpegImagePlugin.JpegImageFile) and _has_scans(image):
+        count = max(count, whole // _BUFFERED)
+    if count > most:
+        raise TooLargeError(
+            f"{whole:,} pixels by its header, more than {most:,}"
+            " (config.data.max_pixels)"
         )
+
+
+def _has_scans(image: JpegImagePlugin.JpegImageFile) -> bool:
+    """Returns whether a JPEG has several scans, which are all kept until its end."""
+    assert isinstance(image.fp, io.BytesIO)
+    data = image.fp.getbuffer()
+    scan = _first_scan(data)
+    return "progressive" in image.info or data[scan + 4] != image.layers
 
 
 def _check_whole(kind: str, data: bytes) -> None:
     """Rejects damage that decoding would ignore."""
     if kind == "PNG":
-        with Image.open(io.BytesIO(data), formats=[kind]) as image:
+        with _parsed(kind, data) as image:
             image.verify()  # the checksums
     elif kind == "JPEG" and data.rfind(b"\xff\xd9", _first_scan(data)) < 0:
         # Without an end marker, zero padding would decode without an error.
         raise UndecodableImageError(f"truncated {kind} file")
 
 
-def _first_scan(data: bytes) -> int:
+def _first_scan(data: bytes | memoryview) -> int:
     """Returns the offset of a JPEG's first scan, past any thumbnail's end marker."""
     place = 2
     while data[place : place + 1] == b"\xff" and data[place + 1 : place + 2] != b"\xda":
@@ -354,9 +413,9 @@ def _is_srgb(image: Image.Image) -> bool:
         return True
 
 
-def _upright_size(image: Image.Image) -> tuple[int, int]:
-    """Returns the height and width of an image that was not loaded yet."""
-    width, height = image.size
+def _upright(image: Image.Image, size: tuple[int, int]) -> tuple[int, int]:
+    """Returns the upright height and width of an image that was not loaded yet."""
+    width, height = size
     # Pillow gives the size of a TIFF upright already.
     if image.format != "TIFF" and _orientation(image) >= 5:
         width, height = height, width

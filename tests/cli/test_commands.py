@@ -1,9 +1,11 @@
 """The commands that need no run, and the files that other tools rely on."""
 
+import csv
 import hashlib
 import json
 import pathlib
 import re
+import weakref
 
 import numpy as np
 import pyarrow as pa
@@ -13,8 +15,11 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from support import TINY, command
 
+from noisy_student_jax.cli import predict as predicting
 from noisy_student_jax.cli.main import main
 from noisy_student_jax.core import console, devices
+from noisy_student_jax.images.decode import Decoding
+from noisy_student_jax.models import bundle as bundles
 
 CLASSES = [str(digit) for digit in range(10)]
 
@@ -264,6 +269,7 @@ def test_what_cannot_be_decoded_is_told_and_the_rest_predicted(
 ):
     folder = tmp_path / "images"
     folder.mkdir()
+    (tmp_path / "nothing").mkdir()
     good = folder / "good.png"
     Image.new("RGB", (20, 10), (9, 9, 9)).save(good)
     (folder / "text.png").write_text("no image")
@@ -275,7 +281,7 @@ def test_what_cannot_be_decoded_is_told_and_the_rest_predicted(
         folder / "empty.jpg",
         folder / "none.png",
         good,
-        folder,
+        tmp_path / "nothing",
         folder / "cut.png",
     ]
     for batch in (1, 3, 32):
@@ -302,6 +308,114 @@ def test_hostile_names_are_printed_harmlessly(tiny_run, tmp_path, capsys):
     assert "\x1b" not in out
     assert r"two\nlines.png: " in out
     assert r"no\nne: cannot be read: " in out
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Four images, one of them broken, and a text."""
+    for number, name in enumerate(("b.png", "a/d.png", "a/c.png")):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 9), 80 * number).save(tmp_path / "in" / name)
+    (tmp_path / "in/e.jpg").write_text("no image")
+    (tmp_path / "in/notes.txt").write_text("a text")
+    return tmp_path / "in"
+
+
+def test_predict_takes_folders_and_patterns_in_order(tiny_run, folder, capsys):
+    names = ["a/c.png", "a/d.png", "b.png", "e.jpg"]
+    rows, err = predict(capsys, tiny_run, folder, status=1)
+    assert [row["image"] for row in rows] == [str(folder / name) for name in names]
+    assert f"left out of '{folder}': 1 other kinds of file (.txt 1)" in err
+
+    again, _ = predict(capsys, tiny_run, f"{folder}/**/*.png", folder / "b.png")
+    assert [row["image"].rpartition("/")[2] for row in again] == [
+        *("c.png", "d.png", "b.png", "b.png")
+    ]
+    assert again[:3] == rows[:3] and again[3] == rows[2]
+
+    Image.new("L", (8, 8)).save(folder / "x[1].png")
+    (literal,), _ = predict(capsys, tiny_run, folder / "x[1].png")
+    assert literal["image"] == str(folder / "x[1].png")
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet", "json"])
+def test_predict_writes_a_table_in_place_of_lines(tiny_run, folder, kind, capsys):
+    rows, _ = predict(capsys, tiny_run, "--logits", folder, status=1)
+    (folder / "e.jpg").rename(folder / "new\nline.jpg")
+    output = folder.parent / f"out.{kind}"
+    line = ["predict", f"--model={tiny_run / 'generation_0/model'}", "--logits", folder]
+
+    out, err = run_main(capsys, *line, f"--output={output}", status=1)
+
+    device, told = out.splitlines()
+    assert device.startswith("device: ")
+    assert told == f"3 predictions are in '{output}'"
+    assert "1 of 4 images could not be read" in err
+    if kind == "csv":
+        with output.open(encoding="utf-8", newline="") as file:
+            found = list(csv.DictReader(file))
+        for row in found:
+            row["logits"] = [float(value) for value in row["logits"].split()]
+    elif kind == "parquet":
+        found = pq.read_table(output).to_pylist()
+    else:
+        found = read(output)
+    assert found[3]["image"] == rf"{folder}/new\nline.jpg"
+    assert found[3]["error"] == "not an image of a known format"
+    for row, printed in zip(found, rows[:3], strict=False):
+        assert (row["image"], row["class"]) == (printed["image"], printed["class"])
+        assert int(row["index"]) == printed["index"]
+        assert float(row["probability"]) == pytest.approx(printed["probability"])
+        np.testing.assert_allclose(row["logits"], printed["logits"], rtol=1e-5)
+
+
+def test_predict_holds_no_photographs_but_those_being_decoded(
+    tiny_run, folder, capsys, monkeypatch
+):
+    alive, most = set(), 0
+    decode = predicting.decode
+
+    def counted(path, **options):
+        nonlocal most
+        image = decode(path, **options)
+        alive.add(id(image))
+        most = max(most, len(alive))
+        weakref.finalize(image, alive.discard, id(image))
+        return image
+
+    monkeypatch.setattr(predicting, "decode", counted)
+    Image.new("L", (40, 50)).save(folder / "b.png")
+    rows, _ = predict(capsys, tiny_run, *[folder / "b.png"] * 40)
+
+    assert len(rows) == 40
+    assert most <= predicting.AT_A_TIME
+
+
+def test_predict_reads_a_huge_jpeg_at_a_reduced_scale(
+    tiny_run, tmp_path, capsys, monkeypatch
+):
+    half = np.zeros((1200, 1600, 3), np.uint8)
+    half[:, 800:] = 255
+    Image.fromarray(half).save(tmp_path / "a.jpg")
+    Image.fromarray(half).save(tmp_path / "a.png")
+    decode, sizes = predicting.decode, []
+
+    def few(path, **options):
+        image = decode(path, decoding=Decoding(max_pixels=1_000_000), **options)
+        sizes.append(image.shape)
+        return image
+
+    monkeypatch.setattr(predicting, "decode", few)
+    paths = tmp_path / "a.jpg", tmp_path / "a.png"
+
+    found, refused = predict(capsys, tiny_run, *paths, status=1)[0]
+
+    assert "class" in found
+    assert "1,920,000 pixels by its header" in refused["error"]
+    ((height, width, _),) = sizes
+    assert width == pytest.approx(height * 4 / 3, abs=1)
+    resolution = bundles.read(tiny_run / "best").preprocessing.resolution
+    assert 4 * resolution <= height <= 1200 // 2
 
 
 def test_predict_takes_a_bundle_by_its_files(tiny_run, tmp_path, capsys):

@@ -290,6 +290,9 @@ WRONG_COMMANDS = {
     "predict --model={tmp}/foreign {tmp}/file": "is not a model bundle: it has no",
     "predict --model={run}/best --batch=0 {tmp}/file": "must be at least 1",
     "predict --model={run}/best --batch=x {tmp}/file": "invalid int value: 'x'",
+    "predict --model={run}/best {tmp}/no*.png": "no file matches '/",
+    "predict --model={run}/best --output={tmp}/a.txt {tmp}/file": "has to end with one",
+    "predict --model={run}/best --output={tmp}/a.csv --json a": "either --json or",
     "predict --model={run}/best --config.seed=1 {tmp}/file": "does not know"
     " '--config.seed=1'",
     "plan": "needs either --config=FILE or --model=NAME",

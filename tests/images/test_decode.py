@@ -28,6 +28,8 @@ from PIL import Image
 
 from noisy_student_jax.images import decode as decoding
 from noisy_student_jax.images.decode import (
+    Decoding,
+    TooLargeError,
     UndecodableImageError,
     decode,
     header,
@@ -297,23 +299,74 @@ def test_a_header_says_whether_it_is_a_plain_jpeg():
 
 def test_the_size_is_looked_at_before_any_pixel_is_decoded(monkeypatch):
     files = [encoded(pixels(6, 5), kind) for kind in ("GIF", "JPEG", "PNG", "TIFF")]
-    monkeypatch.setattr(decoding, "MAX_PIXELS", 29)
     loaded = []
     monkeypatch.setattr(Image.Image, "load", lambda self: loaded.append(self))
 
     for file in files:
-        for read in (decode, header):
-            with pytest.raises(UndecodableImageError) as caught:
-                read(file)
-            assert str(caught.value) == "30 pixels by its header, more than 29"
+        with pytest.raises(TooLargeError) as caught:
+            decode(file, decoding=Decoding(max_pixels=29))
+        assert str(caught.value) == (
+            "30 pixels by its header, more than 29 (config.data.max_pixels)"
+        )
 
     assert not loaded
 
 
-def test_an_image_of_exactly_the_largest_size_is_read(monkeypatch):
-    monkeypatch.setattr(decoding, "MAX_PIXELS", 30)
+def test_a_header_is_read_of_a_jpeg_of_any_size(monkeypatch):
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 29)
 
-    assert decode(encoded(pixels(6, 5))).shape == (6, 5, 3)
+    assert header(encoded(pixels(6, 5), "JPEG")) == (6, 5)
+    with pytest.raises(TooLargeError):
+        header(encoded(pixels(6, 5)))
+
+
+def test_an_image_of_exactly_the_largest_size_is_read():
+    most = Decoding(max_pixels=30)
+
+    assert decode(encoded(pixels(6, 5)), decoding=most).shape == (6, 5, 3)
+
+
+def test_a_jpeg_may_be_large_if_it_is_shrunk():
+    file = jpeg(photograph(400, 800))
+    most = Decoding(max_pixels=20_000)  # a quarter of each side
+
+    assert decode(file, shorter_side=100, decoding=most).shape == (100, 200, 3)
+    for side in (101, None):
+        with pytest.raises(TooLargeError, match=r"^320,000 pixels .* than 20,000"):
+            decode(file, shorter_side=side, decoding=most)
+
+
+def scan_by_scan(height, width):
+    """A gray JPEG whose header says that there is more to come."""
+    file = jpeg(photograph(height, width)[..., 0])
+    start = file.index(b"\xff\xda")
+    assert file[start + 4] == 1
+    header = file.index(b"\xff\xc0")
+    three = b"\xff\xc0\0\x11" + file[header + 4 : header + 9] + b"\3"
+    three += file[header + 10 : header + 13] + b"\2\x11\0\3\x11\0"
+    return file[:header] + three + file[header + 13 :]
+
+
+@pytest.mark.parametrize(
+    "file",
+    [jpeg(photograph(400, 800), progressive=True), scan_by_scan(400, 800)],
+    ids=["progressive", "one color a scan"],
+)
+def test_a_jpeg_of_several_scans_is_kept_whole_and_counts_as_such(file):
+    for most, fits in ((80_000, True), (79_999, False)):
+        try:
+            decode(file, shorter_side=25, decoding=Decoding(max_pixels=most))
+            assert fits
+        except TooLargeError:
+            assert not fits
+        except UndecodableImageError:  # it breaks off after one color
+            assert fits
+
+
+def test_pillows_own_limit_does_not_hold(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+
+    assert decode(jpeg(photograph(40, 80)), shorter_side=40).shape == (40, 80, 3)
 
 
 def test_a_file_of_more_bytes_than_can_be_an_image_is_not_read(tmp_path, monkeypatch):

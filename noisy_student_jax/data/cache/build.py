@@ -31,7 +31,7 @@ from noisy_student_jax.data.cache.read import (
     part_paths,
 )
 from noisy_student_jax.data.cache.workers import PartWriters, decoder_versions
-from noisy_student_jax.images.decode import MAX_BYTES
+from noisy_student_jax.images.decode import DEFAULT, MAX_BYTES, Decoding
 
 FORMAT = 1
 MANIFEST = "prepare.json"
@@ -49,11 +49,13 @@ class PrepareOptions:
       side: shorter side of cached images, in pixels; smaller images keep their size.
       max_quarantined: largest fraction of the files that may be unusable.
       workers: number of processes; None for one per visible core.
+      decoding: how images are decoded.
     """
 
     side: int
     max_quarantined: float = 0.05
     workers: int | None = None
+    decoding: Decoding = DEFAULT
 
 
 def prepare(
@@ -98,6 +100,7 @@ def prepare(
             rows,
             folder,
             side=options.side,
+            decoding=options.decoding,
             decoder=decoder,
             processes=options.workers or len(os.sched_getaffinity(0)),
             taken=set(found.parts),

@@ -313,7 +313,7 @@ class _Walk:
                         if not self._is_of_a_run(path):
                             links.append(path)
                     else:
-                        files.append(File(path, kind.st_size, kind.st_mtime_ns))
+                        files.append(File(path, kind.st_size, _time(kind)))
         except OSError as error:
             raise _unreadable(self.root / folder, error) from error
         return files, folders, links
@@ -514,7 +514,12 @@ def _size_and_time(path: pathlib.Path) -> tuple[int, int]:
         return 0, 0  # reading it will report the error
     if not stat.S_ISREG(found.st_mode):
         return NOT_REGULAR, 0
-    return found.st_size, found.st_mtime_ns
+    return found.st_size, _time(found)
+
+
+def _time(found: os.stat_result) -> int:
+    """Returns the time of change in ns; of the year 2262 and later, modulo 2**64."""
+    return (found.st_mtime_ns + 2**63) % 2**64 - 2**63
 
 
 def _class_name(folder: str) -> str:

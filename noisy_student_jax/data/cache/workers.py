@@ -32,6 +32,7 @@ from noisy_student_jax.data.cache.read import METADATA, SCHEMA, part_paths, pixe
 from noisy_student_jax.images.decode import (
     VERSION,
     Decoded,
+    Decoding,
     UndecodableImageError,
     read,
 )
@@ -52,6 +53,7 @@ class _Recipe(NamedTuple):
     folder: pathlib.Path
     root: pathlib.Path
     side: int
+    decoding: Decoding
     bytes_per_part: int
     decode: str
     decoder: str
@@ -83,6 +85,7 @@ class PartWriters:
         folder: pathlib.Path,
         *,
         side: int,
+        decoding: Decoding,
         decoder: str,
         processes: int,
         taken: set[int],
@@ -96,6 +99,7 @@ class PartWriters:
           rows: rows of the listing that the cache lacks.
           folder: the cache.
           side: shorter side of cached images, in pixels.
+          decoding: how they are decoded.
           decoder: `decoder_versions`, stored with the parts.
           processes: largest number of processes.
           taken: numbers of the existing parts.
@@ -104,7 +108,7 @@ class PartWriters:
         """
         self._listing = listing
         self._recipe = _Recipe(
-            folder, listing.root, side, BYTES_PER_PART, DECODE, decoder
+            folder, listing.root, side, decoding, BYTES_PER_PART, DECODE, decoder
         )
         self._most = min(processes, -(-len(rows) // _FILES_WORTH_A_WORKER))
         self._numbers = (n for n in itertools.count() if n not in taken)
@@ -313,7 +317,7 @@ def _write_part(
             except UndecodableImageError as error:
                 unread[position] = str(error)
                 continue
-            record, image = _read(data, entry, recipe.side, decode)
+            record, image = _read(data, entry, recipe, decode)
             records.append(record)
             if image is not None:
                 record["offset"] = length
@@ -335,7 +339,7 @@ def _write_part(
 
 
 def _read(
-    data: bytes, entry: File, side: int, decode: Callable[..., Decoded]
+    data: bytes, entry: File, recipe: _Recipe, decode: Callable[..., Decoded]
 ) -> tuple[dict[str, Any], np.ndarray | None]:
     """Decodes a file; returns its row of the table, and its pixels or None."""
     record = {
@@ -346,7 +350,7 @@ def _read(
         "sha256": hashlib.sha256(data).hexdigest(),
     }
     try:
-        found = decode(data, shorter_side=side)
+        found = decode(data, shorter_side=recipe.side, decoding=recipe.decoding)
     except UndecodableImageError as error:
         return record | {"status": str(error)}, None
     record["original_height"], record["original_width"] = found.original_size

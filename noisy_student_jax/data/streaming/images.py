@@ -24,7 +24,7 @@ from noisy_student_jax.data.encoded import EncodedSource, headers_of, is_indexed
 from noisy_student_jax.data.streaming import noise as noising
 from noisy_student_jax.data.streaming import tf
 from noisy_student_jax.data.streaming.decoding import View, crops, decoded
-from noisy_student_jax.images.decode import UndecodableImageError, decode
+from noisy_student_jax.images.decode import DEFAULT, UndecodableImageError, decode
 from noisy_student_jax.images.preprocessing import compiled_bicubic
 
 READ_AT_ONCE = 64
@@ -96,6 +96,7 @@ class ImageStream:
         self._boxes, self._noise = boxes, noise or InputNoise()
         self._headers = headers_of(source)
         self._native = decoder != "plain"
+        self._decoding = getattr(source, "decoding", DEFAULT)
         self._bicubic = (lambda: None) if decoder == "plain" else compiled_bicubic
         # Farther than this the graph only gets if it drops whole batches.
         self._most_ahead = 4 * batch + 8 * READ_AT_ONCE
@@ -310,7 +311,9 @@ class ImageStream:
             row, data, why = each
             try:
                 if data is not None:
-                    return self._seen(decode(data), numbers[row], plan, row)
+                    return self._seen(
+                        decode(data, decoding=self._decoding), numbers[row], plan, row
+                    )
             except UndecodableImageError as error:
                 why = str(error)
             self._reasons[int(numbers[row])] = why
@@ -353,12 +356,14 @@ class ImageStream:
         wanted = self._wanted(numbers)
         headers = self._headers.of(wanted.records)
         sizes = headers.heights, headers.widths
+        native = headers.plain & self._native
+        native &= headers.heights * headers.widths <= self._decoding.max_pixels
         whole = np.zeros((len(numbers), 4), int)
         boxes = self._boxes(numbers, *sizes) if self._boxes else whole
         return {
             "records": wanted.records,
             "draws": wanted.draws,
-            "native": headers.plain & self._native,
+            "native": native,
             "sizes": np.stack(sizes, axis=1),
             "boxes": boxes,
             "crops": {

@@ -30,7 +30,7 @@ from noisy_student_jax.data.index import (
 )
 from noisy_student_jax.data.streaming.decoding import View
 from noisy_student_jax.data.streaming.images import ImageStream, Wanted
-from noisy_student_jax.images.decode import VERSION
+from noisy_student_jax.images.decode import DEFAULT, VERSION, Decoding
 from noisy_student_jax.images.preprocessing import Preprocessing
 
 UNKNOWN = -1
@@ -91,6 +91,7 @@ class RecordSource:
         classes: Sequence[str] = (),
         rows: np.ndarray | None = None,
         decoder: str = "auto",
+        decoding: Decoding = DEFAULT,
     ):
         """Reads nothing yet.
 
@@ -104,7 +105,9 @@ class RecordSource:
           classes: class names in index order.
           rows: indices into the concatenated records; None for all.
           decoder: of evaluation images, see `ImageStream`.
+          decoding: how images are decoded.
         """
+        self.decoding = decoding
         self._files, self._name, self._features = record_files, name, features
         self._index_folder = index_folder
         counts = np.array([len(file) for file in record_files], np.int64)
@@ -145,7 +148,7 @@ class RecordSource:
     def read(self, indices: Sequence[int]) -> Examples:
         """See `Source`."""
         labels = None if self.labels is None else self.labels[np.asarray(indices, int)]
-        return decoded(self.read_encoded(indices), labels)
+        return decoded(self.read_encoded(indices), labels, self.decoding)
 
     @property
     def feature(self) -> str:
@@ -229,6 +232,7 @@ class RecordSource:
             classes=self.classes,
             rows=indices if self._rows is None else self._rows[indices],
             decoder=self._decoder,
+            decoding=self.decoding,
         )
 
     def _at(self, index: int) -> tuple[int, int]:

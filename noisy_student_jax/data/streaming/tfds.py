@@ -26,6 +26,7 @@ from noisy_student_jax.data.streaming.records import (
     read_labels,
 )
 from noisy_student_jax.data.streaming.tfrecord import open_files
+from noisy_student_jax.images.decode import DEFAULT, Decoding
 
 # NAME or NAME:VERSION, optionally followed by a split.
 _SPEC = re.compile(r"(?P<name>[^:]+(?::\d[\d.*]*)?)(?::(?P<split>.+))?")
@@ -42,6 +43,7 @@ def tfds_source(
     image: str = "image",
     label: str = "label",
     decoder: str = "auto",
+    decoding: Decoding = DEFAULT,
 ) -> RecordSource:
     """Opens a split of a prepared dataset.
 
@@ -57,6 +59,7 @@ def tfds_source(
       image: feature with the image.
       label: feature with the class.
       decoder: see `RecordSource`.
+      decoding: see `RecordSource`.
 
     Raises:
       UserError: the dataset is not prepared, or lacks what was requested.
@@ -95,6 +98,7 @@ def tfds_source(
         labels=labels,
         classes=own_classes if labeled else (),
         decoder=decoder,
+        decoding=decoding,
     )
     rows = _rows(record_files, instructions)
     return whole if len(rows) == len(whole) else whole.subset(rows)

@@ -23,7 +23,7 @@ from noisy_student_jax.data.streaming.records import (
     kept_column,
     read_labels,
 )
-from noisy_student_jax.images.decode import MAX_BYTES
+from noisy_student_jax.images.decode import DEFAULT, MAX_BYTES, Decoding
 
 try:
     import google_crc32c
@@ -50,6 +50,7 @@ class TFRecordSource(RecordSource):
         classes: Sequence[str] | None = None,
         features: Features | None = None,
         decoder: str = "auto",
+        decoding: Decoding = DEFAULT,
     ):
         """Reads record offsets and labels, from the cache if possible.
 
@@ -62,6 +63,7 @@ class TFRecordSource(RecordSource):
           classes: class names in index order; None to name classes by number.
           features: feature names; None for ImageNet's usual layout.
           decoder: see `RecordSource`.
+          decoding: see `RecordSource`.
 
         Raises:
           UserError: a file is missing, truncated or has a damaged record header, or
@@ -90,6 +92,7 @@ class TFRecordSource(RecordSource):
             labels=labels,
             classes=(classes or ()) if labeled else (),
             decoder=decoder,
+            decoding=decoding,
         )
 
 

@@ -28,7 +28,7 @@ SIDE = 8
 READ = "FILES_THAT_WERE_DECODED"
 
 
-def spy(data, *, shorter_side):
+def spy(data, **options):
     """Decodes in a worker, notes that it did, and obeys some special files."""
     with pathlib.Path(os.environ[READ]).open("a") as log:
         log.write(hashlib.sha256(data).hexdigest() + "\n")
@@ -43,7 +43,7 @@ def spy(data, *, shorter_side):
         resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
     if data == b"mistake":
         raise ZeroDivisionError("a mistake of ours")
-    return decoded(data, shorter_side=shorter_side)
+    return decoded(data, **options)
 
 
 def png(number, height=12, width=10):

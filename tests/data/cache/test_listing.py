@@ -572,3 +572,18 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
         UserError, match=r"cannot read '.*/b/locked' \(Permission denied\)"
     ):
         list_images(tmp_path)
+
+
+def test_times_after_the_year_2262_are_times(tmp_path):
+    for number, seconds in enumerate((0, 13_569_465_600, 13_569_465_601, -1)):
+        path = tmp_path / "a" / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"")
+        os.utime(path, (seconds, seconds))
+    (tmp_path / "list.csv").write_text(
+        "path,label\n" + "".join(f"a/{n}.png,{n % 2}\n" for n in range(4))
+    )
+
+    for listing in (list_images(tmp_path), list_classes(tmp_path / "list.csv")):
+        assert len(set(listing.modified.tolist())) == 4
+        assert listing.modified[[0, 3]].tolist() == [0, -1_000_000_000]
