@@ -135,6 +135,9 @@ def _dispatch(arguments: list[str], interruption: Interruption) -> int:
     options.overrides = overrides
     console.leave_stdout_to_machines(getattr(options, "json", False))
     # JAX is slow to import, which --help and mistyped commands need not wait for.
+    from noisy_student_jax.core import environment
+
+    environment.pin()
     from noisy_student_jax.cli import commands
     from noisy_student_jax.cli.export import export
     from noisy_student_jax.cli.predict import predict

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from noisy_student_jax.config import flatten, renamed
+from noisy_student_jax.core import environment as variables
 from noisy_student_jax.core import files
 from noisy_student_jax.core.errors import DamagedFileError, UserError
 
@@ -305,6 +306,7 @@ def environment() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "machine": platform.machine(),
         "python": platform.python_version(),
+        "variables": variables.recorded(),
         "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
     }
 
@@ -313,7 +315,7 @@ def environment_changes(before: dict[str, Any]) -> list[str]:
     """Returns a phrase for each difference between a recorded environment and now."""
     now, before = flatten(environment()), flatten(before)
     return [
-        f"{key}: {before.get(key)} → {now.get(key)}"
+        f"{key}: {before.get(key, 'none')} → {now.get(key, 'none')}"
         for key in sorted(now.keys() | before.keys())
         if now.get(key) != before.get(key)
     ]

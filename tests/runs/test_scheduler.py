@@ -8,6 +8,7 @@ import shutil
 
 import numpy as np
 import pytest
+import support
 from support import ROOT
 
 from noisy_student_jax.cli.main import main
@@ -441,6 +442,39 @@ def test_a_stage_that_was_started_goes_on(run, capsys):
         capsys, line("label", run, "--generation=0", "--config.labels.top_k=1")
     )
     assert "config.labels.top_k: none → 1" in found
+
+
+def test_no_variable_of_jax_changes_a_result(finished, tmp_path):
+    changed = {
+        **{"JAX_ENABLE_X64": "1", "JAX_THREEFRY_PARTITIONABLE": "0"},
+        **{"JAX_DEFAULT_PRNG_IMPL": "rbg", "JAX_RANDOM_SEED_OFFSET": "5"},
+        **{"JAX_NUMPY_RANK_PROMOTION": "raise", "JAX_DEBUG_NANS": "1"},
+        **{
+            "JAX_DEFAULT_MATMUL_PRECISION": "bfloat16",
+            "JAX_TRANSFER_GUARD": "disallow",
+        },
+    }
+    process = support.command(
+        *line("run", tmp_path / "run"), env=changed | {"XLA_FLAGS": ""}
+    )
+
+    out, err = process.communicate(timeout=300)
+
+    assert process.returncode == 0, out + err
+    warning = next(row for row in out.splitlines() if row.startswith("WARNING: JAX_"))
+    assert all(name in warning for name in changed)
+    assert models(tmp_path / "run") == models(finished)
+
+
+def test_started_with_other_flags_is_said(run, capsys, monkeypatch):
+    (run / "ledger" / "report.json").unlink()
+    unfinished(run, "control.evaluate")
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_use_thunk_runtime=true")
+
+    out = done(capsys, line("evaluate", run, "--generation=control"))
+
+    said = "variables.XLA_FLAGS: none → --xla_cpu_use_thunk_runtime=true"
+    assert f"was started in another environment ({said})" in out
 
 
 def test_started_on_another_machine_is_said(run, capsys):
