@@ -5,10 +5,13 @@ import functools
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from typing import Any
+
+import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 # The config of a user's own images cannot be planned without them.
@@ -34,13 +37,15 @@ def planned(path: pathlib.Path):
     )
 
 
-def command(*arguments: str, cwd=None, env=None, **options) -> subprocess.Popen:
+def command(
+    *arguments: str, cwd=None, env=None, before=(), **options
+) -> subprocess.Popen:
     """Starts ``noisy-student`` in a separate process, as its users do.
 
     It keeps the memory that its steps free; commands called in this process do not.
     """
     return subprocess.Popen(
-        [sys.executable, "-m", "noisy_student_jax", *map(str, arguments)],
+        [*before, sys.executable, "-m", "noisy_student_jax", *map(str, arguments)],
         cwd=cwd or ROOT,
         env={**untold_environment(), "PYTHONPATH": search_path(), **(env or {})},
         stdout=subprocess.PIPE,
@@ -48,6 +53,34 @@ def command(*arguments: str, cwd=None, env=None, **options) -> subprocess.Popen:
         text=True,
         **options,
     )
+
+
+def said_to_a_reader(*arguments: Any, of: pathlib.Path) -> str:
+    """Runs a command that must succeed without the right to write to a folder.
+
+    Args:
+      *arguments: of the command.
+      of: the folder.
+
+    Returns:
+      What it prints.
+    """
+    modes = {path: path.stat().st_mode for path in [of, *of.rglob("*")]}
+    before: list[str] = []
+    if os.getuid() == 0:
+        # Root may write anywhere by a capability alone.
+        if not shutil.which("setpriv"):
+            pytest.skip("root may write anywhere")
+        before = ["setpriv", "--bounding-set=-dac_override"]
+    for path, mode in modes.items():
+        path.chmod(mode & ~0o222)
+    process = command(*arguments, before=before)
+    out, err = process.communicate(timeout=300)
+    for path, mode in modes.items():
+        path.chmod(mode)
+    assert process.returncode == 0, out + err
+    assert "Traceback" not in out + err
+    return out
 
 
 def untold_environment() -> dict[str, str]:

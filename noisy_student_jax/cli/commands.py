@@ -115,7 +115,10 @@ def select(options: Options, interruption: Interruption) -> int:
 
 
 def report(options: Options, interruption: Interruption) -> int:
-    """Writes the summary and report of a finished run."""
+    """Writes the summary and report of a finished run, or shows what they say."""
+    if options.show:
+        _conclude(_look(options, interruption))
+        return 0
     one = _open_run(options, interruption)
     _perform(one, options, only={"report"})
     _conclude(one)
@@ -124,16 +127,8 @@ def report(options: Options, interruption: Interruption) -> int:
 
 def status(options: Options, interruption: Interruption) -> int:
     """Prints the state of each stage."""
-    if not options.workdir:
-        raise UserError("`noisy-student status` needs --workdir=DIR")
-    workdir = pathlib.Path(options.workdir)
-    if not files.is_file(workdir / "config.json"):
-        raise UserError(
-            f"'{workdir}' is not a run directory: it has no config.json (it is what"
-            " --workdir of `noisy-student run` was)"
-        )
-    config = configs.from_json(workdir / "config.json")
-    one = Run(config, workdir, interruption=interruption, look_only=True)
+    one = _look(options, interruption)
+    workdir = one.workdir
     whole = noisy_student(one)
     found = scheduler.standings(one, whole)
     running = one.is_locked
@@ -220,6 +215,20 @@ def plan(options: Options, interruption: Interruption) -> int:
         if where:
             console.say(topology.text(facts["topology"]))
     return 0
+
+
+def _look(options: Options, interruption: Interruption) -> Run:
+    """Opens a run directory with the config that it holds, to write nothing."""
+    if not options.workdir:
+        raise UserError(f"`noisy-student {options.command}` needs --workdir=DIR")
+    workdir = pathlib.Path(options.workdir)
+    if not files.is_file(workdir / "config.json"):
+        raise UserError(
+            f"'{workdir}' is not a run directory: it has no config.json (it is what"
+            " --workdir of `noisy-student run` was)"
+        )
+    config = configs.from_json(workdir / "config.json")
+    return Run(config, workdir, interruption=interruption, look_only=True)
 
 
 def _open_run(options: Options, interruption: Interruption) -> Run:
@@ -332,12 +341,25 @@ def _stage_name(one: Run, options: Options, kind: str) -> str:
 
 
 def _conclude(one: Run) -> None:
-    summary = renamed.respelled(files.read_json(one.workdir / judgment.SUMMARY))
+    path = one.workdir / judgment.SUMMARY
+    if not files.is_file(path):
+        raise UserError(
+            f"'{one.workdir}' has no {judgment.SUMMARY} to show: `noisy-student report`"
+            " writes it once every model is evaluated"
+        )
+    summary = renamed.respelled(files.read_json(path))
+    try:
+        said = [
+            judgment.table(one, summary),
+            "",
+            summary["verdict"]["says"],
+            f"validation prefers generation {summary['best']}: {one.workdir / 'best'}",
+        ]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"'{path}' is damaged: `noisy-student report` writes it again"
+        ) from error
     console.say()
-    console.say(judgment.table(one, summary))
-    console.say()
-    console.say(summary["verdict"]["says"])
-    console.say(
-        f"validation prefers generation {summary['best']}: {one.workdir / 'best'}"
-    )
+    for line in said:
+        console.say(line)
     console.say(f"report: {one.workdir / 'report.html'}")

@@ -207,6 +207,13 @@ def _run_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _report_flags(parser: argparse.ArgumentParser) -> None:
+    _run_flags(parser)
+    parser.add_argument(
+        "--show", action="store_true", help="print what was found; write nothing"
+    )
+
+
 def _stage_flags(parser: argparse.ArgumentParser) -> None:
     _run_flags(parser)
     parser.add_argument("--generation", metavar="K", help="which generation")
@@ -321,7 +328,7 @@ _FLAGS = {
     "label": _stage_flags,
     "select": _select_flags,
     "evaluate": _evaluate_flags,
-    "report": _run_flags,
+    "report": _report_flags,
     "status": _status_flags,
     "predict": _predict_flags,
     "import": _import_flags,

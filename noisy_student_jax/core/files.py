@@ -16,9 +16,10 @@ import mmap
 import os
 import pathlib
 import shutil
+import time
 import uuid
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -32,6 +33,7 @@ from noisy_student_jax.core.errors import DamagedFileError, UserError
 
 LOCK = ".lock"
 """The lock file that a process holds while it works in a folder."""
+_LOCK_SECONDS = 0.2
 _UNFINISHED = ".*.tmp"
 """Pattern of the temporary files of interrupted writes."""
 
@@ -608,7 +610,9 @@ def remove(path: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def lock(folder: pathlib.Path, *, busy: str) -> Iterator[None]:
+def lock(
+    folder: pathlib.Path, *, busy: str = "", waiting: Callable[[], None] | None = None
+) -> Iterator[None]:
     """Locks a folder against other processes that call this function.
 
     The system releases the lock when the process ends, however it ends.
@@ -616,6 +620,8 @@ def lock(folder: pathlib.Path, *, busy: str) -> Iterator[None]:
     Args:
       folder: created if necessary.
       busy: the error message if another process holds the lock.
+      waiting: called several times a second until the other process releases the lock;
+        None to raise instead.
 
     Raises:
       UserError: `busy`, or the folder is not writable.
@@ -626,11 +632,21 @@ def lock(folder: pathlib.Path, *, busy: str) -> Iterator[None]:
     except OSError as error:
         raise not_written(folder, error) from error
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(busy) from None
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if waiting is None:
+                    raise UserError(busy) from None
+            waiting()
+            time.sleep(_LOCK_SECONDS)
         yield
+
+
+def is_writable(folder: pathlib.Path) -> bool:
+    """Returns whether files can be made in a folder; true if it does not exist."""
+    return not folder.exists() or os.access(folder, os.W_OK)
 
 
 def is_locked(folder: pathlib.Path) -> bool:
@@ -638,7 +654,7 @@ def is_locked(folder: pathlib.Path) -> bool:
     try:
         with (folder / LOCK).open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):
         return False
     except BlockingIOError:
         return True

@@ -1,5 +1,6 @@
 """Opens a user's source: a folder, a CSV list, TFRecord files or a TFDS dataset."""
 
+import contextlib
 import dataclasses
 import hashlib
 import pathlib
@@ -179,18 +180,14 @@ class Opener:
             workers=data.workers,
             decoding=self._decoding,
         )
+        cache = pathlib.Path(data.cache)
         if self._look_only:
             source = open_prepared(listing, folder, options, name=name)
             if source is None:
                 return _estimate(name, listing)
         else:
             self._progress.begin(f"preparing {name}", work=0.0)
-            cache = pathlib.Path(data.cache)
-            busy = (
-                f"another process is preparing images in '{cache}': wait for it, or"
-                " give another --config.data.cache"
-            )
-            with files.lock(cache, busy=busy):
+            with self._locked(cache):
                 source = prepare(
                     listing,
                     folder,
@@ -212,6 +209,23 @@ class Opener:
             quarantined=[(f"{name}/{path}", why) for path, why in source.quarantined],
             unusable=_unusable(listing, source.labels),
         )
+
+    def _locked(self, cache: pathlib.Path) -> contextlib.AbstractContextManager[None]:
+        """Locks a cache, and waits while another process prepares images in it.
+
+        A cache that cannot be written is complete, or of no use; it needs no lock.
+        """
+        if not files.is_writable(cache):
+            return contextlib.nullcontext()
+
+        def waiting() -> None:
+            console.say_once(
+                "waiting for another process, which is preparing images in"
+                f" '{printable(str(cache))}' (or give another --config.data.cache)"
+            )
+            self._interruption.check()
+
+        return files.lock(cache, waiting=waiting)
 
     def _announce(
         self, name: str, count: int, labels: np.ndarray | None, classes: Sequence[str]

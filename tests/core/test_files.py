@@ -1,5 +1,6 @@
 """Files that are whole or not there, and their hashes."""
 
+import fcntl
 import hashlib
 import json
 
@@ -9,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from noisy_student_jax.core import files
-from noisy_student_jax.core.errors import DamagedFileError, UserError
+from noisy_student_jax.core.errors import DamagedFileError, Interrupted, UserError
 
 
 def test_what_is_written_is_what_is_read(tmp_path):
@@ -393,3 +394,28 @@ def test_a_users_text_in_another_encoding_is_refused(tmp_path, data, says):
 
     with pytest.raises(UserError, match=rf"/a\.txt' {says}"):
         files.read_foreign_text(tmp_path / "a.txt")
+
+
+def test_a_lock_is_waited_for_by_those_who_want_to(tmp_path):
+    held = (tmp_path / files.LOCK).open("w")
+    fcntl.flock(held, fcntl.LOCK_EX)
+    asked = []
+
+    def waiting():
+        asked.append(1)
+        if len(asked) == 3:
+            held.close()
+
+    with files.lock(tmp_path, waiting=waiting):
+        assert files.is_locked(tmp_path)
+    assert len(asked) == 3
+
+
+def test_whoever_waits_for_a_lock_can_be_interrupted(tmp_path):
+    def waiting():
+        raise Interrupted("stopped by SIGINT")
+
+    with (tmp_path / files.LOCK).open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(Interrupted), files.lock(tmp_path, waiting=waiting):
+            pass

@@ -1,5 +1,6 @@
 """Two folders, one line: the whole loop on people's own images."""
 
+import fcntl
 import json
 import pathlib
 import shutil
@@ -7,8 +8,10 @@ import shutil
 import pyarrow.parquet as pq
 import pytest
 from people import HOSTILE, draw, line
+from support import command, said_to_a_reader
 
 from noisy_student_jax.cli.main import main
+from noisy_student_jax.core import files
 from noisy_student_jax.models import bundle
 
 
@@ -242,3 +245,33 @@ def test_predict_reads_the_same_files(finished, folders, capsys):
     rows = [json.loads(row) for row in capsys.readouterr().out.splitlines()]
     assert [row["image"] for row in rows] == paths
     assert pathlib.Path(rows[0]["image"]).is_file()
+
+
+def test_a_cache_that_is_being_filled_is_waited_for(folders, tmp_path):
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    with (cache / files.LOCK).open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        more = [f"--config.data.cache={cache}"]
+        process = command(*line("prepare", folders, tmp_path / "run", *more))
+        said = f"waiting for another process, which is preparing images in '{cache}'"
+        assert any(said in row for row in process.stdout)
+
+    out, err = process.communicate(timeout=300)
+
+    assert process.returncode == 0, out + err
+
+
+def test_a_complete_cache_may_be_one_that_can_only_be_read(folders, tmp_path, capsys):
+    shared = tmp_path / "shared"
+    shutil.copytree(folders, shared / "images")
+    cache = f"--config.data.cache={shared / 'cache'}"
+    assert main(line("prepare", shared / "images", shared / "run", cache)) == 0
+    counts = [row for row in capsys.readouterr().out.splitlines() if " pool" in row]
+
+    out = said_to_a_reader(
+        *line("prepare", shared / "images", tmp_path / "run", cache), of=shared
+    )
+
+    assert counts and counts[-1] in out.splitlines()
+    assert "1 of 38 files" in out, "what is left out is still told"

@@ -588,3 +588,26 @@ def test_a_selection_of_something_else_is_moved_away(run, capsys):
     again = hashes(selection)
     again.pop("selection.json"), wanted.pop("selection.json")
     assert again == wanted
+
+
+def test_a_run_is_looked_at_without_the_right_to_write(run, capsys):
+    whole = done(capsys, line("run", run))
+    before = hashes(run)
+
+    shown = support.said_to_a_reader("report", f"--workdir={run}", "--show", of=run)
+    stages = support.said_to_a_reader("status", f"--workdir={run}", of=run)
+
+    table = shown[shown.index("\n\n") :]
+    assert len(table.splitlines()) > 6 and whole.endswith(table)
+    assert stages.count(" finished ") == 11
+    assert hashes(run) == before
+
+
+@pytest.mark.parametrize("text", [None, "{}", "[]", '{"generations": 3}'])
+def test_there_must_be_something_to_show(text, run, capsys):
+    path = run / "summary.json"
+    path.unlink() if text is None else path.write_text(text)
+
+    said = refused(capsys, ["report", f"--workdir={run}", "--show"])
+
+    assert "`noisy-student report` writes it" in said

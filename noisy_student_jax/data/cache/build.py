@@ -213,7 +213,8 @@ def _open_cache(folder: pathlib.Path, side: int) -> None:
     try:
         if files.is_file(folder / MANIFEST):
             _check_kind(folder, side)
-            files.remove_unfinished(folder)
+            if files.is_writable(folder):
+                files.remove_unfinished(folder)
             return
     except OSError as error:
         raise files.not_written(folder, error) from error
@@ -290,12 +291,18 @@ def _open(
 
 
 def _write_quarantine(path: pathlib.Path, quarantined: list[tuple[str, str]]) -> None:
-    if not quarantined:
-        files.remove(path)
-        return
     text = io.StringIO(newline="")
     csv.writer(text).writerows([("path", "reason"), *quarantined])
-    files.write_atomically(path, text.getvalue())
+    wanted = text.getvalue() if quarantined else None
+    there = (
+        files.read_bytes(path).decode(errors="replace") if files.is_file(path) else None
+    )
+    if wanted == there:
+        return  # as in a complete cache, which may be one that can only be read
+    if wanted is None:
+        files.remove(path)
+    else:
+        files.write_atomically(path, wanted)
 
 
 def _known_quarantine(path: pathlib.Path) -> dict[str, str]:
