@@ -54,9 +54,9 @@ def main(
       interruption: hears signals already; None for one of this command's own.
 
     Returns:
-      The exit status: 0 for success; 1 if the command failed or found an error; 2 for a
-      usage error; 75 if it was stopped with everything saved, so that the same command
-      resumes.
+      The exit status: 0 for success; 1 if the command failed or found an error, as on a
+      full disk; 2 for a usage error; 75 if it was stopped with everything saved, so
+      that the same command resumes.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     for stream in (sys.stdout, sys.stderr):
@@ -68,7 +68,7 @@ def main(
             return _dispatch(list(map(_at_home, arguments)), heard)
     except UserError as error:
         _say_error(error)
-        return 2
+        return error.status
     except TrainingDivergedError as error:
         _say_error(error)
         return 1

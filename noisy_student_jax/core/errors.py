@@ -4,9 +4,11 @@
 class UserError(Exception):
     """A user's mistake, explained in one sentence: what, where, what to do.
 
-    The command line prints the message alone, without a traceback, and exits
-    with status 2.
+    The command line prints the message alone, without a traceback, and exits with
+    `status`.
     """
+
+    status = 2
 
 
 class DamagedFileError(UserError):
@@ -16,6 +18,12 @@ class DamagedFileError(UserError):
         """Takes the message for the user and the cause that it contains."""
         super().__init__(message)
         self.reason = reason
+
+
+class FullDiskError(UserError):
+    """A file could not be written as there was no room for it."""
+
+    status = 1
 
 
 class TrainingDivergedError(Exception):

@@ -6,6 +6,7 @@ or absent. Unreadable files are reported in one sentence.
 """
 
 import contextlib
+import errno
 import fcntl
 import fnmatch
 import functools
@@ -29,10 +30,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from noisy_student_jax.core import summed
-from noisy_student_jax.core.errors import DamagedFileError, UserError
+from noisy_student_jax.core.errors import DamagedFileError, FullDiskError, UserError
 
 LOCK = ".lock"
 """The lock file that a process holds while it works in a folder."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Error numbers of writes for which there was no room."""
 _LOCK_SECONDS = 0.2
 _UNFINISHED = ".*.tmp"
 """Pattern of the temporary files of interrupted writes."""
@@ -374,9 +377,15 @@ def not_written(path: pathlib.Path, error: OSError) -> UserError:
       path: file or directory.
       error: the system's error.
     """
+    why = error.strerror or error
+    if error.errno in FULL:
+        return FullDiskError(
+            f"could not write {path} ({why}); make room there, or choose another"
+            " directory"
+        )
     return UserError(
-        f"could not write {path} ({error.strerror or error}); make room or grant "
-        "access there, or choose another directory"
+        f"could not write {path} ({why}); grant access there, or choose another"
+        " directory"
     )
 
 

@@ -5,6 +5,7 @@ the ledger they determine, before anything starts, which stages are finished, wh
 be resumed, and which would have to run again because something changed.
 """
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterable
@@ -80,7 +81,8 @@ def standings(run: Run, stages: list[Stage]) -> dict[str, Standing]:
         if fault and _made_anything(run, stage):
             found[stage.name] = Standing("stale", (fault,), damaged=True)
             continue
-        if record is None and _made_anything(run, stage, besides=recorded):
+        lost = record is None and not stage.derived
+        if lost and _made_anything(run, stage, besides=recorded):
             why = ["there is no record of what its files were made with"]
             found[stage.name] = Standing("stale", tuple(why), unrecorded=True)
             continue
@@ -200,8 +202,10 @@ def _perform_one(run: Run, stage: Stage, label: str, *, goes_on: bool) -> None:
     try:
         counts = stage.perform()
     except BaseException:
-        # A resumed stage has already taken this long.
-        run.ledger.spend(stage.name, time.monotonic() - started_at)
+        # A resumed stage has already taken this long. Where that cannot be written, the
+        # first error says why.
+        with contextlib.suppress(UserError, OSError):
+            run.ledger.spend(stage.name, time.monotonic() - started_at)
         raise
     run.progress.finish()
     seconds = time.monotonic() - started_at

@@ -12,6 +12,7 @@ copied off the devices, so the next step can reuse its buffers.
 import concurrent.futures
 import contextlib
 import logging
+import os
 import pathlib
 import re
 from typing import Any
@@ -25,11 +26,19 @@ from noisy_student_jax.training.state import TrainState
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Returns False for tracebacks that Orbax logs of exceptions it also raises."""
-    return not (record.exc_info and "orbax" in record.pathname)
+    """Returns False for tracebacks that Orbax logs of exceptions it also raises.
+
+    Nothing else here uses asyncio, which logs those of its parallel writes.
+    """
+    ours = record.name == "asyncio" or "orbax" in record.pathname
+    return not (record.exc_info and ours)
 
 
-logging.getLogger("absl").addFilter(_is_news)
+for _name in ("absl", "asyncio"):
+    logging.getLogger(_name).addFilter(_is_news)
+FULL = [os.strerror(number) for number in files.FULL]
+UNFINISHED = "*.orbax-checkpoint-tmp"
+"""Pattern of the folders in which Orbax writes."""
 
 
 class Checkpoints:
@@ -74,6 +83,7 @@ class Checkpoints:
             files.remove(self._manifest(step))
         target = self._path(step)
         files.remove(target)  # damaged, or an interrupted save
+        self._remove_unfinished()
         try:
             # Returns once the state has been copied. On CPU the copy may alias the
             # buffers, which JAX does not donate while they are referenced.
@@ -140,11 +150,19 @@ class Checkpoints:
                 with contextlib.suppress(OSError):
                     files.remove(self._path(old))
 
+    def _remove_unfinished(self) -> None:
+        for path in files.list_folder(self.folder, pattern=UNFINISHED):
+            files.remove(path)
+
     def _not_saved(self, step: int, error: Exception) -> NotSavedError:
+        with contextlib.suppress(OSError):
+            self._remove_unfinished()
+        text = one_line(error)
+        why = next((full for full in FULL if full in text), text)
         return NotSavedError(
             f"the checkpoint of step {step:,} could not be written to"
-            f" '{self._path(step)}' ({one_line(error)}): make room there, or make it"
-            " writable; the same command continues from the last checkpoint"
+            f" '{self._path(step)}' ({why}): make room there, or make it writable; the"
+            " same command continues from the last checkpoint"
         )
 
     def _fault(self, step: int) -> str | None:

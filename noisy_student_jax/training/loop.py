@@ -163,11 +163,18 @@ def train(
                 log.write(done, validate(state))
             if saving:
                 checkpoints.save(state)
-    finally:
+    except BaseException:
+        # The first error is the one that is raised.
+        with contextlib.suppress(Exception), unsaved:
+            checkpoints.close()
+        for one in (profile, log):
+            with contextlib.suppress(Exception):
+                one.close()
+        raise
+    with unsaved:
         profile.close()
         log.close()
-        with unsaved:
-            checkpoints.close()
+        checkpoints.close()
     return state
 
 

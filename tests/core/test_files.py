@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import json
+import os
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from noisy_student_jax.core import files
-from noisy_student_jax.core.errors import DamagedFileError, Interrupted, UserError
+from noisy_student_jax.core.errors import (
+    DamagedFileError,
+    FullDiskError,
+    Interrupted,
+    UserError,
+)
 
 
 def test_what_is_written_is_what_is_read(tmp_path):
@@ -419,3 +425,17 @@ def test_whoever_waits_for_a_lock_can_be_interrupted(tmp_path):
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(Interrupted), files.lock(tmp_path, waiting=waiting):
             pass
+
+
+@pytest.mark.parametrize("number", files.FULL)
+def test_a_full_disk_is_an_error_of_its_own(number, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", full)
+    for write in (files.write_atomically, files.write_json):
+        with pytest.raises(FullDiskError, match="make room there") as caught:
+            write(tmp_path / "a", "text")
+        assert str(tmp_path / "a") in str(caught.value)
+        assert caught.value.status == 1
+    assert not list(tmp_path.iterdir())

@@ -5,6 +5,7 @@ import hashlib
 import json
 import pathlib
 import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -611,3 +612,35 @@ def test_there_must_be_something_to_show(text, run, capsys):
     said = refused(capsys, ["report", f"--workdir={run}", "--show"])
 
     assert "`noisy-student report` writes it" in said
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Returns a function that makes a folder with room for so many kilobytes."""
+    made = []
+
+    def disk(kilobytes: int) -> pathlib.Path:
+        folder = tmp_path / f"disk_{kilobytes}"
+        folder.mkdir()
+        options = ["-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder)]
+        if not shutil.which("mount") or subprocess.call(["mount", *options]):
+            pytest.skip("needs the right to mount a small disk")
+        made.append(folder)
+        return folder
+
+    yield disk
+    for folder in made:
+        subprocess.call(["umount", str(folder)])
+
+
+@pytest.mark.parametrize("kilobytes", [8, 60, 200, 300])
+def test_a_full_disk_is_one_sentence_about_what_failed_first(kilobytes, small_disk):
+    workdir = small_disk(kilobytes) / "run"
+
+    process = support.command(*line("run", workdir))
+    out, err = process.communicate(timeout=300)
+
+    assert process.returncode == 1, out + err
+    assert err.startswith("error: ") and err.count("\n") == 1
+    assert "No space left on device" in err and str(workdir) in err
+    assert "Traceback" not in out

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 
+from noisy_student_jax.core.errors import NotSavedError
 from noisy_student_jax.training.checkpoints import Checkpoints
 from noisy_student_jax.training.state import TrainState
 
@@ -305,3 +306,28 @@ def test_unusable_later_checkpoints_do_not_crowd_out_new_ones(saved):
     saved.wait()
 
     assert_is(saved.restore_latest(state_at(0)), 3)
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_save(saved):
+    left = saved.folder / "step_00000012.orbax-checkpoint-tmp"
+    left.mkdir()
+
+    saved.save(state_at(9))
+    saved.wait()
+
+    assert not left.exists() and saved.steps() == [8, 9]
+
+
+def test_a_full_disk_is_named_in_the_words_of_the_system(saved, monkeypatch):
+    def full(path, state):
+        (saved.folder / "step_00000009.orbax-checkpoint-tmp").mkdir()
+        raise ValueError(
+            "RESOURCE_EXHAUSTED: … No space left on device [os_error='28']"
+        )
+
+    monkeypatch.setattr(saved._orbax, "save", full)
+    with pytest.raises(NotSavedError) as caught:
+        saved.save(state_at(9))
+
+    assert "step_00000009' (No space left on device): make room" in str(caught.value)
+    assert not list(saved.folder.glob("*tmp"))
