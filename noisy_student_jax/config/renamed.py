@@ -8,7 +8,7 @@ Old values are never valid today, so migrating current data changes nothing.
 
 from typing import Any
 
-from noisy_student_jax.config.schema import LABELS_ONLY, field
+from noisy_student_jax.config.schema import LABELS_ONLY
 
 WORDS = {
     "labelled": "labeled",
@@ -75,7 +75,7 @@ ADDED: dict[str, dict[str, Any]] = {
     "log": {"profile_steps": None},
     "data": {"near_duplicates": "keep", "max_pixels": 64_000_000},
 }
-"""By section, fields that older runs lack, and what they did."""
+"""By section, operational fields that older runs lack, and what they did."""
 
 AS_BEFORE = {"model.layers": ("auto", "own")}
 """By field, a value that does what an older one did, which identities keep."""
@@ -123,24 +123,26 @@ def identical(field: str, given: Any) -> Any:
     return older if given == now else given
 
 
-def settings(tree: Any, *, path: str = "") -> Any:
+def settings(tree: Any, *, path: str = "", identity: bool = False) -> Any:
     """Returns a config, or a part of one, in its current form.
 
     Args:
       tree: plain dictionaries and lists.
       path: its path in a run's or an owner's config.
+      identity: whether it is without operational fields.
     """
     if path == "data.options":
         return tree
     if path == "generations" and isinstance(tree, (list, tuple)):
-        return [settings(one) for one in tree]
+        return [settings(one, identity=identity) for one in tree]
     if not isinstance(tree, dict):
         return value(path, tree)
     if path in LABELS_ONLY:
         path = ""
     of = {key: f"{path}.{word(key)}" if path else word(key) for key in tree}
-    return ADDED.get(path, {}) | {
-        word(key): settings(one, path=of[key])
+    added = {} if identity else ADDED.get(path, {})
+    return added | {
+        word(key): settings(one, path=of[key], identity=identity)
         for key, one in tree.items()
         if of[key] not in REMOVED
     }
@@ -152,11 +154,9 @@ def before(tree: Any, *, path: str = "") -> Any:
         return tree
     if isinstance(tree, dict):
         words = {new: old for old, new in WORDS.items()}
-        added = ADDED.get(path, {})
         return {
             words.get(key, key): before(one, path=f"{path}.{key}" if path else key)
             for key, one in tree.items()
-            if key not in added or added[key] != one
         }
     if tree is None:
         return NONE.get(path)
@@ -167,12 +167,4 @@ def before(tree: Any, *, path: str = "") -> Any:
 
 def record(found: dict[str, Any]) -> dict[str, Any]:
     """Returns a record of the ledger in its current form."""
-    config = settings(found["config"])
-    for section in ADDED.keys() & config.keys():
-        config[section] = {
-            key: one
-            for key, one in config[section].items()
-            # An identity has none of them.
-            if not ((known := field(f"{section}.{key}")) and known.operational)
-        }
-    return {**respelled(found), "config": config}
+    return {**respelled(found), "config": settings(found["config"], identity=True)}

@@ -136,9 +136,6 @@ _DATA = {
     "test": _whole(600, _FROM_1, "test images of the digits"),
     "validation_fraction": _number(0.1, (0.001, 0.9), "split off if none are given"),
     "test_fraction": _number(0.2, (0.001, 0.9), "split off if none are given"),
-    "near_duplicates": _one_of(
-        ("keep", "exclude"), "training images that look like validation or test images"
-    ),
     "pool_shards": _whole(4, _FROM_1, "files that the pool's labels are kept in"),
     "options": {},
     # Location and loading of images; the images are identified by their keys.
@@ -155,6 +152,10 @@ _DATA = {
         cache=_text(None, "folder of prepared images", RUN),
         side=_whole(None, _FROM_1, "shorter side of prepared images", RUN),
         workers=_whole(None, _FROM_1, "processes that prepare images", RUN),
+        near_duplicates=_one_of(
+            ("keep", "exclude"),
+            "training images that look like validation or test images",
+        ),
         max_quarantined=_number(0.05, _FRACTION, "fraction of unusable images allowed"),
         max_pixels=_whole(
             64_000_000, _FROM_1, "most pixels decoded; of JPEGs, after shrinking"

@@ -308,6 +308,8 @@ def test_operational_fields_identify_nothing():
         "data.side",
         "data.workers",
         "data.max_quarantined",
+        "data.max_pixels",
+        "data.near_duplicates",
         "data.prefetch",
         "data.resident_gigabytes",
         "noise.labeled.randaugment_form",
