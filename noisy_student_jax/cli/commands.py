@@ -33,11 +33,18 @@ BEFORE_THE_CONFIG = (PREPARED, DECISIONS)
 
 
 def run(options: Options, interruption: Interruption) -> int:
-    """Performs all stages of a run."""
+    """Performs all stages of a run.
+
+    Returns:
+      1 if a teacher had no confident pseudo-label, so that its student is missing; the
+      other models, the table and the report are there.
+    """
     one = _open_run(options, interruption)
-    _perform(one, options)
+    ended = _perform(one, options)
     _conclude(one)
-    return 0
+    for why in ended:
+        console.say(f"error: {console.printable(why)}", error=True)
+    return 1 if ended else 0
 
 
 def train(options: Options, interruption: Interruption) -> int:
@@ -146,7 +153,8 @@ def status(options: Options, interruption: Interruption) -> int:
             }
         )
     if options.json:
-        done = all(row["state"] == "finished" for row in rows)
+        last = ("finished", *scheduler.GONE)
+        done = all(row["state"] in last for row in rows)
         console.print_json({"workdir": str(workdir), "finished": done, "stages": rows})
         return 0
     width = max(len(row["stage"]) for row in rows)
@@ -308,9 +316,11 @@ def _with_absolute_places(config: configs.ConfigDict) -> configs.ConfigDict:
     return config
 
 
-def _perform(one: Run, options: Options, *, only: set[str] | None = None) -> None:
+def _perform(one: Run, options: Options, *, only: set[str] | None = None) -> list[str]:
     with one.locked():
-        scheduler.perform(one, noisy_student(one), only=only, again=options.again)
+        return scheduler.perform(
+            one, noisy_student(one), only=only, again=options.again
+        )
 
 
 def _one_stage(options: Options, interruption: Interruption, kind: str) -> int:

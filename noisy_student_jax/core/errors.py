@@ -26,6 +26,10 @@ class FullDiskError(UserError):
     status = 1
 
 
+class NothingSelectedError(UserError):
+    """No pseudo-label is confident enough, so that a student has nothing to learn."""
+
+
 class TrainingDivergedError(Exception):
     """Training diverged: the loss is not finite; the last good checkpoint is kept."""
 

@@ -23,7 +23,11 @@ import pyarrow as pa
 
 from noisy_student_jax.config import renamed
 from noisy_student_jax.core import files
-from noisy_student_jax.core.errors import DamagedFileError, UserError
+from noisy_student_jax.core.errors import (
+    DamagedFileError,
+    NothingSelectedError,
+    UserError,
+)
 from noisy_student_jax.pseudo_labels import sidecar, warnings, writing
 from noisy_student_jax.pseudo_labels.plan import (
     BINS,
@@ -101,6 +105,7 @@ def select(
       for a kept plan, selected + quarantined + not_in_plan.
 
     Raises:
+      NothingSelectedError: no record scores high enough.
       UserError: the labels are unreadable or inconsistent, no record is eligible, or
         the output exists or cannot be written.
       ValueError: `targets` returns arrays of other lengths, names or widths.
@@ -111,7 +116,7 @@ def select(
     metadata = sidecar.common_metadata(paths)
     survey = _survey(paths, _classes(paths[0], metadata), options)
     if not (survey.ok if kept else survey.eligible).any():
-        raise UserError(_nothing(Path(labels_directory), survey, options))
+        raise _nothing(Path(labels_directory), survey, options)
     plan: AnyPlan
     if kept:
         plan = KeptPlan(survey, options, Path(kept) / PLAN, load_picks(kept)[0])
@@ -436,18 +441,20 @@ def _warnings(
     return [warning for warning in found if warning]
 
 
-def _nothing(directory: Path, survey: Survey, options: SelectionOptions) -> str:
+def _nothing(directory: Path, survey: Survey, options: SelectionOptions) -> UserError:
     if not survey.read:
-        return f"{directory} holds no records; label a pool that is not empty"
+        return UserError(
+            f"{directory} holds no records; label a pool that is not empty"
+        )
     if survey.quarantined == survey.read:
-        return (
+        return UserError(
             f"all {survey.read} records of {directory} are quarantined; see their "
             "status, mend the pool and label it again"
         )
-    return (
+    return NothingSelectedError(
         f"none of {survey.read - survey.quarantined} labeled records in {directory} "
-        f"scores {options.bar}, the best has {survey.best:.4g}; lower min_score or "
-        "train a better teacher"
+        f"scores {options.bar}, the best has {survey.best:.4g}; give a lower "
+        "--config.selection.min_score=SCORE, or train a better teacher"
     )
 
 

@@ -34,6 +34,8 @@ _HEADLINES = {
     ),
     "worse": "{Rival} is better than the student.",
 }
+NO_STUDENT = "no student"
+"""The outcome of a run whose teacher had no confident pseudo-label."""
 _RIVALS = {"control": "the control", "teacher": "the first teacher"}
 _ROW = 52
 
@@ -45,6 +47,8 @@ def verdict(workdir: pathlib.Path, summary: dict[str, Any]) -> dict[str, Any]:
     headline = _HEADLINES.get(found.get("outcome", ""))
     if rival and headline:
         headline = headline.format(rival=rival, Rival=rival[0].upper() + rival[1:])
+    elif found.get("outcome") == NO_STUDENT:
+        headline = "No pseudo-label was confident enough to learn from."
     else:
         headline = "There is nothing to compare with."
     return {

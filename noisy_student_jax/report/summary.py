@@ -9,7 +9,7 @@ from noisy_student_jax.core import console, files
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.evaluation import statistics
 from noisy_student_jax.models import bundle as bundles
-from noisy_student_jax.report import formatting
+from noisy_student_jax.report import formatting, results
 from noisy_student_jax.runs.run import Generation, Run
 from noisy_student_jax.runs.spec import Role
 
@@ -32,7 +32,11 @@ def judge(run: Run) -> dict[str, Any]:
 
 def summarize(run: Run) -> dict[str, Any]:
     """Collects the results of the stages, the best generation and the verdict."""
-    students = [run.student(number) for number in range(run.last + 1)]
+    whole = [run.student(number) for number in range(run.last + 1)]
+    # A teacher without a confident pseudo-label has no student.
+    students = [
+        one for one in whole if run.ledger.manifest(f"{one.spec.name}/evaluate")
+    ]
     generations = [_generation(student) for student in students]
     metric = run.task.primary_metric
     # Chosen on validation, never on test; among equals, the earliest and smallest.
@@ -61,7 +65,11 @@ def summarize(run: Run) -> dict[str, Any]:
             if name != Role.CONTROL
         ],
         "best": best,
-        "verdict": _verdict(run, students, control),
+        "verdict": (
+            _verdict(run, students, control)
+            if students == whole
+            else _no_student(students[-1])
+        ),
     }
 
 
@@ -181,6 +189,19 @@ def _verdict(
             theirs=float(theirs.mean()),
             against=against,
         ),
+    }
+
+
+def _no_student(teacher: Generation) -> dict[str, Any]:
+    """Returns the verdict of a run that ended at a teacher."""
+    started = teacher.run.ledger.started(f"{teacher.spec.name}/select") or {}
+    return {
+        "against": None,
+        "difference": None,
+        "interval": None,
+        "outcome": results.NO_STUDENT,
+        "says": f"no student learned from {teacher.spec.name}:"
+        f" {started.get('ended', 'its selection is missing')}",
     }
 
 

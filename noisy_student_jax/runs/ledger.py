@@ -149,6 +149,11 @@ class Ledger:
         """Removes the start record of a finished stage."""
         files.remove(self._path(stage, STARTED))
 
+    def end(self, stage: str, why: str) -> None:
+        """Records that a stage which was started cannot give anything, and why."""
+        if record := self.started(stage):
+            self._write(stage, {**record, "ended": why}, STARTED)
+
     def spend(self, stage: str, seconds: float) -> None:
         """Adds seconds to the time that an unfinished stage has taken so far."""
         if record := self.started(stage):

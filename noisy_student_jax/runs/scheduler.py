@@ -8,11 +8,11 @@ be resumed, and which would have to run again because something changed.
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from noisy_student_jax.core import console, files
-from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.core.errors import NothingSelectedError, UserError
 from noisy_student_jax.runs import ledger
 from noisy_student_jax.runs.ledger import Identity
 from noisy_student_jax.runs.run import Run
@@ -51,13 +51,18 @@ class Stage:
     elsewhere: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
+GONE = ("ended", "dropped")
+"""States of stages that will not be performed with these settings."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Standing:
     """The state of a stage.
 
     Attributes:
-      state: ``finished``, ``started``, ``pending`` or ``stale``.
-      why: reasons for a stale state, a phrase each.
+      state: ``finished``, ``started``, ``pending`` or ``stale``; ``ended`` if it has
+        nothing to give, and ``dropped`` if it builds on such a stage.
+      why: reasons for a stale, ended or dropped state, a phrase each.
       unrecorded: whether it is stale only as its files have no record.
       damaged: whether it is stale as its record is damaged.
     """
@@ -86,17 +91,20 @@ def standings(run: Run, stages: list[Stage]) -> dict[str, Standing]:
             why = ["there is no record of what its files were made with"]
             found[stage.name] = Standing("stale", tuple(why), unrecorded=True)
             continue
+        gone = [n for n in stage.needs if found[n].state in GONE]
+        if gone and not stage.derived and record is None:
+            found[stage.name] = _dropped(found, gone)
+            continue
         if record is None:
             found[stage.name] = Standing("pending")
             continue
         why = [f"builds on {name}" for name in stale_needs]
-        unfinished = [
-            n for n in stage.needs if found[n].state in ("pending", "started")
-        ]
+        open_states = ("pending", "started", *(() if stage.derived else GONE))
+        unfinished = [n for n in stage.needs if found[n].state in open_states]
         if unfinished:
             why += [f"{name} is missing" for name in unfinished]
         elif not stale_needs:
-            why = _identity(run, stage).differences(record)
+            why = _identity(run, stage, gone).differences(record)
         if manifest and not why:
             moved = run.ledger.misplaced(stage.name, stage.elsewhere)
             outputs = [moved.get(path, path) for path in stage.outputs]
@@ -106,15 +114,27 @@ def standings(run: Run, stages: list[Stage]) -> dict[str, Standing]:
             found[stage.name] = Standing("pending")
         elif why:
             found[stage.name] = Standing("stale", tuple(why))
+        elif not manifest and (ended := record.get("ended")):
+            found[stage.name] = Standing("ended", (ended,))
         else:
             found[stage.name] = Standing("finished" if manifest else "started")
     return found
 
 
+def _dropped(found: dict[str, Standing], gone: list[str]) -> Standing:
+    name = next((n for n in gone if found[n].state == "ended"), None)
+    return Standing(
+        "dropped", (f"{name} selected nothing",) if name else found[gone[0]].why
+    )
+
+
 def perform(
     run: Run, stages: list[Stage], *, only: set[str] | None = None, again: bool = False
-) -> None:
+) -> list[str]:
     """Performs the stages that have not finished.
+
+    A selection that finds no confident pseudo-label ends its student, not the run: the
+    stages that build on it are dropped, and derived ones use what there is.
 
     Files of a stage that have no record are moved to ``superseded`` without asking:
     nobody knows what they were made with.
@@ -126,9 +146,12 @@ def perform(
       again: whether stale stages are performed again (their files move to
         ``superseded``) rather than refused.
 
+    Returns:
+      Why stages had nothing to give, a sentence each.
+
     Raises:
       UserError: a stage is stale and `again` is false, or a stage to perform needs one
-        that has not finished.
+        that has not finished; or a stage of `only` has nothing to give.
     """
     found = standings(run, stages)
     derived = {stage.name for stage in stages if stage.derived}
@@ -150,7 +173,7 @@ def perform(
             for new, old in run.ledger.misplaced(stage.name, stage.elsewhere).items():
                 run.ledger.relocate(stage.name, old, new)
     run.progress.total_work = sum(
-        s.work for s in chosen if found[s.name].state != "finished"
+        s.work for s in chosen if found[s.name].state not in ("finished", *GONE)
     )
     for number, stage in enumerate(chosen, start=1):
         label = f"[{number}/{len(chosen)}] {stage.name}"
@@ -159,10 +182,28 @@ def perform(
             run.ledger.forget_start(stage.name)
             console.say(f"{label}: finished already, skipped")
             continue
+        if found[stage.name].state in GONE:
+            if only is not None:
+                raise UserError(f"{stage.name}: {'; '.join(found[stage.name].why)}")
+            console.say(f"{label}: dropped, {'; '.join(found[stage.name].why)}")
+            continue
         run.interruption.check()
         goes_on = found[stage.name].state == "started"
-        _perform_one(run, stage, label, goes_on=goes_on)
+        gone = [n for n in stage.needs if found[n].state in GONE]
+        try:
+            _perform_one(run, stage, label, goes_on=goes_on, gone=gone)
+        except NothingSelectedError as error:
+            if only is not None:
+                raise
+            run.ledger.end(stage.name, str(error))
+            console.warn(str(error))
+            found[stage.name] = Standing("ended", (str(error),))
+            for later in stages:
+                gone = [n for n in later.needs if found[n].state in GONE]
+                if gone and not later.derived:
+                    found[later.name] = _dropped(found, gone)
     run.interruption.check()
+    return [s.why[0] for s in found.values() if s.state == "ended"]
 
 
 def _check_needs(run: Run, chosen: list[Stage], found: dict[str, Standing]) -> None:
@@ -172,9 +213,10 @@ def _check_needs(run: Run, chosen: list[Stage], found: dict[str, Standing]) -> N
         missing = [
             need
             for need in stage.needs
-            if need not in names and found[need].state != "finished"
+            if need not in names
+            and found[need].state not in ("finished", *(GONE if stage.derived else ()))
         ]
-        if missing and found[stage.name].state != "finished":
+        if missing and found[stage.name].state not in ("finished", *GONE):
             raise UserError(
                 f"{stage.name} needs {missing[0]}, which has not finished in"
                 f" '{run.workdir}': run that stage first, or the whole loop with"
@@ -182,8 +224,10 @@ def _check_needs(run: Run, chosen: list[Stage], found: dict[str, Standing]) -> N
             )
 
 
-def _perform_one(run: Run, stage: Stage, label: str, *, goes_on: bool) -> None:
-    identity = _identity(run, stage)
+def _perform_one(
+    run: Run, stage: Stage, label: str, *, goes_on: bool, gone: Collection[str]
+) -> None:
+    identity = _identity(run, stage, gone)
     console.say(f"{label}{': resuming' if goes_on else ''}")
     started = run.ledger.started(stage.name) if goes_on else None
     if started is not None:
@@ -233,8 +277,8 @@ def _made_anything(run: Run, stage: Stage, *, besides: Iterable[str] = ()) -> bo
     )
 
 
-def _identity(run: Run, stage: Stage) -> Identity:
-    needed = {name: run.ledger.outputs_digest(name) for name in stage.needs}
+def _identity(run: Run, stage: Stage, gone: Collection[str] = ()) -> Identity:
+    needed = {n: run.ledger.outputs_digest(n) for n in stage.needs if n not in gone}
     return Identity(stage.config, {**stage.inputs, **needed})
 
 

@@ -394,8 +394,10 @@ def test_a_failed_selection_does_not_block_the_corrected_one(
 ):
     run = tmp_path / "run"
     shutil.copytree(tiny_run, run)
-    for name in ("generation_1", "control", "generation_0/selection"):
+    for name in ("generation_1", "control", "generation_0/selection", "best"):
         shutil.rmtree(run / name)
+    for name in ("summary.json", "report.html", "README.md"):
+        (run / name).unlink()
     for path in (run / "ledger").iterdir():
         if path.name.startswith(("generation_1", "control", "report")):
             path.unlink()

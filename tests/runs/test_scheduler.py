@@ -644,3 +644,44 @@ def test_a_full_disk_is_one_sentence_about_what_failed_first(kilobytes, small_di
     assert err.startswith("error: ") and err.count("\n") == 1
     assert "No space left on device" in err and str(workdir) in err
     assert "Traceback" not in out
+
+
+def test_a_teacher_without_a_confident_label_ends_its_student_and_not_the_run(
+    finished, run, capsys
+):
+    strict = line("run", run, "--config.selection.min_score=0.9999")
+
+    capsys.readouterr()
+    assert main([*strict, "--again"]) == 1
+    out, err = capsys.readouterr()
+    dropped = ["generation_1/train:", "generation_1/evaluate:"]
+    assert performed(out) == ["generation_0/select", *dropped, "report"]
+    assert "generation_1/train: dropped, generation_0/select selected nothing" in out
+    assert "give a lower --config.selection.min_score=SCORE" in err
+    summary = json.loads((run / "summary.json").read_text())
+    assert [entry["generation"] for entry in summary["generations"]] == [0]
+    assert summary["control"]
+    assert summary["verdict"]["says"].startswith("no student learned from generation_0")
+    assert summary["verdict"]["says"] in out
+    report = (run / "report.html").read_text()
+    assert "No pseudo-label was confident enough to learn from." in report
+    assert (run / "best" / "model.json").is_file()
+    assert models(run, ("generation_0", "control")).items() <= models(finished).items()
+
+    before = hashes(run)
+    assert main(strict) == 1
+    assert hashes(run) == before
+    capsys.readouterr()
+    assert main(["status", f"--workdir={run}", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["finished"] is True
+    states = {row["stage"]: row["state"] for row in told["stages"]}
+    assert states["generation_0/select"] == "ended"
+    assert states["generation_1/train"] == states["generation_1/evaluate"] == "dropped"
+    assert states["report"] == "finished"
+    assert "selected nothing" in refused(
+        capsys, ["train", *strict[1:], "--generation=1"]
+    )
+
+    done(capsys, line("run", run))
+    assert models(run) == models(finished)
