@@ -11,7 +11,6 @@ import fcntl
 import fnmatch
 import functools
 import hashlib
-import io
 import json
 import mmap
 import os
@@ -199,10 +198,10 @@ def read_parquet(
         `columns`.
     """
     names = None if columns is None else list(columns)
-    with _reading_parquet(path):
-        data = path.read_bytes()
-        _check_whole(io.BytesIO(data))
-        with pq.ParquetFile(pa.BufferReader(data)) as file:
+    # One open file: what is checked is what is read, whatever takes its name meanwhile.
+    with _reading_parquet(path), path.open("rb") as opened:
+        _check_whole(opened)
+        with pq.ParquetFile(opened, pre_buffer=False) as file:
             table = file.read(names)
         table = table if names is None else table.select(names)
         return table.cast(summed.without_parquet_sum(table.schema))
