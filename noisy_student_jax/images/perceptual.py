@@ -10,8 +10,9 @@ import numpy as np
 from PIL import Image
 
 NO_HASH = 0
-"""Stands for the hash of a nearly uniform image, which has none."""
+"""Stands for the hash of an image that has none: see `perceptual_hash`."""
 _SIDE, _KEPT = 32, 8
+_LEAST_SIDE = 16  # pixels: below, many coefficients vanish
 _LEAST_CONTRAST = 4.0  # standard deviation of the gray version, of 255
 _COSINES = np.round(
     2**12
@@ -31,8 +32,11 @@ def perceptual_hash(image: np.ndarray) -> np.uint64:
       image: uint8 ``[height, width, 3]``.
 
     Returns:
-      The hash; `NO_HASH` for a nearly uniform image, whose coefficients are noise.
+      The hash; `NO_HASH` for a nearly uniform image, whose coefficients are noise, and
+      for one with a side below 16 pixels.
     """
+    if min(image.shape[:2]) < _LEAST_SIDE:
+        return np.uint64(NO_HASH)
     gray = Image.fromarray(image).convert("L")
     small = np.asarray(gray.resize((_SIDE, _SIDE), Image.Resampling.BOX), np.int64)
     if small.std() < _LEAST_CONTRAST:

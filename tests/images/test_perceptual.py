@@ -66,4 +66,12 @@ def test_a_nearly_uniform_image_has_no_hash():
     noise = np.random.default_rng(0).integers(118, 139, (100, 100, 3), np.uint8)
 
     assert perceptual_hash(noise) == NO_HASH
-    assert perceptual_hash(np.zeros((1, 1, 3), np.uint8)) == NO_HASH
+    assert perceptual_hash(np.zeros((100, 100, 3), np.uint8)) == NO_HASH
+
+
+def test_a_tiny_image_has_no_hash(photographs):
+    small = np.ascontiguousarray(photographs[0][::12, ::12])
+
+    assert perceptual_hash(small[:16, :16]) != NO_HASH
+    assert perceptual_hash(small[:15]) == NO_HASH
+    assert perceptual_hash(np.ascontiguousarray(small[:, :15])) == NO_HASH

@@ -25,7 +25,7 @@ COUNT = 9
 def picture(number):
     """Random pixels, number 3 being no image."""
     values = np.random.default_rng(number)
-    return values.integers(0, 255, (4 + number, 5, 3), np.uint8)
+    return values.integers(0, 255, (16 + number, 20, 3), np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_records_are_the_usable_files_in_the_order_of_the_listing(cache):
     assert source.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2]
     assert source.labels.dtype == np.int64
     assert source.quarantined == [("c/3.png", "not an image of a known format")]
-    assert source.original_sizes.tolist() == [[4 + number_of(p), 5] for p in PATHS]
+    assert source.original_sizes.tolist() == [[16 + number_of(p), 20] for p in PATHS]
     assert source.original_sizes.dtype == np.int32
 
 
@@ -128,7 +128,7 @@ def test_a_subset_is_a_source_of_its_own(cache):
     assert part.key(0) == source.key(6)
     assert part.labels.tolist() == [2, 0]
     assert part.sha256 == [source.sha256[6], source.sha256[1]]
-    assert part.original_sizes.tolist() == [[4, 5], [9, 5]]
+    assert part.original_sizes.tolist() == [[16, 20], [21, 20]]
     np.testing.assert_array_equal(part.read([1]).images[0], picture(5))
     assert part.read([1]).labels.tolist() == [0]
     deeper = part.subset(np.array([1]))
@@ -159,8 +159,8 @@ def test_a_part_tells_the_hash_of_its_pixels_and_its_rows_to_anyone(cache):
     assert facts["bytes"] == len(pixels)
     row = table.to_pylist()[1]
     assert (row["path"], row["status"]) == ("a/5.png", "ok")
-    assert (row["height"], row["width"], row["offset"]) == (9, 5, 6 * 5 * 3)
-    assert (row["original_height"], row["original_width"]) == (9, 5)
+    assert (row["height"], row["width"], row["offset"]) == (21, 20, 18 * 20 * 3)
+    assert (row["original_height"], row["original_width"]) == (21, 20)
 
 
 def test_pixels_are_hashed_as_they_are_cached(cache):
