@@ -15,7 +15,7 @@ import numpy as np
 
 from noisy_student_jax.core import console, files, unusable
 from noisy_student_jax.core.console import Progress, printable
-from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.core.errors import DamagedFileError, UserError
 from noisy_student_jax.core.preemption import Interruption
 from noisy_student_jax.data.cache import integrity
 from noisy_student_jax.data.cache.listing import (
@@ -225,9 +225,15 @@ def _open_cache(folder: pathlib.Path, side: int) -> None:
 
 
 def _check_kind(folder: pathlib.Path, side: int) -> None:
-    there = files.read_json(folder / MANIFEST)
-    if not isinstance(there, dict):
-        there = {}
+    try:
+        there = files.read_json(folder / MANIFEST)
+        if not isinstance(there, dict):
+            raise DamagedFileError("", "it is no object")
+    except DamagedFileError as error:
+        raise UserError(
+            f"'{folder / MANIFEST}' is damaged ({files.reason(error)}): restore it, or"
+            f" move '{folder}' away to have its images prepared again"
+        ) from error
     for field, wanted in (("format", FORMAT), ("side", side)):
         if there.get(field) != wanted:
             raise UserError(

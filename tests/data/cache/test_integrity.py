@@ -124,6 +124,20 @@ def test_a_table_without_a_sum_cannot_end_in_a_traceback(cache):
         path.write_bytes(whole)
 
 
+@pytest.mark.parametrize("text", ["[]", "{", '{"format": 1, "format": 1, "side": 8}'])
+def test_a_damaged_manifest_says_what_to_move_away(cache, text):
+    root, held = cache
+    (root / "cache" / "prepare.json").write_text(text)
+
+    for act in (prepare, look):
+        with pytest.raises(UserError, match=r"prepare\.json' is damaged \(") as caught:
+            act(root)
+    assert f"move '{root / 'cache'}' away" in str(caught.value)
+
+    (root / "cache").rename(root / "away")
+    assert facts(prepare(root)) == held
+
+
 def spoil_pixels(folder):
     flip(folder / "part_000001.bin", 77)
 
