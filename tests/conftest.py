@@ -67,6 +67,14 @@ def memory_is_given_back():
         yield
 
 
+@pytest.fixture(autouse=True)
+def speeds_are_measured_anew(monkeypatch):
+    """Keeps speeds that other tests measured from being taken."""
+    from noisy_student_jax.planning import speeds
+
+    monkeypatch.setattr(speeds, "place", lambda: None)
+
+
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory) -> pathlib.Path:
     """Returns the directory of a finished run of ``tests/configs/tiny.py``.

@@ -212,7 +212,7 @@ def plan(options: Options, interruption: Interruption) -> int:
         facts["topology"] = topology.facts(one, where, generation=options.generation)
     elif options.measure or config.budget_hours:
         console.say("measuring; some ten seconds, and what the compiler takes")
-        facts = planning.measured_facts(one)
+        facts = planning.measured_facts(one, again=options.measure)
     else:
         facts = planning.run_facts(one)
     if options.json:

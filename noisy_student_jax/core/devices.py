@@ -48,14 +48,23 @@ def keep_compiled_programs() -> None:
     # JAX adds its settings to `Config` at import, where no checker sees them.
     if jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
         return
+    if folder := cache_folder():
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+def cache_folder() -> pathlib.Path | None:
+    """Returns the folder of the user's cache directory for this kind of processor.
+
+    None if there is no home, or it is not writable: nothing is kept then.
+    """
     try:
         home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
         folder = pathlib.Path(home) / "noisy_student_jax" / processor()
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError):
-        return  # no home, or not writable: programs are compiled again
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+        return None
+    return folder
 
 
 @functools.cache

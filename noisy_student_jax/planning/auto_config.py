@@ -40,7 +40,7 @@ from noisy_student_jax.generation.init_weights import RANDOM
 from noisy_student_jax.generation.preconditions import check
 from noisy_student_jax.images.decode import UndecodableImageError, header
 from noisy_student_jax.interop import published
-from noisy_student_jax.planning import budget
+from noisy_student_jax.planning import budget, speeds
 from noisy_student_jax.runs.paths import DECISIONS
 from noisy_student_jax.runs.run import Run, with_places
 
@@ -252,8 +252,8 @@ def decided(
         run = Run(whole, workdir, interruption=interruption, look_only=True)
         check(run)
         console.say(
-            f"measuring, to fit the run to {config.budget_hours:g} h; some ten seconds"
-            " a model, and what the compiler takes"
+            f"measuring, to fit the run to {config.budget_hours:g} h:"
+            f" {speeds.limit(config.budget_hours)}"
         )
         made += budget.fit(run, hours=config.budget_hours)
     return made

@@ -33,6 +33,7 @@ from noisy_student_jax.config import decisions
 from noisy_student_jax.config.decisions import Decision
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.planning import throughput
+from noisy_student_jax.planning.speeds import of_machine
 from noisy_student_jax.planning.throughput import Speed, Speeds
 from noisy_student_jax.runs.run import Generation, Run
 
@@ -56,16 +57,14 @@ IN_PIXELS = (
 )
 
 
-def fit(
-    run: Run, *, hours: float, speeds: Speeds = throughput.measure
-) -> list[Decision]:
+def fit(run: Run, *, hours: float, speeds: Speeds | None = None) -> list[Decision]:
     """Returns the reductions with which a run fits a time budget.
 
     Args:
       run: the run as configured.
       hours: the budget in hours, above 0.
       speeds: measures this machine's speed with a student; called once for students
-        with the same cost.
+        with the same cost. None for `of_machine`.
 
     Returns:
       The changes to the config, for `decisions.apply`; empty if the run fits.
@@ -73,7 +72,8 @@ def fit(
     Raises:
       UserError: not even the smallest run fits.
     """
-    allowed, speeds = MARGIN * hours, throughput.remembered(speeds)
+    speeds = throughput.remembered(speeds or of_machine(hours=hours))
+    allowed = MARGIN * hours
     last = _last_stride(run)
     measured: dict[str, tuple[int, Speed]] = {}
     for strides in range(last + 1):

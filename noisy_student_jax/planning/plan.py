@@ -21,6 +21,7 @@ from noisy_student_jax.models.initialize import abstract_variables
 from noisy_student_jax.models.overview import Row
 from noisy_student_jax.planning import budget, flops, memory, throughput
 from noisy_student_jax.planning.memory import FLOAT32, STATE_COPIES
+from noisy_student_jax.planning.speeds import of_machine
 from noisy_student_jax.planning.throughput import Speed, Speeds
 from noisy_student_jax.runs.run import Generation, Run
 from noisy_student_jax.runs.spec import GenerationSpec, Role, largest_side
@@ -105,12 +106,15 @@ def run_facts(run: Run, *, speeds: Speeds | None = None) -> dict[str, Any]:
     }
 
 
-def measured_facts(run: Run, *, speeds: Speeds = throughput.measure) -> dict[str, Any]:
+def measured_facts(
+    run: Run, *, speeds: Speeds | None = None, again: bool = False
+) -> dict[str, Any]:
     """Returns `run_facts` with measured hours, fitted to the run's budget if any.
 
     Args:
       run: the run as configured.
-      speeds: measures this machine's speed with a student.
+      speeds: measures this machine's speed with a student; None for `of_machine`.
+      again: whether to measure also what was measured before.
 
     Returns:
       `run_facts` of the fitted run, and ``device``, ``hours`` of the whole run,
@@ -119,8 +123,8 @@ def measured_facts(run: Run, *, speeds: Speeds = throughput.measure) -> dict[str
     Raises:
       UserError: not even the smallest run fits the budget.
     """
-    speeds = throughput.remembered(speeds)
     given_up, limit = [], run.config.budget_hours
+    speeds = throughput.remembered(speeds or of_machine(hours=limit, again=again))
     if limit:
         given_up = budget.fit(run, hours=limit, speeds=speeds)
         config = decisions.apply(run.config, given_up)
