@@ -29,7 +29,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from noisy_student_jax.core import summed
-from noisy_student_jax.core.errors import DamagedFileError, FullDiskError, UserError
+from noisy_student_jax.core.errors import (
+    DamagedFileError,
+    FullDiskError,
+    UserError,
+    cause,
+)
 
 LOCK = ".lock"
 """The lock file that a process holds while it works in a folder."""
@@ -327,12 +332,7 @@ def map_bytes(path: pathlib.Path) -> memoryview:
 
 def reason(error: Exception) -> str:
     """Returns the cause of a read error in a few words, for use in a message."""
-    text = str(error)
-    if isinstance(error, DamagedFileError):
-        text = error.reason
-    elif isinstance(error, OSError) and error.strerror:
-        text = error.strerror
-    return (text.strip().splitlines() or ["damaged"])[0]
+    return cause(error)
 
 
 def _damaged(path: pathlib.Path, kind: str, error: Exception) -> DamagedFileError:

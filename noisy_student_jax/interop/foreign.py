@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 from noisy_student_jax import models
 from noisy_student_jax.core import files
-from noisy_student_jax.core.errors import UserError, nearest
+from noisy_student_jax.core.errors import UserError, cause, nearest
 from noisy_student_jax.core.types import PyTree
 from noisy_student_jax.images.preprocessing import Preprocessing
 from noisy_student_jax.interop import imagenet, naming, torch_files
@@ -107,8 +107,8 @@ def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
         return load_file(path)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"'{path}' is not a readable safetensors file ({error}): get it again from"
-            " its source"
+            f"'{path}' is not a readable safetensors file ({cause(error)}): get it"
+            " again from its source"
         ) from error
 
 

@@ -9,6 +9,8 @@ import pickletools
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from noisy_student_jax.core.errors import cause
+
 MAX_COMMANDS = 10_000_000
 _MARK = object()
 
@@ -74,7 +76,9 @@ def load(
     except RefusedPickleError:
         raise
     except (ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
-        raise RefusedPickleError(f"it is cut short or garbled ({error})") from error
+        raise RefusedPickleError(
+            f"it is cut short or garbled ({cause(error)})"
+        ) from error
     return value
 
 

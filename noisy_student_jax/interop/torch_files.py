@@ -19,7 +19,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.core.errors import UserError, cause
 from noisy_student_jax.interop import restricted_pickle
 from noisy_student_jax.interop.restricted_pickle import Name, RefusedPickleError
 
@@ -107,7 +107,7 @@ def read(path: pathlib.Path) -> Any:
         raise UserError(f"'{path}' is refused: {error}{_ADVICE}") from error
     except _DAMAGE as error:
         raise UserError(
-            f"'{path}' is damaged ({error}): get it again from its source"
+            f"'{path}' is damaged ({cause(error)}): get it again from its source"
         ) from error
     raise UserError(f"'{path}' is not a file that torch.save wrote")
 

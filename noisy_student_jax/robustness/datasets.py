@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from noisy_student_jax.core.console import printable
-from noisy_student_jax.core.errors import UserError, one_line
+from noisy_student_jax.core.errors import UserError, cause
 from noisy_student_jax.data.cache.listing import SUFFIXES, is_left_behind, list_classes
 from noisy_student_jax.data.encoded import FolderSource
 from noisy_student_jax.images.decode import UndecodableImageError, decode
@@ -253,7 +253,7 @@ def _of_video(path: pathlib.Path) -> Iterator[np.ndarray]:
                     raise UndecodableImageError(f"more than {MAX_FRAMES:,} frames")
                 yield frame.to_ndarray(format="rgb24")
     except (av.FFmpegError, OSError, ValueError, IndexError) as error:
-        raise UndecodableImageError(f"broken video: {one_line(error)}") from error
+        raise UndecodableImageError(f"broken video: {cause(error)}") from error
 
 
 def _may_be_clip(path: pathlib.Path) -> bool:

@@ -21,7 +21,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from noisy_student_jax.core import console, files
-from noisy_student_jax.core.errors import NotSavedError, UserError, one_line
+from noisy_student_jax.core.errors import NotSavedError, UserError, cause, one_line
 from noisy_student_jax.training.state import TrainState
 
 
@@ -120,7 +120,7 @@ class Checkpoints:
                 try:
                     return self._orbax.restore(self._path(step), abstract)
                 except (ValueError, KeyError, TypeError, OSError) as error:
-                    fault = f"holds no state of this training ({one_line(error)[:200]})"
+                    fault = f"holds no state of this training ({cause(error)[:200]})"
             console.warn(
                 f"checkpoint '{self._path(step)}' {fault}; going back to the one before"
             )

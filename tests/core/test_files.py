@@ -439,3 +439,28 @@ def test_a_full_disk_is_an_error_of_its_own(number, tmp_path, monkeypatch):
         assert str(tmp_path / "a") in str(caught.value)
         assert caught.value.status == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"),
+            "UTF-8 text",
+        ),
+        (KeyError("weights"), "its structure is damaged"),
+        (IndexError("list index out of range"), "its structure is damaged"),
+        (EOFError("Ran out of input"), "it is cut short"),
+        (RecursionError("maximum recursion depth exceeded"), "nested too deeply"),
+        (OSError(5, "Input/output error"), "Input/output error"),
+        (DamagedFileError("whole", "torn"), "torn"),
+        (ValueError("a tensor\nof no kind"), "a tensor"),
+        (ValueError(), "it is damaged"),
+    ],
+)
+def test_causes_are_told_in_plain_words(error, told):
+    found = files.reason(error)
+
+    assert told in found
+    for word in ("codec", "index out", "recursion", "Errno", "Ran out", "\n"):
+        assert word not in found

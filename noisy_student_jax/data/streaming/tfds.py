@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from noisy_student_jax.core.console import printable
-from noisy_student_jax.core.errors import UserError, nearest, one_line
+from noisy_student_jax.core.errors import UserError, cause, nearest, one_line
 from noisy_student_jax.data.encoded import Encoded
 from noisy_student_jax.data.index import in_threads
 from noisy_student_jax.data.streaming.records import (
@@ -133,7 +133,7 @@ class ArrayRecordFile:
         except Exception as error:  # C++ errors have no common class
             raise UserError(
                 f"'{printable(str(path))}' cannot be read as an ArrayRecord file"
-                f" ({one_line(error)}): prepare the dataset again"
+                f" ({cause(error)}): prepare the dataset again"
             ) from error
 
     def __len__(self) -> int:
@@ -146,7 +146,7 @@ class ArrayRecordFile:
                 return Encoded(self._reader.read(list(numbers)), ["ok"] * len(numbers))
         except Exception as error:  # C++ errors have no common class
             if len(numbers) == 1:
-                return Encoded([None], [f"damaged: {one_line(error)[:200]}"])
+                return Encoded([None], [f"damaged: {cause(error)[:200]}"])
         parts = [self.read([number]) for number in numbers]
         return Encoded(
             [part.data[0] for part in parts], [part.status[0] for part in parts]

@@ -4,7 +4,7 @@ import pathlib
 
 import numpy as np
 
-from noisy_student_jax.core.errors import UserError, one_line
+from noisy_student_jax.core.errors import UserError, cause
 from noisy_student_jax.data.streaming import tf
 
 
@@ -68,6 +68,6 @@ def read_checkpoint(prefix: pathlib.Path) -> dict[str, np.ndarray]:
         }
     except (tf.errors.OpError, LookupError, ValueError, RuntimeError) as error:
         raise UserError(
-            f"TensorFlow cannot read the checkpoint '{prefix}' ({one_line(error)}): get"
+            f"TensorFlow cannot read the checkpoint '{prefix}' ({cause(error)}): get"
             " it again from its source"
         ) from error
