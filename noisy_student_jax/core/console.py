@@ -131,7 +131,8 @@ class Progress:
         if done <= 0:
             return text
         left = (self._size - self._at) / rate
-        text += f", {rate:,.0f}/s, {duration(left)} left"
+        pace = f"{rate:,.0f}/s" if rate >= 1 else f"{duration(1 / rate)} each"
+        text += f", {pace}, {duration(left)} left"
         if self.total_work > 0:
             timed = self._timed_work + self._work * done / self._size
             speed = timed / (self._spent + elapsed)

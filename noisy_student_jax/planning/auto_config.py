@@ -5,7 +5,6 @@
 the run directory, so a growing folder of images does not change a run that has begun.
 """
 
-import contextlib
 import dataclasses
 import json
 import pathlib
@@ -28,7 +27,7 @@ from noisy_student_jax.config.decisions import Decision
 from noisy_student_jax.config.load import undecided
 from noisy_student_jax.config.schema import LABELS_ONLY, OWNER
 from noisy_student_jax.core import console, files
-from noisy_student_jax.core.console import Progress
+from noisy_student_jax.core.console import Progress, printable
 from noisy_student_jax.core.errors import DamagedFileError, UserError
 from noisy_student_jax.core.preemption import Interruption
 from noisy_student_jax.data.encoded import EncodedSource, is_encoded
@@ -165,17 +164,23 @@ def look(config: ConfigDict, workdir: pathlib.Path) -> Facts:
     check_places(data)
     labeled = _source(data, "labeled")
     count, classes = len(labeled), len(np.unique(labels_of(labeled)))
-    sides = []
+    sides, faults = [], []
     # Spread over the classes, which are stored one after the other.
     some = np.linspace(0, len(labeled) - 1, min(HEADERS_READ, len(labeled)))
-    encoded = labeled.read_encoded(np.unique(some.astype(int)).tolist())
-    for one in encoded.data:
-        with contextlib.suppress(UndecodableImageError):  # counted and named later
-            sides += [] if one is None else [min(header(one))]
+    rows = np.unique(some.astype(int)).tolist()
+    encoded = labeled.read_encoded(rows)
+    for row, one, status in zip(rows, encoded.data, encoded.status, strict=True):
+        try:
+            if one is None:
+                raise UndecodableImageError(status)
+            sides.append(min(header(one)))
+        except UndecodableImageError as error:  # counted and named later
+            faults.append((labeled.key(row), str(error)))
     if not sides:
         raise UserError(
-            f"none of the {len(some)} files tried in '{data.sources.labeled}' is a"
-            " readable image: is it the right folder?"
+            f"none of the {len(rows)} files tried in '{data.sources.labeled}' is a"
+            f" readable image, the first being '{printable(faults[0][0])}'"
+            f" ({printable(faults[0][1])}): is it the right folder?"
         )
     fractions = {
         name: 0.0 if data.sources[name] is not None else data[f"{name}_fraction"]

@@ -678,6 +678,19 @@ def test_a_log_gets_plain_lines_at_intervals(monkeypatch, capsys):
     assert capsys.readouterr().out.endswith("/s, 8 s left, run 13 s left\n")
 
 
+def test_slow_work_is_told_in_seconds_for_each(monkeypatch, capsys):
+    clock = Clock(monkeypatch)
+    progress = console.Progress(every_seconds=10.0)
+    progress.begin("train", work=1.0)
+    progress.start(10, "images")
+    progress.update(1)
+    clock.now += 75
+    progress.update(2)
+
+    said = capsys.readouterr().out
+    assert said == "train: 2/10 images, 1 min 15 s each, 10 min 00 s left\n"
+
+
 def test_a_terminal_gets_one_line_that_is_rewritten(monkeypatch, capsys):
     clock = Clock(monkeypatch)
     monkeypatch.setattr(console.sys.stderr, "isatty", lambda: True)

@@ -161,9 +161,8 @@ def test_a_folder_in_which_nothing_can_be_read_is_refused(places, tmp_path):
         path.write_bytes(b"<html>not found</html>")
     open_config = configs.complete(_execute(FOLDER), overrides=overrides(places))
 
-    with pytest.raises(
-        UserError, match=r"none of the 16 files .* is it the right folder"
-    ):
+    told = r"none of the 16 files .* the first being .labeled/.*png. \(.+\): is it the"
+    with pytest.raises(UserError, match=told):
         auto_config.look(open_config, tmp_path / "run")
 
 

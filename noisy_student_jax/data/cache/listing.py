@@ -184,9 +184,9 @@ def _of_class_folders(
     if not class_folders:
         there = f"{len(files)} images but " if files else ""
         raise UserError(
-            f"'{_shown(place)}' holds {there}no class folders: put the images of"
-            " each class into a sub-folder named like the class, or give a .csv file"
-            " with the columns path and label"
+            f"'{_shown(place)}' holds {there}no class folders{_told(walk.counts())}:"
+            " put the images of each class into a sub-folder named like the class, or"
+            " give a .csv file with the columns path and label"
         )
     _check_apart(place, class_folders)
     walk.left_out["", _IN_NO_CLASS] += len(files)

@@ -399,6 +399,10 @@ def test_a_csv_file_has_to_keep_to_known_classes_too(tmp_path):
 CASES = {
     "gone": ([], "place' does not exist: give a folder"),
     "nothing in it": (["place/"], "place' holds no class folders: put the images"),
+    "other kinds of file in it": (
+        ["place/1.dcm"],
+        r"no class folders \(left out: 1 other kinds of file \(\.dcm 1\)\): put the",
+    ),
     "images and no folders": (
         ["place/1.png", "place/2.png"],
         "holds 2 images but no class folders: put the images of each class into a",
