@@ -59,6 +59,20 @@ def test_a_flipped_bit_of_a_table_is_found_or_harmless(tmp_path, read):
     assert read(path).to_pydict() == table.to_pydict()
 
 
+@pytest.mark.parametrize("length", [512, 4096])
+def test_a_lost_sector_of_a_table_is_found(tmp_path, length):
+    path = tmp_path / "table.parquet"
+    files.write_parquet(path, pa.concat_tables([some_table()] * 40))
+    whole = path.read_bytes()
+
+    for place in range(0, len(whole), 512):
+        data = bytearray(whole)
+        data[place : place + length] = bytes(len(data[place : place + length]))
+        path.write_bytes(data)
+        with pytest.raises(DamagedFileError):
+            files.read_parquet(path)
+
+
 def test_a_table_written_in_pieces_carries_a_sum_of_its_whole(tmp_path):
     path, table = tmp_path / "table.parquet", some_table()
     with (
