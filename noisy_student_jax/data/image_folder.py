@@ -92,12 +92,11 @@ def own(
     accounts = {one.name: _Account(one) for one in opened}
     claims = _Claims(accounts)
     parts = {
-        name: claims.take(held_out[name], part=name)
+        name: claims.take(_of_one_class(held_out[name], claims), part=name)
         for name in (TEST, VALIDATION)
         if name in held_out
     }
-    alike: list[Alike] = []
-    labeled = _of_one_class(labeled, claims, alike)
+    labeled = _of_one_class(labeled, claims)
     splits = _Splits(data, held_out)
     labeled = claims.take(labeled, part=LABELED, known=splits.known)
     account = accounts[labeled.name]
@@ -127,6 +126,7 @@ def own(
         if rest:
             account.leave_out(rest, "beyond what was asked")
     if not look_only:
+        claims.tell()
         near.tell()
     for account in accounts.values():
         facts |= account.closed()
@@ -142,7 +142,7 @@ def own(
         test=parts[TEST].source(),
         facts=facts,
         quarantined=tuple(quarantined),
-        alike=(*alike, *near.shown()),
+        alike=(*claims.alike[:SHOWN], *near.shown()),
     )
 
 
@@ -215,13 +215,17 @@ class _Claims:
     Attributes:
       same: content of each left-out copy with other bytes and equal pixels, and the
         content that was kept.
+      alike: images that were found with two labels, in pairs.
     """
 
     def __init__(self, accounts: dict[str, _Account]):
         self._accounts = accounts
         self._taken: dict[str, str] = {}
         self._drawn: dict[str, str] = {}  # the first content of each pixels
+        self._held_out: dict[str, tuple[Opened, int]] = {}
+        self._other_labels: list[str] = []
         self.same: dict[str, str] = {}
+        self.alike: list[Alike] = []
 
     def take(
         self, opened: Opened, *, part: str, known: Mapping[str, str] | None = None
@@ -247,7 +251,10 @@ class _Claims:
             if same is None:
                 self._taken[content], self._drawn[pixels] = part, content
                 kept.append(index)
+                if part in (TEST, VALIDATION):
+                    self._held_out[content] = opened, index
                 continue
+            self._compare(opened, index, same)
             kind = "byte" if same == content else "pixel"
             if kind == "pixel":
                 self.same[content] = same
@@ -256,6 +263,26 @@ class _Claims:
             of = "each other" if owner == part else f"{owner} images"
             self.leave_out(opened, found, f"{kind}-identical copies of {of}")
         return opened.subset(np.array(sorted(kept), int))
+
+    def _compare(self, opened: Opened, index: int, same: str) -> None:
+        """Notes a copy of a held-out image that has another label."""
+        if opened.labels is None or same not in self._held_out:
+            return
+        pair = _two_classes((opened, index), self._held_out[same])
+        if pair.captions[0] != pair.captions[1]:
+            first, second = map(printable, pair.keys)
+            self._other_labels.append(f"'{first}' of '{second}'")
+            self.alike.append(pair)
+
+    def tell(self) -> None:
+        """Warns of copies of held-out images that have another label."""
+        if found := self._other_labels:
+            console.warn(
+                f"{len(found)} images are copies of test or validation images with"
+                f" another label, and are left out: {', '.join(found[:NAMED])}"
+                + (" and more" if len(found) > NAMED else "")
+                + "; correct the label that is wrong"
+            )
 
     def leave_out(self, opened: Opened, rows: list[int], why: str) -> None:
         """Enters records into their source's account as left out."""
@@ -278,7 +305,18 @@ def _pixels(opened: Opened) -> list[str]:
     return opened.content if opened.pixels is None else opened.pixels
 
 
-def _of_one_class(labeled: Opened, claims: _Claims, alike: list[Alike]) -> Opened:
+def _two_classes(*records: tuple[Opened, int]) -> Alike:
+    """Returns two records with labels as a pair of one image in two classes."""
+    (first, i), (second, j) = records
+    return Alike(
+        _TWO_CLASSES,
+        (first.key(i), second.key(j)),
+        (first.classes[_labels(first)[i]], second.classes[_labels(second)[j]]),
+        (first.alone(i), second.alone(j)),
+    )
+
+
+def _of_one_class(labeled: Opened, claims: _Claims) -> Opened:
     """Leaves out labeled images that have a copy with another label."""
     labels = _labels(labeled).tolist()
     seen: dict[str, dict[int, int]] = collections.defaultdict(dict)
@@ -296,21 +334,16 @@ def _of_one_class(labeled: Opened, claims: _Claims, alike: list[Alike]) -> Opene
         return labeled
     out = labeled.subset(np.array(found, int))
     claims.leave_out(labeled, found, _TWO_CLASSES)
-    claims.ban(out, "contradictory labeled")
+    claims.ban(out, f"contradictory {labeled.name}")
     pairs = {tuple(of.values())[:2] for of in seen.values() if len(of) > 1}
-    alike += [
-        Alike(
-            _TWO_CLASSES,
-            (labeled.key(first), labeled.key(second)),
-            (labeled.classes[labels[first]], labeled.classes[labels[second]]),
-            (labeled.alone(first), labeled.alone(second)),
-        )
+    claims.alike += [
+        _two_classes((labeled, first), (labeled, second))
         for first, second in sorted(pairs)[:SHOWN]
     ]
     named = ", ".join(f"'{printable(labeled.key(i))}'" for i in found[:NAMED])
     console.warn(
-        f"{len(found)} labeled images are left out, because copies of them lie in"
-        f" other classes too: {named}" + (" and more" if len(found) > NAMED else "")
+        f"{len(found)} {labeled.name} images are left out, because copies of them lie"
+        f" in other classes too: {named}" + (" and more" if len(found) > NAMED else "")
     )
     return labeled.subset(np.setdiff1d(np.arange(len(labeled)), found))
 

@@ -163,6 +163,38 @@ def test_one_image_in_two_classes_is_found_by_its_pixels_and_shown(folders, caps
     np.testing.assert_array_equal(first, second)
 
 
+def test_a_copy_of_a_test_image_with_another_label_is_named_and_shown(folders, capsys):
+    as_bmp(picture(36), folders / "labeled" / "dog" / "x")
+    shutil.copy(folders / "test" / "dog" / "t.png", folders / "labeled" / "dog")
+
+    found = load(folders)
+
+    out = capsys.readouterr().out
+    assert "1 images are copies of test or validation images with another label" in out
+    assert "'labeled/dog/x.bmp:" in out and "' of 'test/cat/t.png:" in out
+    (pair,) = found.alike
+    assert pair.captions == ("dog", "cat")
+    assert len(found.test) == 3
+    assert not {"labeled/dog/x.bmp", "labeled/dog/t.png"} & everywhere(found)
+
+
+def test_a_test_image_in_two_classes_is_in_neither(folders, capsys):
+    as_bmp(picture(36), folders / "test" / "dog" / "x")
+    with_metadata(picture(36), folders / "unlabeled" / "y")
+
+    found = load(folders)
+
+    assert "2 test images are left out, because copies of them lie in other" in (
+        capsys.readouterr().out
+    )
+    assert paths(found.test) == {"test/dog/t.png", "test/owl/t.png"}
+    assert found.facts["left out of test: one image in two classes"] == 2
+    fact = "left out of unlabeled: pixel-identical copies of contradictory test images"
+    assert found.facts[fact] == 1
+    (pair,) = found.alike
+    assert pair.captions == ("cat", "dog")
+
+
 def test_copies_within_the_labeled_images_fall_to_one_part(folders):
     for number in range(12):
         as_bmp(picture(number), folders / "labeled" / "cat" / f"a{number}")
