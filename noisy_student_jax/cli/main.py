@@ -133,6 +133,7 @@ def _dispatch(arguments: list[str], interruption: Interruption) -> int:
             f" `noisy-student {options.command} --help`)"
         )
     options.overrides = overrides
+    _check_apart(options)
     console.leave_stdout_to_machines(getattr(options, "json", False))
     # JAX is slow to import, which --help and mistyped commands need not wait for.
     from noisy_student_jax.core import environment
@@ -160,6 +161,24 @@ def _dispatch(arguments: list[str], interruption: Interruption) -> int:
     interruption.begin(output=console.output())
     command = elsewhere.get(options.command) or getattr(commands, options.command)
     return command(options, interruption)
+
+
+def _check_apart(options: argparse.Namespace) -> None:
+    """Checks that a command writes into no folder that it reads as a whole.
+
+    The places of a run are compared when its config is known: `check_places`.
+    """
+    if not (output := getattr(options, "output", None)):
+        return
+    output = pathlib.Path(output).resolve()
+    for name in ("labels", "model", "bundle"):
+        if not (place := getattr(options, name, None)):
+            continue
+        if (folder := pathlib.Path(place).resolve()) in (output, *output.parents):
+            raise UserError(
+                f"the output '{output}' lies in '{folder}', which is read and would be"
+                " another then: choose another place for it"
+            )
 
 
 class _Parser(argparse.ArgumentParser):

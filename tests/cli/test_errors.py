@@ -427,3 +427,20 @@ def test_a_home_folder_is_expanded_in_every_flag(tmp_path, monkeypatch, capsys):
         assert f"'{tmp_path / 'a'}'" in mistake(capsys, *line)
     unknown = mistake(capsys, "status", "--workdir=~nobody-of-this-name/a")
     assert "'~nobody-of-this-name/a' begins with the home folder" in unknown
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["select", "--labels={at}", "--output={at}/chosen"],
+        ["export", "--format=onnx", "{at}", "{at}/model.onnx"],
+        ["export", "--format=onnx", "{at}", "{at}/../{name}/deeper/model.onnx"],
+    ],
+)
+def test_nothing_is_written_where_it_is_read(line, tmp_path, capsys):
+    line = [part.format(at=tmp_path, name=tmp_path.name) for part in line]
+
+    said = mistake(capsys, *line)
+
+    assert f"lies in '{tmp_path}', which is read" in said
+    assert not list(tmp_path.iterdir())

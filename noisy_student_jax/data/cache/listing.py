@@ -216,13 +216,20 @@ def _labeled(
     if classes is None:
         classes = sorted({label for _, label in found})
     index = {name: number for number, name in enumerate(classes)}
+    unknown: dict[str, File] = {}
     for file, label in found:
         if label not in index:
-            raise UserError(
-                f"'{_shown(file.path)}' in '{_shown(place)}' is of the class"
-                f" '{printable(label)}', which is not among the {len(index)} known"
-                f" classes{_nearest_class(label, list(index))}"
-            )
+            unknown.setdefault(label, file)
+    if unknown:
+        label, *others = sorted(unknown)
+        more = ", ".join(f"'{printable(name)}'" for name in others[: _NAMED - 1])
+        more += ", …" if len(others) >= _NAMED else ""
+        also = f" (and {len(others)} more are not: {more})" if more else ""
+        raise UserError(
+            f"'{_shown(unknown[label].path)}' in '{_shown(place)}' is of the class"
+            f" '{printable(label)}', which is not among the {len(index)} known"
+            f" classes{_nearest_class(label, list(index))}{also}"
+        )
     files = [file for file, _ in found]
     labels = [index[label] for _, label in found]
     return _listing(root, files, left_out, labels, tuple(classes))
@@ -586,16 +593,20 @@ def _kind_of_split(folder: str) -> str | None:
 def _check_spelling(place: pathlib.Path, names: Iterable[str]) -> None:
     """Checks that no two class names differ only in what can hardly be seen."""
     alike: dict[str, str] = {}
+    pairs: list[tuple[str, str]] = []
     for name in names:
-        plain = _plain(name)
-        if plain in alike:
-            other = alike[plain]
-            raise UserError(
-                f"the classes '{printable(other)}' and '{printable(name)}' of"
-                f" '{_shown(place)}' differ only in {_difference(other, name)}: merge"
-                " them, or rename one"
-            )
-        alike[plain] = name
+        other = alike.setdefault(_plain(name), name)
+        if other != name:
+            pairs.append((other, name))
+    if not pairs:
+        return
+    told = [
+        f"'{printable(one)}' and '{printable(other)}' of '{_shown(place)}' differ only"
+        f" in {_difference(one, other)}"
+        for one, other in pairs[:_NAMED]
+    ]
+    more = f", and {len(pairs) - _NAMED} more pairs" if len(pairs) > _NAMED else ""
+    raise UserError(f"the classes {', '.join(told)}{more}: merge them, or rename one")
 
 
 def _plain(name: str) -> str:

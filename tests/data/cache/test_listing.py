@@ -520,6 +520,26 @@ def test_a_class_that_is_not_known_is_named(tmp_path):
         list_classes(tmp_path, classes=["cat", "dog"])
 
 
+def test_all_classes_that_are_not_known_are_named(tmp_path):
+    tree(tmp_path, *(f"{name}/1.png" for name in ("cat", "x1", "x2", "x3")))
+
+    with pytest.raises(UserError, match=r"'x1', which .* 2 more are not: 'x2', 'x3'\)"):
+        list_classes(tmp_path, classes=["cat", "dog"])
+
+
+def test_all_names_that_look_alike_are_named(tmp_path):
+    tree(tmp_path, *(f"{name}/1.png" for name in ("a", "A", "b", "b ", "c")))
+
+    with pytest.raises(UserError) as caught:
+        list_classes(tmp_path)
+
+    assert str(caught.value) == (
+        f"the classes 'A' and 'a' of '{tmp_path}' differ only in upper and lower case,"
+        f" 'b' and 'b ' of '{tmp_path}' differ only in spaces: merge them, or rename"
+        " one"
+    )
+
+
 def test_a_class_that_only_looks_like_a_known_one_is_explained(tmp_path):
     tree(tmp_path, "cafe\u0301/1.png")
 
