@@ -7,6 +7,7 @@ ends the process where the main thread does not come to a `check` and has nothin
 save. Ending there is as harmless as SIGKILL: every file is complete or absent.
 """
 
+import atexit
 import contextlib
 import os
 import select
@@ -84,6 +85,8 @@ class Interruption:
         here: threads that compile cannot be stopped, and would be waited for.
         """
         self._status = status
+        if self._alone:
+            atexit.register(_ignore)
         if self._alone and status == EXIT_STATUS:
             sys.stdout.flush()
             sys.stderr.flush()
@@ -169,3 +172,10 @@ class Interruption:
             if ready:
                 os.write(self._output, f"{line}\n".encode())
         os._exit(EXIT_STATUS)
+
+
+def _ignore() -> None:
+    """Ignores signals for the last moments, in which Python puts handlers back."""
+    if threading.current_thread() is threading.main_thread():
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)

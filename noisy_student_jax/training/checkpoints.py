@@ -15,6 +15,7 @@ import logging
 import os
 import pathlib
 import re
+import sys
 from typing import Any
 
 import jax
@@ -36,6 +37,15 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 for _name in ("absl", "asyncio"):
     logging.getLogger(_name).addFilter(_is_news)
+
+
+def _quiet_about_closed_loops(caught: Any) -> None:
+    """Drops the errors of Orbax's writes that end after one of them has failed."""
+    if str(caught.exc_value) != "Event loop is closed":
+        _said_otherwise(caught)
+
+
+_said_otherwise, sys.unraisablehook = sys.unraisablehook, _quiet_about_closed_loops
 FULL = [os.strerror(number) for number in files.FULL]
 UNFINISHED = "*.orbax-checkpoint-tmp"
 """Pattern of the folders in which Orbax writes."""
@@ -136,7 +146,9 @@ class Checkpoints:
             self.wait()
         finally:
             self._thread.shutdown()
-            self._orbax.close()
+            # It raises again what `wait` has raised, in other words.
+            with contextlib.suppress(Exception):
+                self._orbax.close()
 
     def _finish(self, step: int) -> None:
         """Waits for Orbax, writes the manifest and removes the oldest checkpoints."""

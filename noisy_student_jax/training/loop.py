@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from tensorboardX import SummaryWriter
 
 from noisy_student_jax.config import renamed
 from noisy_student_jax.core import console, files
@@ -20,6 +19,7 @@ from noisy_student_jax.core.preemption import Interruption
 from noisy_student_jax.core.prefetch import Prefetcher
 from noisy_student_jax.core.types import Batch
 from noisy_student_jax.training.checkpoints import Checkpoints
+from noisy_student_jax.training.events import Events
 from noisy_student_jax.training.profile import Profile
 from noisy_student_jax.training.state import TrainState
 from noisy_student_jax.training.step import Metrics
@@ -190,25 +190,16 @@ class MetricsLog:
         kept = [e for e in entries if e["step"] <= first_step]
         lines = "".join(json.dumps(entry) + "\n" for entry in kept)
         files.write_atomically(self.path, lines)
-        try:
-            self._board = SummaryWriter(
-                str(folder / TENSORBOARD), purge_step=first_step + 1
-            )
-        except OSError as error:
-            console.warn(f"no TensorBoard events are written: {error}")
-            self._board = None
+        self._events = Events(folder / TENSORBOARD, first_step=first_step + 1)
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """Adds the metrics of a step."""
         files.append(self.path, json.dumps({"step": step, **metrics}) + "\n")
-        if self._board:
-            for name, value in metrics.items():
-                self._board.add_scalar(name, value, step)
+        self._events.write(step, metrics)
 
     def close(self) -> None:
-        """Closes the TensorBoard writer."""
-        if self._board:
-            self._board.close()
+        """Closes the file of events."""
+        self._events.close()
 
 
 def read_metrics(path: pathlib.Path) -> tuple[list[dict[str, float]], int]:

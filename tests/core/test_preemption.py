@@ -118,6 +118,18 @@ ENDED = """
 """
 
 
+ENDING = """
+    import ctypes
+    interruption.begin()
+    interruption.end(0)
+    # Called by the C library, after Python's own end.
+    libc = ctypes.CDLL(None)
+    libc["__cxa_atexit"](libc.usleep, ctypes.c_void_p(900_000), None)
+    print("ready", flush=True)
+    sys.exit(0)
+"""
+
+
 @pytest.fixture
 def start():
     """Starts a program in a process of its own, until it says that it is ready."""
@@ -204,6 +216,16 @@ def test_a_command_that_has_ended_keeps_its_status(start):
     out, err = stopped(process := start(ENDED), signal.SIGINT)
 
     assert (process.returncode, out, err) == (1, "", "")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="uses glibc")
+def test_a_command_keeps_its_status_also_in_its_last_moment(start):
+    process = start(ENDING)
+    time.sleep(0.4)
+
+    out, err = stopped(process, signal.SIGTERM)
+
+    assert (process.returncode, out, err) == (0, "", "")
 
 
 def until_it_hears(process) -> None:
