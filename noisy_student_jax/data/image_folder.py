@@ -88,6 +88,16 @@ def own(
             " detected, but a copy of an image under another name is not"
         )
     opened = [one for one in (labeled, *held_out.values(), pool) if one is not None]
+    sides = {one.name: one.side for one in opened if one.side is not None}
+    if len(set(sides.values())) > 1:
+        told = ", ".join(f"{name} {side}" for name, side in sides.items())
+        facts["prepared at different sides"] = told
+        if not look_only:
+            console.say(
+                f"images are prepared at different sides ({told} pixels): copies of"
+                " other bytes are found as near-duplicates alone, unless another"
+                " --config.data.cache has all prepared at one side"
+            )
     quarantined = [entry for one in opened for entry in one.quarantined]
     accounts = {one.name: _Account(one) for one in opened}
     claims = _Claims(accounts)

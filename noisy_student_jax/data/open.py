@@ -55,6 +55,7 @@ class Opened:
       pixels: per record, a hash that images of equal pixels share; None for images that
         were not read beforehand.
       looks: uint64 ``[records]``, the `perceptual_hash` of each; None likewise.
+      side: shorter side of prepared images, in pixels; None likewise.
       left_out: number of entries that are no images, by kind.
       quarantined: key of each unusable record, and why it cannot be used.
       unusable: number of unusable records by class, where their class is known.
@@ -69,6 +70,7 @@ class Opened:
     classes: tuple[str, ...]
     pixels: list[str] | None = None
     looks: np.ndarray | None = None
+    side: int | None = None
     left_out: dict[str, int] = dataclasses.field(default_factory=dict)
     quarantined: list[tuple[str, str]] = dataclasses.field(default_factory=list)
     unusable: dict[int, int] = dataclasses.field(default_factory=dict)
@@ -205,6 +207,7 @@ class Opener:
             classes=listing.classes,
             pixels=source.pixel_hashes,
             looks=source.looks,
+            side=options.side,
             left_out=listing.left_out,
             quarantined=[(f"{name}/{path}", why) for path, why in source.quarantined],
             unusable=_unusable(listing, source.labels),

@@ -137,6 +137,23 @@ def test_pixels_are_compared_as_they_are_cached_so_a_larger_copy_need_not_be_equ
     assert not any("identical" in name for name in found.facts)
 
 
+def test_images_prepared_at_different_sides_are_said_to_be(folders, capsys):
+    load(folders, side=56)
+    pool = folders / "pool"
+    with_metadata(picture(36), pool / "leak")
+
+    sources = {"unlabeled": str(pool)}
+    found = load(folders, sources=sources)
+
+    told = found.facts["prepared at different sides"]
+    assert told == "labeled 56, test 56, unlabeled 48"
+    assert "(labeled 56, test 56, unlabeled 48 pixels)" in capsys.readouterr().out
+    assert (
+        found.facts["near-duplicates of test or validation images, kept in unlabeled"]
+        == 1
+    )
+
+
 def test_one_image_in_two_classes_is_found_by_its_pixels_and_shown(folders, capsys):
     as_bmp(picture(3), folders / "labeled" / "dog" / "x")
     with_metadata(picture(3), folders / "unlabeled" / "y")
