@@ -620,11 +620,12 @@ OTHERS = [
         corners=((0, 0, 0), (15,) * 3, (240,) * 3, WHITE),
     ),
     bad(
-        "float TIFF of no known scale",
-        lambda: encoded(np.full((4, 6), 1e9, np.float32), "TIFF"),
-        "float_large.tiff",
-        r"^values up to 1e\+09, more than 65,535: on no known scale$",
+        "integer TIFF of no known scale",
+        lambda: encoded(np.full((4, 6), 10**9, np.int32), "TIFF"),
+        "int_large.tiff",
+        r"^int32 values from 1e\+09 to 1e\+09, and which are black",
         (4, 6),
+        may_be_good=True,  # where the scale of a source is observed
     ),
     bad(
         "half a TIFF",

@@ -1,12 +1,15 @@
 """``noisy-student predict``: class and probability of images, of files or folders."""
 
 import argparse
+import contextlib
 import csv
 import glob
 import io
 import json
+import math
 import pathlib
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -23,9 +26,12 @@ from noisy_student_jax.core.protocols import Task
 from noisy_student_jax.data.cache.listing import list_images, safe_text
 from noisy_student_jax.evaluation.predictor import Predictor
 from noisy_student_jax.images.decode import (
+    Decoding,
     TooLargeError,
     UndecodableImageError,
     decode,
+    header,
+    read,
 )
 from noisy_student_jax.images.preprocessing import Preprocessing
 from noisy_student_jax.models import bundle as bundles
@@ -34,6 +40,8 @@ FORMATS = (".csv", ".parquet", ".json")
 """File suffixes of ``--output``."""
 AT_A_TIME = 2
 """Number of images that are decoded at a time, each of them whole."""
+LARGE = 8_000_000
+"""Number of pixels above which an image is decoded alone."""
 _ENOUGH = 4
 """Sides of the model's input that a huge JPEG keeps when it is decoded reduced."""
 SCHEMA = pa.schema(
@@ -68,7 +76,7 @@ def predict(options: argparse.Namespace, interruption: Interruption) -> int:
     watched = options.json or output or sys.stderr.isatty()
     rows: list[dict[str, Any]] = []
     failed = done = 0
-    for batch in _read(images, bundle.preprocessing, options.batch):
+    for batch in _read(images, bundle, options.batch):
         interruption.check()
         good = [image for image in batch if isinstance(image, np.ndarray)]
         predictions: Iterator[dict[str, Any]] = iter(())
@@ -148,13 +156,17 @@ def _below(folder: pathlib.Path) -> list[str]:
 
 
 def _read(
-    paths: Sequence[str], preprocessing: Preprocessing, batch: int
+    paths: Sequence[str], bundle: bundles.Bundle, batch: int
 ) -> Iterator[list[np.ndarray | str]]:
     """Yields batches of preprocessed images; reasons of those that cannot be read."""
+    preprocessing, decoding = bundle.preprocessing, bundle.decoding
+    alone = threading.Lock()
 
     def one(number: int) -> np.ndarray | str:
         try:
-            return preprocessing.apply(_decoded(paths[number], preprocessing))
+            data = read(paths[number])
+            with alone if math.prod(header(data)) > LARGE else contextlib.nullcontext():
+                return preprocessing.apply(_decoded(data, preprocessing, decoding))
         except UndecodableImageError as error:
             if files.is_folder(pathlib.Path(paths[number])):
                 return "Is a directory without images"
@@ -169,13 +181,15 @@ def _read(
         images.close()
 
 
-def _decoded(path: str, preprocessing: Preprocessing) -> np.ndarray:
+def _decoded(
+    data: bytes, preprocessing: Preprocessing, decoding: Decoding
+) -> np.ndarray:
     """Decodes an image, a huge JPEG at a reduced scale."""
     try:
-        return decode(path)
+        return decode(data, decoding=decoding)
     except TooLargeError:
         side = preprocessing.resolution + preprocessing.crop_padding
-        return decode(path, shorter_side=_ENOUGH * side)
+        return decode(data, shorter_side=_ENOUGH * side, decoding=decoding)
 
 
 def _rows(task: Task, predictions: dict[str, Any]) -> list[dict[str, Any]]:

@@ -47,7 +47,7 @@ _TYPES = {
     int: "a whole number",
     float: "a number",
     str: "a text",
-    tuple: "a tuple of three numbers",
+    tuple: "a tuple of numbers",
 }
 
 Layer = dict[str, Any]

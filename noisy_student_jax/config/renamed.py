@@ -73,7 +73,7 @@ REMOVED = (
 
 ADDED: dict[str, dict[str, Any]] = {
     "log": {"profile_steps": None},
-    "data": {"near_duplicates": "keep", "max_pixels": 64_000_000},
+    "data": {"near_duplicates": "keep", "max_pixels": 64_000_000, "scale": None},
 }
 """By section, operational fields that older runs lack, and what they did."""
 

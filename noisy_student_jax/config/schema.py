@@ -157,6 +157,9 @@ _DATA = {
             "training images that look like validation or test images",
         ),
         max_quarantined=_number(0.05, _FRACTION, "fraction of unusable images allowed"),
+        scale=Field(
+            tuple, None, "of more than 8 bits: values of black and white", none=RUN
+        ),
         max_pixels=_whole(
             64_000_000, _FROM_1, "most pixels decoded; of JPEGs, after shrinking"
         ),

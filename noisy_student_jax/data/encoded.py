@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 import os
 import pathlib
 from collections.abc import Sequence
@@ -170,6 +171,8 @@ class FolderSource:
         numbers = [listing.sizes, listing.modified]
         for column in [*numbers, *([] if self.labels is None else [self.labels])]:
             digest.update(column.astype("<i8").tobytes())
+        if scales := self.decoding.scales:
+            digest.update(json.dumps(dict(scales), sort_keys=True).encode())
         return digest.hexdigest()
 
     def read(self, indices: Sequence[int]) -> Examples:

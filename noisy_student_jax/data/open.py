@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from noisy_student_jax.core import console, files
 from noisy_student_jax.core.console import Progress, printable
+from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.preemption import Interruption
 from noisy_student_jax.core.protocols import DivisibleSource, Source
 from noisy_student_jax.data.cache.build import PrepareOptions, open_prepared, prepare
@@ -22,7 +23,8 @@ from noisy_student_jax.data.cache.listing import (
 )
 from noisy_student_jax.data.encoded import EncodedSource, FolderSource
 from noisy_student_jax.data.sources import Counted
-from noisy_student_jax.images.decode import Decoding
+from noisy_student_jax.images.decode import ANY, Decoding
+from noisy_student_jax.images.samples import Scale
 
 STREAMED = ("tfds:", "tfrecord:")
 _SIDE = "side_"
@@ -129,7 +131,7 @@ class Opener:
         self._data = data
         self._interruption, self._progress = interruption, progress
         self._look_only, self._announces = look_only, announce
-        self._decoding = Decoding(max_pixels=data.max_pixels)
+        self._decoding = Decoding(max_pixels=data.max_pixels, scales=_given(data))
         learned = (data.sources.labeled, data.sources.unlabeled)
         # All of a batch's images come from the same input pipeline.
         self._streams = data.pipeline == "streamed" or any(
@@ -198,6 +200,9 @@ class Opener:
                     interruption=self._interruption,
                     progress=self._progress,
                 )
+        # All sources have the scales of the first one that needs them.
+        scales = {**source.scales, **self._decoding.scales}
+        self._decoding = dataclasses.replace(self._decoding, scales=scales)
         return Opened(
             name=name,
             whole=source,
@@ -332,6 +337,19 @@ def _unusable(listing: Listing, usable: np.ndarray | None) -> dict[int, int]:
     )
     lost = (listed - left).tolist()
     return {label: count for label, count in enumerate(lost) if count}
+
+
+def _given(data: ConfigDict) -> dict[str, Scale]:
+    """Returns the scale that the config gives, if any."""
+    if data.scale is None:
+        return {}
+    if len(data.scale) != 2 or not data.scale[0] < data.scale[1]:
+        raise UserError(
+            f"config.data.scale is {tuple(data.scale)}, but has to be two values, the"
+            " first of which becomes black and the second, which is larger, white"
+        )
+    black, white = data.scale
+    return {ANY: (float(black), float(white))}
 
 
 def _without_unreadable(

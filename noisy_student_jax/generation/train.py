@@ -249,6 +249,9 @@ def _write_bundles(trained: Part, state: TrainState, trained_on: np.ndarray) -> 
             sha256=bundles.read(student.trained.paths.averaged).sha256,
         )
 
+    if scales := run.decoding_scales:
+        refined["scales"] = scales
+
     def write(variables: PyTree, weights: str, folder: pathlib.Path) -> str:
         bundle = Bundle(
             architecture=spec.model.name,

@@ -15,16 +15,17 @@ import re
 import stat
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from PIL import ExifTags, Image, JpegImagePlugin, UnidentifiedImageError, features
 
 from noisy_student_jax.core.console import printable
 from noisy_student_jax.core.errors import one_line
-from noisy_student_jax.images import profiles
+from noisy_student_jax.images import profiles, samples
+from noisy_student_jax.images.samples import NotReadError, Samples, Scale
 
-VERSION = 2
+VERSION = 3
 """Number of these rules: another version may give other pixels."""
 MAX_PIXELS = 64_000_000
 _BUFFERED = 4
@@ -42,7 +43,7 @@ SIGNATURES = {
     b"MM\0*": "TIFF",
     b"II+\0": "TIFF",
     b"MM\0+": "TIFF",
-    b"P4": "PPM",
+    **dict.fromkeys((b"P1", b"P2", b"P3", b"P4"), "PPM"),
     b"P5": "PPM",
     b"P6": "PPM",
 }
@@ -80,6 +81,24 @@ class TooLargeError(UndecodableImageError):
     """The image has more pixels than may be decoded."""
 
 
+class UnscaledError(UndecodableImageError):
+    """The values that become black and white are not known.
+
+    Attributes:
+      kind: the type of the samples.
+      lowest: the smallest value.
+      highest: the largest value.
+    """
+
+    def __init__(self, kind: str, lowest: float, highest: float):
+        """Takes the attributes."""
+        super().__init__(
+            f"{kind} values from {lowest:g} to {highest:g}, and which are black and"
+            " white is not known (config.data.scale)"
+        )
+        self.kind, self.lowest, self.highest = kind, lowest, highest
+
+
 @dataclasses.dataclass(frozen=True)
 class Decoding:
     """How image files are decoded.
@@ -87,9 +106,40 @@ class Decoding:
     Attributes:
       max_pixels: the most pixels that are decoded; of a JPEG that is shrunk, after
         shrinking.
+      scales: the values that become black and white, by type of the samples (see
+        `Samples`); ``*`` stands for all but 8-bit ones.
+      observes: whether an image that needs another scale raises `UnscaledError`, even
+        where its format has one.
     """
 
     max_pixels: int = MAX_PIXELS
+    scales: Mapping[str, Scale] = dataclasses.field(default_factory=dict)
+    observes: bool = False
+
+    def scale(self, deep: Samples) -> Scale:
+        """Returns the scale of an image.
+
+        Raises:
+          UnscaledError: it is not known.
+        """
+        kind = deep.kind
+        if known := self.scales.get(ANY, self.scales.get(kind)):
+            return known
+        by_format = samples.declared(kind)
+        lowest, highest = deep.range()
+        if kind.startswith("float") and lowest >= 0 and highest <= 1:
+            by_format = 0, 1
+        unsure = self.observes and samples.is_ambiguous(kind)
+        if by_format is None or unsure:
+            raise UnscaledError(kind, lowest, highest)
+        return by_format
+
+
+ANY = "*"
+CLIPPED = "have values beyond the scale of the others, and are clipped"
+ONE_COLOR = "are nearly of one color when they have been decoded"
+_SAME = 12
+"""Levels of 255 that nearly all pixels of an image of one color lie in."""
 
 
 DEFAULT = Decoding()
@@ -149,22 +199,55 @@ def decoded(
     """
     if shorter_side is not None and shorter_side < 1:
         raise ValueError(f"shorter_side must be at least 1, got {shorter_side}")
-    with _opened(source, whole=True) as image:
-        size, drafted = image.size, None
-        # HEIC has drafts too, but those may be any embedded thumbnail.
-        if shorter_side is not None and image.format in ("JPEG", "MPO"):
-            drafted = image.draft(None, (shorter_side, shorter_side))
-        _check_size(image, size, decoding.max_pixels)
-        original_size = _upright(image, size)
-        image.load()
-        turn = _turn(image)
-        upright, notes = _to_rgb(image)
+    with _opened(source, whole=True) as opened:
+        image, deep = opened.image, opened.samples(decoding)
+        drafted, notes = None, []
+        if deep:
+            original_size = opened.upright_size()
+            turn, profile = TURNS.get(opened.orientation()), opened.profile()
+            scale = decoding.scale(deep)
+            colors, alpha = deep.eight_bits(scale)
+            notes.append(scale_note(deep.kind, scale))
+            if ANY not in decoding.scales:
+                lowest, highest = deep.range()
+                notes += [CLIPPED] if lowest < scale[0] or highest > scale[1] else []
+        else:
+            assert image is not None
+            size = image.size
+            # HEIC has drafts too, but those may be any embedded thumbnail.
+            if shorter_side is not None and image.format in ("JPEG", "MPO"):
+                drafted = image.draft(None, (shorter_side, shorter_side))
+            _check_size(image, size, decoding.max_pixels)
+            original_size = _upright(image, size)
+            image.load()
+            turn, profile = _turn(image), image.info.get("icc_profile")
+            colors, alpha = _eight_bits(image)
+        upright, noted = _to_rgb(colors, alpha, profile)
+        notes += noted
         if shorter_side is not None:
             _, _, right, bottom = drafted[1] if drafted else (0, 0, *upright.size)
             upright = _shrink(upright, right, bottom, shorter_side)
         if turn is not None:
             upright = upright.transpose(turn)
-        return Decoded(np.asarray(upright), original_size, notes)
+        pixels = np.asarray(upright)
+        notes += [ONE_COLOR] if _is_of_one_color(pixels) else []
+        return Decoded(pixels, original_size, tuple(notes))
+
+
+def scale_note(kind: str, scale: Scale) -> str:
+    """Returns the note that an image of a type was decoded by a scale."""
+    return f"scale {kind} {scale[0]!r} {scale[1]!r}"
+
+
+def _is_of_one_color(pixels: np.ndarray) -> bool:
+    """Returns whether nearly all pixels have nearly the same color."""
+    few = pixels.shape[0] * pixels.shape[1] // 200
+    for channel in range(3):
+        counts = np.bincount(pixels[..., channel].ravel(), minlength=256).cumsum()
+        low, high = np.searchsorted(counts, [few + 1, counts[-1] - few])
+        if high - low > _SAME:
+            return False
+    return pixels.shape[0] * pixels.shape[1] > 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,7 +284,10 @@ def header(source: str | pathlib.Path | bytes) -> tuple[int, int]:
 
 def inspect(source: str | pathlib.Path | bytes) -> Header:
     """Reads an image's `Header`; raises as `header`."""
-    with _opened(source) as image:
+    with _opened(source) as opened:
+        image = opened.image
+        if image is None:
+            return Header(*opened.upright_size(), plain=False)
         is_jpeg = image.format in ("JPEG", "MPO")
         if not is_jpeg:  # of a PNG, Pillow decodes the pixels to find EXIF
             _check_size(image, image.size, MAX_PIXELS)
@@ -241,7 +327,7 @@ def read(path: str | pathlib.Path) -> bytes:
 @contextlib.contextmanager
 def _opened(
     source: str | pathlib.Path | bytes, *, whole: bool = False
-) -> Iterator[Image.Image]:
+) -> Iterator["_Opened"]:
     """Opens an image; translates errors until it is closed."""
     data = source if isinstance(source, bytes) else read(source)
     kind = _kind(data)
@@ -253,12 +339,20 @@ def _opened(
             raise UndecodableImageError(
                 "AVIF needs a newer Pillow (pip install 'pillow>=11.3')"
             )
-        with _parsed(kind, data) as image:
+        with contextlib.ExitStack() as stack:
+            image = None
+            try:
+                image = stack.enter_context(_parsed(kind, data))
+            except UnidentifiedImageError:
+                if kind != "TIFF":
+                    raise
             if whole:
                 _check_whole(kind, data)
-            yield image
+            yield _Opened(kind, data, image)
     except UndecodableImageError:
         raise
+    except NotReadError as error:
+        raise UndecodableImageError(f"not read ({error})") from error
     except MemoryError as error:
         raise UndecodableImageError("too large for the memory that is free") from error
     except Image.DecompressionBombError as error:  # a frame of a GIF
@@ -269,6 +363,58 @@ def _opened(
         raise UndecodableImageError(reason) from error
     except Exception as error:  # Pillow's plugins raise many kinds on broken files
         raise UndecodableImageError(_reason(kind, error)) from error
+
+
+@dataclasses.dataclass(frozen=True)
+class _Opened:
+    """A file whose header was read; `image` is None for TIFFs unknown to Pillow."""
+
+    kind: str
+    data: bytes
+    image: Image.Image | None
+
+    def samples(self, decoding: Decoding) -> Samples | None:
+        """Returns the samples of an image that is not for Pillow, or None."""
+        if self.image is None:
+            try:
+                height, width = self.upright_size()
+            except Exception as error:  # of a parser of broken files
+                raise UnidentifiedImageError from error
+            _check_count(height * width, height * width, decoding.max_pixels)
+        elif self.kind in ("PNG", "PPM", "TIFF"):
+            _check_size(self.image, self.image.size, decoding.max_pixels)
+        try:
+            found = samples.read(self.kind, self.data, self.image)
+        except (NotReadError, MemoryError):
+            raise
+        except Exception:  # of a parser of broken files
+            if self.image is None or self.image.mode[0] in "IF":
+                raise
+            return None
+        if found is None and (self.image is None or self.image.mode[0] in "IF"):
+            raise UnidentifiedImageError
+        return found
+
+    def upright_size(self) -> tuple[int, int]:
+        """Returns height and width."""
+        if self.image is not None:
+            return _upright(self.image, self.image.size)
+        tags = samples.Tags(self.data)
+        size = tags.one(257), tags.one(256)
+        return size[::-1] if self.orientation() >= 5 else size
+
+    def orientation(self) -> int:
+        """Returns the EXIF orientation of an image that was not loaded."""
+        if self.kind != "TIFF":
+            return _orientation(self.image) if self.image else 1
+        found = samples.Tags(self.data).one(ExifTags.Base.Orientation, default=1)
+        return found if found in TURNS else 1
+
+    def profile(self) -> bytes | None:
+        """Returns the color profile."""
+        if self.image is not None:
+            return self.image.info.get("icc_profile")
+        return samples.Tags(self.data).bytes(34675)
 
 
 def _pass_over_warnings() -> None:
@@ -335,6 +481,10 @@ def _check_size(image: Image.Image, size: tuple[int, int], most: int) -> None:
     count, whole = image.width * image.height, size[0] * size[1]
     if isinstance(image, JpegImagePlugin.JpegImageFile) and _has_scans(image):
         count = max(count, whole // _BUFFERED)
+    _check_count(count, whole, most)
+
+
+def _check_count(count: int, whole: int, most: int) -> None:
     if count > most:
         raise TooLargeError(
             f"{whole:,} pixels by its header, more than {most:,}"
@@ -444,10 +594,8 @@ def _shrink(image: Image.Image, width: float, height: float, side: int) -> Image
     return image.resize(size, Image.Resampling.BICUBIC, box=(0, 0, width, height))
 
 
-def _to_rgb(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
-    """Returns an image in sRGB on white, and its notes."""
-    if image.mode.startswith("I") or image.mode == "F":
-        image = _to_eight_bits(image)
+def _eight_bits(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    """Returns a loaded image of the mode L, RGB, CMYK or LAB, and its alpha or None."""
     if image.mode == "La":  # premultiplied; Pillow converts it only to LA
         image = image.convert("LA")
     elif image.mode in ("RGBa", "PA"):
@@ -455,55 +603,23 @@ def _to_rgb(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
     alpha = None
     if image.has_transparency_data:
         alpha = image.convert("RGBA").getchannel("A")
-    colors = image.convert(_COLORS.get(image.mode, "RGB"))
-    notes: tuple[str, ...] = ()
+    return image.convert(_COLORS.get(image.mode, "RGB")), alpha
+
+
+def _to_rgb(
+    colors: Image.Image, alpha: Image.Image | None, profile: bytes | None
+) -> tuple[Image.Image, list[str]]:
+    """Returns an image in sRGB on white, and its notes."""
+    notes = []
+    if colors.mode == "LAB":
+        colors, profile = profiles.of_lab(colors), None
     try:
-        colors = profiles.to_srgb(colors, image.info.get("icc_profile"))
+        colors = profiles.to_srgb(colors, profile)
     except profiles.UnusableProfileError:
-        notes = (profiles.UNREADABLE,)
+        notes = [profiles.UNREADABLE]
     colors = colors.convert("RGB")
     if alpha is None:
         return colors, notes
     white = Image.new("RGB", colors.size, "white")
     white.paste(colors, mask=alpha)
     return white, notes
-
-
-def _to_eight_bits(image: Image.Image) -> Image.Image:
-    """Scales grayscale of more than 8 bits, which Pillow would clip at 255."""
-    values = np.asarray(image)
-    transparent = image.info.get("transparency")
-    if image.mode.startswith("I;16") or image.format in ("PNG", "PPM"):
-        bits = 12 if _is_twelve_bits(image) else 16
-        gray = (values >> (bits - 8)).astype(np.uint8)
-    else:
-        gray = _on_a_known_scale(values)
-    if transparent is not None:
-        gray[values == transparent] = 255
-    eight = Image.fromarray(gray)
-    eight.info["icc_profile"] = image.info.get("icc_profile")
-    return eight
-
-
-def _is_twelve_bits(image: Image.Image) -> bool:
-    """Returns whether values have 12 bits: TIFF only; Pillow reports them as 16."""
-    tags = getattr(image, "tag_v2", {})
-    return tags.get(ExifTags.Base.BitsPerSample) == (12,)
-
-
-def _on_a_known_scale(values: np.ndarray) -> np.ndarray:
-    """Scales integer or floating-point values to uint8.
-
-    The files do not define white. It is taken to be the least of 1 (for floating
-    point), 255 and 65,535 that no value exceeds.
-    """
-    whites = (255, 65_535) if values.dtype.kind in "iu" else (1, 255, 65_535)
-    values = np.nan_to_num(values.astype(np.float32), posinf=np.inf)
-    largest = values.max(initial=0)
-    for white in whites:
-        if largest <= white:
-            scaled = np.clip(values * (255 / white), 0, 255)
-            return scaled.round().astype(np.uint8)
-    raise UndecodableImageError(
-        f"values up to {largest:.6g}, more than 65,535: on no known scale"
-    )

@@ -49,6 +49,18 @@ def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
         raise UnusableProfileError from error
 
 
+def of_lab(image: Image.Image) -> Image.Image:
+    """Converts an image of the mode LAB, which needs no profile."""
+    return _lab_conversion().apply(image)
+
+
+@functools.cache
+def _lab_conversion() -> ImageCms.ImageCmsTransform:
+    lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+    how = ImageCms.Intent.RELATIVE_COLORIMETRIC
+    return ImageCms.buildTransform(lab, srgb, "LAB", "RGB", how)
+
+
 @functools.lru_cache(maxsize=64)
 def conversion(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     """Returns the conversion from a profile to sRGB; None if it changes nothing.

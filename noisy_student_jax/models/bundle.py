@@ -19,6 +19,7 @@ from safetensors.numpy import save
 from noisy_student_jax.core import files
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.types import PyTree
+from noisy_student_jax.images.decode import Decoding
 from noisy_student_jax.images.preprocessing import Preprocessing
 from noisy_student_jax.models import card as cards
 
@@ -56,6 +57,12 @@ class Bundle:
     origin: dict[str, Any]
     trained_on: np.ndarray
     sha256: str = ""
+
+    @property
+    def decoding(self) -> Decoding:
+        """How images are decoded for it: deep ones by the scale of its run."""
+        scales = self.origin.get("scales", {})
+        return Decoding(scales={kind: tuple(own) for kind, own in scales.items()})
 
 
 def write(bundle: Bundle, folder: pathlib.Path) -> Bundle:

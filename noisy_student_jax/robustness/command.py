@@ -200,7 +200,10 @@ def _perform(
         if suite == "imagenet_p":
             return suites.imagenet_p(subject, images, parts, alexnet=alexnet)
         source, _, left_out = folders.open_classes(
-            images, subject.bundle.classes, images.name
+            images,
+            subject.bundle.classes,
+            images.name,
+            decoding=subject.bundle.decoding,
         )
     else:
         source = images

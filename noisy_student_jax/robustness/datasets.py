@@ -17,7 +17,12 @@ from noisy_student_jax.core.console import printable
 from noisy_student_jax.core.errors import UserError, cause
 from noisy_student_jax.data.cache.listing import SUFFIXES, is_left_behind, list_classes
 from noisy_student_jax.data.encoded import FolderSource
-from noisy_student_jax.images.decode import UndecodableImageError, decode
+from noisy_student_jax.images.decode import (
+    DEFAULT,
+    Decoding,
+    UndecodableImageError,
+    decode,
+)
 
 VIDEO_SUFFIXES = {".mp4", ".avi", ".mkv", ".mov", ".webm"}
 MAX_FRAMES = 10_000
@@ -105,7 +110,11 @@ def match(folders: Sequence[str], classes: Sequence[str], place: str) -> Matched
 
 
 def open_classes(
-    place: pathlib.Path, classes: Sequence[str], name: str
+    place: pathlib.Path,
+    classes: Sequence[str],
+    name: str,
+    *,
+    decoding: Decoding = DEFAULT,
 ) -> tuple[FolderSource, Matched, dict[str, int]]:
     """Opens a folder with the structure ``CLASS/image``.
 
@@ -113,6 +122,7 @@ def open_classes(
       place: the folder of class folders.
       classes: names of the model's classes, in index order.
       name: prefix of the keys.
+      decoding: how images are decoded.
 
     Returns:
       The images of the model's classes, labeled with indices of the model's classes;
@@ -131,7 +141,9 @@ def open_classes(
     for folder in matched.unknown:
         count = int((listing.labels == folders.index(folder)).sum())
         left_out[f"images of '{printable(folder)}', no class of the model"] = count
-    source = FolderSource(dataclasses.replace(listing, labels=labels), name)
+    source = FolderSource(
+        dataclasses.replace(listing, labels=labels), name, decoding=decoding
+    )
     if not (labels >= 0).any():
         raise UserError(
             f"'{printable(str(place))}' holds no images of the model's classes"

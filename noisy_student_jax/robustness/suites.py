@@ -27,7 +27,7 @@ def some_classes(subject: Subject, place: pathlib.Path, parts: Parts) -> dict[st
     """Evaluates on ImageNet-A or -R, with predictions restricted to their classes."""
     bundle = subject.bundle
     source, matched, left_out = datasets.open_classes(
-        place, bundle.classes, parts.suite
+        place, bundle.classes, parts.suite, decoding=bundle.decoding
     )
     found = parts.perform(
         "",
@@ -124,7 +124,10 @@ def _one_cell(
 ) -> dict[str, Any]:
     """Evaluates a corruption at a severity; listed here, to keep memory constant."""
     source, matched, left_out = datasets.open_classes(
-        folder, subject.bundle.classes, f"{parts.suite}/{name}"
+        folder,
+        subject.bundle.classes,
+        f"{parts.suite}/{name}",
+        decoding=subject.bundle.decoding,
     )
     found = parts.perform(
         name,

@@ -19,6 +19,8 @@ from noisy_student_jax.core.preemption import Interruption
 from noisy_student_jax.core.protocols import Task
 from noisy_student_jax.data import Dataset, expected
 from noisy_student_jax.data.sources import fingerprint
+from noisy_student_jax.images.decode import ANY
+from noisy_student_jax.images.samples import Scale
 from noisy_student_jax.runs import fixres
 from noisy_student_jax.runs.costs import Costs, ModelCost
 from noisy_student_jax.runs.ledger import Ledger
@@ -109,6 +111,17 @@ class Run:
                 raise
             console.say_once(f"told from what the run has recorded, since {error}")
         return expected.recorded(self.config.data, files.read_json(record))
+
+    @property
+    def decoding_scales(self) -> dict[str, Scale]:
+        """The scales of images of more than 8 bits; see `images.decode.Decoding`."""
+        if self.config.data.scale is not None:
+            black, white = self.config.data.scale
+            return {ANY: (black, white)}
+        scales: dict[str, Scale] = {}
+        for part in self.dataset.parts().values():
+            scales |= getattr(part, "scales", {})
+        return scales
 
     def _open_dataset(self) -> Dataset:
         side = self.config.data.side or largest_side(self.config)

@@ -375,9 +375,9 @@ def test_predict_holds_no_photographs_but_those_being_decoded(
     alive, most = set(), 0
     decode = predicting.decode
 
-    def counted(path, **options):
+    def counted(data, **options):
         nonlocal most
-        image = decode(path, **options)
+        image = decode(data, **options)
         alive.add(id(image))
         most = max(most, len(alive))
         weakref.finalize(image, alive.discard, id(image))
@@ -400,8 +400,8 @@ def test_predict_reads_a_huge_jpeg_at_a_reduced_scale(
     Image.fromarray(half).save(tmp_path / "a.png")
     decode, sizes = predicting.decode, []
 
-    def few(path, **options):
-        image = decode(path, decoding=Decoding(max_pixels=1_000_000), **options)
+    def few(data, decoding, **options):
+        image = decode(data, decoding=Decoding(max_pixels=1_000_000), **options)
         sizes.append(image.shape)
         return image
 

@@ -12,6 +12,7 @@ from noisy_student_jax.data.cache.listing import list_classes, list_images
 from noisy_student_jax.data.encoded import FolderSource, is_encoded
 from noisy_student_jax.data.sources import ArraySource, fingerprint
 from noisy_student_jax.images import decode
+from noisy_student_jax.images.decode import Decoding
 
 
 def png(value, side=6):
@@ -136,3 +137,19 @@ def test_the_fingerprint_tells_files_and_labels_apart(source, folder, tmp_path):
     others.append(FolderSource(list_classes(folder), "labeled"))
 
     assert len({source.fingerprint, *(other.fingerprint for other in others)}) == 7
+
+
+def test_a_given_scale_belongs_to_a_source(tmp_path):
+    (tmp_path / "in").mkdir()
+    Image.fromarray(np.uint16([[0, 1000]])).save(tmp_path / "in" / "1.png")
+    listing = list_images(tmp_path / "in")
+    plain = FolderSource(listing, "unlabeled")
+
+    given = FolderSource(
+        listing, "unlabeled", decoding=Decoding(scales={"*": (0.0, 2000.0)})
+    )
+
+    assert given.fingerprint != plain.fingerprint
+    assert given.subset(np.array([0])).fingerprint == given.fingerprint
+    assert given.read([0]).images[0][0, 1, 0] == 128
+    assert plain.read([0]).images[0][0, 1, 0] == 4

@@ -95,7 +95,7 @@ def test_gray_becomes_three_equal_channels():
 def test_transparent_parts_become_white(mode):
     image = with_alpha("LA" if mode == "La" else "RGBA").convert(mode)
 
-    result = np.asarray(decoding._to_rgb(image)[0])
+    result = np.asarray(decoding._to_rgb(*decoding._eight_bits(image), None)[0])
 
     assert (result[8:] == 255).all()
     assert (result[:8] != 255).all()
@@ -155,27 +155,6 @@ def test_twelve_bits_are_scaled_to_what_is_white_for_them():
     assert decode(file)[0, :, 0].tolist() == [0, 255, 128, 1]
 
 
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        (np.float32([0, 0.5, 1]), [0, 128, 255]),
-        (np.float32([0, 100.4, 255]), [0, 100, 255]),
-        (np.float32([0, 25_700, 65_535]), [0, 100, 255]),
-        (np.float32([-3, np.nan, 1]), [0, 0, 255]),
-        (np.int32([-3, 1, 255]), [0, 1, 255]),
-        (np.int32([0, 25_700, 65_535]), [0, 100, 255]),
-    ],
-)
-def test_numbers_without_a_scale_take_the_least_that_holds_them(values, expected):
-    assert decode(encoded(values[None], "TIFF"))[0, :, 0].tolist() == expected
-
-
-@pytest.mark.parametrize("values", [np.float32([0, np.inf]), np.int32([0, 65_536])])
-def test_numbers_beyond_any_scale_are_refused(values):
-    with pytest.raises(UndecodableImageError, match=r"^values up to .* no known scale"):
-        decode(encoded(values[None], "TIFF"))
-
-
 def test_an_animation_gives_its_first_frame():
     frames = [Image.fromarray(np.full((4, 4), gray, np.uint8)) for gray in (9, 200)]
     for kind, options in (("GIF", {}), ("PNG", {}), ("WEBP", {"lossless": True})):
@@ -230,7 +209,7 @@ def test_a_jpeg_is_decoded_at_the_smallest_fraction_that_suffices(
     sizes = []
     to_rgb = decoding._to_rgb
     monkeypatch.setattr(
-        decoding, "_to_rgb", lambda image: (sizes.append(image.size), to_rgb(image))[1]
+        decoding, "_to_rgb", lambda *own: (sizes.append(own[0].size), to_rgb(*own))[1]
     )
 
     decode(jpeg(photograph(400, 800)), shorter_side=side)
@@ -437,14 +416,14 @@ def test_what_pillow_logs_is_not_on_the_screen(monkeypatch, capfd):
     file = renamed_size(tiff(2, 1, 8, b"ab"), samples, "<I", 60_000)
     monkeypatch.setattr(logging.getLogger(), "handlers", [])
 
-    with pytest.raises(UndecodableImageError, match=r"^broken TIFF file: its header"):
+    with pytest.raises(UndecodableImageError, match=r"^not read \(a TIFF of 60000 ba"):
         decode(file)
 
     assert capfd.readouterr() == ("", "")
 
 
 def test_an_error_of_any_kind_becomes_one_harmless_line(monkeypatch):
-    def fail(_):
+    def fail(*_):
         raise RuntimeError("object at 0x7f3A\n\x1b[2Jgone" + 500 * "!")
 
     monkeypatch.setattr(decoding, "_to_rgb", fail)

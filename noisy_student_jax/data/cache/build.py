@@ -31,11 +31,15 @@ from noisy_student_jax.data.cache.read import (
     part_paths,
 )
 from noisy_student_jax.data.cache.workers import PartWriters, decoder_versions
+from noisy_student_jax.images import samples
 from noisy_student_jax.images.decode import DEFAULT, MAX_BYTES, Decoding
+from noisy_student_jax.images.samples import Scale
 
 FORMAT = 1
 MANIFEST = "prepare.json"
 QUARANTINE = "quarantine.csv"
+SCALES = "scales.json"
+"""The values that become black and white in this cache, by type of the samples."""
 NAMED = 3
 # Assumed bound on pixel bytes per file byte; used only to warn of full disks.
 _LARGEST_EXPANSION = 30
@@ -90,17 +94,19 @@ def prepare(
     interruption.check()
     _open_cache(folder, options.side)
     decoder = decoder_versions()
-    found = _find_whole(folder, listing, decoder, interruption, progress)
+    scales = _known_scales(folder) | dict(options.decoding.scales)
+    found = _find_whole(folder, listing, decoder, scales, interruption, progress)
     unread = _never_read(listing)
-    rows = _still_to_read(found, unread)
-    if rows:
+    while rows := _still_to_read(found, unread):
         _check_room(folder, listing.sizes[rows], options.side)
         writers = PartWriters(
             listing,
             rows,
             folder,
             side=options.side,
-            decoding=options.decoding,
+            decoding=dataclasses.replace(
+                options.decoding, scales=scales, observes=True
+            ),
             decoder=decoder,
             processes=options.workers or len(os.sched_getaffinity(0)),
             taken=set(found.parts),
@@ -108,7 +114,10 @@ def prepare(
             progress=progress,
         )
         unread |= writers.run()
-        found = find(folder, listing, decoder=decoder, keep=True)
+        found = find(folder, listing, decoder=decoder, keep=True, scales=scales)
+        if new := _observed(found, scales):
+            scales |= _announced(new, name)
+            files.write_json(folder / SCALES, scales, with_sum=True)
     source = _open(folder, listing, found, unread, name)
     _write_quarantine(folder / QUARANTINE, source.quarantined)
     unusable.tell(
@@ -128,11 +137,50 @@ def prepare(
     return source
 
 
+def _known_scales(folder: pathlib.Path) -> dict[str, Scale]:
+    """Returns the scales that a cache's images were decoded by."""
+    path = folder / SCALES
+    if not files.is_file(path):
+        return {}
+    return {
+        kind: (black, white) for kind, (black, white) in files.read_json(path).items()
+    }
+
+
+def _observed(
+    found: Found, scales: dict[str, Scale]
+) -> dict[str, tuple[int, float, float]]:
+    """Returns how many images wait for a scale, and their range, by type."""
+    seen: dict[str, tuple[int, float, float]] = {}
+    for row, (kind, lowest, highest) in found.unscaled.items():
+        if found.status[row] is None and kind not in scales:
+            count, low, high = seen.get(kind, (0, lowest, highest))
+            seen[kind] = count + 1, min(low, lowest), max(high, highest)
+    return seen
+
+
+def _announced(
+    seen: dict[str, tuple[int, float, float]], name: str
+) -> dict[str, Scale]:
+    """Returns the scales of observed ranges, and tells them."""
+    scales = {}
+    for kind, (count, lowest, highest) in sorted(seen.items()):
+        black, white = scales[kind] = samples.observed(kind, lowest, highest)
+        console.warn(
+            f"{count:,} images of {name} have {kind} values, from {lowest:,g} to"
+            f" {highest:,g}: {black:,g} becomes black and {white:,g} white, in all"
+            " sources of the run (--config.data.scale='(BLACK,WHITE)' changes that)"
+        )
+    return scales
+
+
 def _tell_notes(found: Found, listing: Listing, name: str) -> None:
     """Warns about usable images that may not look as they were meant to."""
     noted = collections.defaultdict(list)
     for row, notes in enumerate(found.notes):
         for note in notes:
+            if note.startswith("scale "):
+                continue
             noted[note].append(safe_text(listing.paths[row]))
     for note, paths in sorted(noted.items()):
         some = ", ".join(f"'{printable(path)}'" for path in paths[:NAMED])
@@ -146,6 +194,7 @@ def _find_whole(
     folder: pathlib.Path,
     listing: Listing,
     decoder: str,
+    scales: dict[str, Scale],
     interruption: Interruption,
     progress: Progress,
 ) -> Found:
@@ -153,7 +202,7 @@ def _find_whole(
 
     Parts without a file of the listing are not checked.
     """
-    found = find(folder, listing, decoder=decoder, keep=True)
+    found = find(folder, listing, decoder=decoder, keep=True, scales=scales)
     rows = [row for row, status in enumerate(found.status) if status == "ok"]
     path_of = {n: part_paths(folder, n)[0] for n in set(found.part[rows].tolist())}
     bad = integrity.damaged(
@@ -169,7 +218,9 @@ def _find_whole(
     without = [number for number, path in path_of.items() if path in bad]
     if not without:
         return found
-    return find(folder, listing, decoder=decoder, keep=True, without=without)
+    return find(
+        folder, listing, decoder=decoder, keep=True, without=without, scales=scales
+    )
 
 
 def open_prepared(
@@ -197,7 +248,8 @@ def open_prepared(
     if not files.is_file(folder / MANIFEST):
         return None
     _check_kind(folder, options.side)
-    found = find(folder, listing, decoder=decoder_versions())
+    scales = _known_scales(folder) | dict(options.decoding.scales)
+    found = find(folder, listing, decoder=decoder_versions(), scales=scales)
     unread = _never_read(listing)
     reasons = _known_quarantine(folder / QUARANTINE)
     for row in _still_to_read(found, unread):

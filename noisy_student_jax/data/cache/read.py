@@ -13,7 +13,7 @@ import functools
 import hashlib
 import json
 import pathlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,10 +24,15 @@ from noisy_student_jax.core.errors import DamagedFileError, UserError
 from noisy_student_jax.core.protocols import Examples
 from noisy_student_jax.data.cache import integrity
 from noisy_student_jax.data.cache.listing import Listing, safe_text
+from noisy_student_jax.images.decode import ANY, scale_note
 from noisy_student_jax.images.perceptual import perceptual_hash
+from noisy_student_jax.images.samples import Scale
 
 NOTES = "notes"
 """The column that parts of older versions lack."""
+UNSCALED = "unscaled "
+"""Start of the status of a file that waits for its source's scale; then, in JSON, the
+type of its samples and the smallest and largest value."""
 SCHEMA = pa.schema(
     [
         ("path", pa.string()),  # by `safe_text`
@@ -70,6 +75,7 @@ class Found:
       looks: uint64 ``[files]``, `perceptual_hash` of each cached image.
       notes: what is counted about each usable image, as in "3 images NOTE".
       older: rows of usable images that another version of our decoder has decoded.
+      unscaled: type, smallest and largest value of files that wait for a scale, by row.
     """
 
     parts: dict[int, str]
@@ -84,6 +90,7 @@ class Found:
     looks: np.ndarray
     notes: list[tuple[str, ...]]
     older: set[int]
+    unscaled: dict[int, tuple[str, float, float]]
 
 
 def pixel_hash(image: np.ndarray) -> str:
@@ -111,6 +118,7 @@ def find(
     decoder: str,
     keep: bool = False,
     without: Collection[int] = (),
+    scales: Mapping[str, Scale] | None = None,
 ) -> Found:
     """Looks up the files of a listing in a cache, and reads no pixels of today's parts.
 
@@ -123,6 +131,7 @@ def find(
         decode are read again.
       keep: whether to write computed hashes to the cache, where it can be written.
       without: numbers of parts to leave out.
+      scales: see `Decoding`; images that were decoded by another are read again.
     """
     count = len(listing)
     found = Found(
@@ -138,6 +147,7 @@ def find(
         looks=np.zeros(count, np.uint64),
         notes=[()] * count,
         older=set(),
+        unscaled={},
     )
     row_of = {safe_text(path): row for row, path in enumerate(listing.paths)}
     stamps = list(zip(listing.sizes.tolist(), listing.modified.tolist(), strict=True))
@@ -150,6 +160,11 @@ def find(
         ):
             row = row_of.get(path)
             if row is None or stamps[row] != (size, modified):
+                continue
+            if status.startswith(UNSCALED):
+                found.unscaled[row] = tuple(json.loads(status[len(UNSCALED) :]))
+                continue
+            if scales and _is_of_another(rest[-1], scales):
                 continue
             current = facts["decoder"] == decoder and found.status[row] is None
             if status == "ok" or current:
@@ -184,6 +199,15 @@ def _note(
         found.sizes[row] = height, width
         found.original_sizes[row] = original_height, original_width
         found.notes[row] = tuple(notes.split("; ")) if notes else ()
+
+
+def _is_of_another(notes: str | None, scales: Mapping[str, Scale]) -> bool:
+    """Returns whether an image was decoded by another scale than that of its type."""
+    for note in notes.split("; ") if notes else ():
+        if note.startswith("scale "):
+            wanted = scales.get(ANY, scales.get(note.split()[1]))
+            return wanted is not None and note != scale_note(note.split()[1], wanted)
+    return False
 
 
 def _rules(decoder: str) -> str:
@@ -289,6 +313,13 @@ class PreparedSource:
         self.labels = None if listing.labels is None else listing.labels[self._rows]
         self._pixels = functools.lru_cache(MAX_OPEN_PARTS)(self._open)
 
+    @property
+    def scales(self) -> dict[str, Scale]:
+        """The scales of the images that were decoded by one; see `Decoding`."""
+        noted = {note for row in self._rows for note in self._found.notes[row]}
+        words = [note.split() for note in sorted(noted) if note.startswith("scale ")]
+        return {kind: (float(black), float(white)) for _, kind, black, white in words}
+
     def __len__(self) -> int:
         return len(self._rows)
 
@@ -310,6 +341,8 @@ class PreparedSource:
         digest.update(self._found.sizes[self._rows].astype("<i4").tobytes())
         if self.labels is not None:
             digest.update(self.labels.astype("<i8").tobytes())
+        if self.scales:
+            digest.update(json.dumps(self.scales, sort_keys=True).encode())
         return digest.hexdigest()
 
     @property

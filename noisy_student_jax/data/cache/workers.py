@@ -28,12 +28,19 @@ from noisy_student_jax.core.console import Progress
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.preemption import Interruption
 from noisy_student_jax.data.cache.listing import File, Listing, safe_text
-from noisy_student_jax.data.cache.read import METADATA, SCHEMA, part_paths, pixel_hash
+from noisy_student_jax.data.cache.read import (
+    METADATA,
+    SCHEMA,
+    UNSCALED,
+    part_paths,
+    pixel_hash,
+)
 from noisy_student_jax.images.decode import (
     VERSION,
     Decoded,
     Decoding,
     UndecodableImageError,
+    UnscaledError,
     read,
 )
 from noisy_student_jax.images.perceptual import perceptual_hash
@@ -351,6 +358,9 @@ def _read(
     }
     try:
         found = decode(data, shorter_side=recipe.side, decoding=recipe.decoding)
+    except UnscaledError as error:
+        seen = [error.kind, error.lowest, error.highest]
+        return record | {"status": UNSCALED + json.dumps(seen)}, None
     except UndecodableImageError as error:
         return record | {"status": str(error)}, None
     record["original_height"], record["original_width"] = found.original_size

@@ -143,6 +143,8 @@ class RecordSource:
         for column in (self._rows, self.labels):
             if column is not None:
                 digest.update(b"\0" + column.astype("<i8").tobytes())
+        if scales := self.decoding.scales:
+            digest.update(json.dumps(dict(scales), sort_keys=True).encode())
         return digest.hexdigest()
 
     def read(self, indices: Sequence[int]) -> Examples:

@@ -22,7 +22,12 @@ from noisy_student_jax.core.preemption import Interruption
 from noisy_student_jax.data.cache import build, workers
 from noisy_student_jax.data.cache.build import PrepareOptions, open_prepared
 from noisy_student_jax.data.cache.listing import list_classes, list_images, safe_text
-from noisy_student_jax.images.decode import UndecodableImageError, decode, decoded
+from noisy_student_jax.images.decode import (
+    Decoding,
+    UndecodableImageError,
+    decode,
+    decoded,
+)
 
 SIDE = 8
 READ = "FILES_THAT_WERE_DECODED"
@@ -377,6 +382,83 @@ def test_images_whose_profile_cannot_be_applied_are_counted_and_named(spied, cap
             "WARNING: 4 of 7 images of pool have a color profile that cannot be"
             " applied, and are taken for sRGB: 'b0.png', 'b1.png', 'b2.png' and more\n"
         ) in capsys.readouterr().out
+
+
+def deep(folder, name, values, kind="PNG"):
+    image = np.uint16(values) if kind == "PNG" else np.int32(values)
+    write(folder, {name: encoded(image.reshape(2, -1), kind)})
+
+
+def test_deep_images_of_a_source_share_one_scale_which_is_told(spied, capsys):
+    deep(spied.images, "dark.png", [0, 10, 20, 30])
+    deep(spied.images, "bright.png", [0, 1000, 2000, 4000])
+    deep(spied.images, "ct.tif", [-1000, 0, 500, 1000], "TIFF")
+    write(spied.images, {"8.png": png(1)})
+
+    source = spied(max_quarantined=0)
+
+    told = capsys.readouterr().out
+    assert (
+        "WARNING: 2 images of pool have uint16 values, from 0 to 4,000: 0 becomes black"
+        " and 4,095 white, in all sources"
+    ) in told
+    assert "1 images of pool have int32 values, from -1,000 to 1,000: -1,000" in told
+    assert source.scales == {"uint16": (0, 4095), "int32": (-1000, 1000)}
+    shown = {
+        source.path(n): image for n, image in enumerate(source.read(range(4)).images)
+    }
+    assert shown["dark.png"][..., 0].ravel().tolist() == [0, 1, 1, 2]
+    assert shown["bright.png"][..., 0].ravel().tolist() == [0, 62, 125, 249]
+    assert shown["ct.tif"][..., 0].ravel().tolist() == [0, 128, 191, 255]
+    spied.decoded()
+
+    again = spied(max_quarantined=0)
+    opened = open_prepared(
+        list_images(spied.images), spied.cache, PrepareOptions(side=SIDE), name="pool"
+    )
+
+    assert spied.decoded() == []
+    assert "uint16" not in capsys.readouterr().out
+    assert again.fingerprint == opened.fingerprint == source.fingerprint
+
+
+def test_a_scale_stays_when_a_brighter_image_comes_and_that_is_said(spied, capsys):
+    deep(spied.images, "1.png", [0, 1000, 2000, 4000])
+    before = spied()
+    deep(spied.images, "2.png", [0, 5000, 2000, 4000])
+    capsys.readouterr()
+
+    after = spied()
+
+    assert after.scales == before.scales == {"uint16": (0, 4095)}
+    assert (
+        "WARNING: 1 of 2 images of pool have values beyond the scale of the others, and"
+        " are clipped: '2.png'"
+    ) in capsys.readouterr().out
+
+
+def test_images_of_another_scale_are_decoded_again(spied):
+    deep(spied.images, "1.png", [0, 1000, 2000, 4000])
+    write(spied.images, {"8.png": png(1)})
+    first = spied()
+    spied.decoded()
+
+    for scales in ({"*": (0, 2000)}, {"uint16": (0, 65_535)}):
+        second = spied(decoding=Decoding(scales=scales))
+        assert spied.decoded() == ["1.png"]
+        assert second.fingerprint != first.fingerprint
+        assert second.scales == {"uint16": next(iter(scales.values()))}
+
+
+def test_images_nearly_of_one_color_are_counted_and_named(spied, capsys):
+    write(spied.images, {"1.png": png(1), "2.png": encoded(np.full((9, 9), 3, "u1"))})
+
+    spied()
+
+    assert (
+        "WARNING: 1 of 2 images of pool are nearly of one color when they have been"
+        " decoded: '2.png'"
+    ) in capsys.readouterr().out
 
 
 def test_a_cache_of_an_earlier_decoder_stays_and_is_pointed_out(
