@@ -333,8 +333,7 @@ class _Walk:
         """Whether a folder is a run's, or to be left out; it is counted."""
         folder = os.fspath(self.root / path)
         ours = bool(self._apart) and _identity(self.root / path) in self._apart
-        # Path.exists raises where a folder may not be entered.
-        if ours or all(os.path.exists(f"{folder}/{name}") for name in _OF_A_RUN):  # noqa: PTH110
+        if ours or _is_run(folder) or _is_cache(folder):
             self._skip(_RUNS)
             return True
         return False
@@ -385,6 +384,18 @@ class _Walk:
             named += ["…"] if len(most) > 5 else []
             found[f"{_OTHER_KINDS} ({', '.join(named)})"] = kinds.total()
         return {why: count for why, count in sorted(found.items()) if count}
+
+
+def _is_run(folder: str) -> bool:
+    # Path.exists raises where a folder may not be entered.
+    return all(os.path.exists(f"{folder}/{name}") for name in _OF_A_RUN)  # noqa: PTH110
+
+
+def _is_cache(folder: str) -> bool:
+    """Whether a folder holds prepared images, which are no image files."""
+    if not os.path.exists(f"{folder}/.lock"):  # noqa: PTH110 - as in `_is_run`
+        return False
+    return any(name.startswith("side_") for name in os.listdir(folder))  # noqa: PTH208
 
 
 def _told(left_out: dict[str, int]) -> str:

@@ -128,13 +128,14 @@ def test_folders_that_systems_and_tools_leave_are_no_classes(tmp_path, name):
 def test_runs_and_folders_that_are_written_are_no_data(tmp_path):
     tree(tmp_path, "cat/1.png", "dog/1.png", "cat/old_run/contact_sheet.png")
     tree(tmp_path, "cat/old_run/config.json", "cat/old_run/ledger/data.json")
-    tree(tmp_path, "new_run/1.png", "dog/config.json")
+    tree(tmp_path, "new_run/1.png", "dog/config.json", "dog/.lock")
+    tree(tmp_path, "cache/.lock", "cache/side_64/labeled-0/0.bin")
 
     listing = list_classes(tmp_path, apart=[tmp_path / "new_run", tmp_path / "absent"])
 
     assert listing.classes == ("cat", "dog")
     assert len(listing) == 2
-    assert listing.left_out["folders of runs and prepared images"] == 2
+    assert listing.left_out["folders of runs and prepared images"] == 3
     images = list_images(tmp_path / "cat")
     assert images.paths == ("1.png",)
     assert images.left_out == {"folders of runs and prepared images": 1}
