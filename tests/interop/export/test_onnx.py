@@ -6,10 +6,23 @@ import sys
 
 import numpy as np
 import pytest
+from bad_images import (
+    DISPLAY_P3,
+    card,
+    deep_png,
+    encoded,
+    float_tiff,
+    jpeg,
+    palette,
+    profile,
+    turned,
+    with_alpha,
+)
 from interop.export import some
 from PIL import Image
 
 from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.images.decode import decode
 from noisy_student_jax.images.preprocessing import Preprocessing
 from noisy_student_jax.interop.export import (
     agreement,
@@ -131,13 +144,41 @@ def test_the_documented_program_needs_nothing_of_ours(lite, lite_file, tmp_path)
 
     out = some.run(program, lite_file, *paths, folder=tmp_path)
 
-    assert len(program.splitlines()) <= 15
+    assert len(program.splitlines()) <= 50
     found = some.predictions(lite, photographs)["probabilities"]
     wanted = [
         f"{path}: {some.CLASSES[row.argmax()]} ({row.max():.1%})"
         for path, row in zip(paths, found, strict=True)
     ]
     assert out == "\n".join(wanted) + "\n"
+
+
+def test_the_documented_program_sees_the_pixels_that_predict_sees(tmp_path):
+    program = some.documented("Using the ONNX file in an application")
+    head, _, _ = program.partition("session = ")
+    program = {}
+    exec(head, program)
+    wide = {"icc_profile": profile(DISPLAY_P3)}
+    shown = [
+        encoded(with_alpha()),
+        encoded(with_alpha("L")),
+        palette(transparency=bytes([255, 255, 0, 255])),
+        turned(6),
+        encoded(card(), **wide),
+        encoded(with_alpha(), **wide),
+        encoded(card()[..., 0], icc_profile=profile(gamma=1.4)),
+        encoded(card()[..., 0], icc_profile=profile(DISPLAY_P3, 1.4)),
+        jpeg(Image.fromarray(card()).convert("CMYK")),
+    ]
+    for number, file in enumerate(shown):
+        (tmp_path / "image").write_bytes(file)
+        found = program["pixels"](tmp_path / "image")
+        assert np.array_equal(found, decode(file)), number
+
+    for file in (deep_png(), encoded(np.uint16([[7]])), float_tiff()):
+        (tmp_path / "image").write_bytes(file)
+        with pytest.raises(SystemExit, match="has more than 8 bits"):
+            program["pixels"](tmp_path / "image")
 
 
 def test_a_graph_that_computes_something_else_is_not_kept(tmp_path, monkeypatch):
