@@ -80,9 +80,9 @@ def ours(monkeypatch):
     """Collects what our own decoder is given."""
     given = []
 
-    def noted(data):
+    def noted(data, **options):
         given.append(data)
-        return decode(data)
+        return decode(data, **options)
 
     monkeypatch.setattr(images, "decode", noted)
     return given
