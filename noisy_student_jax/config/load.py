@@ -272,6 +272,8 @@ def identity(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         known = field(path)
         if known and known.operational:
             continue
+        if renamed.is_as_before(_of_owner(path)[1], value):
+            continue
         if isinstance(value, dict):
             # A section without remaining fields is dropped too.
             if (inside := identity(value, path)) or not value:
@@ -378,6 +380,8 @@ def _parse(text: str, one: Field, name: str) -> Any:
             return text
         if one.kind is bool:
             return {"true": True, "false": False}[text.lower()]
+        if one.of is str:
+            return tuple(filter(None, map(str.strip, text.split(","))))
         value = ast.literal_eval(text)
         if one.kind is float and type(value) is int:
             return float(value)
@@ -435,8 +439,12 @@ def _check_type(path: str, value: Any, one: Field) -> None:
     if any(isinstance(m, float) and not math.isfinite(m) for m in members):
         raise UserError(f"config.{path} is {value}, but must be a finite number")
     if one.kind is tuple:
-        good = isinstance(value, (tuple, list)) and len(value) == 3
-        good = good and all(type(member) in (int, float) for member in value)
+        good = isinstance(value, (tuple, list))
+        if one.of is str:
+            good = good and all(type(member) is str for member in value)
+        else:
+            good = good and len(value) == 3
+            good = good and all(type(member) in (int, float) for member in value)
     elif one.kind is float:
         good = type(value) in (int, float)
     else:
@@ -444,7 +452,8 @@ def _check_type(path: str, value: Any, one: Field) -> None:
     if not good:
         or_none = ", or none" if one.none is not None else ""
         raise UserError(
-            f"config.{path} is {value!r}, but must be {_TYPES[one.kind]}{or_none}"
+            f"config.{path} is {value!r}, but must be"
+            f" {'a tuple of names' if one.of is str else _TYPES[one.kind]}{or_none}"
         )
 
 

@@ -74,8 +74,10 @@ REMOVED = (
 ADDED: dict[str, dict[str, Any]] = {
     "log": {"profile_steps": None},
     "data": {"near_duplicates": "keep", "max_pixels": 64_000_000, "scale": None},
+    "model": {"members": None},
 }
-"""By section, operational fields that older runs lack, and what they did."""
+"""By section, fields that older runs lack, and what they did; identities have them only
+where they do something else."""
 
 AS_BEFORE = {"model.layers": ("auto", "own")}
 """By field, a value that does what an older one did, which identities keep."""
@@ -121,6 +123,18 @@ def identical(field: str, given: Any) -> Any:
     """
     now, older = AS_BEFORE.get(field, (given, given))
     return older if given == now else given
+
+
+def is_as_before(field: str, given: Any) -> bool:
+    """Whether a field's value does what was done before there was the field.
+
+    Args:
+      field: its path, without an owner.
+      given: its current value.
+    """
+    section, _, name = field.rpartition(".")
+    added = ADDED.get(section, {})
+    return name in added and added[name] == given
 
 
 def settings(tree: Any, *, path: str = "", identity: bool = False) -> Any:

@@ -68,6 +68,7 @@ class Field:
       about: its meaning.
       limits: the smallest and the largest valid number.
       choices: the valid strings; any if empty.
+      of: the type of a tuple's members; those that are numbers are three.
       none: the key of `RULES` that fills it in when it is ``None``; ``None`` if it must
         be given.
       operational: whether it affects how a run executes but not its result, so no
@@ -79,6 +80,7 @@ class Field:
     about: str
     limits: tuple[float, float] | None = None
     choices: tuple[str, ...] = ()
+    of: type = float
     none: str | None = None
     operational: bool = False
 
@@ -173,6 +175,13 @@ _DATA = {
 _OWN = ModelArguments()
 _MODEL = {
     "name": _text("efficientnet_b0", "architecture, or 'module:function'", DECIDED),
+    "members": Field(
+        tuple,
+        None,
+        "networks of 'concatenated'; None: Lite0 to Lite2",
+        of=str,
+        none=MODEL,
+    ),
     # The hash of the weights is an input of the stage.
     **_operational(
         init=_text("random", "'random', 'teacher', 'pretrained', or a bundle", DECIDED)
@@ -356,6 +365,7 @@ SHORT_NAMES = {
     "validation": "data.sources.validation",
     "test": "data.sources.test",
     "init": "model.init",
+    "members": "model.members",
     "train": "train.part",
 }
 """Abbreviations of field names on the command line."""

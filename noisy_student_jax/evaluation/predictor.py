@@ -28,7 +28,7 @@ from noisy_student_jax.core.unusable import refuse
 from noisy_student_jax.data.encoded import Reader, preprocesses
 from noisy_student_jax.data.sources import known_labels
 from noisy_student_jax.images.preprocessing import Preprocessing
-from noisy_student_jax.models import cost
+from noisy_student_jax.models import cost, onnx_backbone
 from noisy_student_jax.models.bundle import Bundle
 from noisy_student_jax.training.step import normalize
 
@@ -76,6 +76,7 @@ class Predictor:
           devices: devices to use; None for all of this host's.
         """
         self.preprocessing, self.ahead = preprocessing, ahead
+        self.outside: tuple[str, ...] = getattr(module, "outside", ())
         self.mesh = sharding.make_mesh(devices or jax.local_devices())
         self.batch = -(-batch // self.mesh.size) * self.mesh.size
         self.piece = 0
@@ -184,18 +185,31 @@ class Predictor:
         if not alone:
             return self.batch
         two = jax.ShapeDtypeStruct((2, *images.shape[1:]), images.dtype)
-        few = PIECE / max(1, cost.flops(self.apply, variables, two) / 2)
+        given = self._outside(np.zeros(two.shape, two.dtype))
+        few = PIECE / max(1, cost.flops(self.apply, variables, two, *given) / 2)
         few = 2 ** max(1, round(math.log2(few)))
         share = -(-self.batch // len(os.sched_getaffinity(0)))
         return min(self.batch, few, max(share, few // WORTHWHILE, 2))
 
     def _start(self, variables: PyTree, images: np.ndarray) -> Callable[[], Arrays]:
         spread = sharding.along_batch(self.mesh)
-        predictions = self.apply(variables, jax.device_put(images, spread))
+        given = jax.device_put((images, *self._outside(images)), spread)
+        predictions = self.apply(variables, *given)
         for value in jax.tree.leaves(predictions):
             if isinstance(value, jax.Array):
                 value.copy_to_host_async()
         return functools.partial(jax.device_get, predictions)
+
+    def _outside(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Returns the features that backbones from outside compute on the host."""
+        if not self.outside:
+            return ()
+        mean, std = (
+            np.asarray(one, np.float32) * np.float32(255)
+            for one in (self.preprocessing.mean, self.preprocessing.std)
+        )
+        normalized = (images.astype(np.float32) - mean) / std
+        return (onnx_backbone.features(self.outside, normalized),)
 
 
 def _filled_up(images: np.ndarray, *, to: int) -> np.ndarray:
@@ -226,14 +240,16 @@ def _program(
 ) -> jax.stages.Wrapped:
     """Builds the compiled function that predicts a batch."""
     spread = sharding.along_batch(mesh)
+    names = ("outside",) if getattr(module, "outside", ()) else ()
 
-    def apply(variables, images):
+    def apply(variables, images, *given):
         images = normalize(images, mean, std)
-        return task.predict(module.apply(variables, images, train=False))
+        more = dict(zip(names, given, strict=True))
+        return task.predict(module.apply(variables, images, train=False, **more))
 
     return jax.jit(
         apply,
-        in_shardings=(sharding.replicated(mesh), spread),
+        in_shardings=(sharding.replicated(mesh), spread, *(spread for _ in names)),
         out_shardings=spread,
     )
 

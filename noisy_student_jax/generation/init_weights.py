@@ -47,7 +47,7 @@ def given(student: Generation) -> Bundle | None:
     if model.init == TEACHER:
         return bundles.read(teacher.paths.model) if teacher else None
     if model.init == PRETRAINED:
-        return published.lite_bundle(model.name)
+        return published.bundle(model.name, model.members)
     return _read(model.init, "config.model.init")
 
 

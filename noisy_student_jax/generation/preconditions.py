@@ -6,11 +6,13 @@ from collections.abc import Iterator
 
 import jax
 
+from noisy_student_jax import models
 from noisy_student_jax.core import console, types
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.data.image_folder import LACKING
 from noisy_student_jax.generation import init_weights, streams
 from noisy_student_jax.generation.trainable import head
+from noisy_student_jax.models import onnx_backbone
 from noisy_student_jax.pseudo_labels.plan import SelectionOptions
 from noisy_student_jax.runs.run import Generation, Run
 from noisy_student_jax.runs.spec import GenerationSpec
@@ -73,6 +75,13 @@ def _check_config(student: Generation, devices: int) -> None:
         _check_fine_tuning(spec)
     if config.train.part == "head":
         head(student)
+    for member in models.outside(models.members(spec.model.name, config.model.members)):
+        onnx_backbone.opened(member).check_side(side)
+        if config.train.part == "all" and not spec.adopted:
+            raise UserError(
+                f"config.train.part is 'all', but of '{member}' there is a program for"
+                " onnxruntime alone: set train.part to head"
+            )
 
 
 def _check_kept_selection(student: Generation) -> None:

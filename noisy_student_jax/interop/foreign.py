@@ -179,10 +179,15 @@ def fit(
 
 
 def _architecture(model: str) -> Architecture:
-    if model not in models.names():
+    if model == models.CONCATENATED:
+        raise UserError(
+            f"'{model}' is several networks, and weights are imported for one of"
+            f" them: give its name, such as {models.MEMBERS[0]}"
+        )
+    if model not in models.FAMILY:
         raise UserError(
             "weights are imported for the package's own models, and none is called"
-            f" '{model}'{nearest(model, models.names())}"
+            f" '{model}'{nearest(model, models.FAMILY)}"
         )
     return models.create(model, outputs=1).architecture
 

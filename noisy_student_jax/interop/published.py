@@ -10,10 +10,14 @@ import functools
 import importlib.util
 import pathlib
 
+import numpy as np
+
 from noisy_student_jax import models
+from noisy_student_jax.core import files
 from noisy_student_jax.core.errors import UserError, nearest
 from noisy_student_jax.images.preprocessing import Preprocessing
 from noisy_student_jax.interop import foreign
+from noisy_student_jax.models import concatenated, onnx_backbone
 from noisy_student_jax.models.bundle import Bundle
 
 # SHA-256 of the file in each package.
@@ -126,6 +130,42 @@ def lite_bundle(model: str) -> Bundle:
     )
     # An unwritten bundle has no digest; that of its source identifies it.
     return dataclasses.replace(bundle, sha256=tensors.sha256)
+
+
+def bundle(model: str, members: tuple[str, ...] | None = None) -> Bundle:
+    """Builds a bundle of the installed weights of a model.
+
+    That of several networks, `models.CONCATENATED`, has no classifier.
+
+    Args:
+      model: one of `available()`, or `models.CONCATENATED`.
+      members: its members, each of `available()`; see `models.members`.
+
+    Raises:
+      UserError: see `lite_tensors`.
+    """
+    if model != models.CONCATENATED:
+        return lite_bundle(model)
+    names = models.members(model, members)
+    outside = {one: onnx_backbone.opened(one).sha256 for one in models.outside(names)}
+    found = {name: lite_bundle(name) for name in names if name not in outside}
+    sums = outside | {member: one.sha256 for member, one in found.items()}
+    mean, std = models.normalization(model, members)
+    return Bundle(
+        architecture=model,
+        arguments={"outputs": 0, "members": names},
+        preprocessing=Preprocessing(
+            models.resolution(model, members), mean=mean, std=std
+        ),
+        task="classification",
+        classes=(),
+        variables=concatenated.joined(
+            {member: one.variables for member, one in found.items()}
+        ),
+        origin={"members": sums},
+        trained_on=np.zeros(0, np.uint64),
+        sha256=files.digest([sums[name] for name in names]),
+    )
 
 
 @functools.cache

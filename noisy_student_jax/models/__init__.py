@@ -12,13 +12,14 @@ Models are imported lazily.
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from noisy_student_jax.core.errors import UserError, nearest
 from noisy_student_jax.core.model_arguments import ModelArguments
 from noisy_student_jax.core.registry import find
 from noisy_student_jax.images.preprocessing import Preprocessing
+from noisy_student_jax.models import onnx_backbone
 
 if TYPE_CHECKING:
     import flax.linen as nn
@@ -60,6 +61,15 @@ _MODELS = {
 }
 # An alias: the authors use it for SVHN.
 _MODELS["efficientnet_b0_svhn"] = _MODELS["efficientnet_b0_small"]
+FAMILY = tuple(_MODELS)
+"""Names of the EfficientNets, each a single network."""
+CONCATENATED = "concatenated"
+"""The model that consists of several of the `FAMILY`."""
+_MODELS[CONCATENATED] = "noisy_student_jax.models.concatenated:concatenated"
+ANY_RESOLUTION = 224
+"""Default of `CONCATENATED` where all members take images of any size."""
+MEMBERS = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
+"""Networks of `CONCATENATED` where none are given."""
 
 
 def names() -> tuple[str, ...]:
@@ -117,7 +127,8 @@ def arguments_of(section: Mapping[str, Any], *, outputs: int) -> dict[str, Any]:
       outputs: see `create`.
 
     Returns:
-      ``outputs``, and the fields of `ModelArguments` that the model takes.
+      ``outputs``, the fields of `ModelArguments` that the model takes, and members,
+      mean and standard deviation if it takes them.
 
     Raises:
       UserError: If the name is unknown.
@@ -126,18 +137,67 @@ def arguments_of(section: Mapping[str, Any], *, outputs: int) -> dict[str, Any]:
         field.name: section[field.name] for field in dataclasses.fields(ModelArguments)
     }
     wanted["batch_norm_group"] = wanted["batch_norm_group"] or 0
+    if section["name"] == CONCATENATED:
+        wanted |= {name: section[name] for name in ("members", "mean", "std")}
     accepted = accepted_arguments(section["name"], among=tuple(wanted))
     given = {key: value for key, value in wanted.items() if key in accepted}
     return {"outputs": outputs, **given}
 
 
-def resolution(name: str) -> int:
+def members(name: str, given: Sequence[str] | None = None) -> tuple[str, ...]:
+    """Returns the names of the networks that a model consists of.
+
+    Args:
+      name: of the model.
+      given: the members of `CONCATENATED`; None for `MEMBERS`. Other models are
+        themselves.
+
+    Raises:
+      UserError: If a member is neither of the `FAMILY` nor `outside`, or given twice.
+    """
+    if name != CONCATENATED:
+        return (name,)
+    found = MEMBERS if given is None else tuple(given)
+    for member in found:
+        if member not in FAMILY and not outside((member,)):
+            raise UserError(
+                f"Model '{CONCATENATED}' has no member '{member}': its members are"
+                " EfficientNets of this package, or ONNX files as onnx:PATH"
+                f"{nearest(str(member), FAMILY)}"
+            )
+    if not found or len(set(found)) < len(found):
+        raise UserError(
+            f"Model '{CONCATENATED}' needs different members, got"
+            f" {', '.join(found) or 'none'}."
+        )
+    return found
+
+
+def outside(members: Sequence[str]) -> tuple[str, ...]:
+    """Returns the members that are backbones from outside, in ONNX files."""
+    prefix = onnx_backbone.PREFIX
+    return tuple(member for member in members if str(member).startswith(prefix))
+
+
+def resolution(name: str, given: Sequence[str] | None = None) -> int:
     """Returns the default image height and width of a model.
+
+    Members of one model see images of one size: the one that a member from outside
+    asks for, or the largest of their defaults, so that none sees fewer pixels than it
+    was made for.
+
+    Args:
+      name: of the model.
+      given: see `members`.
 
     Raises:
       UserError: If the name is unknown, or a user-defined model has no
         ``default_resolution``.
     """
+    if name == CONCATENATED:
+        found = members(name, given)
+        own = [resolution(one) for one in found if not outside((one,))]
+        return fixed_resolution(found) or max(own, default=ANY_RESOLUTION)
     size = getattr(_function(name), "default_resolution", None)
     if size is None:
         raise UserError(
@@ -147,16 +207,32 @@ def resolution(name: str) -> int:
     return size
 
 
-def normalization(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def fixed_resolution(given: Sequence[str]) -> int | None:
+    """Returns the image side that a member from outside asks for, if any."""
+    sides = [onnx_backbone.opened(member).side for member in outside(given)]
+    return next((side for side in sides if side is not None), None)
+
+
+def normalization(
+    name: str, given: Sequence[str] | None = None
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Returns the default mean and standard deviation of a model's images.
 
     Each is per channel, on the 0–1 scale. User-defined models can set the attributes
-    ``default_mean`` and ``default_std``; otherwise ImageNet's values apply.
+    ``default_mean`` and ``default_std``; otherwise ImageNet's values apply. Those of
+    several members are the first one's, or ImageNet's where any is from outside.
+
+    Args:
+      name: of the model.
+      given: see `members`.
 
     Raises:
       UserError: If the name is unknown.
     """
-    function = _function(name)
+    found = members(name, given)
+    if outside((name, *found)):
+        return Preprocessing.mean, Preprocessing.std
+    function = _function(found[0])
     mean = getattr(function, "default_mean", Preprocessing.mean)
     std = getattr(function, "default_std", Preprocessing.std)
     return tuple(mean), tuple(std)

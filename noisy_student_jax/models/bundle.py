@@ -7,6 +7,7 @@ one reader, weights are always used with the preprocessing they were trained wit
 
 import dataclasses
 import functools
+import itertools
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -22,6 +23,7 @@ from noisy_student_jax.core.types import PyTree
 from noisy_student_jax.images.decode import Decoding
 from noisy_student_jax.images.preprocessing import Preprocessing
 from noisy_student_jax.models import card as cards
+from noisy_student_jax.models import onnx_backbone
 
 WEIGHTS = "model.safetensors"
 CARD = "model.json"
@@ -76,6 +78,7 @@ def write(bundle: Bundle, folder: pathlib.Path) -> Bundle:
         name: np.asarray(jax.device_get(array), order="C")
         for name, array in traverse_util.flatten_dict(bundle.variables, sep="/").items()
     }
+    bundle = dataclasses.replace(bundle, arguments=_brought(bundle.arguments, folder))
     files.write_atomically(folder / WEIGHTS, save(tensors))
     files.write_array(folder / TRAINED_ON, bundle.trained_on)
     written = files.read_tensors(folder / WEIGHTS)
@@ -88,17 +91,36 @@ def write(bundle: Bundle, folder: pathlib.Path) -> Bundle:
     return bundle
 
 
+def _brought(arguments: dict[str, Any], folder: pathlib.Path) -> dict[str, Any]:
+    """Copies the files of members from outside into a bundle's folder.
+
+    Returns:
+      The arguments with the copies in place of the files.
+    """
+    numbers = itertools.count()
+
+    def bring(member: str) -> str:
+        copy = onnx_backbone.within(f"{onnx_backbone.NAME}{next(numbers)}.onnx", folder)
+        files.copy_file(onnx_backbone.path_of(member), onnx_backbone.path_of(copy))
+        return copy
+
+    return cards.with_members(arguments, bring)
+
+
 def card(bundle: Bundle) -> dict[str, Any]:
     """Returns the model card as JSON, without the hash of `trained_on` and the sum."""
+    tensors = traverse_util.flatten_dict(bundle.variables, sep="/")
+    members = cards.members(bundle.architecture, bundle.arguments, tensors)
     return {
         "schema": SCHEMA,
         "architecture": bundle.architecture,
-        "arguments": bundle.arguments,
+        "arguments": cards.with_members(bundle.arguments, onnx_backbone.beside),
         "preprocessing": dataclasses.asdict(bundle.preprocessing),
         "task": bundle.task,
         "classes": list(bundle.classes),
         "sha256": bundle.sha256,
         "origin": bundle.origin,
+        **({"members": members} if members else {}),
     }
 
 
@@ -159,6 +181,10 @@ def read(folder: str | pathlib.Path) -> Bundle:
         folder,
         tuple((name, files.identity(folder / name), checked[name]) for name in checked),
     )
+    card["arguments"] = cards.with_members(
+        card["arguments"], lambda member: onnx_backbone.within(member, folder)
+    )
+    cards.check_members(card, tensors, folder / CARD)
     if cards.SUM not in card:
         cards.check_tensors(card, tensors, preprocessing, folder / WEIGHTS)
     try:

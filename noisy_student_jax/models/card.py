@@ -1,6 +1,7 @@
 """The card of a bundle, ``model.json``: its fields, their bounds, and its sum."""
 
 import dataclasses
+import hashlib
 import json
 import pathlib
 import re
@@ -16,6 +17,7 @@ from noisy_student_jax.core import files
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.model_arguments import ModelArguments
 from noisy_student_jax.images.preprocessing import Preprocessing
+from noisy_student_jax.models import onnx_backbone
 from noisy_student_jax.models.initialize import abstract_variables
 
 SUM = "bundle_sha256"
@@ -48,10 +50,15 @@ def _is_object(value: Any) -> bool:
     return isinstance(value, dict)
 
 
+def _are_members(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, dict) for one in value)
+
+
 _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "schema": (lambda value: value == 1, "1"),
     "architecture": (_is_name, "the name of a model"),
     "arguments": (_is_object, "an object of the model's arguments"),
+    "members": (_are_members, "a list of objects, one for each network"),
     "preprocessing": (_is_object, "an object of resolution, mean and so on"),
     "task": (_is_name, "the name of a task"),
     "classes": (
@@ -63,8 +70,8 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "trained_on_sha256": (_is_sum, "64 hexadecimal digits"),
     SUM: (_is_sum, "64 hexadecimal digits"),
 }
-_OPTIONAL = ("trained_on_sha256", SUM)
-"""Fields that bundles of older versions lack."""
+_OPTIONAL = ("members", "trained_on_sha256", SUM)
+"""Fields that only some models have, or that bundles of older versions lack."""
 
 
 def with_sum(card: Mapping[str, Any]) -> dict[str, Any]:
@@ -102,7 +109,7 @@ def check(card: dict[str, Any], path: pathlib.Path) -> Preprocessing:
         if not is_right(value):
             raise _wrong(path, name, value, expected)
     preprocessing = _preprocessing(card["preprocessing"], path)
-    _check_arguments(card, path)
+    _check_arguments(card, preprocessing, path)
     if SUM in card and card[SUM] != _sum(card):
         raise UserError(
             f"'{path}' was changed or damaged after it was written (its {SUM} is not"
@@ -131,7 +138,9 @@ def _preprocessing(fields: dict[str, Any], path: pathlib.Path) -> Preprocessing:
         raise UserError(f"'{path}': {error}; {_COPY}") from error
 
 
-def _check_arguments(card: dict[str, Any], path: pathlib.Path) -> None:
+def _check_arguments(
+    card: dict[str, Any], preprocessing: Preprocessing, path: pathlib.Path
+) -> None:
     """Checks the arguments of the package's own models."""
     arguments, classes = card["arguments"], card["classes"]
     outputs = arguments.get("outputs")
@@ -147,12 +156,25 @@ def _check_arguments(card: dict[str, Any], path: pathlib.Path) -> None:
         if name in arguments and not _is_like(arguments[name], default):
             expected = f"of the kind of {json.dumps(default)}"
             raise _wrong(path, f"arguments.{name}", arguments[name], expected)
+    given = arguments.get("members") or []
+    if not isinstance(given, list) or not all(map(_is_name, given)):
+        raise _wrong(path, "arguments.members", given, "a list of names")
+    for member in models.outside(given):
+        name = f"{onnx_backbone.PREFIX}{onnx_backbone.NAME}"
+        if not re.fullmatch(rf"{name}\d+\.onnx", member):
+            expected = f"{name}NUMBER.onnx, a file of the bundle"
+            raise _wrong(path, "arguments.members", member, expected)
     try:
-        models.create(card["architecture"], **arguments)
+        module = models.create(card["architecture"], **arguments)
     except UserError as error:
         raise UserError(f"'{path}': {error}; {_COPY}") from error
     except TypeError as error:  # `frozen_blocks` is no number
         raise UserError(f"'{path}' has malformed 'arguments'; {_COPY}") from error
+    for name in ("mean", "std"):
+        given = getattr(module, name, expected := getattr(preprocessing, name))
+        if given != expected:
+            told = f"{list(expected)}, as in its preprocessing"
+            raise _wrong(path, f"arguments.{name}", list(given), told)
 
 
 def _is_like(value: Any, default: Any) -> bool:
@@ -211,6 +233,94 @@ def check_tensors(
                 f" {card['architecture']} with {card['arguments']['outputs']} outputs:"
                 f" {name} is {here} in the file and {there} in the model; {_COPY}"
             )
+
+
+def with_members(
+    arguments: dict[str, Any], change: Callable[[str], str]
+) -> dict[str, Any]:
+    """Returns the arguments of a model with other names of members from outside."""
+    given = arguments.get("members") or ()
+    if not models.outside(given):
+        return arguments
+    return arguments | {
+        "members": [change(one) if models.outside((one,)) else one for one in given]
+    }
+
+
+def members(
+    architecture: str, arguments: Mapping[str, Any], tensors: Mapping[str, np.ndarray]
+) -> list[dict[str, Any]]:
+    """Describes the networks that a model consists of.
+
+    Args:
+      architecture: name of the model.
+      arguments: of the model.
+      tensors: its variables by path.
+
+    Returns:
+      For each network its name, the SHA-256 of its variables, and mean and standard
+      deviation of the images that it sees; nothing for a model that is one network.
+    """
+    if architecture != models.CONCATENATED:
+        return []
+    rows = []
+    module = models.create(architecture, **arguments)
+    for member in module.members:
+        if models.outside((member,)):
+            digest = files.sha256(onnx_backbone.path_of(member))
+            row = {"name": onnx_backbone.beside(member), "sha256": digest}
+            rows.append(row | {"mean": list(module.mean), "std": list(module.std)})
+            continue
+        mean, std = (list(each) for each in models.normalization(member))
+        digest = _digest(tensors, member)
+        rows.append({"name": member, "sha256": digest, "mean": mean, "std": std})
+    return rows
+
+
+def check_members(
+    card: Mapping[str, Any], tensors: Mapping[str, np.ndarray], path: pathlib.Path
+) -> None:
+    """Checks the members of a card against the weights and this version's models.
+
+    Args:
+      card: the card, checked.
+      tensors: the weights by path.
+      path: the file of the card, for messages.
+
+    Raises:
+      UserError: a member is missing or one too many, or has other weights or another
+        preprocessing.
+    """
+    for member in models.outside(card["arguments"].get("members") or ()):
+        if not files.is_file(onnx_backbone.path_of(member)):
+            raise UserError(
+                f"'{path.parent}' is incomplete: its {path.name} lists"
+                f" {onnx_backbone.path_of(member).name}, which is missing; {_COPY}"
+            )
+    wanted = members(card["architecture"], card["arguments"], tensors)
+    given = card.get("members", [])
+    for number, right in enumerate(wanted):
+        one = given[number] if number < len(given) else {}
+        for name, value in right.items():
+            if one.get(name) != value:
+                where = f"members[{number}].{name}"
+                raise _wrong(path, where, one.get(name), json.dumps(value))
+    if len(given) > len(wanted):
+        expected = f"a list of the model's {len(wanted)} members"
+        raise _wrong(path, "members", given, expected)
+
+
+def _digest(tensors: Mapping[str, np.ndarray], member: str) -> str:
+    """Returns the SHA-256 of a member's variables, under the names it has alone."""
+    total = hashlib.sha256()
+    for path in sorted(tensors):
+        collection, _, own = path.partition(f"/{member}/")
+        if own:
+            array = np.asarray(tensors[path], order="C")
+            told = f"{collection}/{own} {array.dtype} {array.shape}\n"
+            total.update(told.encode())
+            total.update(array.tobytes())
+    return total.hexdigest()
 
 
 def _told(tensor: tuple[list[int], str] | None) -> str:

@@ -70,8 +70,11 @@ def activation_bytes(module: nn.Module, *, resolution: int, channels: int = 3) -
 def with_grouped_convolutions(module: nn.Module) -> nn.Module:
     """Returns a module whose depthwise convolutions are XLA convolutions.
 
-    Sums of shifted slices would not be counted.
+    Sums of shifted slices would not be counted. Features that the host computes are
+    blank, and count as nothing.
     """
+    if hasattr(module, "blank"):
+        module = module.clone(blank=True)
     given = _arguments(module)
     if getattr(given, "depthwise", None) not in IMPLEMENTATIONS:
         return module

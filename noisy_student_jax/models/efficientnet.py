@@ -8,7 +8,7 @@ stride, for use as the backbone of a detector.
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -118,12 +118,14 @@ class EfficientNet(nn.Module):
       frozen_blocks: the stem and this number of blocks are not trained: in training
         they run as in inference, including batch norm, and receive no gradient (the
         authors' ``fix_layer_num``); -1 trains everything, including the stem.
+      headless: whether "pooled" is the last of its outputs, without a classifier.
     """
 
     architecture: Architecture
     outputs: int
     arguments: ModelArguments
     frozen_blocks: int = -1
+    headless: bool = False
 
     @property
     def frozen(self) -> tuple[str, ...]:
@@ -152,7 +154,7 @@ class EfficientNet(nn.Module):
           ``{"logits": float32 [batch, outputs], "pooled": float32 [batch, channels],
           "features": {stride: [batch, h, w, c]}}``: "pooled" is the classifier's
           input, and "features" are the last activations of each stride, before the
-          head. Only features if `outputs` is 0.
+          head. Only features if `outputs` is 0; no logits if `headless`.
 
         Raises:
           UserError: In training, if the batch does not divide into groups of
@@ -168,6 +170,8 @@ class EfficientNet(nn.Module):
         hidden = conv(architecture.head, name="head_conv")(features[max(features)])
         hidden = norm(hidden, architecture.activation, train=train, name="head_bn")
         pooled = hidden.mean((1, 2), dtype=jnp.float32)
+        if self.headless:
+            return {"pooled": pooled, "features": features}
         rate = self._dropout_rate if train else 0.0
         logits = classify(
             pooled,
@@ -298,9 +302,33 @@ def efficientnet(
     Raises:
       UserError: If an argument is out of its range.
     """
+    given = checked_arguments(architecture.dropout_rate, outputs, arguments)
+    blocks = len(architecture.blocks)
+    _check(
+        -1 <= frozen_blocks <= blocks,
+        "frozen_blocks",
+        frozen_blocks,
+        f"at most its {blocks} blocks, 0 for the stem alone or -1 for nothing",
+    )
+    return EfficientNet(architecture, outputs, given, frozen_blocks)
+
+
+def checked_arguments(
+    dropout_rate: float, outputs: int, arguments: Mapping[str, Any]
+) -> ModelArguments:
+    """Checks the arguments that all models of this package share.
+
+    Args:
+      dropout_rate: the architecture's default.
+      outputs: number of logits.
+      arguments: fields of `ModelArguments`.
+
+    Raises:
+      UserError: If an argument is out of its range.
+    """
     given = ModelArguments(**arguments)
     if given.dropout_rate is None:
-        given = dataclasses.replace(given, dropout_rate=architecture.dropout_rate)
+        given = dataclasses.replace(given, dropout_rate=dropout_rate)
     _check(outputs >= 0, "outputs", outputs, "0 or more")
     for name in ("dropout_rate", "stochastic_depth", "batch_norm_momentum"):
         rate = getattr(given, name)
@@ -312,14 +340,7 @@ def efficientnet(
         value = getattr(given, name)
         expected = f"{', '.join(known[:-1])} or {known[-1]}"
         _check(value in known, name, value, expected)
-    blocks = len(architecture.blocks)
-    _check(
-        -1 <= frozen_blocks <= blocks,
-        "frozen_blocks",
-        frozen_blocks,
-        f"at most its {blocks} blocks, 0 for the stem alone or -1 for nothing",
-    )
-    return EfficientNet(architecture, outputs, given, frozen_blocks)
+    return given
 
 
 def _check(good: bool, name: str, value: object, expected: str) -> None:

@@ -106,22 +106,29 @@ def decide(config: ConfigDict, facts: Facts) -> list[Decision]:
         number = _rung(owner, config)
         model = section.model.name
         if model is None:
-            model = ladder[min(number, len(ladder) - 1)]
-            made.append(Decision(f"{owner}model.name", model, _why(ladder, facts)))
+            model, why = ladder[min(number, len(ladder) - 1)], _why(ladder, facts)
+            if section.model.members is not None:
+                model = models.CONCATENATED
+                why = f"model: {model}, as members are given"
+            made.append(Decision(f"{owner}model.name", model, why))
         init = section.model.init
         if init is None:
-            init = init_weights.PRETRAINED if model in facts.pretrained else RANDOM
-            made.append(Decision(f"{owner}model.init", init, _says_start(init, model)))
+            networks = models.members(model, section.model.members)
+            here = {*facts.pretrained, *models.outside(networks)}
+            missing = [one for one in networks if one not in here]
+            init = RANDOM if missing else init_weights.PRETRAINED
+            why = _says_start(init, missing)
+            made.append(Decision(f"{owner}model.init", init, why))
         part = section.train.part
         if part is None:
             part = "head" if init != RANDOM and facts.machine == "cpu" else "all"
             made.append(Decision(f"{owner}train.part", part, _SAYS_PART[part]))
         side = section.model.resolution
-        if side is None and section.model.name is None:
-            side = _resolution(facts, model, init)
+        if side is None and section.model.name in (None, models.CONCATENATED):
+            side = _resolution(facts, model, init, section.model.members)
             why = f"resolution: {side} px"
             made.append(Decision(f"{owner}model.resolution", side, why))
-        side = side or models.resolution(model)
+        side = side or models.resolution(model, section.model.members)
         made += _noise(owner, section, side, part)
         if section.model.crop_padding is None:
             padding = 0 if kind == "small" else side // 8
@@ -348,11 +355,11 @@ def _why(ladder: tuple[str, ...], facts: Facts) -> str:
     )
 
 
-def _says_start(init: str, model: str) -> str:
+def _says_start(init: str, missing: list[str]) -> str:
     if init != RANDOM:
         return "models start from published ImageNet weights"
-    if model in PRETRAINED_LADDER:
-        return f"'{model}' starts from random weights: its package is not installed"
+    if told := [model for model in missing if model in PRETRAINED_LADDER]:
+        return f"'{told[0]}' starts from random weights: its package is not installed"
     return (
         "MODELS START FROM RANDOM WEIGHTS, and learn far less from few labels than"
         " pretrained ones would: install those with"
@@ -369,12 +376,16 @@ _SAYS_PART = {
 }
 
 
-def _resolution(facts: Facts, model: str, init: str) -> int:
+def _resolution(
+    facts: Facts, model: str, init: str, members: tuple[str, ...] | None
+) -> int:
+    if fixed := models.fixed_resolution(members or ()):
+        return fixed
     if init != RANDOM:
         # Published weights are trained on photographs: small images are enlarged.
         if facts.machine == "cpu":
             return 128 if facts.shorter_side < 160 else 160
-        return models.resolution(model)
+        return models.resolution(model, members)
     if facts.shorter_side <= SMALL:
         return min(SMALL, max(16, 8 * round(facts.shorter_side / 8)))
     if facts.machine == "cpu":

@@ -11,7 +11,7 @@ import jax
 
 from noisy_student_jax.config import ConfigDict
 from noisy_student_jax.core import sharding
-from noisy_student_jax.models.efficientnet import EfficientNet
+from noisy_student_jax.models.concatenated import networks
 from noisy_student_jax.models.layers import chosen
 from noisy_student_jax.models.stem import patch_bytes
 from noisy_student_jax.runs.run import Generation
@@ -132,11 +132,11 @@ def _held_on_cpu(student: Generation) -> float:
     held = HELD * plain.cost.activation_bytes
     if student.spec.config.model.dtype == "bfloat16":
         held *= CONVERTED
-    module = plain.spec.model.module
-    own = isinstance(module, EfficientNet) and chosen(module.arguments.layers) == "own"
-    if own and module.frozen_blocks < 0:
-        stride = module.architecture.stem_stride
-        held += patch_bytes(plain.spec.model.resolution, stride=stride)
+    for network in networks(plain.spec.model.module):
+        own = chosen(network.arguments.layers) == "own"
+        if own and network.frozen_blocks < 0:
+            stride = network.architecture.stem_stride
+            held += patch_bytes(plain.spec.model.resolution, stride=stride)
     return held
 
 

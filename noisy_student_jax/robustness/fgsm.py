@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.types import PyTree
 from noisy_student_jax.evaluation.predictor import Predictor
 
@@ -31,7 +32,15 @@ def gradient_sign(predictor: Predictor) -> GradientSign:
       A function of the variables on the devices, images uint8
       ``[images, side, side, 3]`` and true labels int ``[images]``, which returns int8
       −1, 0 or 1 in the shape of the images. It takes at most `predictor.batch` images.
+
+    Raises:
+      UserError: the model has a backbone from outside.
     """
+    if predictor.outside:
+        raise UserError(
+            f"of '{predictor.outside[0]}' there is a program for onnxruntime alone, and"
+            " no gradient: evaluate a student of the package's own models"
+        )
 
     def cross_entropy(pixels, variables, labels):
         logits = predictor.apply(variables, pixels)["logits"]

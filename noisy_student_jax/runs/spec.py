@@ -393,12 +393,13 @@ def _schedule(config: ConfigDict, facts: DataFacts, *, adopted: str | None) -> S
 
 
 def _resolution(config: ConfigDict) -> int:
-    return config.model.resolution or models.resolution(config.model.name)
+    model = config.model
+    return model.resolution or models.resolution(model.name, model.members)
 
 
 def _model(config: ConfigDict, *, outputs: int) -> ModelSpec:
     model = config.model
-    mean, std = models.normalization(model.name)
+    mean, std = models.normalization(model.name, model.members)
     preprocessing = Preprocessing(
         resolution=_resolution(config),
         crop_padding=model.crop_padding,

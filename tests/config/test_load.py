@@ -236,6 +236,9 @@ def test_what_was_written_before_and_back_is_the_same():
         ("model.mean=(0.1,0.2,0.3)", (0.1, 0.2, 0.3)),
         ("model.mean=[0.1,0.2,0.3]", (0.1, 0.2, 0.3)),
         ("model.mean=none", None),
+        ("model.members=a", ("a",)),
+        ("model.members=a, b", ("a", "b")),
+        ("model.members=none", None),
         ("teacher=none", None),
         ("budget_hours=2", 2.0),
         ("budget_hours=none", None),
@@ -249,6 +252,16 @@ def test_a_value_gets_the_type_of_its_field(file, override, value):
     got = flatten(plain(config))[override.split("=")[0]]
     assert got == value
     assert type(got) is type(value)
+
+
+def test_a_field_that_older_runs_lack_identifies_only_what_does_otherwise(file):
+    members = "efficientnet_b0,efficientnet_b1"
+    config = configs.load(file, [f"--config.generations[0].model.members={members}"])
+
+    kept = [identity(plain(one)) for one in config.generations]
+
+    assert kept[0]["model"]["members"] == tuple(members.split(","))
+    assert all("members" not in one["model"] for one in kept[1:])
 
 
 def test_a_run_reads_back_what_it_wrote(file, tmp_path):
@@ -290,6 +303,8 @@ def test_operational_fields_identify_nothing():
 
     dropped = flatten(config).keys() - kept.keys()
     assert dropped == {
+        "data.scale",  # new, and nothing, as the next
+        "model.members",
         "model.init",
         "train.shard_state",
         "labels.batch",

@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 from support import TINY
 
-from noisy_student_jax import config
+from noisy_student_jax import config, models
 from noisy_student_jax.cli.main import main
 from noisy_student_jax.core import files
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.preemption import Interruption
 from noisy_student_jax.generation import init_weights
+from noisy_student_jax.interop import published
 from noisy_student_jax.models import bundle as bundles
+from noisy_student_jax.models import concatenated
 from noisy_student_jax.runs.run import Run
 
 
@@ -68,6 +70,30 @@ def test_of_a_bundle_of_other_classes_the_head_is_new_and_zero(
     del body["classifier"]
     assert equal(start["params"], body)
     assert equal(start["batch_stats"], bundle.variables["batch_stats"])
+
+
+def test_several_networks_start_from_the_published_weights_of_each(tiny_run):
+    members = models.MEMBERS[:2]
+    if not set(members) <= set(published.available()):
+        pytest.skip("published weights are not installed")
+    one = student(
+        tiny_run,
+        1,
+        "--config.model.name=concatenated",
+        f"--config.model.members={','.join(members)}",
+        "--config.init=pretrained",
+    )
+
+    start = init_weights.initial_variables(one)
+
+    assert one.spec.model.module.members == members
+    assert start["params"]["classifier"]["kernel"].shape == (2560, 10)
+    assert not start["params"]["classifier"]["kernel"].any()
+    for member in members:
+        alone = published.lite_bundle(member).variables
+        del alone["params"]["classifier"]
+        assert equal(concatenated.separate(start, member)["params"], alone["params"])
+        assert equal(start["batch_stats"][member], alone["batch_stats"])
 
 
 def test_a_student_starts_from_its_teacher_and_the_first_from_nothing(tiny_run):

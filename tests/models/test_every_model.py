@@ -109,7 +109,7 @@ def there_and_back(module):
     return jax.device_get((variables, (before, after), outputs, updated, gradient))
 
 
-@pytest.mark.parametrize("name", models.names())
+@pytest.mark.parametrize("name", models.FAMILY)
 def test_every_model_computes_and_all_of_it_can_learn(name):
     module = shrunk(name)
 

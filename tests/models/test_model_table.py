@@ -67,7 +67,7 @@ def test_default_resolution_and_dropout_are_the_papers(name, size, dropout):
 
 
 def test_lite_has_a_normalization_of_its_own():
-    for name in models.names():
+    for name in models.FAMILY:
         mean, std = models.normalization(name)
         if "lite" in name:
             assert mean == (127 / 255,) * 3

@@ -103,6 +103,22 @@ def test_what_is_given_stays():
         assert one.noise.pseudo.crop_padding == 3
 
 
+def test_several_networks_start_from_published_weights_where_all_are_installed():
+    lite = models.MEMBERS
+    installed = dataclasses.replace(PHOTOGRAPHS, pretrained=lite)
+    members = f"--config.model.members={','.join(lite[:2])}"
+
+    with_all = decided(installed, members)
+    with_some = decided(dataclasses.replace(installed, pretrained=lite[:1]), members)
+
+    for one in (*with_all.generations, with_all.control):
+        model = one.model
+        assert (model.name, model.members) == ("concatenated", lite[:2])
+        assert (model.init, one.train.part) == ("pretrained", "head")
+        assert model.resolution == 160
+    assert {one.model.init for one in with_some.generations} == {"random"}
+
+
 def test_steps_follow_the_number_of_labels_within_limits():
     steps = [
         decided(dataclasses.replace(ICONS, labeled=labeled)).generations[0].train.steps

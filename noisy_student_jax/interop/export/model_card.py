@@ -11,6 +11,7 @@ from typing import Any
 
 from noisy_student_jax.core.console import printable
 from noisy_student_jax.images.resize import BICUBIC_TF1
+from noisy_student_jax.models import bundle as bundles
 from noisy_student_jax.models.bundle import Bundle
 
 MOST_CLASSES = 100
@@ -140,7 +141,14 @@ def _use(timm: str | None, own: str) -> str:
 
 def _lineage(bundle: Bundle) -> list[tuple[str, Any]]:
     origin = bundle.origin
-    rows = [("Architecture", bundle.architecture)]
+    rows: list[tuple[str, Any]] = [("Architecture", bundle.architecture)]
+    rows += [
+        (
+            f"Member {inline(one['name'])}",
+            f"weights {one['sha256']}, mean {one['mean']}, std {one['std']}",
+        )
+        for one in bundles.card(bundle).get("members", [])
+    ]
     for key, what in ORIGIN.items():
         if key in origin:
             value = origin[key]

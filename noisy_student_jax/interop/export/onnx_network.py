@@ -11,8 +11,11 @@ import numpy as np
 
 from noisy_student_jax.core.types import PyTree
 from noisy_student_jax.interop.export.onnx_graph import Graph
+from noisy_student_jax.models import concatenated
 from noisy_student_jax.models.architectures import Stage
+from noisy_student_jax.models.concatenated import Affine, Concatenated
 from noisy_student_jax.models.efficientnet import EfficientNet
+from noisy_student_jax.models.onnx_backbone import FEATURES
 from noisy_student_jax.models.padding import same_pads
 
 ACTIVATIONS: dict[Callable[..., jax.Array], str] = {
@@ -21,11 +24,67 @@ ACTIVATIONS: dict[Callable[..., jax.Array], str] = {
 }
 
 
+def logits(
+    graph: Graph,
+    module: EfficientNet | Concatenated,
+    variables: PyTree,
+    images: str,
+    side: int,
+) -> str:
+    """Adds a model to a graph; returns the name of its logits.
+
+    `FEATURES` is the name of the features that its classifier reads.
+
+    Args:
+      graph: the graph to extend.
+      module: one network, or several with one head.
+      variables: ``{"params", "batch_stats"}``.
+      images: name of normalized images ``[batch, 3, side, side]``.
+      side: height and width of the images.
+    """
+    if isinstance(module, Concatenated):
+        parts = []
+        for member, network in zip(module.members, module.networks, strict=True):
+            own = concatenated.separate(variables, member)
+            given = _changed(graph, images, module.affine(member))
+            trunk = Network(graph, network, own, side, prefix=f"{member}/")
+            parts.append(trunk.pooled(given))
+        pooled = graph.node("Concat", *parts, axis=1, name=FEATURES)
+    else:
+        pooled = Network(graph, module, variables, side).pooled(images, name=FEATURES)
+    dense = variables["params"]["classifier"]
+    return graph.node(
+        "Gemm",
+        pooled,
+        *(
+            graph.constant(dense[name], np.float32, name=f"classifier/{name}")
+            for name in ("kernel", "bias")
+        ),
+        name="logits",
+    )
+
+
+def _changed(graph: Graph, images: str, affine: Affine | None) -> str:
+    """Adds a scale and an offset of each channel, if any."""
+    if affine is None:
+        return images
+    scale, offset = (
+        graph.constant(np.reshape(one, (1, -1, 1, 1)), np.float32) for one in affine
+    )
+    return graph.node("Add", graph.node("Mul", images, scale), offset)
+
+
 class Network:
     """Adds a network to a graph; `side` tracks the size of the activations."""
 
     def __init__(
-        self, graph: Graph, module: EfficientNet, variables: PyTree, side: int
+        self,
+        graph: Graph,
+        module: EfficientNet,
+        variables: PyTree,
+        side: int,
+        *,
+        prefix: str = "",
     ):
         """Adds nothing yet.
 
@@ -34,16 +93,26 @@ class Network:
           module: the network.
           variables: ``{"params", "batch_stats"}``.
           side: height and width of the images.
+          prefix: of the names of its constants.
         """
         self.graph = graph
+        self.prefix = prefix
         self.module = module
         self.params = variables["params"]
         self.statistics = variables["batch_stats"]
         self.side = side
         self.activation = ACTIVATIONS[module.architecture.activation]
 
-    def logits(self, images: str) -> str:
-        """Adds the network on normalized images ``[batch, 3, side, side]``."""
+    def pooled(self, images: str, *, name: str = "") -> str:
+        """Adds the network on normalized images, up to its pooled features.
+
+        Args:
+          images: name of images ``[batch, 3, side, side]``.
+          name: of the features; one is made up if it is empty.
+
+        Returns:
+          The name of features ``[batch, channels]``.
+        """
         architecture = self.module.architecture
         hidden = self._conv(images, "stem_conv", stride=architecture.stem_stride)
         hidden = self._activate(self._norm(hidden, "stem_bn"))
@@ -56,15 +125,7 @@ class Network:
                 index += 1
         hidden = self._activate(self._norm(self._conv(hidden, "head_conv"), "head_bn"))
         hidden = self.graph.node("GlobalAveragePool", hidden)
-        hidden = self.graph.node("Flatten", hidden)
-        dense = self.params["classifier"]
-        return self.graph.node(
-            "Gemm",
-            hidden,
-            self._constant(dense["kernel"], "classifier/kernel"),
-            self._constant(dense["bias"], "classifier/bias"),
-            name="logits",
-        )
+        return self.graph.node("Flatten", hidden, name=name)
 
     def _block(
         self, images: str, name: str, stage: Stage, inputs: int, stride: int
@@ -95,7 +156,7 @@ class Network:
         return hidden
 
     def _constant(self, values: Any, name: str) -> str:
-        return self.graph.constant(values, np.float32, name=name)
+        return self.graph.constant(values, np.float32, name=self.prefix + name)
 
     def _conv(
         self, images: str, name: str, *, stride: int = 1, depthwise: bool = False

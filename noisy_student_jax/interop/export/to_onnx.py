@@ -11,11 +11,16 @@ from noisy_student_jax.core import files
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.protocols import Task
 from noisy_student_jax.images.preprocessing import Preprocessing
-from noisy_student_jax.interop.export import agreement, onnx_preprocessing
+from noisy_student_jax.interop.export import (
+    agreement,
+    onnx_network,
+    onnx_preprocessing,
+)
 from noisy_student_jax.interop.export.onnx_graph import Graph, library
-from noisy_student_jax.interop.export.onnx_network import Network
 from noisy_student_jax.models.bundle import Bundle
+from noisy_student_jax.models.concatenated import Concatenated
 from noisy_student_jax.models.efficientnet import EfficientNet
+from noisy_student_jax.models.onnx_backbone import FEATURES
 
 INPUT = "images"
 
@@ -56,7 +61,14 @@ def model_bytes(bundle: Bundle, *, preprocess: bool) -> bytes:
       UserError: the model is not one of this package's.
     """
     module = agreement.make_module(bundle)
-    if bundle.task != "classification" or not isinstance(module, EfficientNet):
+    if outside := getattr(module, "outside", ()):
+        raise UserError(
+            f"of '{outside[0]}' there is a program for onnxruntime alone, which is not"
+            " joined with another: export a student of the package's own models"
+        )
+    if bundle.task != "classification" or not isinstance(
+        module, EfficientNet | Concatenated
+    ):
         raise UserError(
             f"ONNX graphs are written for this package's classifiers, and not for"
             f" '{bundle.architecture}' with task '{bundle.task}': use"
@@ -70,12 +82,17 @@ def model_bytes(bundle: Bundle, *, preprocess: bool) -> bytes:
         given = (np.uint8, ["batch", "height", "width", 3])
     else:
         given = (np.float32, ["batch", 3, side, side])
-    logits = Network(graph, module, bundle.variables, side).logits(images)
+    logits = onnx_network.logits(graph, module, bundle.variables, images, side)
     graph.node("Softmax", logits, axis=1, name="probabilities")
     made = (np.float32, ["batch", len(bundle.classes)])
+    width = len(bundle.variables["params"]["classifier"]["kernel"])
     return graph.model(
         {INPUT: given},
-        {"probabilities": made, "logits": made},
+        {
+            "probabilities": made,
+            "logits": made,
+            FEATURES: (np.float32, ["batch", width]),
+        },
         {
             "classes": json.dumps(bundle.classes),
             "preprocessing": json.dumps(dataclasses.asdict(bundle.preprocessing)),

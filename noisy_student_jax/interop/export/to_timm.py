@@ -7,6 +7,7 @@ import numpy as np
 from flax import traverse_util
 from safetensors.numpy import load_file, save
 
+from noisy_student_jax import models
 from noisy_student_jax.core import files
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.interop import naming, timm_names
@@ -54,6 +55,11 @@ def model_name(bundle: Bundle) -> str:
         raise UserError(
             f"timm classifies, and this bundle is for task '{bundle.task}': use"
             " --format=savedmodel"
+        )
+    if bundle.architecture == models.CONCATENATED:
+        raise UserError(
+            "timm's models are single networks, and this bundle is several with one"
+            " head: use --format=onnx"
         )
     name = timm_names.model_name(bundle.architecture)
     epsilon = agreement.make_module(bundle).arguments.batch_norm_epsilon

@@ -17,6 +17,7 @@ from noisy_student_jax.models.initialize import initialize
 
 CLASSES = ("cat", "class<script>", "a\nb: [c](d)", '| "x" |')
 ORIGIN = {"generation": 1, "dataset": "pets", "steps": 7, "seed": 3, "weights": "ema"}
+MEMBERS = ("efficientnet_test", "efficientnet_lite0_small")
 WITHOUT = """
 import sys
 
@@ -32,12 +33,14 @@ sys.meta_path.insert(0, Absent())
 
 def bundle(name="test", side=8, padding=4, interpolation="bicubic", **changes):
     """A bundle of a member of the family, with statistics, scales and biases drawn."""
-    name = f"efficientnet_{name}"
+    name = name if name == models.CONCATENATED else f"efficientnet_{name}"
     arguments = {"outputs": len(CLASSES), "stochastic_depth": 0.9}
+    if members := changes.pop("members", None):
+        arguments["members"] = members
     module = models.create(name, **arguments)
     variables = initialize(module, resolution=side, seed=0)
     rng = np.random.default_rng(1)
-    mean, std = models.normalization(name)
+    mean, std = models.normalization(name, members)
     fields = {
         "architecture": name,
         "arguments": arguments,
@@ -54,6 +57,11 @@ def bundle(name="test", side=8, padding=4, interpolation="bicubic", **changes):
         "trained_on": np.arange(5, dtype=np.uint64),
     }
     return bundles.Bundle(**(fields | changes))
+
+
+def concatenated(side=16, members=MEMBERS, **changes):
+    """A bundle of two networks with one head; they see images normalized otherwise."""
+    return bundle(models.CONCATENATED, side, members=members, **changes)
 
 
 def written(folder, *arguments, **changes):

@@ -50,6 +50,19 @@ def test_a_model_of_ours_alone_is_a_bundle_of_ours(source, tmp_path):
     assert config["label_names"] == list(some.CLASSES)
 
 
+def test_the_card_lists_the_networks_of_several_with_one_head(tmp_path):
+    source = tmp_path / "model"
+    bundles.write(some.concatenated(), source)
+
+    _, body = export(source, tmp_path / "hub")
+
+    members = bundles.card(bundles.read(source))["members"]
+    assert len(members) == 2
+    for member in members:
+        assert member["sha256"] in body
+    assert bundles.read(tmp_path / "hub").sha256 == bundles.read(source).sha256
+
+
 def test_a_model_that_timm_has_is_timms_with_the_bundle_in_it(tmp_path):
     from safetensors.numpy import load_file
 

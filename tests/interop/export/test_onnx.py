@@ -106,6 +106,23 @@ def test_the_network_alone_takes_normalized_images(name, tmp_path):
     )
 
 
+def test_several_networks_with_one_head_are_one_graph(tmp_path):
+    one = some.concatenated()
+    path = tmp_path / "model.onnx"
+
+    to_onnx.export(one, path, task=some.task(one))
+
+    names = {initializer.name for initializer in onnx.load(path).graph.initializer}
+    for member in some.MEMBERS:
+        assert f"{member}/stem_conv/kernel" in names
+    image = np.random.default_rng(0).integers(0, 256, (1, 16, 16, 3), np.uint8)
+    got = run(session(path), image)
+    wanted = agreement.Reference(one, some.task(one)).of_pixels(
+        to_onnx.resized(one.preprocessing, image)
+    )
+    some.assert_agree(got, wanted)
+
+
 def test_depthwise_convolutions_are_grouped(lite_file):
     model = onnx.load(lite_file)
     groups = [

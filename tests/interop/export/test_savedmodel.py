@@ -55,6 +55,15 @@ def test_photographs_of_any_size_are_seen_nearly_as_predict_sees_them(one, signa
     some.assert_agree(got, wanted, tolerance=5e-3)
 
 
+def test_several_networks_with_one_head_are_one_program(tmp_path):
+    one = some.concatenated()
+
+    to_savedmodel.export(one, tmp_path / "model", task=some.task(one))
+
+    card = files.read_json(tmp_path / "model" / "assets.extra" / "model.json")
+    assert [member["name"] for member in card["members"]] == list(some.MEMBERS)
+
+
 def test_the_authors_resize_is_inside_too(tmp_path):
     from noisy_student_jax.interop.tensorflow import savedmodel
 

@@ -67,6 +67,11 @@ def test_a_model_that_timm_has_not_is_refused(name, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_several_networks_with_one_head_are_sent_to_another_format(tmp_path):
+    with pytest.raises(UserError, match=r"this bundle is several .* --format=onnx"):
+        to_timm.export(some.concatenated(), tmp_path / "model.safetensors")
+
+
 def test_another_epsilon_is_refused(tmp_path):
     other = some.bundle("lite0", side=32)
     other.arguments["batch_norm_epsilon"] = 1e-5
