@@ -26,6 +26,7 @@ from noisy_student_jax.runs.paths import (
     PREDICTIONS,
     RAW_MODEL,
     SELECTION,
+    VALIDATION,
 )
 from noisy_student_jax.runs.run import Generation, Run
 from noisy_student_jax.runs.scheduler import Stage
@@ -157,7 +158,9 @@ def evaluation(run: Run, generation: int | str) -> Stage:
         name=f"{name}/evaluate",
         config={"task": run.config.task, "evaluation": own},
         needs=("data", f"{name}/{student.spec.stage}"),
-        outputs=(f"{name}/{EVALUATION}", f"{name}/{PREDICTIONS}"),
+        outputs=tuple(
+            f"{name}/{file}" for file in (EVALUATION, PREDICTIONS, VALIDATION)
+        ),
         perform=lambda: evaluate(student),
         work=2.0 * images * student.cost.flops,
     )

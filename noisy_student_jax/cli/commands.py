@@ -350,6 +350,14 @@ def _stage_name(one: Run, options: Options, kind: str) -> str:
     return names[known.index(options.generation)]
 
 
+def _use(one: Run, summary: dict[str, Any]) -> str:
+    """Returns the line on the model to use."""
+    best = one.workdir / "best"
+    if "choice" not in summary:  # by an older version
+        return f"validation prefers generation {summary['best']}: {best}"
+    return summary["choice"]["says"].replace("best/", str(best), 1)
+
+
 def _conclude(one: Run) -> None:
     path = one.workdir / judgment.SUMMARY
     if not files.is_file(path):
@@ -363,7 +371,7 @@ def _conclude(one: Run) -> None:
             judgment.table(one, summary),
             "",
             summary["verdict"]["says"],
-            f"validation prefers generation {summary['best']}: {one.workdir / 'best'}",
+            _use(one, summary),
         ]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(

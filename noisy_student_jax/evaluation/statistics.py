@@ -8,6 +8,9 @@ import numpy as np
 
 LEANING = 0.9
 """Share of bootstrap samples on one side from which a difference is probable."""
+UNDECIDED = 8
+"""Images on which two models are taken to differ, half of them for each, besides those
+on which they do: so fewer than four images decide nothing."""
 CALIBRATION_BINS = 15
 """Number of confidence bins of the calibration error."""
 
@@ -33,6 +36,73 @@ class Difference:
     images: int
     only_ours: int
     only_theirs: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Lead:
+    """How far one model is ahead of another on images that neither learned from.
+
+    Attributes:
+      value: mean of ours minus theirs.
+      error: standard error of a difference of zero (McNemar), with `UNDECIDED`.
+      images: number of images.
+      paired: whether the models were compared image by image.
+    """
+
+    value: float
+    error: float
+    images: int
+    paired: bool = True
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether it is more than one standard error."""
+        return self.value > self.error
+
+    def reversed(self) -> "Lead":
+        """Returns the lead of the other model."""
+        return dataclasses.replace(self, value=-self.value)
+
+
+def lead(ours: np.ndarray, theirs: np.ndarray) -> Lead:
+    """Compares two models image by image.
+
+    Args:
+      ours: float ``[images]``, the metric per image, from 0 to 1.
+      theirs: float ``[images]``, for the same images in the same order.
+
+    Example:
+      >>> lead(np.array([1, 1, 1]), np.array([0, 0, 0])).is_sure
+      False
+    """
+    gaps = ours - theirs
+    return Lead(
+        value=float(gaps.mean()),
+        error=math.sqrt(float(gaps @ gaps) + UNDECIDED) / len(gaps),
+        images=len(gaps),
+    )
+
+
+def lead_of_means(ours: float, theirs: float, images: int) -> Lead:
+    """Compares two means over the same images where single images are not known.
+
+    The models are taken to err independently, which is the more careful assumption:
+    models with the same labels err on much the same images.
+
+    Args:
+      ours: mean of the metric, from 0 to 1.
+      theirs: mean of the metric.
+      images: number of images.
+    """
+    differ = images * (ours * (1 - theirs) + theirs * (1 - ours))
+    error = math.sqrt(differ + UNDECIDED) / images
+    return Lead(ours - theirs, error, images, paired=False)
+
+
+def points(value: Lead) -> str:
+    """Formats a lead as ``+1.2 ± 0.8`` points."""
+    sign = "+" if round(100 * value.value, 1) > 0 else ""
+    return f"{sign}{_minus(100 * value.value)} ± {100 * value.error:.1f}"
 
 
 def wilson(successes: float, images: int, confidence: float) -> tuple[float, float]:

@@ -1,5 +1,6 @@
 """Evaluates a trained model on validation and test images."""
 
+import pathlib
 from typing import Any
 
 import numpy as np
@@ -61,8 +62,10 @@ def evaluate(student: Generation) -> dict[str, Any]:
             most=run.config.data.max_quarantined,
         )
         splits[name] = _measured(run, found)
-    # The last part was the test set.
-    _write_predictions(student, found)
+        path = student.paths.validation
+        if name == "test":
+            path = student.paths.predictions
+        _write_predictions(student, parts[name], found, path)
     files.write_json(
         student.paths.evaluation,
         {
@@ -111,16 +114,17 @@ def _measured(run: Run, found: Predicted) -> dict[str, Any]:
     }
 
 
-def _write_predictions(student: Generation, found: Predicted) -> None:
-    """Writes the prediction for each test image, for paired comparisons."""
-    task, test = student.run.task, student.run.dataset.test
-    predictions = found.predictions["ema"]
+def _write_predictions(
+    student: Generation, source: Source, found: Predicted, path: pathlib.Path
+) -> None:
+    """Writes the prediction for each image of a part, for paired comparisons."""
+    task, predictions = student.run.task, found.predictions["ema"]
     columns = {
-        "key": pa.array([test.key(index) for index in found.records.tolist()]),
+        "key": pa.array([source.key(index) for index in found.records.tolist()]),
         "truth": pa.array(found.labels.tolist()),
         "label": pa.array(task.bucket(predictions)),
         "score": pa.array(task.score(predictions)),
         "primary": pa.array(task.primary(predictions, found.labels)),
         **task.columns(predictions, top_k=student.spec.config.labels.top_k),
     }
-    files.write_parquet(student.paths.predictions, pa.table(columns))
+    files.write_parquet(path, pa.table(columns))

@@ -22,6 +22,7 @@ from noisy_student_jax.report.formatting import (
 )
 from noisy_student_jax.report.students import Shown, control
 from noisy_student_jax.runs.run import Run
+from noisy_student_jax.runs.spec import Role
 
 _HEADLINES = {
     "better": "The student is better than {rival}.",
@@ -36,7 +37,12 @@ _HEADLINES = {
 }
 NO_STUDENT = "no student"
 """The outcome of a run whose teacher had no confident pseudo-label."""
-_RIVALS = {"control": "the control", "teacher": "the first teacher"}
+_RIVALS = {
+    "control": "the control",
+    "teacher": "the first teacher",
+    "probe": "the probe",
+    "fine_tuning": "fine-tuning on labels only",
+}
 _ROW = 52
 
 
@@ -46,7 +52,7 @@ def verdict(workdir: pathlib.Path, summary: dict[str, Any]) -> dict[str, Any]:
     rival = _RIVALS.get(found.get("against", ""))
     headline = _HEADLINES.get(found.get("outcome", ""))
     if rival and headline:
-        headline = headline.format(rival=rival, Rival=rival[0].upper() + rival[1:])
+        headline = headline.format(rival=rival, Rival=_capitalized(rival))
     elif found.get("outcome") == NO_STUDENT:
         headline = "No pseudo-label was confident enough to learn from."
     else:
@@ -54,6 +60,7 @@ def verdict(workdir: pathlib.Path, summary: dict[str, Any]) -> dict[str, Any]:
     return {
         "headline": headline,
         "says": found.get("says") or "",
+        "use": _capitalized((summary.get("choice") or {}).get("says") or ""),
         "chart": _difference(found, rival),
         "facts": _comparison(summary, rival),
         "notes": _notes(workdir, summary),
@@ -72,7 +79,7 @@ def table(run: Run, summary: dict[str, Any], students: list[Shown]) -> dict[str,
             {
                 "title": one.title,
                 "css": one.css,
-                "best": one.generation == summary["best"],
+                "best": one.name == summary["best"],
                 "model": entry.get("model", NOTHING),
                 "parameters": count(entry.get("parameters")),
                 "resolution": resolution(entry),
@@ -197,22 +204,15 @@ def _signed(scale: svg.Scale, value: float) -> str:
 def _comparison(summary: dict[str, Any], rival: str | None) -> list[tuple[str, str]]:
     """Returns the comparison behind the verdict as terms and facts."""
     found = summary["verdict"]
-    if rival is None:
+    theirs, student = _rival(summary), _student(summary)
+    if rival is None or theirs is None:
         return []
-    last = summary["generations"][-1]
-    facts = [("Student", f"generation {last['generation']}, {_trained(last)}")]
-    if found["against"] == "control" and summary.get("control"):
-        facts.append(
-            (
-                "Control",
-                f"{_trained(summary['control'])}: what labels alone give the"
-                " architecture",
-            )
-        )
+    facts = [("Student", f"generation {student['generation']}, {_trained(student)}")]
+    if found["against"] == "teacher":
+        facts.append(("First teacher", f"generation 0, {_trained(theirs)}"))
     else:
-        facts.append(
-            ("First teacher", f"generation 0, {_trained(summary['generations'][0])}")
-        )
+        name = _capitalized(Role(found["against"]).display_name)
+        facts.append((name, f"{_trained(theirs)}: what labels alone give"))
     facts.append(
         (
             "Difference",
@@ -257,73 +257,66 @@ class Note:
 def _notes(workdir: pathlib.Path, summary: dict[str, Any]) -> list[Note]:
     """Returns the comparisons beside the verdict, whether favorable or adverse."""
     name, entries = summary["primary_metric"], summary["generations"]
-    last, rival = entries[-1], summary.get("control")
-    best = next((e for e in entries if e["generation"] == summary["best"]), None)
-    notes = _chosen(workdir, summary, best, last)
-    theirs = _value(rival or {}, "validation", name)
-    ours = _value(best or {}, "validation", name)
-    if is_number(theirs) and is_number(ours) and theirs > ours:
+    student, rival = _student(summary), summary.get("control")
+    notes = []
+    if not files.is_file(workdir / "best" / "model.json"):
+        notes.append(Note("best/ is not there.", adverse=True))
+    if student is not entries[-1]:
         notes.append(
             Note(
-                "On validation the control is ahead of every generation:"
-                f" {percent(theirs)} against {percent(ours)}. best/ is chosen among the"
-                " generations; the control's bundle is in control/model.",
-                adverse=True,
+                f"The verdict is on generation {student['generation']}, the best"
+                " student, and not on the last."
             )
         )
-    notes += _against_teacher(entries[0], last, name)
-    if rival and rival.get("images_drawn") != last.get("images_drawn"):
+    notes += _against_teacher(entries[0], student, name)
+    against = summary["verdict"].get("against")
+    drawn = student.get("images_drawn")
+    if rival and against == "control" and rival.get("images_drawn") != drawn:
         notes.append(
             Note(
                 "The comparison is not on equal terms: the control drew"
                 f" {count(rival.get('images_drawn'))} images, the student"
-                f" {count(last.get('images_drawn'))}.",
+                f" {count(drawn)}.",
                 adverse=True,
             )
         )
     return notes
 
 
-def _chosen(
-    workdir: pathlib.Path,
-    summary: dict[str, Any],
-    best: dict[str, Any] | None,
-    last: dict[str, Any],
-) -> list[Note]:
-    """Returns a note on the generation that validation prefers and on its bundle."""
-    if best is None:
-        return [Note("Which generation validation prefers is not known.")]
-    name = summary["primary_metric"]
-    images = count(summary["splits"].get("validation"))
-    there = files.is_file(workdir / "best" / "model.json")
-    says = (
-        f"Of the generations, validation prefers generation {best['generation']}"
-        f" ({percent(_value(best, 'validation', name))} on {images} images);"
-        f" {'its bundle is in best/' if there else 'best/ is not there'}."
-    )
-    if best is not last:
-        says += (
-            f" The verdict is on the last generation, {last['generation']}, which"
-            f" reaches {percent(_value(last, 'validation', name))} on validation."
-        )
-    return [Note(says)]
+def _student(summary: dict[str, Any]) -> dict[str, Any]:
+    """Returns the entry of the student that the verdict is on."""
+    entries, number = summary["generations"], summary["verdict"].get("student")
+    found = [entry for entry in entries if entry["generation"] == number]
+    return found[0] if found else entries[-1]
+
+
+def _rival(summary: dict[str, Any]) -> dict[str, Any] | None:
+    """Returns the entry of the model that the student is compared with."""
+    against = summary["verdict"].get("against")
+    named = {entry["name"]: entry for entry in summary["baselines"]}
+    named |= {"control": summary.get("control"), "teacher": summary["generations"][0]}
+    return named.get(against)
+
+
+def _capitalized(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _against_teacher(
-    first: dict[str, Any], last: dict[str, Any], name: str
+    first: dict[str, Any], student: dict[str, Any], name: str
 ) -> list[Note]:
-    ours, theirs = _value(last, "metrics", name), _value(first, "metrics", name)
-    if first is last or not (is_number(ours) and is_number(theirs)):
+    ours, theirs = _value(student, "metrics", name), _value(first, "metrics", name)
+    if first is student or not (is_number(ours) and is_number(theirs)):
         return []
-    student, teacher = percent(ours), percent(theirs)
+    our, their = percent(ours), percent(theirs)
     if ours > theirs:
-        says = f"The last student is ahead of the first teacher: {student} against"
-        return [Note(f"{says} {teacher} on the test images.")]
+        says = f"The student is ahead of the first teacher: {our} against"
+        return [Note(f"{says} {their} on the test images.")]
     if ours < theirs:
-        says = f"The first teacher is ahead of the last student: {teacher} against"
-        return [Note(f"{says} {student} on the test images.", adverse=True)]
-    says = "The last student and the first teacher are level"
-    return [Note(f"{says}, both at {student} of the test images.")]
+        says = f"The first teacher is ahead of the student: {their} against"
+        return [Note(f"{says} {our} on the test images.", adverse=True)]
+    says = "The student and the first teacher are level"
+    return [Note(f"{says}, both at {our} of the test images.")]
 
 
 def _value(entry: dict[str, Any], part: str, name: str) -> Any:

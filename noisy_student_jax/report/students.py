@@ -31,6 +31,11 @@ class Shown:
     generation: int | None
 
     @property
+    def name(self) -> int | str:
+        """Its name in the summary."""
+        return self.folder.name if self.generation is None else self.generation
+
+    @property
     def is_control(self) -> bool:
         """Whether the model is the control."""
         return self.css == Role.CONTROL

@@ -1,4 +1,4 @@
-"""Summarizes a run and compares its last student with the control."""
+"""Summarizes a run: its table, the model to use, and what a student gains."""
 
 from typing import Any
 
@@ -9,7 +9,9 @@ from noisy_student_jax.core import console, files
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.evaluation import statistics
 from noisy_student_jax.models import bundle as bundles
-from noisy_student_jax.report import formatting, results
+from noisy_student_jax.report import choice, formatting, results
+from noisy_student_jax.report.choice import Choice, Row
+from noisy_student_jax.runs.paths import OUT_OF_FOLD
 from noisy_student_jax.runs.run import Generation, Run
 from noisy_student_jax.runs.spec import Role
 
@@ -20,7 +22,7 @@ def judge(run: Run) -> dict[str, Any]:
     """Writes ``summary.json``, ``best/``, ``README.md`` and ``report.html``.
 
     Returns:
-      The number of the best generation, and the verdict as a sentence.
+      The name of the best row of the table, and the verdict as a sentence.
     """
     summary = summarize(run)
     files.write_json(run.workdir / SUMMARY, summary)
@@ -31,7 +33,7 @@ def judge(run: Run) -> dict[str, Any]:
 
 
 def summarize(run: Run) -> dict[str, Any]:
-    """Collects the results of the stages, the best generation and the verdict."""
+    """Collects the results of the stages, the best model and the verdict."""
     whole = [run.student(number) for number in range(run.last + 1)]
     # A teacher without a confident pseudo-label has no student.
     students = [
@@ -39,12 +41,9 @@ def summarize(run: Run) -> dict[str, Any]:
     ]
     generations = [_generation(student) for student in students]
     metric = run.task.primary_metric
-    # Chosen on validation, never on test; among equals, the earliest and smallest.
-    best = max(
-        range(len(students)), key=lambda k: (generations[k]["validation"][metric], -k)
-    )
     rivals = {name: run.student(name) for name in run.compared_with}
     control = rivals.get(Role.CONTROL)
+    chosen = choice.choose([_row(one) for one in (*students, *rivals.values())])
     return {
         "schema": 1,
         "task": run.config.task,
@@ -64,12 +63,11 @@ def summarize(run: Run) -> dict[str, Any]:
             for name, rival in rivals.items()
             if name != Role.CONTROL
         ],
-        "best": best,
+        "best": chosen.best,
         "verdict": (
-            _verdict(run, students, control)
-            if students == whole
-            else _no_student(students[-1])
+            _verdict(run, chosen) if students == whole else _no_student(students[-1])
         ),
+        "choice": {"says": chosen.says, "leads": chosen.leads},
     }
 
 
@@ -80,18 +78,20 @@ def table(run: Run, summary: dict[str, Any]) -> str:
     interval = f"{run.config.evaluation.confidence:.0%} interval"
     rows = [(*head, f"{metric} EMA", interval, "time")]
     entries = [
-        (f"generation {entry['generation']}", entry) for entry in summary["generations"]
+        (one["generation"], f"generation {one['generation']}", one)
+        for one in summary["generations"]
     ]
     if summary["control"]:
-        entries.append((Role.CONTROL, summary["control"]))
+        entries.append((Role.CONTROL, Role.CONTROL, summary["control"]))
     entries += [
-        (Role(entry["name"]).display_name, entry) for entry in summary["baselines"]
+        (one["name"], Role(one["name"]).display_name, one)
+        for one in summary["baselines"]
     ]
-    for name, entry in entries:
+    for name, title, entry in entries:
         low, high = (100 * end for end in entry["interval"])
         rows.append(
             (
-                name,
+                f"{title} ★" if name == summary["best"] else title,
                 entry["model"],
                 f"{entry['parameters']:,}",
                 formatting.resolution(entry),
@@ -151,21 +151,59 @@ def _trained(student: Generation) -> dict[str, Any]:
     }
 
 
-def _verdict(
-    run: Run, students: list[Generation], control: Generation | None
-) -> dict[str, Any]:
-    """Compares the last student with the control or, without one, the first teacher."""
+def _row(student: Generation) -> Row:
+    """Returns what a trained model does on images that it has not learned from."""
+    run, spec = student.run, student.spec
+    entry = files.read_json(student.paths.evaluation)["splits"]["validation"]
+    return Row(
+        name=spec.generation,
+        role=spec.role,
+        parameters=run.ledger.finished(f"{spec.name}/train")["counts"]["parameters"],
+        mean=entry["ema"][run.task.primary_metric],
+        images=entry["images"],
+        single=_on_validation(student) | _left_out(student),
+        given=spec.adopted is not None,
+    )
+
+
+def _on_validation(student: Generation) -> dict[choice.Key, float]:
+    """Returns the primary metric for each validation image, if it was recorded."""
+    path = student.paths.validation
+    if not files.is_file(path):
+        return {}  # by an older version
+    table = files.read_parquet(path, columns=["key", "primary"])
+    rows = zip(*(table[name].to_pylist() for name in table.column_names), strict=True)
+    return {(choice.VALIDATION, key): float(value) for key, value in rows}
+
+
+def _left_out(student: Generation) -> dict[choice.Key, float]:
+    """Returns the primary metric for each labeled image when it was left out."""
+    path = student.paths.training / OUT_OF_FOLD
+    if not files.is_file(path):
+        return {}
+    table = files.read_parquet(path, columns=["key", "truth", "probabilities"])
+    probabilities = np.array(table["probabilities"].to_pylist(), np.float32)
+    truth = table["truth"].to_numpy()
+    right = student.run.task.primary({"probabilities": probabilities}, truth)
+    keys = table["key"].to_pylist()
+    return {
+        (choice.LEFT_OUT, key): value
+        for key, value in zip(keys, right.tolist(), strict=True)
+    }
+
+
+def _verdict(run: Run, chosen: Choice) -> dict[str, Any]:
+    """Compares the best student with its best rival on the test images."""
     options = run.config.evaluation
-    last = students[-1]
-    against, rival = ("labels-only", control) if control else ("teacher", students[0])
-    if rival is last:
+    if chosen.student is None or chosen.rival is None:
         return {
             "against": None,
             "difference": None,
             "interval": None,
             "says": "there is one generation and no control: nothing to compare with",
         }
-    ours, theirs = _paired(last, rival)
+    rival = run.student(chosen.rival)
+    role, ours, theirs = rival.spec.role, *_paired(run.student(chosen.student), rival)
     difference = statistics.paired_bootstrap(
         ours,
         theirs,
@@ -174,7 +212,8 @@ def _verdict(
         seed=run.config.seed,
     )
     return {
-        "against": "control" if control else "teacher",
+        "against": str(role),
+        "student": chosen.student,
         "difference": difference.value,
         "interval": [difference.low, difference.high],
         "method": f"paired bootstrap over test images, {options.bootstrap:,} samples",
@@ -187,9 +226,17 @@ def _verdict(
             difference,
             ours=float(ours.mean()),
             theirs=float(theirs.mean()),
-            against=against,
+            against=_AGAINST[role],
         ),
     }
+
+
+_AGAINST = {
+    Role.CONTROL: "labels-only",
+    Role.TEACHER: "teacher",
+    Role.PROBE: "labels-only probe",
+    Role.FINE_TUNING: "labels-only fine-tuning",
+}
 
 
 def _no_student(teacher: Generation) -> dict[str, Any]:
@@ -239,19 +286,24 @@ def _judged(student: Generation) -> dict[str, int]:
     return {part: splits[part]["images"] for part in ("validation", "test")}
 
 
-def _keep_best(run: Run, best: int) -> None:
-    """Copies the best generation's bundle to ``best/``."""
+def _keep_best(run: Run, best: int | str) -> None:
+    """Copies the best model's bundle to ``best/``."""
     source, target = run.student(best).paths.model, run.workdir / "best"
+    for path in files.list_folder(target):
+        if not files.exists(source / path.name):
+            files.remove(path)
     for path in files.list_folder(source):
         files.copy_file(path, target / path.name)
     bundles.read(target)
 
 
 def _readme(run: Run, summary: dict[str, Any]) -> str:
-    verdict = summary["verdict"]["says"]
+    verdict, says = summary["verdict"]["says"], summary["choice"]["says"]
     return f"""# A run of Noisy Student Training
 
 {verdict}
+
+{says[0].upper()}{says[1:]}.
 
 ```
 {table(run, summary)}
@@ -259,11 +311,10 @@ def _readme(run: Run, summary: dict[str, Any]) -> str:
 
 Data: {summary["dataset"]}, {summary["splits"]["train"]:,} labeled images,
 {summary["splits"]["pool"]:,} unlabeled; judged on {summary["splits"]["test"]:,} test
-images that nothing else touched; the generation to use was chosen on
-{summary["splits"]["validation"]:,} validation images: generation {summary["best"]}.
+images that nothing else touched, and that chose nothing.
 
 - `report.html`: the result, to look at
-- `best/`: the model to use: `noisy-student predict --model=best IMAGE…`
+- `best/`: the model to use (★): `noisy-student predict --model=best IMAGE…`
 - `config.json`: what was run; `ledger/`: from what, and with which versions
 
 Made by this command, which also resumes it, or says that it is finished:

@@ -11,6 +11,8 @@ LABELS = "labels"
 SELECTION = "selection"
 EVALUATION = "evaluation.json"
 PREDICTIONS = "predictions.parquet"
+VALIDATION = "validation.parquet"
+OUT_OF_FOLD = "out_of_fold.parquet"
 DATASET = "data/dataset.json"
 DECISIONS = "decisions.json"
 PREPARED = "prepared"
@@ -70,3 +72,8 @@ class GenerationPaths:
     def predictions(self) -> pathlib.Path:
         """Prediction for each test image."""
         return self.folder / PREDICTIONS
+
+    @property
+    def validation(self) -> pathlib.Path:
+        """Prediction for each validation image."""
+        return self.folder / VALIDATION

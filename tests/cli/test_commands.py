@@ -448,6 +448,7 @@ def test_summary_json_keeps_its_contract(tiny_run):
         "baselines",
         "best",
         "verdict",
+        "choice",
     ]
     assert summary["schema"] == 1
     assert (summary["task"], summary["dataset"]) == ("classification", "digits")
@@ -479,14 +480,25 @@ def test_summary_json_keeps_its_contract(tiny_run):
     assert verdict["says"].endswith(f"on 100 test images: {verdict['outcome']}")
 
 
-def test_best_is_chosen_on_validation(tiny_run):
+def test_best_is_chosen_on_validation_images_among_all_rows(tiny_run):
     summary = read(tiny_run / "summary.json")
-    scores = [one["validation"]["top1"] for one in summary["generations"]]
-    best = scores.index(max(scores))
+    by_image = {
+        name: pq.read_table(tiny_run / name / "validation.parquet")
+        for name in ("generation_0", "generation_1", "control")
+    }
+    rows = {1: "generation_1", summary["verdict"]["against"]: "control"}
+    right = [by_image[name]["primary"].to_numpy() for name in rows.values()]
+    lead = next(one for one in summary["choice"]["leads"] if one["than"] == 1)
+    assert lead["value"] == pytest.approx((right[1] - right[0]).mean())
+    assert lead["images"] == 50 and lead["paired"]
+    best = lead["name"] if lead["value"] > lead["error"] else 1
     assert summary["best"] == best
-    for path in (tiny_run / f"generation_{best}" / "model").iterdir():
+    folder = tiny_run / (best if best == "control" else f"generation_{best}")
+    for path in (folder / "model").iterdir():
         assert (tiny_run / "best" / path.name).read_bytes() == path.read_bytes()
-    assert f"generation {best}" in (tiny_run / "README.md").read_text()
+    readme = (tiny_run / "README.md").read_text()
+    assert summary["choice"]["says"][1:] in readme
+    assert readme.count("★") == 2
 
 
 def test_evaluation_json_keeps_its_contract(tiny_run):

@@ -10,7 +10,10 @@ from noisy_student_jax.evaluation.statistics import (
     Difference,
     calibration_error,
     judge,
+    lead,
+    lead_of_means,
     paired_bootstrap,
+    points,
     sentence,
     wilson,
 )
@@ -200,3 +203,35 @@ def test_calibration_joins_what_falls_into_one_bin():
     found = calibration_error(inside, np.array([1.0, 0.0]))
 
     assert found == pytest.approx(0.5 / CALIBRATION_BINS)
+
+
+def test_a_lead_of_fewer_than_four_images_is_never_sure():
+    for images in (1, 2, 3):
+        assert not lead(np.ones(images), np.zeros(images)).is_sure
+    assert lead(np.ones(4), np.zeros(4)).is_sure
+
+
+def test_a_lead_is_sure_beyond_one_standard_error():
+    # Nine against three: √(12 + 8) = 4.5 images; eight against four is not enough.
+    ours, theirs = np.zeros(100), np.zeros(100)
+    ours[:9] = theirs[9:12] = 1
+    found = lead(ours, theirs)
+
+    assert found.value == pytest.approx(0.06)
+    assert found.error == pytest.approx(0.0447, abs=1e-4)
+    assert found.is_sure and not found.reversed().is_sure
+    assert points(found) == "+6.0 ± 4.5"
+    assert points(found.reversed()) == "−6.0 ± 4.5"
+    ours[8], theirs[8] = 0, 1
+    assert not lead(ours, theirs).is_sure
+
+
+def test_means_alone_tell_less_than_single_images():
+    rng = np.random.default_rng(0)
+    hard = rng.random(200) < 0.5
+    ours, theirs = ~hard, ~hard & (np.arange(200) > 20)
+
+    alone = lead_of_means(ours.mean(), theirs.mean(), 200)
+
+    assert alone.value == pytest.approx(lead(ours * 1.0, theirs * 1.0).value)
+    assert alone.error > 2 * lead(ours * 1.0, theirs * 1.0).error
