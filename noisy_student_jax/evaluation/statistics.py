@@ -204,6 +204,27 @@ def _minus(points: float) -> str:
     return f"{round(points, 1) + 0.0:.1f}".replace("-", "−")
 
 
+def taken_and_right(
+    label: np.ndarray, score: np.ndarray, truth: np.ndarray, *, lowest: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Counts the predictions of each class that reach its threshold.
+
+    Args:
+      label: int ``[images]``, predicted classes.
+      score: float ``[images]``.
+      truth: int ``[images]``, true classes.
+      lowest: float ``[classes]``, the lowest score that counts.
+
+    Returns:
+      The number of predictions and the number of correct ones, int ``[classes]``.
+    """
+    there = score >= lowest.astype(score.dtype)[label]
+    classes = len(lowest)
+    taken = np.bincount(label[there], minlength=classes)
+    right = np.bincount(label[there & (label == truth)], minlength=classes)
+    return taken, right
+
+
 def calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
     """Returns the expected calibration error over equal-width confidence bins.
 

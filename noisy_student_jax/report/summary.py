@@ -8,10 +8,10 @@ from noisy_student_jax import report
 from noisy_student_jax.core import console, files
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.evaluation import statistics
+from noisy_student_jax.generation.left_out import left_out
 from noisy_student_jax.models import bundle as bundles
 from noisy_student_jax.report import choice, formatting, results
 from noisy_student_jax.report.choice import Choice, Row
-from noisy_student_jax.runs.paths import OUT_OF_FOLD
 from noisy_student_jax.runs.run import Generation, Run
 from noisy_student_jax.runs.spec import Role
 
@@ -178,17 +178,13 @@ def _on_validation(student: Generation) -> dict[choice.Key, float]:
 
 def _left_out(student: Generation) -> dict[choice.Key, float]:
     """Returns the primary metric for each labeled image when it was left out."""
-    path = student.paths.training / OUT_OF_FOLD
-    if not files.is_file(path):
+    found = left_out(student)
+    if found is None:
         return {}
-    table = files.read_parquet(path, columns=["key", "truth", "probabilities"])
-    probabilities = np.array(table["probabilities"].to_pylist(), np.float32)
-    truth = table["truth"].to_numpy()
-    right = student.run.task.primary({"probabilities": probabilities}, truth)
-    keys = table["key"].to_pylist()
+    right = student.run.task.primary(found.predictions, found.truth)
     return {
-        (choice.LEFT_OUT, key): value
-        for key, value in zip(keys, right.tolist(), strict=True)
+        (choice.LEFT_OUT, key): float(value)
+        for key, value in zip(found.keys, right, strict=True)
     }
 
 

@@ -351,7 +351,7 @@ def test_a_summary_of_before_has_a_page(tmp_path):
     del summary["choice"], summary["verdict"]["student"]
     summary["best"] = 0
     text = Page(render(run, summary)).text
-    assert "Student generation 2, efficientnet_test trained on" in text
+    assert "generation 2, efficientnet_test trained on" in text
     assert text.count("★") == 2  # one is in the caption
 
 
@@ -362,8 +362,8 @@ def test_the_verdict_may_be_against_any_baseline(tmp_path):
     summary["verdict"] |= {"against": "fine_tuning", "student": 1}
     page = Page(render(run, summary))
     assert "Fine-tuning on labels only is better than the student." in page.text
-    assert "Student generation 1, efficientnet_test trained on" in page.text
-    assert "Fine-tuning efficientnet_test trained on 6 labeled" in page.text
+    assert "generation 1, efficientnet_test trained on" in page.text
+    assert "efficientnet_test trained on 6 labeled and 0 pseudo-labeled" in page.text
     assert "The verdict is on generation 1, the best student, and not on the last." in (
         page.text
     )
