@@ -23,7 +23,9 @@ RUNTIME = [
     "pyarrow",
     "safetensors",
     "scikit-learn",
+    "scipy",
     "tensorboardX",
+    "threadpoolctl",
 ]
 
 # Pillow's bicubic, compiled.

@@ -29,7 +29,9 @@ def get_config() -> ConfigDict:
         batch=32,
         ratio=3.0,
         epochs=None,
-        optimizer="adamw",
+        optimizer=None,
+        views=None,
+        targets="hard",
         learning_rate=None,
         schedule="cosine",
         warmup_epochs=5.0,
@@ -38,6 +40,7 @@ def get_config() -> ConfigDict:
     )
     for stream in ("labeled", "pseudo"):
         config.noise[stream].update(
+            randaugment_layers=None,
             randaugment_magnitude=10.0,
             randaugment_translate=None,
             randaugment_cutout=None,
@@ -54,7 +57,6 @@ def get_config() -> ConfigDict:
     }
     config.generations = (teacher, {}, {})
     config.probe.enabled = True
-    config.fine_tuning.enabled = True
     config.checkpoint.every_steps = 500
     config.log.update(every_steps=50, validate_every_steps=500)
     return config

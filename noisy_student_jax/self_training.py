@@ -21,8 +21,10 @@ from noisy_student_jax.robustness import results as robustness
 from noisy_student_jax.runs import fixres
 from noisy_student_jax.runs.paths import (
     EVALUATION,
+    FOLD_LABELS,
     LABELS,
     MODEL,
+    OUT_OF_FOLD,
     PREDICTIONS,
     RAW_MODEL,
     SELECTION,
@@ -78,8 +80,8 @@ def contact_sheet(run: Run) -> Stage:
             "seed": run.config.seed,
             "preprocessing": dataclasses.asdict(student.spec.model.preprocessing),
             "noise": plain(student.spec.config.noise),
-            # A head alone is trained on images without noise.
-            "part": student.spec.config.train.part,
+            # A head that is trained in steps sees images without noise.
+            "part": "all" if student.spec.noises_images else "head",
         },
         needs=("data",),
         outputs=(CONTACT_SHEET,),
@@ -122,16 +124,21 @@ def _training(
     own = {name: identity(plain(spec.config[name]), name) for name in reads}
     if spec.taught_by:
         own["labels"] = {"mode": spec.config.labels.mode}
-    images = spec.schedule.steps * spec.layout.total
+    work = 3.0 * spec.schedule.steps * spec.layout.total
+    outputs = [f"{spec.name}/{student.paths.averaged.name}", f"{folder}/{RAW_MODEL}"]
+    if spec.solves:
+        seen = len(run.dataset.labeled) + bool(spec.teacher) * len(run.dataset.pool)
+        work = seen * (1.0 + spec.config.train.views)
+        outputs += [f"{folder}/{name}" for name in (OUT_OF_FOLD, FOLD_LABELS)]
     return Stage(
         name=folder,
         config={"task": run.config.task, "seed": run.config.seed, **own},
         needs=tuple(needs),
         inputs={} if spec.fine_tunes else init_weights.digests(student),
-        outputs=(f"{spec.name}/{student.paths.averaged.name}", f"{folder}/{RAW_MODEL}"),
+        outputs=tuple(outputs),
         working_files=(folder,),
         perform=lambda: train(student),
-        work=3.0 * images * student.cost.flops,
+        work=work * student.cost.flops,
         elsewhere=elsewhere,
     )
 

@@ -20,6 +20,7 @@ FLOORS = (
     "evaluation",
     "interop",
     "pseudo_labels",
+    "features",
     "tasks",
     "runs",
     "generation",

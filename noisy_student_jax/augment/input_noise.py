@@ -5,7 +5,9 @@ host's draws (``host_draws.py``, ``crops.py``) and TensorFlow's backend
 (``data/streaming/noise.py``).
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
 from noisy_student_jax.augment.randaugment_table import (
     IMAGENET_CONSTANTS,
@@ -17,6 +19,9 @@ from noisy_student_jax.core.errors import UserError, nearest
 # Each source's number is folded into the example's key, so switching one source off
 # does not change the draws of the others. Never renumber.
 FLIP, RANDAUGMENT, CUTOUT, CROP, RESIZED_CROP = range(5)
+
+_IN_CONFIG = {"form": "randaugment_form"}
+"""Names of fields in configs, where they differ."""
 
 FORMS = ("auto", "one_by_one", "together")
 """Ways to compute RandAugment of a batch on the device; see `augment_batch`."""
@@ -54,6 +59,20 @@ class InputNoise:
     crop_area: float = 0.0
     randaugment_behavior: str = "reference"
     form: str = "auto"
+
+    @classmethod
+    def from_config(cls, section: Mapping[str, Any]) -> "InputNoise":
+        """Takes the fields of a stream's ``noise`` section."""
+        taken = {
+            field.name: section[name]
+            for field in fields(cls)
+            if (name := _IN_CONFIG.get(field.name, field.name)) in section
+        }
+        constants = RandAugmentConstants(
+            translate=section["randaugment_translate"],
+            cutout=section["randaugment_cutout"],
+        )
+        return cls(**taken, constants=constants)
 
     @property
     def is_off(self) -> bool:

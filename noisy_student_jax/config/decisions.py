@@ -34,5 +34,5 @@ def apply(config: ConfigDict, decisions: Sequence[Decision]) -> ConfigDict:
 
 
 def reasons(decisions: Sequence[Decision]) -> list[str]:
-    """Returns the distinct reasons, in order."""
-    return list(dict.fromkeys(decision.why for decision in decisions))
+    """Returns the distinct reasons, in order, of all decisions that have one."""
+    return list(dict.fromkeys(one.why for one in decisions if one.why))

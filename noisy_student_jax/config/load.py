@@ -191,7 +191,8 @@ def check(config: ConfigDict) -> None:
             )
     for number, generation in enumerate(config.generations):
         train = generation.train
-        if (train.steps is None) == (train.epochs is None):
+        solved = train.optimizer == "lbfgs"
+        if (train.steps is None) == (train.epochs is None) and not solved:
             raise UserError(
                 f"generation {number} needs either train.steps or train.epochs, and"
                 f" the other none, got steps={_shown(train.steps)} and"
@@ -217,6 +218,9 @@ def undecided(owner: ConfigDict) -> list[str]:
     if owner.selection.method == "all" and "selection.per_class" in found:
         # Every record is selected once.
         found.remove("selection.per_class")
+    if owner.train.optimizer == "lbfgs" and "train.learning_rate" in found:
+        # A head that is solved takes no steps.
+        found.remove("train.learning_rate")
     return found
 
 

@@ -225,7 +225,14 @@ _TRAIN = {
     **_operational(
         shard_state=_switch(False, "each device holds a shard of the state"),
     ),
-    "optimizer": _one_of(("rmsprop", "sgd", "adamw"), "TensorFlow's RMSProp"),
+    "optimizer": Field(
+        str,
+        "rmsprop",
+        "lbfgs: a head alone is solved",
+        choices=("rmsprop", "sgd", "adamw", "lbfgs"),
+        none=DECIDED,
+    ),
+    "views": _whole(0, (0, 16), "noised views of an image, of a solved head", DECIDED),
     "learning_rate": _number(0.016, ABOVE_0, "peak per 256 labeled images", DECIDED),
     "schedule": _one_of(("exponential", "cosine", "constant"), "after the warm-up"),
     "decay_epochs": _number(2.4, ABOVE_0, "of a stair of the exponential schedule"),
@@ -240,7 +247,7 @@ _TRAIN = {
     "ema_decay": _number(0.9999, (0.0, 0.9999999), "of the averaged weights"),
 }
 _NOISE = {
-    "randaugment_layers": _whole(2, (0, 16), "operations on each image"),
+    "randaugment_layers": _whole(2, (0, 16), "operations on each image", DECIDED),
     "randaugment_magnitude": _number(27.0, (0.0, 30.0), "of the operations"),
     "randaugment_behavior": _one_of(
         ("reference", "clean"), "the authors', or repaired"

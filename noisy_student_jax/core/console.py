@@ -133,8 +133,8 @@ class Progress:
         left = (self._size - self._at) / rate
         pace = f"{rate:,.0f}/s" if rate >= 1 else f"{duration(1 / rate)} each"
         text += f", {pace}, {duration(left)} left"
-        if self.total_work > 0:
-            timed = self._timed_work + self._work * done / self._size
+        timed = self._timed_work + self._work * done / self._size
+        if self.total_work > 0 and timed > 0:
             speed = timed / (self._spent + elapsed)
             finished = self._done_work + self._work * self._at / self._size
             run_left = max(left, (self.total_work - finished) / speed)

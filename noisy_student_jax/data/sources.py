@@ -11,6 +11,7 @@ import numpy as np
 from noisy_student_jax.core import unusable
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.protocols import Examples, Preprocessor, Source
+from noisy_student_jax.data.cache.read import pixel_hash
 
 READ_AT_ONCE = 256
 NOT_PREPARED = "not prepared"
@@ -43,6 +44,11 @@ class ArraySource:
     def key(self, index: int) -> str:
         """See `Source`."""
         return self.keys[index]
+
+    @property
+    def pixel_hashes(self) -> list[str]:
+        """The `pixel_hash` of each image."""
+        return [pixel_hash(np.asarray(image)) for image in self.images]
 
     def read(self, indices: Sequence[int]) -> Examples:
         """See `Source`."""

@@ -11,6 +11,7 @@ from noisy_student_jax.core import console, types
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.data.image_folder import LACKING
 from noisy_student_jax.generation import init_weights, streams
+from noisy_student_jax.generation.solve_head import check_solvable
 from noisy_student_jax.generation.trainable import head
 from noisy_student_jax.models import onnx_backbone
 from noisy_student_jax.pseudo_labels.plan import SelectionOptions
@@ -82,6 +83,14 @@ def _check_config(student: Generation, devices: int) -> None:
                 f"config.train.part is 'all', but of '{member}' there is a program for"
                 " onnxruntime alone: set train.part to head"
             )
+    if config.train.views and not (
+        spec.solves or spec.adopted or spec.role.labels_only
+    ):
+        raise UserError(
+            f"config.train.views is {config.train.views}, but only a head that is"
+            " solved learns from views, which are computed once: set it to 0, or"
+            " config.train.part to 'head' and config.train.optimizer to 'lbfgs'"
+        )
 
 
 def _check_kept_selection(student: Generation) -> None:
@@ -129,6 +138,8 @@ def _check_batch_norm_group(student: Generation, devices: int) -> None:
 def _check_model(student: Generation) -> None:
     """Checks the model by tracing it, and its initial weights."""
     student.cost.parameters  # noqa: B018
+    if student.spec.config.train.optimizer == "lbfgs" and not student.spec.adopted:
+        check_solvable(student)
     init_weights.check(student)
     _check_on_the_fly(student)
 

@@ -6,7 +6,6 @@ import numpy as np
 from jax.sharding import Mesh
 
 from noisy_student_jax.augment.input_noise import InputNoise
-from noisy_student_jax.augment.randaugment_table import RandAugmentConstants
 from noisy_student_jax.config import ConfigDict
 from noisy_student_jax.core import files, unusable
 from noisy_student_jax.core.errors import UserError
@@ -19,8 +18,9 @@ from noisy_student_jax.data.pipelines.host_fed import Feed, HostedPipeline, Sour
 from noisy_student_jax.data.pipelines.stream import Noise, Stream
 from noisy_student_jax.data.quarantine import Quarantine
 from noisy_student_jax.data.sources import key_hashes, labels_of, record_bytes
+from noisy_student_jax.features.source import FeatureSource
 from noisy_student_jax.generation import init_weights
-from noisy_student_jax.generation.trainable import FeatureSource, HeadOnFeatures, Part
+from noisy_student_jax.generation.trainable import HeadOnFeatures, Part
 from noisy_student_jax.images.preprocessing import Preprocessing
 from noisy_student_jax.models import bundle as bundles
 from noisy_student_jax.pseudo_labels import selection
@@ -54,7 +54,7 @@ class Streams:
             # Features are computed once, from images without noise.
             noise = dataclasses.replace(stream.noise, input=InputNoise())
             source = part.source(stream.source, name)
-            picks = _usable(source, stream.picks, name, part.student.run.config.data)
+            picks = usable(source, stream.picks, name, part.student.run.config.data)
             return dataclasses.replace(stream, source=source, picks=picks, noise=noise)
 
         labeled, second = read(self.labeled, "labeled"), self.second
@@ -101,29 +101,22 @@ def make(student: Generation) -> Streams:
 def make_noise(section: ConfigDict) -> Noise:
     """Returns the noise that a stream's config section describes."""
     return Noise(
-        InputNoise(
-            randaugment_layers=section.randaugment_layers,
-            randaugment_magnitude=section.randaugment_magnitude,
-            randaugment_behavior=section.randaugment_behavior,
-            constants=RandAugmentConstants(
-                translate=section.randaugment_translate,
-                cutout=section.randaugment_cutout,
-            ),
-            flip=section.flip,
-            crop_area=section.crop_area,
-            crop_padding=section.crop_padding,
-            cutout_size=section.cutout_size,
-            form=section.randaugment_form,
-        ),
+        InputNoise.from_config(section),
         dropout=section.dropout,
         stochastic_depth=section.stochastic_depth,
     )
 
 
-def _usable(
+def usable(
     source: FeatureSource, picks: np.ndarray, name: str, data: ConfigDict
 ) -> np.ndarray:
     """Returns the picks of records that have features, and warns of the others.
+
+    Args:
+      source: the features.
+      picks: int64 ``[draws, 2]``, see `Stream`.
+      name: name of the part of the dataset.
+      data: the config's ``data`` section.
 
     Raises:
       UserError: too many records have no features.
@@ -141,9 +134,8 @@ def _usable(
 
 
 def input_noise(student: Generation, stream: str) -> InputNoise:
-    """Returns the input noise of a stream: none if only the head is trained."""
-    if student.spec.config.train.part == "head":
-        # Features are computed once, from images without noise.
+    """Returns the input noise of a stream; none where images are not noised."""
+    if not student.spec.noises_images:
         return InputNoise()
     return make_noise(student.spec.config.noise[stream]).input
 

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import math
-import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -16,12 +15,12 @@ from noisy_student_jax.core import console, sharding
 from noisy_student_jax.core.protocols import LossOptions
 from noisy_student_jax.core.types import PyTree
 from noisy_student_jax.evaluation.predictor import predict_source
-from noisy_student_jax.generation import abstract_inputs, init_weights, streams
+from noisy_student_jax.generation import abstract_inputs, streams
+from noisy_student_jax.generation.result import write_bundles
+from noisy_student_jax.generation.solve_head import solve_head
 from noisy_student_jax.generation.trainable import Part, part, predictor
 from noisy_student_jax.models import bundle as bundles
 from noisy_student_jax.models import overview
-from noisy_student_jax.models.bundle import Bundle
-from noisy_student_jax.runs import fixres
 from noisy_student_jax.runs.run import Generation
 from noisy_student_jax.training import loop
 from noisy_student_jax.training import optimizer as optimizers
@@ -38,6 +37,8 @@ def train(student: Generation) -> dict[str, Any]:
       Counts for the ledger.
     """
     run, spec = student.run, student.spec
+    if spec.solves:
+        return solve_head(student)
     mesh = sharding.make_mesh()
     layout, options = spec.layout, spec.config.train
     layout.check(devices=mesh.size, microbatches=options.microbatches)
@@ -74,7 +75,12 @@ def train(student: Generation) -> dict[str, Any]:
         )
     finally:
         pipeline.close()
-    sha256 = _write_bundles(trained, state, learned.trained_on)
+    sha256 = write_bundles(
+        trained,
+        averaged=jax.device_get(state.ema_variables),
+        raw=jax.device_get(state.raw_variables),
+        trained_on=learned.trained_on,
+    )
     pseudo = learned.second if spec.teacher else None
     return {
         "steps": spec.schedule.steps,
@@ -231,49 +237,3 @@ def _validation(trained: Part) -> Callable[[TrainState], dict[str, float]]:
         }
 
     return validate
-
-
-def _write_bundles(trained: Part, state: TrainState, trained_on: np.ndarray) -> str:
-    """Writes the EMA and raw bundles; returns the SHA-256 of the EMA weights."""
-    student = trained.student
-    run, spec, paths = student.run, student.spec, student.paths
-    teacher, start = student.teacher, init_weights.given(student)
-    taught_by = bundles.read(teacher.paths.model).sha256 if teacher else None
-    refined = {}
-    if spec.fine_tunes:
-        refined["fixres"] = fixres.origin(
-            resolution=spec.model.resolution,
-            trained_at=student.trained.spec.model.resolution,
-            frozen_blocks=spec.config.fixres.frozen_blocks,
-            steps=spec.schedule.steps,
-            sha256=bundles.read(student.trained.paths.averaged).sha256,
-        )
-
-    if scales := run.decoding_scales:
-        refined["scales"] = scales
-
-    def write(variables: PyTree, weights: str, folder: pathlib.Path) -> str:
-        bundle = Bundle(
-            architecture=spec.model.name,
-            arguments=spec.model.arguments,
-            preprocessing=spec.model.preprocessing,
-            task=run.config.task,
-            classes=run.dataset.classes,
-            variables=trained.whole(jax.device_get(variables)),
-            origin={
-                "generation": spec.generation,
-                "dataset": run.dataset.name,
-                "steps": student.trained.spec.schedule.steps,
-                "seed": run.config.seed,
-                "weights": weights,
-                "teacher": taught_by,
-                "started_from": start.sha256 if start else None,
-                "part_trained": spec.config.train.part,
-                **refined,
-            },
-            trained_on=trained_on,
-        )
-        return bundles.write(bundle, folder).sha256
-
-    write(state.raw_variables, "raw", paths.raw_model)
-    return write(state.ema_variables, "ema", paths.averaged)

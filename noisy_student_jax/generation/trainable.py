@@ -8,28 +8,26 @@ training, validation, labeling and evaluation run the same code for both.
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Iterable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from noisy_student_jax.core import console, files, random_keys
-from noisy_student_jax.core.errors import DamagedFileError, UserError
-from noisy_student_jax.core.protocols import Examples, Preprocessor, Resize, Source
+from noisy_student_jax.augment.input_noise import InputNoise
+from noisy_student_jax.core import random_keys
+from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.core.protocols import Preprocessor, Source
 from noisy_student_jax.core.types import PyTree
-from noisy_student_jax.data.sources import fingerprint, known_labels
-from noisy_student_jax.evaluation.predictor import Predictor, predict_batches
+from noisy_student_jax.evaluation.predictor import Predictor
+from noisy_student_jax.features.source import FeatureSource, MeanOfViews, OnePixel
+from noisy_student_jax.features.store import FOLDER, Backbone, FeatureStore
+from noisy_student_jax.features.views import CLEAN, View, views
 from noisy_student_jax.generation import init_weights
 from noisy_student_jax.models.bundle import Bundle
 from noisy_student_jax.models.initialize import abstract_variables
-from noisy_student_jax.runs.run import Generation, Run
-
-FEATURES = "features"
-"""Folder of a run's features, which can be computed again."""
-AT_ONCE = 2048
-"""Records per feature file."""
+from noisy_student_jax.runs.paths import PREPARED
+from noisy_student_jax.runs.run import Generation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +53,10 @@ class Part:
         """
         del name
         return source
+
+    def to_label(self, source: Source, name: str) -> Source:
+        """Returns a source of the records as they are labeled; see `source`."""
+        return self.source(source, name)
 
     def synthetic(self, count: int) -> np.ndarray:
         """Returns `count` synthetic records to measure the speed of this part."""
@@ -136,88 +138,36 @@ def predictor(trained: Part, *, batch: int) -> Predictor:
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class OnePixel:
-    """The preprocessing of features, which leaves them unchanged. See `Preprocessing`.
-
-    Attributes:
-      channels: number of channels of the features.
-      resolution: height and width of a feature image: 1.
-      mean: see `Preprocessing`.
-      std: see `Preprocessing`.
-    """
-
-    channels: int
-    resolution: int = 1
-    mean: tuple[float, ...] = (0.0,)
-    # On the 0–255 scale this is 1: normalization leaves features unchanged.
-    std: tuple[float, ...] = (1 / 255,)
-    dtype = np.float32
-
-    def apply_all(self, images: Iterable[np.ndarray]) -> np.ndarray:
-        """See `Preprocessing`."""
-        return np.stack(list(images))
-
-    apply_all_to_train_on = apply_all
-
-    def blank(self) -> np.ndarray:
-        """See `Preprocessing`."""
-        return np.zeros((1, 1, self.channels), np.float32)
-
-    def apply_crop(
-        self,
-        image: np.ndarray,
-        box: tuple[int, int, int, int],
-        *,
-        bicubic: Resize | None = None,
-    ) -> np.ndarray:
-        """See `Preprocessing`."""
-        del box, bicubic
-        return image
-
-
 class HeadOnFeatures(Part):
     """The head of a student's model, on features of its frozen backbone."""
 
     preprocessing: OnePixel
 
-    def source(self, source: Source, name: str) -> "FeatureSource":
+    def source(self, source: Source, name: str) -> FeatureSource:
         """See `Part`; missing features are computed and stored."""
-        run, model = self.student.run, self.student.spec.model
-        made_by = {
-            "model": model.name,
-            "arguments": {
-                name: value
-                for name, value in model.arguments.items()
-                if name not in ("outputs", "dropout_rate")
-            },
-            "weights": self._bundle.sha256,
-            "preprocessing": dataclasses.asdict(model.preprocessing),
-        }
-        folder = run.workdir / FEATURES / files.digest(made_by)[:16]
-        folder /= f"{name}-{fingerprint(source)[:16]}"
-        predictor = Predictor(
-            _POOLED,
-            model.module,
-            model.preprocessing,
+        return self.view(source, name, CLEAN)
+
+    def to_label(self, source: Source, name: str) -> FeatureSource:
+        """See `Part`: a solved head's labels are those of all views together."""
+        spec = self.student.spec
+        if not spec.solves:
+            return self.source(source, name)
+        noise = InputNoise.from_config(spec.config.noise.pseudo)
+        seen = views(spec.config.train.views, noise)
+        return MeanOfViews([self.view(source, name, view) for view in seen])
+
+    def view(self, source: Source, name: str, view: View) -> FeatureSource:
+        """Returns the features of a source in a view; see `source`."""
+        run = self.student.run
+        cache = run.config.data.cache or run.workdir / PREPARED
+        store = FeatureStore(
+            pathlib.Path(cache).expanduser() / FOLDER,
+            run.interruption,
+            run.progress,
             batch=run.config.labels.batch,
             ahead=run.config.data.prefetch,
         )
-        placed = predictor.place(init_weights.initial_variables(self.student))
-        features, status, channels = [], [], self.preprocessing.channels
-        for number, start in enumerate(range(0, len(source), AT_ONCE)):
-            run.interruption.check()
-            path = folder / f"{number:06d}.npz"
-            stop = min(start + AT_ONCE, len(source))
-            stored = _stored(path, stop - start, channels)
-            if stored is None:
-                run.progress.start(len(source), f"{name} images", at=start)
-                records = range(start, stop)
-                _compute(predictor, placed, source, records, run, path, channels)
-                stored = files.read_arrays(path)
-            features.append(stored["features"])
-            status += stored["status"].tolist()
-        return FeatureSource(source, np.concatenate(features), status)
+        return store.source(self._backbone, source, name, view=view)
 
     def synthetic(self, count: int) -> np.ndarray:
         """See `Part`."""
@@ -229,9 +179,7 @@ class HeadOnFeatures(Part):
 
     def of(self, variables: PyTree) -> PyTree:
         """See `Part`."""
-        channels = self.preprocessing.channels
-        own = abstract_variables(self.module, resolution=1, channels=channels)
-        params = {name: variables["params"][name] for name in own["params"]}
+        params = {name: variables["params"][name] for name in self.shapes}
         return {"params": params, "batch_stats": {}}
 
     def whole(self, variables: PyTree) -> PyTree:
@@ -240,101 +188,31 @@ class HeadOnFeatures(Part):
         return {**start, "params": {**start["params"], **variables["params"]}}
 
     @functools.cached_property
+    def shapes(self) -> PyTree:
+        """Shapes of the head's parameters."""
+        channels = self.preprocessing.channels
+        own = abstract_variables(self.module, resolution=1, channels=channels)
+        return own["params"]
+
+    @functools.cached_property
+    def _backbone(self) -> Backbone:
+        model = self.student.spec.model
+        used = {
+            name: value
+            for name, value in model.arguments.items()
+            if name not in ("outputs", "dropout_rate")
+        }
+        return Backbone(
+            model.module,
+            init_weights.initial_variables(self.student),
+            model.preprocessing,
+            self.preprocessing.channels,
+            {"model": model.name, "arguments": used},
+            head=tuple(self.shapes),
+        )
+
+    @functools.cached_property
     def _bundle(self) -> Bundle:
         bundle = init_weights.given(self.student)
         assert bundle is not None, "`head` refuses a model without given weights"
         return bundle
-
-
-def _stored(
-    path: pathlib.Path, count: int, channels: int
-) -> dict[str, np.ndarray] | None:
-    """Returns stored features; None if there are none, or only damaged ones."""
-    if not files.is_file(path):
-        return None
-    try:
-        stored = files.read_arrays(path)
-    except DamagedFileError as error:
-        why = files.reason(error)
-    else:
-        shapes = {name: array.shape for name, array in stored.items()}
-        if shapes == {"features": (count, channels), "status": (count,)}:
-            return stored
-        why = "it holds other arrays"
-    console.warn(f"'{path}' is damaged ({why}): its features are computed again")
-    return None
-
-
-class FeatureSource:
-    """A source whose images are features ``[1, 1, channels]``, float32."""
-
-    def __init__(self, source: Source, features: np.ndarray, status: list[str]):
-        """Wraps a source of images with the features of each record.
-
-        Args:
-          source: source of images.
-          features: float32 ``[records, channels]``.
-          status: ``ok``, or why a record has no features.
-        """
-        self._source, self._features = source, features
-        self.key, self.status = source.key, status
-        self.labels = known_labels(source)
-        self.bytes_per_record = features.shape[1] * features.itemsize
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def read(self, indices: Iterable[int]) -> Examples:
-        """See `Source`."""
-        indices = list(indices)
-        status = [self.status[index] for index in indices]
-        images = [
-            self._features[index][None, None] if why == "ok" else None
-            for index, why in zip(indices, status, strict=True)
-        ]
-        labels = None if self.labels is None else self.labels[np.asarray(indices, int)]
-        return Examples(images, status, labels)
-
-
-class _Pooled:
-    """A task whose predictions are the features that the head reads."""
-
-    def predict(self, outputs: PyTree) -> dict[str, jax.Array]:
-        return {"features": outputs["pooled"]}
-
-
-_POOLED = _Pooled()
-"""The only instance, so that all predictors share one program."""
-
-
-def _compute(
-    predictor: Predictor,
-    backbone: PyTree,
-    source: Source,
-    records: range,
-    run: Run,
-    path: pathlib.Path,
-    channels: int,
-) -> None:
-    """Computes the features of a range of records and writes them to a file."""
-    status, parts = [], []
-    batches = [
-        range(start, min(start + predictor.batch, records.stop))
-        for start in range(records.start, records.stop, predictor.batch)
-    ]
-    for found, predictions in predict_batches(
-        predictor,
-        {"backbone": backbone},
-        source,
-        batches,
-        before=lambda start: run.interruption.check(),
-    ):
-        status += found.status
-        own = predictions["backbone"]["features"] if predictions else None
-        parts.append((found.good, own))
-        run.progress.update(found.indices.stop)
-    features = np.zeros((len(status), channels), np.float32)
-    features[np.concatenate([good for good, _ in parts])] = np.concatenate(
-        [own for _, own in parts if own is not None] or [features[:0]]
-    )
-    files.write_arrays(path, features=features, status=np.array(status))

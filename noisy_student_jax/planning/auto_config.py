@@ -56,6 +56,8 @@ LADDERS = {
 in the paper. The last model serves all further students."""
 PRETRAINED_LADDER = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 
+VIEWS = 2
+"""Noised views of each image, for heads."""
 EPOCHS = 100
 STEPS = {"cpu": (1000, 6000), "accelerator": (3000, 30_000)}
 FINE_TUNING_STEPS_ON_CPU = 300
@@ -129,7 +131,10 @@ def decide(config: ConfigDict, facts: Facts) -> list[Decision]:
             why = f"resolution: {side} px"
             made.append(Decision(f"{owner}model.resolution", side, why))
         side = side or models.resolution(model, section.model.members)
-        made += _noise(owner, section, side, part)
+        solved = _solving(owner, section, part, made)
+        views = section.train.views if section.train.views is not None else VIEWS
+        seen = "images" if part == "all" else "views" if solved and views else "clean"
+        made += _noise(owner, section, side, seen)
         if section.model.crop_padding is None:
             padding = 0 if kind == "small" else side // 8
             why = f"evaluation crop: {side} of {side + padding} px"
@@ -138,16 +143,29 @@ def decide(config: ConfigDict, facts: Facts) -> list[Decision]:
             each = max(1, facts.pool // facts.classes)
             why = f"pseudo-labeled draws per class: {each:,}, a fair share of the pool"
             made.append(Decision(f"{owner}selection.per_class", each, why))
-        if section.train.steps is None and section.train.epochs is None:
+        open_ended = section.train.steps is None and section.train.epochs is None
+        if open_ended and not solved:
             steps = _steps(owner, section, facts)
             why = f"steps: {steps:,} of {section.train.batch} labeled images each"
             made.append(Decision(f"{owner}train.steps", steps, why))
-        if section.train.learning_rate is None:
+        if section.train.learning_rate is None and not solved:
             how = "scratch" if init == RANDOM else "fine-tuning"
             how = "head" if part == "head" else how
             rate = RATES[how][min(number, 1)]
             why = f"learning rate: {rate:g} per 256 labeled images, for {how}"
             made.append(Decision(f"{owner}train.learning_rate", rate, why))
+    off = tuple(f"{name}." for name in LABELS_ONLY if not config[name].enabled)
+    made = [
+        dataclasses.replace(one, why="") if one.field.startswith(off) else one
+        for one in made
+    ]
+    last = f"generations[{len(config.generations) - 1}].train"
+    if config.probe.enabled and {(one.field, one.value) for one in made} >= {
+        (f"{last}.part", "head"),
+        (f"{last}.optimizer", "lbfgs"),
+    }:
+        why = "no probe: the control is the same head, solved on labels alone"
+        made.append(Decision("probe.enabled", False, why))
     if not any(one.value == init_weights.PRETRAINED for one in made):
         made += [
             Decision(f"{name}.enabled", False, "no probe: no pretrained backbone")
@@ -155,6 +173,30 @@ def decide(config: ConfigDict, facts: Facts) -> list[Decision]:
             if config[name].enabled and config[name].model.init in (None, RANDOM)
         ]
     return made
+
+
+def _solving(owner: str, section: ConfigDict, part: str, made: list[Decision]) -> bool:
+    """Decides how a part is optimized, and in how many views of its images.
+
+    Returns:
+      Whether it is a head that is solved.
+    """
+    optimizer, noised = section.train.optimizer, section.train.views
+    if optimizer is None:
+        train = section.train
+        steps = any(train[name] for name in ("steps", "epochs", "learning_rate"))
+        optimizer = "lbfgs" if part == "head" and not steps else "adamw"
+        why = _SAYS_OPTIMIZER[optimizer]
+        made.append(Decision(f"{owner}train.optimizer", optimizer, why))
+    solved = part == "head" and optimizer == "lbfgs"
+    if noised is None:
+        noised = VIEWS if solved else 0
+        why = (
+            f"views: each image clean and in {noised} noised forms, whose features are"
+            " computed once (--config.train.views=0 is faster)"
+        )
+        made.append(Decision(f"{owner}train.views", noised, why if solved else ""))
+    return solved
 
 
 def look(config: ConfigDict, workdir: pathlib.Path) -> Facts:
@@ -325,7 +367,8 @@ def _sections(config: ConfigDict) -> list[tuple[str, ConfigDict]]:
 
 def _has_open_fields(section: ConfigDict) -> bool:
     steps = section.train.steps is None and section.train.epochs is None
-    return steps or bool(undecided(section))
+    solved = section.train.optimizer == "lbfgs"
+    return (steps and not solved) or bool(undecided(section))
 
 
 def _ladder(config: ConfigDict, facts: Facts, kind: str) -> tuple[str, ...]:
@@ -367,6 +410,13 @@ def _says_start(init: str, missing: list[str]) -> str:
     )
 
 
+_SAYS_OPTIMIZER = {
+    "lbfgs": (
+        "heads are solved: regularized logistic regression, as strong as"
+        " cross-validation of the labeled images asks for"
+    ),
+    "adamw": "",
+}
 _SAYS_PART = {
     "all": "trained: the whole model",
     "head": (
@@ -401,20 +451,36 @@ def _steps(owner: str, section: ConfigDict, facts: Facts) -> int:
     return min(max(wanted, low), high)
 
 
-def _noise(owner: str, section: ConfigDict, side: int, part: str) -> list[Decision]:
-    small = side <= SMALL
-    eighth = side // 8
+def _noise(owner: str, section: ConfigDict, side: int, seen: str) -> list[Decision]:
+    """Decides the noise of the images that a part sees.
+
+    Args:
+      owner: prefix of the decisions' fields.
+      section: the owner's sections.
+      side: side of the images, in pixels.
+      seen: ``images`` by the whole model, ``views`` or ``clean`` images by a head.
+    """
+    small, mild = side <= SMALL, seen == "views"
+    eighth, area = side // 8, 0.5 if mild else 0.25
     # The authors use 4 of 32 pixels on SVHN for translation, cutout and padding alike.
     decided: dict[str, Any] = {
+        # RandAugment in views made heads worse (docs/own_images.md).
+        "randaugment_layers": 0 if mild else 2,
         "randaugment_translate": float(eighth),
         "randaugment_cutout": float(eighth),
         "crop_padding": eighth if small else 0,
-        "crop_area": 0.0 if small else 0.25,
+        "crop_area": 0.0 if small else area,
     }
-    crop = f"padded by {eighth} px" if small else "random, of at least 25 % of the area"
-    why = f"noise: translation and cutout by {eighth} px a step, crops {crop}"
-    if part == "head":
-        why = "noise: dropout only, as features are computed from images without noise"
+    crops = f"crops {f'padded by {eighth} px' if small else 'random'}"
+    if not small:
+        crops += f", of at least {area:.0%} of the area".replace("%", " %")
+    why = {
+        "images": f"noise: translation and cutout by {eighth} px a step, {crops}",
+        "views": f"noise of the views: flips, {crops}",
+        "clean": (
+            "noise: dropout only, as features are computed from images without noise"
+        ),
+    }[seen]
     return [
         Decision(f"{owner}noise.{stream}.{field}", value, why)
         for stream, noise in section.noise.items()

@@ -7,7 +7,7 @@ allotted; the rest covers reading, compiling and saving, which are not predicted
 A config that fits is left unchanged. Otherwise:
 
 1. The steps of all models are reduced by one common whole percentage, to no less than
-   40 %.
+   40 %. Heads that are solved give up noised views in the same measure, down to none.
 2. Where that is not enough, all images get smaller, in strides of 1.19 (two of them
    halve the work): to multiples of 16 pixels, of 8 below 128, never below 32. The
    largest size at which 40 % of the steps fit is chosen, with as many steps as fit. The
@@ -26,6 +26,7 @@ steps.
 import bisect
 import functools
 import itertools
+import math
 from typing import Any
 
 from noisy_student_jax import models
@@ -139,6 +140,7 @@ def _given_up(
         for field, value, what in [
             *_smaller_images(student, strides),
             *_fewer_steps(student, percent),
+            *_fewer_views(student, percent),
         ]
     ]
 
@@ -147,7 +149,7 @@ def _fewer_steps(student: Generation, percent: int) -> list[tuple[str, Any, str]
     """Returns fields, their new values and the reasons."""
     train, asked = student.spec.config.train, student.spec.schedule.steps
     steps = max(1, asked * percent // 100)
-    if percent == 100 or steps == asked:
+    if percent == 100 or steps == asked or student.spec.solves:
         return []
     told = f"steps {asked:,} → {steps:,}"
     if percent < LEAST_PERCENT:
@@ -165,6 +167,16 @@ def _fewer_steps(student: Generation, percent: int) -> list[tuple[str, Any, str]
             told = "warm-up and decay of the learning rate shortened with the steps"
             changed.append((f"train.{name}", value, told))
     return changed
+
+
+def _fewer_views(student: Generation, percent: int) -> list[tuple[str, Any, str]]:
+    """Returns the views that a solved head gives up where others give up steps."""
+    asked = student.spec.config.train.views
+    share = max(0, percent - LEAST_PERCENT) / (100 - LEAST_PERCENT)
+    views = math.ceil(asked * share)
+    if views == asked:
+        return []
+    return [("train.views", views, f"noised views of an image {asked} → {views}")]
 
 
 def _smaller_images(student: Generation, strides: int) -> list[tuple[str, Any, str]]:

@@ -39,17 +39,43 @@ def images(student: Generation) -> dict[str, int]:
 def feature_images(student: Generation) -> dict[str, int]:
     """Counts the images whose features a frozen backbone computes, by stage.
 
-    Baselines reuse the last student's features.
+    Students reuse the features of an earlier model of the same backbone, and baselines
+    the last student's.
     """
     data, labels = student.run.dataset, student.spec.generation != student.run.last
-    if student.spec.role.labels_only:
+    if student.spec.role.labels_only or _has_a_known_backbone(student):
         return {"train": 0, "label": 0, "evaluate": 0}
-    pool = len(data.pool)
+    pool, seen = len(data.pool), 1
+    if student.spec.solves:
+        seen += student.spec.config.train.views
+    taught = bool(student.spec.teacher)
     return {
-        "train": len(data.labeled) + bool(student.spec.teacher) * pool,
-        "label": pool if labels and not student.spec.teacher else 0,
+        "train": seen * (len(data.labeled) + taught * pool),
+        "label": seen * pool if labels and not taught else 0,
         "evaluate": len(data.validation) + len(data.test),
     }
+
+
+def solved_rows(student: Generation) -> int:
+    """Returns the most rows, views of images, that a head is solved on."""
+    data, spec = student.run.dataset, student.spec
+    records = len(data.labeled) + bool(spec.teacher) * len(data.pool)
+    return records * (1 + spec.config.train.views)
+
+
+def _has_a_known_backbone(student: Generation) -> bool:
+    """Whether an earlier generation has computed features of the same backbone."""
+    own = student.spec.model.key, student.spec.config.model.init
+    for earlier in student.run.students:
+        if earlier.spec.name == student.spec.name:
+            return False
+        spec = earlier.spec
+        if (
+            spec.config.train.part == "head"
+            and (spec.model.key, spec.config.model.init) == own
+        ):
+            return True
+    return False
 
 
 def flops(student: Generation) -> dict[str, float]:

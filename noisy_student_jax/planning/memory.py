@@ -17,7 +17,7 @@ from noisy_student_jax.models.stem import patch_bytes
 from noisy_student_jax.runs.run import Generation
 
 FLOAT32 = 4
-STATE_COPIES = {"rmsprop": 4, "sgd": 3, "adamw": 4}
+STATE_COPIES = {"rmsprop": 4, "sgd": 3, "adamw": 4, "lbfgs": 1}
 """Copies of the weights by optimizer: weights, their average, optimizer state."""
 GATHERED = 2
 """Full copies beside a sharded state, at worst: gathered weights and gradients."""

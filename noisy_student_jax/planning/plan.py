@@ -16,6 +16,7 @@ from noisy_student_jax.core.types import PyTree
 from noisy_student_jax.data.expected import ASSUMED
 from noisy_student_jax.data.open import STREAMED
 from noisy_student_jax.generation import streams
+from noisy_student_jax.generation.trainable import width
 from noisy_student_jax.models import cost, overview
 from noisy_student_jax.models.initialize import abstract_variables
 from noisy_student_jax.models.overview import Row
@@ -225,11 +226,16 @@ def _entry_text(entry: dict[str, Any]) -> str:
         for part in ("train", "label", "evaluate")
         if entry[f"{part}_flops"]
     )
-    return (
-        f"{entry['model']} at {entry['resolution']} px,"
-        f" {entry['parameters']:,} parameters, {entry['steps']:,} steps of"
+    steps = (
+        f"{entry['steps']:,} steps of"
         f" {entry['batch']['labeled']} + {entry['batch']['pseudo']} images"
         f" ({entry['images_drawn']:,} draws: {through}; {computed}),"
+    )
+    if entry["solved"]:
+        steps = f"its head solved{computed and f' ({computed})'},"
+    return (
+        f"{entry['model']} at {entry['resolution']} px,"
+        f" {entry['parameters']:,} parameters, {steps}"
         f" {_memory_text(entry)} and"
         f" {_bytes(entry['disk'])} on disk{_time(entry)}"
         + (f", {_short(hours)} chip-hours" if hours is not None else "")
@@ -293,6 +299,7 @@ def _student_facts(student: Generation, speeds: Speeds | None) -> dict[str, Any]
         "blocks": _blocks(cost.shapes),
         "dtype": spec.config.model.dtype,
         "steps": steps,
+        "solved": spec.solves,
         "batch": {"labeled": layout.labeled, "pseudo": layout.pseudo},
         "images_drawn": steps * layout.total,
         "passes": flops.passes(student),
@@ -312,6 +319,14 @@ def _memory(
     """Returns the memory of training per device, and the source of the figure."""
     devices = _devices(student.run)
     compiled = speed.memory if speed else None
+    if student.spec.solves:
+        # The views' features, once as they are read and once scaled.
+        features = 2 * flops.solved_rows(student) * width(student)
+        floats = sum(leaf.size for leaf in jax.tree.leaves(student.cost.shapes))
+        return {
+            "memory_per_device": (features + floats) * FLOAT32,
+            "memory_from": "estimated",
+        }
     if compiled:
         step = compiled.at(student, devices=devices)
     else:
@@ -404,8 +419,42 @@ def _chip_hours(operations: float, plan: ConfigDict) -> dict[str, float]:
 
 def _student_recipe(student: Generation) -> list[str]:
     spec = student.spec
-    config, layout, length = spec.config, spec.layout, spec.schedule
-    train, model = config.train, config.model
+    config, layout, model = spec.config, spec.layout, spec.model
+    preprocessing = dataclasses.asdict(model.preprocessing)
+    lines = [
+        f"{spec.name}: {model.name} at {model.resolution} px",
+        f"  parameters: {student.cost.parameters}",
+        f"  arguments: {_fields(model.arguments)}",
+        f"  preprocessing: {_fields(preprocessing)}",
+        *(_solution_recipe(spec) if spec.solves else _steps_recipe(student)),
+    ]
+    for stream in ("labeled", "pseudo") if layout.pseudo else ("labeled",):
+        noise = identity(config.noise[stream].to_dict(), f"noise.{stream}")
+        lines.append(f"  noise on {stream}: {_fields(noise)}")
+    if spec.teacher:
+        fields = config.selection.to_dict()
+        del fields["relabel"]
+        kept = f"that of {spec.teacher}, labeled anew"
+        lines.append(f"  selection: {kept if spec.relabels else _fields(fields)}")
+    return lines
+
+
+def _solution_recipe(spec: GenerationSpec) -> list[str]:
+    train = spec.config.train
+    lines = [
+        "  head: solved (logistic regression; C by cross-validation), each image in"
+        f" {1 + train.views} views"
+    ]
+    if spec.teacher:
+        lines.append(
+            f"  {train.targets} pseudo-labels, temperature {train.temperature:g}"
+        )
+    return lines
+
+
+def _steps_recipe(student: Generation) -> list[str]:
+    spec = student.spec
+    train, layout, length = spec.config.train, spec.layout, spec.schedule
     decays = decayed(student.cost.shapes["params"])
     flat = jax.tree_util.tree_leaves_with_path(decays)
     off = [path for path, on in flat if not on]
@@ -421,12 +470,7 @@ def _student_recipe(student: Generation) -> list[str]:
             f", {made}{train.targets} pseudo-labels, temperature {train.temperature:g}"
         )
     warmup = train.warmup_epochs * length.steps_per_epoch
-    preprocessing = dataclasses.asdict(spec.model.preprocessing)
     lines = [
-        f"{spec.name}: {model.name} at {spec.model.resolution} px",
-        f"  parameters: {student.cost.parameters}",
-        f"  arguments: {_fields(spec.model.arguments)}",
-        f"  preprocessing: {_fields(preprocessing)}",
         f"  steps: {length.steps}, of {layout.labeled} labeled + {layout.pseudo}"
         " others",
         f"  optimizer: {train.optimizer}"
@@ -436,22 +480,14 @@ def _student_recipe(student: Generation) -> list[str]:
     if train.schedule == "exponential":
         stair = train.decay_epochs * length.steps_per_epoch
         lines.append(f"  stairs: × {train.decay_factor:g} every {stair:g} steps")
-    lines += [
+    return [
+        *lines,
         f"  loss: label smoothing {train.label_smoothing:g}{second}",
         f"  weight decay: {train.weight_decay:g} on {len(flat) - len(off)} of"
         f" {len(flat)} arrays; not on"
         f" {', '.join(sorted({_kind(path) for path in off})) or 'none'}",
         f"  EMA decay: {train.ema_decay:g}",
     ]
-    for stream in ("labeled", "pseudo") if layout.pseudo else ("labeled",):
-        noise = identity(config.noise[stream].to_dict(), f"noise.{stream}")
-        lines.append(f"  noise on {stream}: {_fields(noise)}")
-    if spec.teacher:
-        fields = config.selection.to_dict()
-        del fields["relabel"]
-        kept = f"that of {spec.teacher}, labeled anew"
-        lines.append(f"  selection: {kept if spec.relabels else _fields(fields)}")
-    return lines
 
 
 def _fixres_recipe(spec: GenerationSpec) -> list[str]:

@@ -16,9 +16,10 @@ from noisy_student_jax.core.types import Batch, PyTree
 from noisy_student_jax.data.pipelines.draws import stream_keys
 from noisy_student_jax.data.sources import first_label
 from noisy_student_jax.evaluation.predictor import Predictor
+from noisy_student_jax.features import heads
 from noisy_student_jax.generation import init_weights, streams
 from noisy_student_jax.generation.train import step_and_state
-from noisy_student_jax.generation.trainable import Part, part, synthetic_images
+from noisy_student_jax.generation.trainable import Part, part, synthetic_images, width
 from noisy_student_jax.planning import flops, memory
 from noisy_student_jax.planning.memory import StepMemory
 from noisy_student_jax.runs.run import Generation
@@ -78,6 +79,10 @@ def measure(student: Generation, *, seconds: float = 1.5) -> Speed:
         whole step is timed.
     """
     small = _with_small_batch(_startable(student))
+    if student.spec.solves:
+        # Its training is inference, and the solution of a problem: see `hours`.
+        labeling = _labeling(small, init_weights.initial_variables(small), seconds)
+        return Speed(labeling, labeling)
     mesh = sharding.make_mesh()
     trained = part(small)
     step, state = step_and_state(trained)
@@ -95,6 +100,14 @@ def measure(student: Generation, *, seconds: float = 1.5) -> Speed:
         return metrics
 
     training = _steps_per_second(train, student, seconds) * small.spec.layout.total
+    learned = trained.whole(jax.device_get(state.ema_variables))
+    labeling = _labeling(small, learned, seconds)
+    held = memory.of_step(compiled, small, devices=mesh.size)
+    return Speed(training, labeling, held)
+
+
+def _labeling(small: Generation, variables: PyTree, seconds: float) -> float:
+    """Returns the images that a student's model labels in a second."""
     predictor = Predictor(
         small.run.task,
         small.spec.model.module,
@@ -104,14 +117,10 @@ def measure(student: Generation, *, seconds: float = 1.5) -> Speed:
             small.spec.config.labels.batch, jax.local_device_count() * _fit(small)
         ),
     )
-    learned = trained.whole(jax.device_get(state.ema_variables))
-    variables = predictor.place(learned)
+    placed = predictor.place(variables)
     images = synthetic_images(BATCHES * predictor.batch, small.spec.model.resolution)
-    labeling = _steps_per_second(
-        lambda number: predictor(variables, images), student, seconds
-    )
-    held = memory.of_step(compiled, small, devices=mesh.size)
-    return Speed(training, labeling * len(images), held)
+    each = _steps_per_second(lambda number: predictor(placed, images), small, seconds)
+    return each * len(images)
 
 
 def remembered(speeds: Speeds = measure) -> Speeds:
@@ -138,6 +147,9 @@ def hours(student: Generation, speed: Speed) -> dict[str, float]:
     seconds = {"train": images.pop("train") / speed.train_images_per_second}
     if spec.config.train.part == "head":
         images = flops.feature_images(student)
+    if spec.solves:
+        rows = flops.solved_rows(student)
+        seconds["train"] += heads.seconds(rows, width(student))
     for what, count in images.items():
         more = count / speed.label_images_per_second
         seconds[what] = seconds.get(what, 0) + more

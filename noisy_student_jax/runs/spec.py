@@ -184,6 +184,21 @@ class GenerationSpec:
         return self.stage == fixres.STAGE
 
     @property
+    def solves(self) -> bool:
+        """Whether its head is solved on features, rather than trained in steps."""
+        return _solves(self.config) and not self.adopted
+
+    @property
+    def noises_images(self) -> bool:
+        """Whether the images that it learns from are noised.
+
+        A head that is trained in steps reads features of clean images.
+        """
+        return self.config.train.part == "all" or (
+            self.solves and self.config.train.views > 0
+        )
+
+    @property
     def owner(self) -> str:
         """Path of its sections in the config."""
         if self.role.labels_only:
@@ -385,11 +400,15 @@ def _layout(generation: int | str, config: ConfigDict) -> BatchLayout:
 def _schedule(config: ConfigDict, facts: DataFacts, *, adopted: str | None) -> Schedule:
     train = config.train
     an_epoch = facts.labeled / train.batch
-    if adopted:
+    if adopted or _solves(config):
         return Schedule(0, an_epoch)
     if train.steps is not None:
         return Schedule(train.steps, an_epoch)
     return Schedule(max(1, round((train.epochs or 0) * an_epoch)), an_epoch)
+
+
+def _solves(config: ConfigDict) -> bool:
+    return config.train.part == "head" and config.train.optimizer == "lbfgs"
 
 
 def _resolution(config: ConfigDict) -> int:

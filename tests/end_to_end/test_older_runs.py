@@ -34,6 +34,13 @@ FINISHED = (
     "generation_0/select",
 )
 WEIGHTS = "model/model.safetensors"
+RECIPE_OF_0_1 = [
+    "--config.train.optimizer=adamw",
+    "--config.train.targets=soft",
+    "--config.train.views=0",
+    "--config.fine_tuning.enabled=true",
+]
+"""What ``configs/folder.py`` has changed since."""
 PROCESSOR = "x86_64-fff8d890470f"
 """That the witness was made on: results are bit-equal on one kind of machine."""
 
@@ -205,7 +212,8 @@ def test_ones_own_images_stay_in_their_parts_and_decisions_stay(
         raise AssertionError("it was decided anew")
 
     monkeypatch.setattr(auto_config, "decide", anew)
-    assert main(line("prepare", tmp_path / "people", workdir)) == 0
+    asked = line("prepare", tmp_path / "people", workdir, *RECIPE_OF_0_1)
+    assert main(asked) == 0
 
     assert "data: finished already, skipped" in capsys.readouterr().out
     assert pq.read_table(workdir / "data" / "splits.parquet").to_pydict() == splits
@@ -215,7 +223,7 @@ def test_ones_own_images_stay_in_their_parts_and_decisions_stay(
     ]
     shutil.rmtree(workdir / "data")
     # What is dealt anew is dealt as it was.
-    assert main([*line("prepare", tmp_path / "people", workdir), "--again"]) == 0
+    assert main([*asked, "--again"]) == 0
     again = pq.read_table(workdir / "data" / "splits.parquet").to_pydict()
     assert again["key"] == splits["key"]
     assert again["part"] == [

@@ -105,7 +105,8 @@ def test_what_a_head_is_trained_on_is_what_the_body_makes(tiny_run, head_run):
         seen = np.asarray(batch["image"])[np.asarray(batch["stream"]) == 0]
         pipeline.close()
 
-        whole = learned.labeled.source._features
+        source = learned.labeled.source
+        whole = source.rows(np.arange(len(source)))
         assert seen.dtype == np.float32
         assert 0 < abs(whole).max() < 255
         for features in seen[:, 0, 0]:
@@ -146,13 +147,17 @@ def test_a_labeled_image_without_features_is_never_drawn(
     pipeline.close()
 
 
-def test_features_are_computed_once_for_all_that_share_a_body(head_run):
-    computed = sorted(
-        path.name.split("-")[0] for path in (head_run / "features").glob("*/*")
-    )
+def test_features_are_computed_once_for_all_that_share_a_body(tiny_run, head_run):
+    # Two generations, the control and the probe read those of one folder.
+    (folder,) = (head_run / "prepared" / "features").iterdir()
+    stored = [
+        files.read_parquet(path)["content"].to_pylist()
+        for path in folder.glob("*.parquet")
+    ]
+    dataset = student(head_run, tiny_run, 1).run.dataset
 
-    # Two generations, the control and the probe read them.
-    assert computed == ["labeled", "pool", "test", "validation"]
+    assert sum(map(len, stored)) == len({one for chunk in stored for one in chunk})
+    assert sum(map(len, stored)) == sum(map(len, dataset.parts().values()))
 
 
 def test_features_of_another_body_are_others(tiny_run, head_run):
@@ -164,52 +169,6 @@ def test_features_of_another_body_are_others(tiny_run, head_run):
     one, other = (p.source(source, "validation").read([0]) for p in (ours, theirs))
 
     assert not np.allclose(one.images[0], other.images[0])
-
-
-def test_features_that_were_cut_short_are_computed_on(tiny_run, head_run, monkeypatch):
-    monkeypatch.setattr(parts, "AT_ONCE", 20)
-    ours = parts.part(student(head_run, tiny_run, 1, "--config.model.crop_padding=1"))
-    source = ours.student.run.dataset.validation
-    whole = ours.source(source, "validation")
-    written = sorted((head_run / "features").glob("*/validation-*/000001.npz"))
-    assert len(written) == 1
-    left = sorted(written[0].parent.iterdir())
-    before = {path.name: path.stat().st_mtime_ns for path in left}
-    written[0].unlink()
-
-    again = ours.source(source, "validation")
-
-    assert np.array_equal(whole._features, again._features)
-    after = {path.name: path.stat().st_mtime_ns for path in left}
-    assert [name for name in before if before[name] != after[name]] == ["000001.npz"]
-
-
-@pytest.mark.parametrize("damage", ["a bit", "other records"])
-def test_damaged_features_are_named_and_computed_again(
-    tiny_run, head_run, monkeypatch, capsys, damage
-):
-    monkeypatch.setattr(parts, "AT_ONCE", 30)
-    ours = parts.part(student(head_run, tiny_run, 1, "--config.model.crop_padding=2"))
-    source = ours.student.run.dataset.validation
-    whole = ours.source(source, "validation")
-    pattern = "*/validation-*/000000.npz"
-    (path,) = (p for p in (head_run / "features").glob(pattern) if holds(p, 30))
-    data = bytearray(path.read_bytes())
-    data[len(data) // 3] ^= 1
-    if damage == "a bit":
-        path.write_bytes(data)
-    else:
-        files.write_arrays(path, features=whole._features[:7], status=np.array(["ok"]))
-    capsys.readouterr()
-
-    again = ours.source(source, "validation")
-
-    assert np.array_equal(whole._features, again._features)
-    assert f"'{path}' is damaged (" in capsys.readouterr().out
-
-
-def holds(path, count):
-    return len(files.read_arrays(path)["features"]) == count
 
 
 def test_the_table_has_a_probe_and_fine_tuning(head_run):

@@ -119,6 +119,54 @@ def test_several_networks_start_from_published_weights_where_all_are_installed()
     assert {one.model.init for one in with_some.generations} == {"random"}
 
 
+LITE = auto_config.PRETRAINED_LADDER
+
+
+def test_heads_on_a_cpu_are_solved_on_mildly_noised_views():
+    config = decided(dataclasses.replace(PHOTOGRAPHS, pretrained=LITE))
+
+    for one in (*config.generations, config.control):
+        assert (one.train.part, one.train.optimizer) == ("head", "lbfgs")
+        assert (one.train.views, one.train.targets) == (2, "hard")
+        for noise in one.noise.values():
+            assert (noise.randaugment_layers, noise.crop_area) == (0, 0.5)
+    # The control is the probe.
+    assert not config.probe.enabled
+
+
+def test_who_asks_for_steps_gets_them():
+    facts = dataclasses.replace(PHOTOGRAPHS, pretrained=LITE)
+    for flag in ("train.steps=9", "train.epochs=9", "train.learning_rate=0.1"):
+        config = decided(facts, f"--config.{flag}")
+
+        assert config.control.train.optimizer == "adamw"
+        assert config.control.train.views == 0
+        assert config.control.noise.pseudo.randaugment_layers == 2
+        assert config.probe.enabled
+
+
+def test_whole_models_take_steps_on_noised_images():
+    facts = dataclasses.replace(PHOTOGRAPHS, pretrained=LITE, machine="accelerator")
+    config = decided(facts)
+
+    assert config.control.train.optimizer == "adamw"
+    assert config.control.train.views == 0
+    assert config.control.noise.pseudo.randaugment_layers == 2
+    # Its rival, the head alone, is solved.
+    assert config.probe.enabled
+    assert config.probe.train.optimizer == "lbfgs"
+
+
+def test_nothing_is_told_of_what_is_off():
+    open_config = configs.complete(_execute(FOLDER))
+    facts = dataclasses.replace(PHOTOGRAPHS, pretrained=LITE)
+    told = decisions.reasons(auto_config.decide(open_config, facts))
+
+    assert not any("fine-tuning" in one or "steps" in one for one in told)
+    assert any("heads are solved" in one for one in told)
+    assert any("in 2 noised forms" in one for one in told)
+
+
 def test_steps_follow_the_number_of_labels_within_limits():
     steps = [
         decided(dataclasses.replace(ICONS, labeled=labeled)).generations[0].train.steps

@@ -1,0 +1,1 @@
+"""Features of frozen backbones as a source, and heads that are solved on them."""

@@ -1,0 +1,336 @@
+"""Solves the head of a student on features of its frozen backbone.
+
+The same training as in `train`, of a convex problem: its solution is computed instead
+of approached in steps. The streams' noise comes with the views of their images. Batch,
+ratio, schedule and label smoothing have no part in it.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pyarrow as pa
+
+from noisy_student_jax.core import console, files
+from noisy_student_jax.core.errors import DamagedFileError, UserError
+from noisy_student_jax.core.types import PyTree
+from noisy_student_jax.data.pipelines.stream import Stream
+from noisy_student_jax.data.sources import first_label, labels_of
+from noisy_student_jax.features import heads
+from noisy_student_jax.features.heads import CrossFitted, Labeled
+from noisy_student_jax.features.logistic import Head
+from noisy_student_jax.features.source import FeatureSource
+from noisy_student_jax.features.views import views
+from noisy_student_jax.generation import streams
+from noisy_student_jax.generation.result import write_bundles
+from noisy_student_jax.generation.trainable import HeadOnFeatures, part
+from noisy_student_jax.runs.paths import FOLD_LABELS, METRICS, OUT_OF_FOLD
+from noisy_student_jax.runs.run import Generation
+
+MOST_FOLD_LABELS = 1 << 28
+"""Probabilities, over folds and pool, up to which students are cross-fitted."""
+
+
+def solve_head(student: Generation) -> dict[str, Any]:
+    """Solves the head of a student's model, and writes its bundles.
+
+    Beside them, ``out_of_fold.parquet`` has the probabilities of each labeled record
+    that a head gives which has not learned from it, nor from teachers that have.
+
+    Returns:
+      Counts for the ledger.
+    """
+    run, spec = student.run, student.spec
+    trained, learned = part(student), streams.make(student)
+    assert isinstance(trained, HeadOnFeatures), "only heads are solved"
+    labeled = _Examples(trained, learned.labeled, "labeled")
+    pseudo = None
+    if spec.teacher and learned.second is not None:
+        pseudo = _Examples(trained, learned.second, "pool")
+    check = run.interruption.check
+    tuned = heads.tune(labeled.all, labeled.order(), check=check)
+    run.progress.start(1 + tuned.folds, "heads solved")
+    head = heads.fit(
+        labeled.all, pseudo.all if pseudo else None, tuned.strength, check=check
+    )
+    run.progress.update(1)
+    crossed = _cross_fitted(student, trained, labeled, pseudo, tuned)
+    right = _write_out_of_fold(student, labeled, crossed)
+    measured = _validated(trained, head)
+    _write_metrics(student, tuned, measured)
+    variables = {"params": _parameters(trained, head), "batch_stats": {}}
+    sha256 = write_bundles(
+        trained, averaged=variables, raw=variables, trained_on=learned.trained_on
+    )
+    metric = run.task.primary_metric
+    console.say(
+        f"  solved with C = {tuned.strength:.3g}"
+        + (
+            f", chosen by {tuned.folds}-fold cross-validation of labeled images"
+            if tuned.curve
+            else ""
+        )
+        + (f"; of these {right:.1%} right when left out" if right is not None else "")
+        + f"; validation {metric} {measured[metric]:.1%}"
+    )
+    seen = len(labeled) + (len(pseudo) if pseudo else 0)
+    return {
+        "steps": 0,
+        "images_drawn": seen * len(labeled.all.views),
+        "labeled": len(labeled),
+        "pseudo_labeled": len(pseudo) if pseudo else 0,
+        "quarantined": labeled.left_out + (pseudo.left_out if pseudo else 0),
+        "views": len(labeled.all.views),
+        "strength": tuned.strength,
+        "parameters": student.cost.parameters,
+        "sha256": sha256,
+    }
+
+
+def check_solvable(student: Generation) -> None:
+    """Checks that a student's head can be solved.
+
+    Raises:
+      UserError: it is no linear classifier of class probabilities.
+    """
+    run, trained = student.run, part(student)
+    asked = "config.train.optimizer is 'lbfgs', which solves"
+    if not isinstance(trained, HeadOnFeatures):
+        raise UserError(
+            f"{asked} a head, but config.train.part is 'all': give another optimizer,"
+            " or train the head alone with --config.train=head"
+        )
+    channels, outputs = trained.preprocessing.channels, run.task.outputs
+    own = [leaf.shape for leaf in jax.tree.leaves(trained.shapes)]
+    if sorted(own) != [(outputs,), (channels, outputs)]:
+        raise UserError(
+            f"{asked} linear heads, but that of '{student.spec.model.name}' has other"
+            " parameters than a kernel and a bias: give another optimizer"
+        )
+    targets = run.task.targets(first_label(run.dataset.labeled))
+    if np.shape(targets) != (1, outputs) or not np.isclose(np.sum(targets), 1):
+        raise UserError(
+            f"{asked} heads for class probabilities, which the targets of task"
+            f" '{run.task.name}' are not: give another optimizer"
+        )
+
+
+class _Examples:
+    """The records of a stream in their views, with targets and weights."""
+
+    def __init__(self, trained: HeadOnFeatures, stream: Stream, name: str):
+        """Computes the features that are missing."""
+        student = trained.student
+        self.views = [
+            trained.view(stream.source, name, view)
+            for view in views(student.spec.config.train.views, stream.noise.input)
+        ]
+        picks = streams.usable(
+            self.views[0], stream.picks, name, student.run.config.data
+        )
+        self.records, first, copies = np.unique(
+            picks[:, 0], return_index=True, return_counts=True
+        )
+        self.left_out = len(np.unique(stream.picks[:, 0])) - len(self.records)
+        targets = stream.targets
+        if name == "pool":
+            targets = _pseudo_targets(student, stream, picks[first, 1])
+        else:
+            targets = np.asarray(targets)[picks[first, 1]]
+        self.all = Labeled(
+            [own.rows(self.records) for own in self.views],
+            targets.astype(np.float64),
+            copies.astype(np.float64),
+        )
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @property
+    def keys(self) -> list[str]:
+        """The key of each record."""
+        return [self.views[0].key(record) for record in self.records.tolist()]
+
+    def order(self) -> np.ndarray:
+        """Returns a hash of each record's key, uint64 ``[records]``."""
+        hashes = [hashlib.sha256(key.encode()).digest()[:8] for key in self.keys]
+        return np.array([int.from_bytes(one, "big") for one in hashes], np.uint64)
+
+
+def _pseudo_targets(
+    student: Generation, stream: Stream, rows: np.ndarray
+) -> np.ndarray:
+    stored = {
+        name: jnp.asarray(np.asarray(array[rows]))
+        for name, array in stream.targets.items()
+    }
+    return _taught(student, np.asarray(stream.to_target(stored), np.float64))
+
+
+def _taught(student: Generation, probabilities: np.ndarray) -> np.ndarray:
+    """Returns the targets that a teacher's probabilities give.
+
+    Args:
+      student: the student.
+      probabilities: float ``[records, classes]``.
+    """
+    train = student.spec.config.train
+    if train.targets == "hard":
+        return np.eye(probabilities.shape[1])[probabilities.argmax(axis=1)]
+    sharp = np.maximum(probabilities, 1e-12) ** (1 / train.temperature)
+    return sharp / sharp.sum(axis=1, keepdims=True)
+
+
+def _cross_fitted(
+    student: Generation,
+    trained: HeadOnFeatures,
+    labeled: _Examples,
+    pseudo: _Examples | None,
+    tuned: heads.Tuned,
+) -> CrossFitted | None:
+    """Cross-fits a student's head, and keeps its labels of the pool for its student.
+
+    Returns:
+      The heads' predictions; None where the teacher, its labels or their selection are
+      others than cross-fitting knows, or there are no folds.
+    """
+    run = student.run
+    folds, pool = tuned.folds, run.dataset.pool
+    kept = student.paths.training / FOLD_LABELS
+    files.remove(kept)
+    if folds < 2 or folds * len(pool) * run.task.outputs > MOST_FOLD_LABELS:
+        return None
+    taught, pooled, select = None, None, None
+    if pseudo is not None:
+        assert student.teacher is not None, "pseudo-labels have a teacher"
+        select = _selecting(student, pseudo.views[0])
+        taught = _fold_labels(student.teacher, (folds, len(pool), run.task.outputs))
+        if select is None or taught is None:
+            return None
+        everyone = np.arange(len(pool))
+        pooled = [own.rows(everyone) for own in pseudo.views]
+    labels = None
+    if _teaches_a_solved_head(student):
+        labels = trained.to_label(pool, "pool").rows(np.arange(len(pool)))
+    found = heads.cross_fit(
+        labeled.all,
+        pooled,
+        tuned.strength,
+        tuned.fold,
+        teacher=taught,
+        select=select,
+        predict=labels,
+        after_fold=lambda done: run.progress.update(1 + done),
+        check=run.interruption.check,
+    )
+    if found.pool is not None:
+        files.write_array(kept, found.pool)
+    return found
+
+
+def _teaches_a_solved_head(student: Generation) -> bool:
+    return any(
+        one.spec.solves and one.spec.teacher == student.spec.name
+        for one in student.run.students
+    )
+
+
+def _fold_labels(teacher: Generation, shape: tuple[int, ...]) -> np.ndarray | None:
+    path = teacher.paths.training / FOLD_LABELS
+    try:
+        found = files.map_array(path)
+    except (FileNotFoundError, DamagedFileError):
+        return None
+    return found if found.shape == shape else None
+
+
+def _selecting(
+    student: Generation, pool: FeatureSource
+) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]] | None:
+    """Returns the selection of a student as a function of probabilities in memory.
+
+    None for rules that balance classes or keep an earlier selection.
+    """
+    options = student.spec.config.selection
+    if options.method != "all" or student.spec.relabels:
+        return None
+    good = np.array(pool.status) == "ok"
+
+    def select(probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        score = np.where(good, probabilities.max(axis=1), -1.0)
+        records = np.argsort(-score, kind="stable")
+        share = options.get("share")
+        records = records[: round((1.0 if share is None else share) * good.sum())]
+        records = np.sort(records[score[records] > options.min_score])
+        return records, _taught(student, probabilities[records].astype(np.float64))
+
+    return select
+
+
+def _write_out_of_fold(
+    student: Generation, labeled: _Examples, crossed: CrossFitted | None
+) -> float | None:
+    """Writes the predictions for labeled records left out.
+
+    Returns:
+      The share of them that is right; None if there are none.
+    """
+    path = student.paths.training / OUT_OF_FOLD
+    if crossed is None:
+        files.remove(path)
+        return None
+    there = np.flatnonzero(crossed.fold >= 0)
+    probabilities, truth = (
+        crossed.probabilities[there],
+        labeled.all.targets[there].argmax(axis=1),
+    )
+    keys = labeled.keys
+    table = {
+        "key": [keys[record] for record in there.tolist()],
+        "truth": truth.astype(np.int32),
+        "fold": crossed.fold[there].astype(np.int32),
+        "probabilities": pa.array(list(probabilities)),
+    }
+    files.write_parquet(path, pa.table(table))
+    return float((probabilities.argmax(axis=1) == truth).mean())
+
+
+def _validated(trained: HeadOnFeatures, head: Head) -> dict[str, float]:
+    """Returns the metrics on validation images."""
+    run = trained.student.run
+    source = trained.source(run.dataset.validation, "validation")
+    records = np.flatnonzero(np.array(source.status) == "ok")
+    logits = head.logits(source.rows(records)).astype(np.float32)
+    predictions = run.task.predict({"logits": jnp.asarray(logits)})
+    arrays = {name: np.asarray(value) for name, value in predictions.items()}
+    return run.task.metrics(arrays, labels_of(run.dataset.validation)[records])
+
+
+def _write_metrics(
+    student: Generation, tuned: heads.Tuned, measured: dict[str, float]
+) -> None:
+    """Writes ``metrics.jsonl``: a line for each C that was tried, and validation."""
+    entries: list[dict[str, float]] = [
+        {"step": number, "strength": strength, "left_out/loss": loss}
+        for number, (strength, loss) in enumerate(tuned.curve.items())
+    ]
+    validation = {
+        f"validation/{weights}/{name}": value
+        for weights in ("raw", "ema")
+        for name, value in measured.items()
+    }
+    entries.append({"step": len(entries), "strength": tuned.strength, **validation})
+    lines = "".join(json.dumps(entry) + "\n" for entry in entries)
+    files.write_atomically(student.paths.training / METRICS, lines)
+
+
+def _parameters(trained: HeadOnFeatures, head: Head) -> PyTree:
+    """Returns a head's parameters under the names of the module."""
+    by_rank = {1: head.bias, 2: head.kernel}
+    return jax.tree.map(
+        lambda leaf: by_rank[len(leaf.shape)].astype(np.float32), trained.shapes
+    )
