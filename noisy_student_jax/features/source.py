@@ -101,20 +101,37 @@ class FeatureSource:
         return Examples(images, status, labels)
 
 
-class MeanOfViews(FeatureSource):
-    """A source of features averaged over views of the same images."""
+class _Several(FeatureSource):
+    """Several features of the same images."""
 
-    def __init__(self, views: Sequence[FeatureSource]):
-        """Takes the views; a record is usable where it is in all of them."""
-        self._views = list(views)
-        first = self._views[0]
+    def __init__(self, parts: Sequence[FeatureSource]):
+        """Takes the parts; a record is usable where it is in all of them."""
+        self._parts = list(parts)
+        first = self._parts[0]
         self._source, self.key, self.labels = first._source, first.key, first.labels
         self.bytes_per_record = first.bytes_per_record
         self.status = [
             next((why for why in each if why != "ok"), "ok")
-            for each in zip(*(view.status for view in views), strict=True)
+            for each in zip(*(part.status for part in parts), strict=True)
         ]
+
+
+class MeanOfViews(_Several):
+    """A source of features averaged over views of the same images."""
 
     def rows(self, indices: np.ndarray) -> np.ndarray:
         """See `FeatureSource`."""
-        return np.mean([view.rows(indices) for view in self._views], axis=0)
+        return np.mean([view.rows(indices) for view in self._parts], axis=0)
+
+
+class Joined(_Several):
+    """A source of the features of several backbones, one after the other."""
+
+    def __init__(self, parts: Sequence[FeatureSource]):
+        """See `FeatureSource`."""
+        super().__init__(parts)
+        self.bytes_per_record = sum(part.bytes_per_record for part in parts)
+
+    def rows(self, indices: np.ndarray) -> np.ndarray:
+        """See `FeatureSource`."""
+        return np.concatenate([part.rows(indices) for part in self._parts], axis=1)

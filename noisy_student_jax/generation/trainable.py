@@ -20,14 +20,23 @@ from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.protocols import Preprocessor, Source
 from noisy_student_jax.core.types import PyTree
 from noisy_student_jax.evaluation.predictor import Predictor
-from noisy_student_jax.features.source import FeatureSource, MeanOfViews, OnePixel
+from noisy_student_jax.features.source import (
+    FeatureSource,
+    Joined,
+    MeanOfViews,
+    OnePixel,
+)
 from noisy_student_jax.features.store import FOLDER, Backbone, FeatureStore
 from noisy_student_jax.features.views import CLEAN, View, views
 from noisy_student_jax.generation import init_weights
+from noisy_student_jax.models import concatenated
 from noisy_student_jax.models.bundle import Bundle
 from noisy_student_jax.models.initialize import abstract_variables
 from noisy_student_jax.runs.paths import PREPARED
 from noisy_student_jax.runs.run import Generation
+
+NOT_OF_FEATURES = ("outputs", "dropout_rate", "members", "mean", "std")
+"""Arguments of models that the features of their networks do not depend on."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +105,11 @@ def synthetic_images(count: int, side: int) -> np.ndarray:
 
 def width(student: Generation) -> int:
     """Returns the number of channels of the features that a model's head reads."""
-    module, side = student.spec.model.module, student.spec.model.resolution
+    return channels(student.spec.model.module, student.spec.model.resolution)
+
+
+def channels(module: nn.Module, side: int) -> int:
+    """Returns the number of channels of a module's features, from images of a size."""
     outputs = jax.eval_shape(
         lambda images: module.init_with_output(random_keys.key(0), images)[0],
         jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32),
@@ -167,7 +180,8 @@ class HeadOnFeatures(Part):
             batch=run.config.labels.batch,
             ahead=run.config.data.prefetch,
         )
-        return store.source(self._backbone, source, name, view=view)
+        found = [store.source(one, source, name, view=view) for one in self._backbones]
+        return found[0] if len(found) == 1 else Joined(found)
 
     def synthetic(self, count: int) -> np.ndarray:
         """See `Part`."""
@@ -195,20 +209,29 @@ class HeadOnFeatures(Part):
         return own["params"]
 
     @functools.cached_property
-    def _backbone(self) -> Backbone:
+    def _backbones(self) -> tuple[Backbone, ...]:
+        """The networks of the model, whose features other models share."""
         model = self.student.spec.model
         used = {
             name: value
             for name, value in model.arguments.items()
-            if name not in ("outputs", "dropout_rate")
+            if name not in NOT_OF_FEATURES
         }
-        return Backbone(
-            model.module,
-            init_weights.initial_variables(self.student),
-            model.preprocessing,
-            self.preprocessing.channels,
-            {"model": model.name, "arguments": used},
-            head=tuple(self.shapes),
+        return tuple(
+            Backbone(
+                one.module,
+                one.variables,
+                one.preprocessing,
+                channels(one.module, one.preprocessing.resolution),
+                {"model": one.described, "arguments": used},
+                head=tuple(self.shapes),
+            )
+            for one in concatenated.backbones(
+                model.name,
+                model.module,
+                init_weights.initial_variables(self.student),
+                model.preprocessing,
+            )
         )
 
     @functools.cached_property

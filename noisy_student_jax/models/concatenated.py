@@ -8,6 +8,7 @@ Members are EfficientNets, or backbones from outside (`onnx_backbone`), whose fe
 the host computes and gives to the module.
 """
 
+import dataclasses
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -21,6 +22,7 @@ from noisy_student_jax import models
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.model_arguments import ModelArguments
 from noisy_student_jax.core.types import PyTree
+from noisy_student_jax.images.preprocessing import Preprocessing
 from noisy_student_jax.models import efficientnet, onnx_backbone
 from noisy_student_jax.models.architectures import Architecture
 from noisy_student_jax.models.efficientnet import EfficientNet, Noise
@@ -48,6 +50,7 @@ class Concatenated(nn.Module):
       std: of the images given, per channel, on the 0–1 scale.
       blank: whether features of members from outside are zeros where none are given,
         for shapes and operations alone.
+      headless: see `EfficientNet`.
     """
 
     members: tuple[str, ...]
@@ -56,6 +59,7 @@ class Concatenated(nn.Module):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     blank: bool = False
+    headless: bool = False
 
     @nn.compact
     def __call__(
@@ -99,6 +103,8 @@ class Concatenated(nn.Module):
         if not self.outputs:
             return {"features": features}
         pooled = jnp.concatenate([one["pooled"] for one in found], -1)
+        if self.headless:
+            return {"pooled": pooled, "features": features}
         rate = self._dropout_rate if train else 0.0
         logits = classify(
             pooled,
@@ -241,6 +247,64 @@ concatenated.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
 
 def _architecture(member: str) -> Architecture:
     return models.create(member, outputs=1).architecture
+
+
+@dataclasses.dataclass(frozen=True)
+class Backbone:
+    """A network without a classifier, whose features are the same in any model.
+
+    Attributes:
+      name: of the network.
+      module: the network; its last output is ``pooled``.
+      variables: its variables.
+      preprocessing: preprocessing of its images.
+    """
+
+    name: str
+    module: nn.Module
+    variables: PyTree
+    preprocessing: Preprocessing
+
+    @property
+    def described(self) -> str:
+        """Its name; of a network from outside, the content of its file."""
+        if models.outside((self.name,)):
+            return onnx_backbone.opened(self.name).sha256
+        return self.name
+
+
+def backbones(
+    name: str, module: nn.Module, variables: PyTree, preprocessing: Preprocessing
+) -> tuple[Backbone, ...]:
+    """Returns the networks whose features, one after the other, a model's head reads.
+
+    Args:
+      name: of the model.
+      module: the model.
+      variables: its variables, with or without a classifier.
+      preprocessing: preprocessing of its images.
+    """
+    if not isinstance(module, Concatenated):
+        own = {n: v for n, v in variables["params"].items() if n != CLASSIFIER}
+        if isinstance(module, EfficientNet):
+            module, variables = (
+                module.clone(headless=True),
+                {**variables, "params": own},
+            )
+        return (Backbone(name, module, variables, preprocessing),)
+    found = []
+    for member in module.members:
+        if member in module.outside:
+            alone = module.clone(members=(member,), headless=True)
+            nothing: PyTree = {"params": {}, "batch_stats": {}}
+            found.append(Backbone(member, alone, nothing, preprocessing))
+            continue
+        mean, std = models.normalization(member)
+        seen = dataclasses.replace(preprocessing, mean=mean, std=std)
+        network = module._network(member, parent=None)
+        own = separate(variables, member)
+        found.append(Backbone(member, network, own, seen))
+    return tuple(found)
 
 
 def networks(module: nn.Module) -> tuple[EfficientNet, ...]:

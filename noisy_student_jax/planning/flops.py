@@ -2,9 +2,12 @@
 
 import math
 
+from noisy_student_jax import models
 from noisy_student_jax.config import ConfigDict
 from noisy_student_jax.config.accelerators import CHIPS
+from noisy_student_jax.generation.trainable import NOT_OF_FEATURES
 from noisy_student_jax.runs.run import Generation
+from noisy_student_jax.runs.spec import GenerationSpec
 
 BACKWARD = 2
 """FLOPs of the backward pass relative to the forward pass, approximately."""
@@ -64,18 +67,24 @@ def solved_rows(student: Generation) -> int:
 
 
 def _has_a_known_backbone(student: Generation) -> bool:
-    """Whether an earlier generation has computed features of the same backbone."""
-    own = student.spec.model.key, student.spec.config.model.init
+    """Whether earlier generations have computed features of the same networks."""
+    known: set[tuple] = set()
     for earlier in student.run.students:
         if earlier.spec.name == student.spec.name:
-            return False
-        spec = earlier.spec
-        if (
-            spec.config.train.part == "head"
-            and (spec.model.key, spec.config.model.init) == own
-        ):
-            return True
-    return False
+            break
+        if earlier.spec.config.train.part == "head":
+            known |= _networks(earlier.spec)
+    return _networks(student.spec) <= known
+
+
+def _networks(spec: GenerationSpec) -> set[tuple]:
+    """Returns keys of a model's networks; equal ones have the same features."""
+    model, arguments = spec.model, dict(spec.model.arguments)
+    names = models.members(model.name, arguments.get("members"))
+    for name in NOT_OF_FEATURES:
+        arguments.pop(name, None)
+    same = repr(sorted(arguments.items())), model.resolution, spec.config.model.init
+    return {(name, *same) for name in names}
 
 
 def flops(student: Generation) -> dict[str, float]:

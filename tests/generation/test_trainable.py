@@ -1,11 +1,13 @@
 """A head is trained on features of a frozen body, computed once."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 from support import TINY
 
-from noisy_student_jax import config
+from noisy_student_jax import config, models
 from noisy_student_jax.cli.main import main
 from noisy_student_jax.core import files
 from noisy_student_jax.core.errors import UserError
@@ -14,6 +16,8 @@ from noisy_student_jax.evaluation.predictor import Predictor, predict_source
 from noisy_student_jax.generation import init_weights
 from noisy_student_jax.generation import trainable as parts
 from noisy_student_jax.models import bundle as bundles
+from noisy_student_jax.models import concatenated
+from noisy_student_jax.models.initialize import initialize
 from noisy_student_jax.runs.run import Run
 
 
@@ -169,6 +173,52 @@ def test_features_of_another_body_are_others(tiny_run, head_run):
     one, other = (p.source(source, "validation").read([0]) for p in (ours, theirs))
 
     assert not np.allclose(one.images[0], other.images[0])
+
+
+def test_several_networks_share_their_features_with_each_alone(tiny_run, tmp_path):
+    body = bundles.read(tiny_run / "generation_1" / "model")
+    members = (body.architecture, "efficientnet_tiny_s")
+    beside = initialize(models.create(members[1], outputs=10), resolution=8, seed=0)
+    joined = concatenated.joined({members[0]: body.variables, members[1]: beside})
+    classifier = {"kernel": np.zeros((32 + 64, 10), "f"), "bias": np.zeros(10, "f")}
+    mean, std = models.normalization(body.architecture)
+    both = dataclasses.replace(
+        body,
+        architecture="concatenated",
+        arguments={"outputs": 10, "members": members},
+        preprocessing=dataclasses.replace(body.preprocessing, mean=mean, std=std),
+        variables={**joined, "params": {**joined["params"], "classifier": classifier}},
+    )
+    bundles.write(both, tmp_path / "both")
+    normal = [f"--config.model.mean={mean}", f"--config.model.std={std}"]
+    several = [
+        "--config.model.name=concatenated",
+        f"--config.members={','.join(members)}",
+        f"--config.init={tmp_path / 'both'}",
+    ]
+    whole, alone = (
+        parts.part(student(tmp_path / "run", tiny_run, 1, *normal, *more))
+        for more in (several, [])
+    )
+    source = whole.student.run.dataset.validation
+    records = np.arange(len(source))
+
+    features = whole.source(source, "validation").rows(records)
+    folders = set((tmp_path / "run" / "prepared" / "features").iterdir())
+    own = alone.source(source, "validation").rows(records)
+
+    assert len(folders) == 2
+    assert set((tmp_path / "run" / "prepared" / "features").iterdir()) == folders
+    np.testing.assert_array_equal(features[:, :32], own)
+    images = source.read(records).images
+    predict = Predictor(_Pooled(), whole.student.spec.model.module, both.preprocessing)
+    seen = predict(both.variables, both.preprocessing.apply_all(images))["pooled"]
+    np.testing.assert_allclose(features, seen, rtol=1e-4, atol=1e-5)
+
+
+class _Pooled:
+    def predict(self, outputs):
+        return {"pooled": outputs["pooled"]}
 
 
 def test_the_table_has_a_probe_and_fine_tuning(head_run):

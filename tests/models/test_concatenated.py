@@ -59,6 +59,42 @@ def test_its_features_are_those_of_its_members_one_after_the_other(members):
     np.testing.assert_array_equal(with_head["logits"], outputs["logits"])
 
 
+@pytest.mark.parametrize("members", [TINY, LITE], ids=["alike", "other normalization"])
+def test_its_backbones_compute_the_features_that_its_head_reads(members):
+    one = some.concatenated(SIDE, members=members)
+    module = models.create(one.architecture, **one.arguments)
+
+    parts = concatenated.backbones(
+        one.architecture, module, one.variables, one.preprocessing
+    )
+
+    assert tuple(part.name for part in parts) == members
+    images, (mean, std) = pixels(), (one.preprocessing.mean, one.preprocessing.std)
+    whole = module.apply(one.variables, np.asarray(normalize(images, mean, std)))
+    found = [
+        part.module.apply(
+            part.variables,
+            np.asarray(
+                normalize(images, part.preprocessing.mean, part.preprocessing.std)
+            ),
+        )["pooled"]
+        for part in parts
+    ]
+    np.testing.assert_allclose(
+        np.concatenate(found, -1), whole["pooled"], rtol=1e-4, atol=1e-4
+    )
+    # A member is the network that it is alone.
+    lone = some.bundle("test", side=SIDE)
+    (alone,) = concatenated.backbones(
+        lone.architecture,
+        models.create(lone.architecture, **lone.arguments),
+        lone.variables,
+        lone.preprocessing,
+    )
+    assert alone.module == parts[0].module
+    assert jax.tree.structure(alone.variables) == jax.tree.structure(parts[0].variables)
+
+
 def test_each_member_sees_its_own_normalization_of_images_normalized_otherwise():
     mean, std = (0.1, 0.2, 0.3), (0.5, 0.4, 0.3)
     module, variables = made(TINY, mean=mean, std=std)

@@ -19,6 +19,7 @@ from noisy_student_jax.models import bundle as bundles
 from noisy_student_jax.models import card as cards
 from noisy_student_jax.models import cost, onnx_backbone
 from noisy_student_jax.models.initialize import initialize
+from noisy_student_jax.robustness.fgsm import gradient_sign
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -118,6 +119,8 @@ def test_what_needs_the_network_itself_is_told(file, tmp_path):
 
     with pytest.raises(UserError, match=r"backbone\.onnx' there is a program for onnx"):
         to_savedmodel.export(one, tmp_path / "saved", task=some.task(one))
+    with pytest.raises(UserError, match="alone, and no gradient"):
+        gradient_sign(Predictor.from_bundle(one, some.task(one)))
     with pytest.raises(UserError, match="not joined with another"):
         to_onnx.export(one, tmp_path / "model.onnx", task=some.task(one))
 

@@ -75,3 +75,24 @@ def test_the_last_generation_and_the_control_label_nothing():
     run = planned(PATHS["svhn"])
     labeled = [flops.images(one)["label"] for one in run.students]
     assert labeled == [531_131, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("name", "known"), [("efficientnet_b1", True), ("efficientnet_b2", False)]
+)
+def test_a_network_of_an_earlier_model_has_its_features_already(name, known):
+    overrides = (
+        "--config.train.part=head",
+        "--config.init=pretrained",
+        "--config.generations[0].model.name=concatenated",
+        "--config.members=efficientnet_b0,efficientnet_b1",
+        "--config.model.resolution=64",
+        f"--config.generations[1].model.name={name}",
+    )
+
+    first, second = (
+        flops.feature_images(student("digits", number, *overrides)) for number in (0, 1)
+    )
+
+    assert first["train"] > 0
+    assert (second["train"] == 0) == known
