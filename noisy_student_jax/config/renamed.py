@@ -74,6 +74,7 @@ REMOVED = (
 ADDED: dict[str, dict[str, Any]] = {
     "log": {"profile_steps": None},
     "data": {"near_duplicates": "keep", "max_pixels": 64_000_000, "scale": None},
+    "selection": {"share": 1.0},
     "model": {"members": None},
     "train": {"views": 0},
 }

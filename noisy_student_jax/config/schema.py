@@ -283,9 +283,10 @@ _SCHEMA: dict[str, Any] = {
     },
     "selection": {
         "method": _one_of(("paper", "reference", "all"), "how classes are balanced"),
-        "min_score": _number(0.3, _FRACTION, "scores below are left out"),
+        "min_score": _number(0.3, _FRACTION, "scores below are left out", DECIDED),
         "per_class": _whole(130_000, _FROM_1, "records drawn per class", DECIDED),
         "max_copies": _whole(None, _FROM_1, "copies of one record, at most", OFF),
+        "share": _number(1.0, _FRACTION, "of the pool: the surest, for 'all'", DECIDED),
         "seed": _whole(0, _SEED, "of ties and of the last repeats"),
         "relabel": _switch(False, "the teacher's own selection is labeled anew"),
     },

@@ -114,7 +114,7 @@ def draws_per_epoch(student: Generation) -> int:
     if not student.spec.teacher:
         return len(data.labeled)
     if selection.method == "all":
-        return len(data.pool)
+        return max(1, round(selection.share * len(data.pool)))
     full = selection.per_class * len(data.classes)
     if selection.max_copies is None:
         return full

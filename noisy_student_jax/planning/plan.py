@@ -432,7 +432,7 @@ def _student_recipe(student: Generation) -> list[str]:
         noise = identity(config.noise[stream].to_dict(), f"noise.{stream}")
         lines.append(f"  noise on {stream}: {_fields(noise)}")
     if spec.teacher:
-        fields = config.selection.to_dict()
+        fields = identity(config.selection.to_dict(), "selection")
         del fields["relabel"]
         kept = f"that of {spec.teacher}, labeled anew"
         lines.append(f"  selection: {kept if spec.relabels else _fields(fields)}")

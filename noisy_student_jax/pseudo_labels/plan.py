@@ -1,5 +1,6 @@
 """The selection rule: which records are drawn and how often, from additive counts."""
 
+import copy
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
@@ -27,12 +28,14 @@ class SelectionOptions:
     Attributes:
       method: ``paper``, balanced exactly (`Plan`); ``reference``, balanced as in the
         authors' code (`reference.ReferencePlan`); or ``all``, every record above
-        `min_score` once (the paper's "no balancing" ablation).
+        `min_score` once (`NaturalPlan`; the paper's "no balancing" ablation).
       min_score: exclusive lower bound of scores, compared as float32. For
         ``reference`` it is inclusive, and a whole number of hundredths.
       per_class: the paper's K (130,000 there); ignored by ``all``.
       max_copies: upper bound on the draws of one record, even if its class then has
         fewer draws than `per_class`; None for no bound, as in the paper.
+      share: for ``all``, the share of the labeled records that is taken at most, those
+        with the highest scores whatever their classes.
       seed: seed for ties at the cut, and for choosing records with one more copy.
 
     Raises:
@@ -43,6 +46,7 @@ class SelectionOptions:
     min_score: float = 0.3
     per_class: int | None = None
     max_copies: int | None = None
+    share: float = 1.0
     seed: int = 0
 
     @classmethod
@@ -87,6 +91,19 @@ class SelectionOptions:
                 f"max_copies is {copies!r} but must be a whole number of draws of one "
                 "record, 1 or more, or None for no cap"
             )
+        share = self.share
+        if isinstance(share, bool) or not isinstance(share, int | float):
+            raise UserError(f"share must be a number, not {share!r}")
+        if not 0 < share <= 1:
+            raise UserError(
+                f"share is {share} but must be above 0 and at most 1, which is all of "
+                "them"
+            )
+        if share < 1 and self.method != "all":
+            raise UserError(
+                f"share is {share} but method {self.method!r} takes per_class records "
+                "of each class; leave share at 1 or choose method 'all'"
+            )
         if not _is_integer(self.seed) or not 0 <= self.seed < 1 << 63:
             raise UserError(
                 f"seed is {self.seed!r} but must be a whole number, 0 or more"
@@ -109,6 +126,14 @@ class SelectionOptions:
         """
         lowest = np.float32(self.min_score)
         return score >= lowest if self.method == "reference" else score > lowest
+
+    def most_records(self, labeled: int) -> int:
+        """Returns the number of records that `share` allows: 1 or more.
+
+        Args:
+          labeled: number of labeled records.
+        """
+        return max(1, round(self.share * labeled))
 
     def most_draws(self, records: np.ndarray) -> np.ndarray:
         """Returns the number of draws of classes with at least one record.
@@ -191,7 +216,7 @@ class Survey:
 
 
 class Plan:
-    """The paper's selection rule, computed exactly.
+    """The paper's selection rule, computed exactly; method ``paper``.
 
     Until `settled`: create `counters`, add every shard with `histogram` (and, with
     several hosts, the counters of the others), and call `advance` with the sum.
@@ -208,7 +233,7 @@ class Plan:
     def __init__(self, survey: Survey, options: SelectionOptions):
         self.options = options
         n = survey.eligible
-        K = n if options.method == "all" else options.most_draws(n)
+        K = options.most_draws(n)
         self.capacity = np.minimum(n, K)
         self.copies = np.ones_like(n)
         few = (n > 0) & (n < K)
@@ -247,7 +272,7 @@ class Plan:
         )
         columns = ["label", "score"] + ["key"] * hashing
         for batch in sidecar.batches(path, columns):
-            _, label, words = self._ranked(batch)
+            _, label, words = _ranked(batch, self.options)
             for cut, own, into in zip(self._cuts, words, counts, strict=True):
                 if not cut.settled:
                     cut.histogram(label, own, into)
@@ -262,21 +287,83 @@ class Plan:
             if not cut.settled:
                 cut.advance(own)
 
-    def _ranked(
-        self, batch: pa.RecordBatch
-    ) -> tuple[np.ndarray, np.ndarray, list[list[radix.Word]]]:
-        """Returns the rows above the threshold, their classes and both their ranks."""
-        rows, label, score = eligible(batch, self.options)
-        rank = radix.score_rank(score)
+    def take(self, batch: pa.RecordBatch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns the selected rows of a batch; call it in the pool's order.
 
-        def hashed(use: int) -> radix.Word:
-            seed = self.options.seed ^ use << 48
-            return lambda of: radix.hash_keys(batch["key"], rows[of], seed=seed)
+        Args:
+          batch: columns key, label and score.
 
-        def scored(of: np.ndarray) -> np.ndarray:
-            return rank[of]
+        Returns:
+          Rows of the batch, their classes and their numbers of copies.
+        """
+        rows, label, (rank, draw) = _ranked(batch, self.options)
+        copies = self.copies[label] + self._cuts[1].take(label, draw)
+        taken = self._cuts[0].take(label, rank)
+        return rows[taken], label[taken], copies[taken]
 
-        return rows, label, [[scored, hashed(_TIE)], [hashed(_REMAINDER), scored]]
+
+class NaturalPlan:
+    """The surest records, each once, at natural shares of the classes; method ``all``.
+
+    The interface is that of `Plan`. Once the cut through all classes is found, one more
+    pass counts the records of each class above it.
+
+    Args:
+      survey: survey of all shards.
+      options: options of the selection.
+    """
+
+    def __init__(self, survey: Survey, options: SelectionOptions):
+        self.options = options
+        eligible = int(survey.eligible.sum())
+        wanted = min(options.most_records(int(survey.ok.sum())), eligible)
+        self._cut = radix.Cut(np.array([wanted]), np.array([eligible]), words=(32, 64))
+        self._columns = ["label", "score"]
+        self.settled = wanted == eligible
+        self.capacity = survey.eligible * self.settled
+
+    @property
+    def draws(self) -> np.ndarray:
+        """Number of copies, int64 `[classes]`: one of each record."""
+        return self.capacity
+
+    def counters(self) -> list[np.ndarray]:
+        """Returns zeros to count one pass into."""
+        if self._cut.settled:
+            # Counting uses up what `take` may take of equal ranks.
+            self._unused = copy.deepcopy(self._cut)
+            return [np.zeros_like(self.capacity)]
+        if self._cut.word:
+            self._columns = ["label", "score", "key"]
+        return [self._cut.counters()]
+
+    def histogram(self, path: Path, counts: Sequence[np.ndarray]) -> None:
+        """Adds one shard to the counts of this pass.
+
+        Args:
+          path: a sidecar.
+          counts: the result of `counters`, updated in place.
+        """
+        (into,) = counts
+        for batch in sidecar.batches(path, self._columns):
+            if self._cut.settled:
+                _, label, _ = self.take(batch)
+                into += np.bincount(label, minlength=len(into))
+            else:
+                _, label, (rank, _) = _ranked(batch, self.options)
+                self._cut.histogram(np.zeros_like(label), rank, into)
+
+    def advance(self, counts: Sequence[np.ndarray]) -> None:
+        """Ends a pass.
+
+        Args:
+          counts: the sum over all shards.
+        """
+        if self._cut.settled:
+            (self.capacity,) = counts
+            self._cut, self.settled = self._unused, True
+        else:
+            self._cut.advance(counts[0])
 
     def take(self, batch: pa.RecordBatch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns the selected rows of a batch; call it in the pool's order.
@@ -287,10 +374,26 @@ class Plan:
         Returns:
           Rows of the batch, their classes and their numbers of copies.
         """
-        rows, label, (rank, draw) = self._ranked(batch)
-        copies = self.copies[label] + self._cuts[1].take(label, draw)
-        taken = self._cuts[0].take(label, rank)
-        return rows[taken], label[taken], copies[taken]
+        rows, label, (rank, _) = _ranked(batch, self.options)
+        taken = self._cut.take(np.zeros_like(label), rank)
+        return rows[taken], label[taken], np.ones(taken.sum(), np.int64)
+
+
+def _ranked(
+    batch: pa.RecordBatch, options: SelectionOptions
+) -> tuple[np.ndarray, np.ndarray, list[list[radix.Word]]]:
+    """Returns the rows above the threshold, their classes and both their ranks."""
+    rows, label, score = eligible(batch, options)
+    rank = radix.score_rank(score)
+
+    def hashed(use: int) -> radix.Word:
+        seed = options.seed ^ use << 48
+        return lambda of: radix.hash_keys(batch["key"], rows[of], seed=seed)
+
+    def scored(of: np.ndarray) -> np.ndarray:
+        return rank[of]
+
+    return rows, label, [[scored, hashed(_TIE)], [hashed(_REMAINDER), scored]]
 
 
 def eligible(

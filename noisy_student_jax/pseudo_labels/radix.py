@@ -187,6 +187,8 @@ class Cut:
         rows = np.flatnonzero(taken)
         for at, (word, prefix) in enumerate(zip(words, self._prefix, strict=True)):
             rows = rows[self._depth[label[rows]] > at]
+            if not rows.size:
+                break
             value, cut = word(rows), prefix[label[rows]]
             taken[rows[value < cut]] = False
             rows = rows[value == cut]

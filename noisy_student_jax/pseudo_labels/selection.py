@@ -5,7 +5,8 @@ teacher scores above 0.3, takes at most the K most confident of each class, and 
 records of smaller classes until they have K. Method ``paper`` takes exactly the K
 highest scores, and gives every class that has a record exactly K draws. The authors'
 code (``filter_unlabel.py``) sub-samples above the edge of a 1 % bin and has K draws in
-expectation; it is available as method ``reference``.
+expectation; it is available as method ``reference``. Method ``all`` takes records once,
+whatever their class: all of them, or the surest share.
 
 Selection reads only key, status, label and score. The plan depends on these and the
 seed, not on the shards or their order; only record numbers follow the pool.
@@ -33,6 +34,7 @@ from noisy_student_jax.pseudo_labels.plan import (
     BINS,
     EDGES,
     MOST_CLASSES,
+    NaturalPlan,
     Plan,
     SelectionOptions,
     Survey,
@@ -50,7 +52,7 @@ TARGETS = "targets"
 SUMMARY = "selection.json"
 
 Targets = Callable[[pa.RecordBatch], dict[str, np.ndarray]]
-AnyPlan = Plan | ReferencePlan | KeptPlan
+AnyPlan = Plan | NaturalPlan | ReferencePlan | KeptPlan
 
 _PICKS_AT_ONCE = 1 << 20
 _PLAN_SCHEMA = pa.schema(
@@ -122,6 +124,8 @@ def select(
         plan = KeptPlan(survey, options, Path(kept) / PLAN, load_picks(kept)[0])
     elif options.method == "reference":
         plan = ReferencePlan(survey, options)
+    elif options.method == "all":
+        plan = NaturalPlan(survey, options)
     else:
         plan = Plan(survey, options)
     _settle(paths, plan)
@@ -378,7 +382,7 @@ def _summary(
     return {
         "schema": 1,
         "method": options.method,
-        "options": dataclasses.asdict(options),
+        "options": _told(options),
         "labels": {
             "shards": shards,
             "task": metadata.get("task"),
@@ -433,7 +437,9 @@ def _warnings(
         ]
     if expected.class_counts is not None:
         found.append(
-            warnings.uneven_classes(survey.ok, expected.class_counts, names=names)
+            warnings.uneven_classes(
+                survey.ok, expected.class_counts, options=options, names=names
+            )
         )
     if expected.scores is not None:
         pool = Scores(survey.scores, mean(survey.confidence, int(survey.ok.sum())))
@@ -458,10 +464,18 @@ def _nothing(directory: Path, survey: Survey, options: SelectionOptions) -> User
     )
 
 
+def _told(options: SelectionOptions) -> dict[str, Any]:
+    """Returns the options, and `share` only where it leaves out any record."""
+    values = dataclasses.asdict(options)
+    if options.share == 1:
+        del values["share"]
+    return values
+
+
 def _plan_metadata(
     options: SelectionOptions, metadata: dict[str, str]
 ) -> dict[str, str]:
-    values = dataclasses.asdict(options)
+    values = _told(options)
     values["model_sha256"] = metadata.get("model_sha256", "")
     return {
         sidecar.PREFIX + name: "" if value is None else str(value)

@@ -125,14 +125,20 @@ def empty_classes(
         return None
     never = int((predicted[empty] == 0).sum())
     lost = int((eligible[empty] > 0).sum())
-    why = f"no record of theirs scores {options.bar}"
-    if lost:
+    why, what = f"no record of theirs scores {options.bar}", "lower min_score"
+    if lost and options.method == "all":
+        why = (
+            f"{lost} of them have no record in the surest {options.share:.1%} of the "
+            f"pool; of the rest, {why}"
+        )
+        what = "take a larger share"
+    elif lost:
         why = f"{lost} of them lose their few records by chance; of the rest, {why}"
     return (
         f"{len(empty)} of {len(selected)} classes get no pseudo-labels: "
         f"{_listed(_names(empty, names))} ({why}; {never} of them "
-        "the teacher never predicts); lower min_score, add unlabeled images of these "
-        "classes, or check the teacher"
+        f"the teacher never predicts); {what}, add unlabeled images of these classes, "
+        "or check the teacher"
     )
 
 
@@ -169,16 +175,25 @@ def capped_classes(
 
 
 def uneven_classes(
-    predicted: np.ndarray, labeled: np.ndarray, *, names: Sequence[str]
+    predicted: np.ndarray,
+    labeled: np.ndarray,
+    *,
+    options: SelectionOptions,
+    names: Sequence[str],
 ) -> str | None:
     """Warns of predictions that are far more uneven than the labeled images.
+
+    Draws at natural shares are as uneven as the pool, and nothing is repeated.
 
     Args:
       predicted: int64 `[classes]`, number of pool records predicted as each class.
       labeled: int64 `[classes]`, number of labeled images of each class.
+      options: options of the selection.
       names: class names; may be empty.
     """
     records = int(predicted.sum())
+    if options.method == "all":
+        return None
     if records < RECORDS_PER_CLASS * np.count_nonzero(labeled):
         return None
     pool, known = _effective(predicted), _effective(labeled)
@@ -192,9 +207,10 @@ def uneven_classes(
         f"the teacher spreads the pool over {pool:.1f} classes in effect, the "
         f"labeled images have {known:.1f} (e to the entropy of the shares), and "
         f"gives {name} {share:.0%} of the pool, which is {known_share:.0%} of the "
-        "labeled images: either the pool really is like that or the teacher has "
-        "collapsed onto few classes; look at some of it, add images of the other "
-        "classes, or train the teacher better"
+        "labeled images, while each class is drawn equally often: if the pool really "
+        "is like that, draw it at its natural shares (selection.method 'all'); if the "
+        "teacher has collapsed onto few classes, add images of the others or train the "
+        "teacher better; look at some of it"
     )
 
 
@@ -215,12 +231,17 @@ def out_of_domain(
     below = validation.mean - pool.mean
     if pool.mean >= FAR_BELOW * validation.mean or below < STANDARD_ERRORS * error:
         return None
-    shares = [s.share_from(options.min_score) for s in (pool, validation)]
+    passing = ""
+    if options.min_score:
+        shares = [s.share_from(options.min_score) for s in (pool, validation)]
+        passing = (
+            f", and {shares[0]:.0%} of it pass min_score {options.min_score:g} where "
+            f"{shares[1]:.0%} of those would"
+        )
     return (
         f"the pool may be of other images than the labeled ones: the teacher's mean "
         f"score is {pool.mean:.2f} on it and {validation.mean:.2f} on validation "
-        f"images, and {shares[0]:.0%} of it pass min_score {options.min_score:g} where "
-        f"{shares[1]:.0%} of those would; look at some of it and how it was prepared "
+        f"images{passing}; look at some of it and how it was prepared "
         "(colors, orientation, crops), leave out what does not belong, or raise "
         "min_score"
     )

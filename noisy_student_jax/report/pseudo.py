@@ -56,6 +56,7 @@ def _teacher(one: Shown, classes: list[str], *, student: Shown) -> dict[str, Any
         == sum(counts[part] for part in ("selected", "quarantined", *_left_out(found))),
         "kept": found.get("kept"),
         "min_score": found.get("options", {}).get("min_score"),
+        "over": _over(found),
         "confidence": {
             name: percent(value)
             for name, value in (found.get("confidence") or {}).items()
@@ -78,6 +79,18 @@ def _left_out(found: dict[str, Any]) -> tuple[str, ...]:
             "over_capacity",
         )
     )
+
+
+def _over(found: dict[str, Any]) -> str:
+    """Describes why records above the threshold are not selected."""
+    if is_number(share := _share(found)):
+        return f"after the surest {100 * share:g} % of the pool"
+    return "over a class's capacity"
+
+
+def _share(found: dict[str, Any]) -> Any:
+    """Returns the share of the pool that is selected at most, if there is one."""
+    return found.get("options", {}).get("share")
 
 
 def _lowest(thresholds: list[float | None]) -> str:
@@ -136,16 +149,19 @@ def _histogram(one: Shown, found: dict[str, Any]) -> Markup | None:
         anchor = "middle" if 0 < tick < 1 else "end" if tick else "start"
         marks.append(svg.text(tick, _HEIGHT + 18, f"{at:g}", anchor=anchor))
     threshold = found.get("options", {}).get("min_score")
+    inclusive = found.get("method") == "reference"
+    if is_number(_share(found)):
+        lowest = [one for one in found.get("thresholds") or [] if is_number(one)]
+        threshold, inclusive = min(lowest, default=None), True
     if is_number(threshold) and not found.get("kept"):
         at = (threshold - low) / width
         anchor, shift = ("end", -6) if at > 0.6 else ("start", 6)
         marks.append(svg.line(at, -14, at, _HEIGHT, "threshold"))
-        inclusive = found.get("method") == "reference"
         marks.append(
             svg.text(
                 at,
                 -4,
-                f"selected {'from' if inclusive else 'above'} {threshold:g}",
+                f"selected {'from' if inclusive else 'above'} {threshold:.4g}",
                 anchor=anchor,
                 dx=shift,
                 class_="label halo",

@@ -339,6 +339,7 @@ def test_operational_fields_identify_nothing():
         "plan.devices",
         "plan.utilization",
         # These are dropped while they do what was done before there were any.
+        "selection.share",
         "train.views",
     }
 

@@ -34,20 +34,23 @@ from noisy_student_jax.pseudo_labels.selection import (
 def reference(records, options):
     """Returns {record number: copies}; a record is (key, label or None, score)."""
     by_class = collections.defaultdict(list)
+    labeled = sum(label is not None for _, label, _ in records)
     for number, (key, label, score) in enumerate(records):
         if label is not None and np.float32(score) > np.float32(options.min_score):
             by_class[label].append((number, key, np.float32(score)))
     copies = {}
+
+    def tie(row):
+        return (-row[2], -reference_hash(row[1], options.seed ^ 0x7469 << 48))
+
+    if options.method == "all":
+        every = sorted((row for rows in by_class.values() for row in rows), key=tie)
+        most = max(1, round(options.share * labeled))
+        return {number: 1 for number, _, _ in every[:most]}
     for rows in by_class.values():
-        if options.method == "all":
-            copies |= {number: 1 for number, _, _ in rows}
-            continue
         K, n = options.per_class, len(rows)
         if options.max_copies:
             K = min(K, n * options.max_copies)
-
-        def tie(row):
-            return (-row[2], -reference_hash(row[1], options.seed ^ 0x7469 << 48))
 
         def draw(row):
             return (-reference_hash(row[1], options.seed ^ 0x7265 << 48), -row[2])
@@ -99,6 +102,25 @@ def test_all_takes_everything_above_the_threshold_once(tmp_path, scores):
     assert summary["counts"]["draws"] == summary["counts"]["selected"]
 
 
+@pytest.mark.parametrize("scores", SCORES.values(), ids=SCORES)
+@pytest.mark.parametrize("share", [0.001, 0.2, 0.5, 0.8])
+@pytest.mark.parametrize("min_score", [0, 0.5])
+def test_a_share_is_of_the_surest_records_whatever_their_class(
+    tmp_path, scores, share, min_score
+):
+    options = SelectionOptions(method="all", share=share, min_score=min_score, seed=3)
+    records = random_records(5, scores=scores)
+    records += records[:9]  # repeated keys, too
+    summary = check(tmp_path, records, options)
+
+    labeled = sum(label is not None for _, label, _ in records)
+    counts = summary["counts"]
+    above = labeled - counts["below_threshold"]
+    assert counts["selected"] == min(above, max(1, round(share * labeled)))
+    assert counts["over_capacity"] == above - counts["selected"]
+    assert summary["options"]["share"] == share
+
+
 records_strategy = st.lists(
     st.tuples(
         st.text(max_size=20).filter(lambda s: s.isprintable()),
@@ -123,6 +145,24 @@ def test_equals_the_reference_on_anything(
 ):
     records.append(("always", 0, 0.99))
     options = SelectionOptions(per_class=per_class, max_copies=max_copies, seed=seed)
+    check(tmp_path_factory.mktemp("any"), records, options, shards)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    records=records_strategy,
+    share=st.floats(0, 1, exclude_min=True),
+    min_score=st.sampled_from([0.0, 0.3, 0.5]),
+    seed=st.integers(0, 2**63 - 1),
+    shards=st.integers(1, 4),
+)
+def test_a_share_equals_the_reference_on_anything(
+    tmp_path_factory, records, share, min_score, seed, shards
+):
+    records.append(("always", 0, 0.99))
+    options = SelectionOptions(
+        method="all", share=share, min_score=min_score, seed=seed
+    )
     check(tmp_path_factory.mktemp("any"), records, options, shards)
 
 
@@ -179,11 +219,12 @@ def test_keys_that_share_a_beginning_or_are_empty(tmp_path):
 # --- sharding, order, seed ------------------------------------------------------
 
 
+@pytest.mark.parametrize("method", [{"per_class": 60}, {"method": "all", "share": 0.3}])
 @pytest.mark.parametrize("scores", [None, [0.5, 0.9], [1.0]])
-def test_the_plan_does_not_depend_on_shards_or_their_order(tmp_path, scores):
+def test_the_plan_does_not_depend_on_shards_or_their_order(tmp_path, scores, method):
     records = random_records(11, n=500, scores=scores)
     records += records[:20]  # repeated keys, too
-    options = SelectionOptions(per_class=60, seed=4)
+    options = SelectionOptions(**method, seed=4)
     plans, summaries = [], []
     rng = np.random.default_rng(0)
     for trial, shards in enumerate([1, 2, 17, 400]):
@@ -441,6 +482,10 @@ def test_an_output_with_content_is_never_touched(tmp_path):
         ),
         ({"min_score": "0.3"}, "min_score must be a number, not '0.3'"),
         ({"min_score": True}, "min_score must be a number"),
+        ({"method": "all", "share": 0}, "share is 0 but must be above 0 and at most 1"),
+        ({"method": "all", "share": 1.5}, "share is 1.5 but must be above 0"),
+        ({"method": "all", "share": True}, "share must be a number, not True"),
+        ({"per_class": 5, "share": 0.5}, "leave share at 1 or choose method 'all'"),
         ({"min_score": 30}, "min_score is 30 but must be at least 0 and below 1"),
         ({"min_score": float("nan")}, "min_score is nan"),
         ({"min_score": -0.1}, "min_score is -0.1"),

@@ -97,6 +97,16 @@ def test_a_class_that_chance_leaves_empty_is_told_from_one_without_records(tmp_p
     assert "no record of theirs scores at least min_score 0.3" in warning
 
 
+def test_a_class_that_is_not_among_the_surest_is_told_from_one_without(tmp_path):
+    records = [*pool([40, 40, 0, 0]), ("unsure", 2, 0.31)]
+    options = SelectionOptions(method="all", share=0.5)
+    (warning,) = warnings_of(tmp_path, records, options)
+    assert warning.startswith("2 of 4 classes get no pseudo-labels: 'cat\\n', 'dog' (")
+    assert "1 of them have no record in the surest 50.0% of the pool" in warning
+    assert "take a larger share" in warning
+    assert "min_score 0.3" in warning
+
+
 # --- the cap --------------------------------------------------------------------
 
 
@@ -158,6 +168,13 @@ def test_a_labeled_set_that_is_uneven_itself_is_the_measure(tmp_path):
     assert uneven(warnings_of(tmp_path, records, expected=expected()))
 
 
+def test_draws_at_natural_shares_may_be_as_uneven_as_the_pool(tmp_path):
+    records, natural = pool([1, 600, 2, 5]), SelectionOptions(method="all")
+    assert warnings_of(tmp_path, records, natural, expected=expected()) == []
+    (warning,) = warnings_of(tmp_path, records, expected=expected())
+    assert "draw it at its natural shares (selection.method 'all')" in warning
+
+
 @pytest.mark.parametrize("counts", [[10, 3], [200, 45], [200, 150]])
 def test_two_classes_may_have_other_shares(tmp_path, counts):
     two = Expected(class_counts=np.array([5, 5]))
@@ -201,6 +218,9 @@ def test_a_pool_that_the_teacher_is_unsure_of_is_warned_of(tmp_path):
     assert "mean score is 0.40 on it and 0.89 on validation images" in warning
     above = np.mean([score >= 0.3 for _, _, score in records])
     assert f"and {above:.0%} of it pass min_score 0.3 where 100% of those" in warning
+    every = SelectionOptions(method="all", min_score=0)
+    (warning,) = warnings_of(tmp_path, records, every, expected=expected(mean=0.9))
+    assert "min_score 0" not in warning
 
 
 @pytest.mark.parametrize(("mean", "warned"), [(0.78, 0), (0.7, 0), (0.58, 1)])
@@ -249,9 +269,8 @@ def test_a_run_on_a_pool_like_the_labeled_images_warns_of_nothing(tmp_path, caps
 
 
 def test_a_run_on_a_pool_of_one_class_says_so(tmp_path, capsys):
-    empty, uneven = told(capsys, tmp_path / "run", "one_class", *COMMANDS)
+    (empty,) = told(capsys, tmp_path / "run", "one_class", *COMMANDS)
     assert empty.startswith("1 of 2 classes get no pseudo-labels: 'dark' (")
-    assert "gives 'bright' 100% of the pool, which is 50% of the labeled" in uneven
 
 
 def test_a_run_on_a_pool_of_noise_says_so(tmp_path, capsys):

@@ -45,3 +45,14 @@ def test_a_cap_on_repeats_is_said_and_its_warning_shown(tmp_path):
 
 def test_without_a_cap_none_is_said(tmp_path):
     assert "drawn more" not in said(tmp_path)["lowest"]
+
+
+def test_a_share_is_said_and_where_it_ends(tmp_path):
+    teacher = said(tmp_path, method="all", share=0.2)
+
+    assert teacher["adds_up"] and teacher["counts"]["selected"] == 8
+    assert teacher["over"] == "after the surest 20 % of the pool"
+    assert "selected from 0.7744" in teacher["histogram"]
+    everything = said(tmp_path / "all", method="all")
+    assert everything["over"] == "over a class's capacity"
+    assert "selected above 0.4" in everything["histogram"]
