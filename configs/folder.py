@@ -14,7 +14,7 @@ from noisy_student_jax.config import ConfigDict, base_config
 
 
 def get_config() -> ConfigDict:
-    """A teacher and two students, from published weights where they are installed."""
+    """A teacher and its students, from published weights where they are installed."""
     config = base_config()
     config.data.name = "own"
     config.model.update(
@@ -47,7 +47,9 @@ def get_config() -> ConfigDict:
             crop_area=None,
             crop_padding=None,
         )
-    config.selection.update(per_class=None, min_score=0.5)
+    # Natural shares: where draws are balanced, the few images that a teacher gives to a
+    # rare class are repeated, and so are its mistakes.
+    config.selection.update(method="all", share=None, min_score=None, per_class=None)
     # A smaller model tolerates less noise (as in the paper's B0–B7).
     teacher = {
         # A step has as many images as a student's: with fewer, students fell far behind
@@ -55,7 +57,8 @@ def get_config() -> ConfigDict:
         "train": {"batch": 128},
         "noise": {"labeled": {"randaugment_magnitude": 5.0}},
     }
-    config.generations = (teacher, {}, {})
+    # Where whole models are trained, the first three.
+    config.generations = (teacher, {}, {}, {}, {})
     config.probe.enabled = True
     config.checkpoint.every_steps = 500
     config.log.update(every_steps=50, validate_every_steps=500)

@@ -2,12 +2,14 @@
 
 import copy
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
 from ml_collections.config_flags import config_path
 
 from noisy_student_jax.config import ConfigDict
+from noisy_student_jax.config.schema import OWNER
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,14 +27,49 @@ class Decision:
     why: str
 
 
+GENERATIONS = "generations"
+"""The field of a decision about how many of the generations there are."""
+
+
 def apply(config: ConfigDict, decisions: Sequence[Decision]) -> ConfigDict:
     """Returns a copy of a complete config with all decisions applied."""
     changed = copy.deepcopy(config)
     for decision in decisions:
-        config_path.set_value(decision.field, changed, decision.value)
+        if decision.field == GENERATIONS:
+            changed.generations = changed.generations[: decision.value]
+        else:
+            config_path.set_value(decision.field, changed, decision.value)
     return changed
 
 
 def reasons(decisions: Sequence[Decision]) -> list[str]:
-    """Returns the distinct reasons, in order, of all decisions that have one."""
-    return list(dict.fromkeys(one.why for one in decisions if one.why))
+    """Returns the distinct reasons, in order, each with the models that it is for.
+
+    Those that are for all models that decisions are about are not named. Decisions
+    without a reason are not told.
+    """
+    owners: dict[str, list[str]] = {}
+    for one in decisions:
+        if one.why:
+            found = OWNER.match(one.field)
+            owners.setdefault(one.why, []).extend(found.groups() if found else [])
+    every = set(itertools.chain(*owners.values()))
+    return [
+        f"{why} ({_named(every, own)})" if own and own != every else why
+        for why, own in ((why, set(own)) for why, own in owners.items())
+    ]
+
+
+def _named(every: set[str], own: set[str]) -> str:
+    """Returns the names of some owners of sections among all."""
+    generations = {one for one in every if one.startswith(GENERATIONS)}
+    first, *later = sorted(generations, key=lambda one: (len(one), one)) or [""]
+    students = [one for one in later if one in own]
+    names = ["teacher"] if first in own else []
+    if students and students == later:
+        names.append("students")
+    elif students:
+        numbers = ", ".join(str(later.index(one) + 1) for one in students)
+        names.append(f"student{'s' * (len(students) > 1)} {numbers}")
+    others = sorted(own - {first, *later})
+    return ", ".join([*names, *(one.replace("_", "-") for one in others)])

@@ -55,6 +55,15 @@ LADDERS = {
 """Models of a teacher and its students, from random weights: equal or larger ones, as
 in the paper. The last model serves all further students."""
 PRETRAINED_LADDER = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
+"""The same from published weights. Where heads are solved, teacher and students are
+heads on all of them concatenated, and the last student is the last of them alone."""
+SHARES = (0.2, 0.5, 0.8)
+"""Of the pool, the surest that one student after the other learns from where heads are
+solved; the last student learns from all of it."""
+WHOLE_MODELS = 3
+"""Generations where whole models are trained, for which rounds would be too costly."""
+MIN_SCORE = 0.5
+"""Where no share says how much of the pool is taken."""
 
 VIEWS = 2
 """Noised views of each image, for heads."""
@@ -102,35 +111,39 @@ def decide(config: ConfigDict, facts: Facts) -> list[Decision]:
       facts: facts about data and machine.
     """
     kind = "small" if facts.shorter_side <= SMALL else "large"
+    made = _rounds(config, facts)
+    config = decisions.apply(config, made)
     ladder = _ladder(config, facts, kind)
-    made: list[Decision] = []
     for owner, section in _sections(config):
         number = _rung(owner, config)
         model = section.model.name
         if model is None:
-            model, why = ladder[min(number, len(ladder) - 1)], _why(ladder, facts)
-            if section.model.members is not None:
-                model = models.CONCATENATED
-                why = f"model: {model}, as members are given"
+            model = ladder[min(number, len(ladder) - 1)]
+            why = _why(ladder, section.model.members, facts)
             made.append(Decision(f"{owner}model.name", model, why))
         init = section.model.init
         if init is None:
-            networks = models.members(model, section.model.members)
-            here = {*facts.pretrained, *models.outside(networks)}
-            missing = [one for one in networks if one not in here]
+            missing = _missing(model, section, facts)
             init = RANDOM if missing else init_weights.PRETRAINED
             why = _says_start(init, missing)
             made.append(Decision(f"{owner}model.init", init, why))
         part = section.train.part
         if part is None:
-            part = "head" if init != RANDOM and facts.machine == "cpu" else "all"
+            part = _part(init, facts)
             made.append(Decision(f"{owner}train.part", part, _SAYS_PART[part]))
         side = section.model.resolution
-        if side is None and section.model.name in (None, models.CONCATENATED):
-            side = _resolution(facts, model, init, section.model.members)
+        if side is None:
+            side = fitting = _resolution(facts, model, init, section.model.members)
             why = f"resolution: {side} px"
+            if section.model.name not in (None, models.CONCATENATED):
+                side = models.resolution(model)
+                why = f"resolution: {side} px, that of '{printable(model)}'"
+            if side != fitting:
+                why += (
+                    f" (for these images {fitting} px would be chosen:"
+                    f" --config.model.resolution={fitting})"
+                )
             made.append(Decision(f"{owner}model.resolution", side, why))
-        side = side or models.resolution(model, section.model.members)
         solved = _solving(owner, section, part, made)
         views = section.train.views if section.train.views is not None else VIEWS
         seen = "images" if part == "all" else "views" if solved and views else "clean"
@@ -139,10 +152,7 @@ def decide(config: ConfigDict, facts: Facts) -> list[Decision]:
             padding = 0 if kind == "small" else side // 8
             why = f"evaluation crop: {side} of {side + padding} px"
             made.append(Decision(f"{owner}model.crop_padding", padding, why))
-        if section.selection.per_class is None:
-            each = max(1, facts.pool // facts.classes)
-            why = f"pseudo-labeled draws per class: {each:,}, a fair share of the pool"
-            made.append(Decision(f"{owner}selection.per_class", each, why))
+        made += _selection(owner, section, config, facts, solved=solved)
         open_ended = section.train.steps is None and section.train.epochs is None
         if open_ended and not solved:
             steps = _steps(owner, section, facts)
@@ -154,11 +164,6 @@ def decide(config: ConfigDict, facts: Facts) -> list[Decision]:
             rate = RATES[how][min(number, 1)]
             why = f"learning rate: {rate:g} per 256 labeled images, for {how}"
             made.append(Decision(f"{owner}train.learning_rate", rate, why))
-    off = tuple(f"{name}." for name in LABELS_ONLY if not config[name].enabled)
-    made = [
-        dataclasses.replace(one, why="") if one.field.startswith(off) else one
-        for one in made
-    ]
     last = f"generations[{len(config.generations) - 1}].train"
     if config.probe.enabled and {(one.field, one.value) for one in made} >= {
         (f"{last}.part", "head"),
@@ -172,6 +177,98 @@ def decide(config: ConfigDict, facts: Facts) -> list[Decision]:
             for name in ("probe", "fine_tuning")
             if config[name].enabled and config[name].model.init in (None, RANDOM)
         ]
+    disabled = {f"{name}.enabled" for name in LABELS_ONLY if not config[name].enabled}
+    disabled |= {one.field for one in made if one.field.endswith(".enabled")}
+    off = tuple(name.removesuffix("enabled") for name in disabled)
+    return [
+        dataclasses.replace(one, why="")
+        if one.field.startswith(off) and one.field not in disabled
+        else one
+        for one in made
+    ]
+
+
+def _rounds(config: ConfigDict, facts: Facts) -> list[Decision]:
+    """Decides how many generations there are, where their shares of the pool are open.
+
+    Raises:
+      UserError: one that is left out has settings of its own.
+    """
+    students = config.generations[1:]
+    left_out = config.generations[WHOLE_MODELS:]
+    if not left_out or any(one.selection.share is not None for one in left_out):
+        return []
+    if _solves_heads(config, facts) and students[0].selection.method == "all":
+        return []
+    kept = [plain(one) for one in config.generations[1:WHOLE_MODELS]]
+    for number, one in enumerate(left_out, WHOLE_MODELS):
+        if plain(one) not in kept:
+            raise UserError(
+                f"config.generations[{number}] has settings of its own, but only heads"
+                f" that are solved have more generations than 0 to {WHOLE_MODELS - 1}:"
+                " leave them out, or give --config.selection.share=1 to train all"
+            )
+    why = (
+        f"generations: a teacher and {WHOLE_MODELS - 1} students (with"
+        f" --config.selection.share=1 there are {len(students)})"
+    )
+    return [Decision(decisions.GENERATIONS, WHOLE_MODELS, why)]
+
+
+def _solves_heads(config: ConfigDict, facts: Facts) -> bool:
+    """Whether the students are heads on frozen backbones, and solved."""
+    section = config.generations[-1]
+    init, part = section.model.init, section.train.part
+    if init is None:
+        model = section.model.name or models.CONCATENATED
+        init = RANDOM if _missing(model, section, facts) else init_weights.PRETRAINED
+    part = part or _part(init, facts)
+    return part == "head" and _optimizer(section, part) == "lbfgs"
+
+
+def _missing(model: str, section: ConfigDict, facts: Facts) -> list[str]:
+    """Returns the networks of a model without installed weights."""
+    networks = models.members(model, section.model.members)
+    here = {*facts.pretrained, *models.outside(networks)}
+    return [one for one in networks if one not in here]
+
+
+def _part(init: str, facts: Facts) -> str:
+    return "head" if init != RANDOM and facts.machine == "cpu" else "all"
+
+
+def _optimizer(section: ConfigDict, part: str) -> str:
+    train = section.train
+    steps = any(train[name] for name in ("steps", "epochs", "learning_rate"))
+    return train.optimizer or ("lbfgs" if part == "head" and not steps else "adamw")
+
+
+def _selection(
+    owner: str, section: ConfigDict, config: ConfigDict, facts: Facts, *, solved: bool
+) -> list[Decision]:
+    """Decides which of a teacher's pseudo-labels its student learns from."""
+    selection, made = section.selection, []
+    number, last = _rung(owner, config), len(config.generations) - 1
+    natural = selection.method == "all"
+    whose = owner.startswith("generations") and number > 0
+
+    def add(field: str, value: Any, why: str) -> None:
+        made.append(Decision(f"{owner}selection.{field}", value, why if whose else ""))
+
+    by_share = natural and (solved if selection.share is None else selection.share < 1)
+    if selection.share is None:
+        share = 1.0
+        if solved and natural and 0 < number < last:
+            share = SHARES[min(number, len(SHARES)) - 1]
+        add("share", share, _SAYS_SHARES if solved and natural else "")
+    if selection.min_score is None:
+        score = 0.0 if by_share else MIN_SCORE
+        why = f"selection: pool images that score above {score:g}"
+        add("min_score", score, "" if by_share else why + ", each once" * natural)
+    if selection.per_class is None and not natural:
+        each = max(1, facts.pool // facts.classes)
+        why = f"pseudo-labeled draws per class: {each:,}, a fair share of the pool"
+        add("per_class", each, why)
     return made
 
 
@@ -181,11 +278,8 @@ def _solving(owner: str, section: ConfigDict, part: str, made: list[Decision]) -
     Returns:
       Whether it is a head that is solved.
     """
-    optimizer, noised = section.train.optimizer, section.train.views
-    if optimizer is None:
-        train = section.train
-        steps = any(train[name] for name in ("steps", "epochs", "learning_rate"))
-        optimizer = "lbfgs" if part == "head" and not steps else "adamw"
+    optimizer, noised = _optimizer(section, part), section.train.views
+    if section.train.optimizer is None:
         why = _SAYS_OPTIMIZER[optimizer]
         made.append(Decision(f"{owner}train.optimizer", optimizer, why))
     solved = part == "head" and optimizer == "lbfgs"
@@ -373,10 +467,16 @@ def _has_open_fields(section: ConfigDict) -> bool:
 
 def _ladder(config: ConfigDict, facts: Facts, kind: str) -> tuple[str, ...]:
     """Returns the models of a teacher and its students."""
-    wanted = config.generations[-1].model.init
-    if wanted == init_weights.PRETRAINED:
-        return PRETRAINED_LADDER
-    if wanted is None and set(PRETRAINED_LADDER) <= set(facts.pretrained):
+    last = config.generations[-1].model
+    installed = set(PRETRAINED_LADDER) <= set(facts.pretrained)
+    pretrained = last.init in (None, init_weights.PRETRAINED)
+    if pretrained and _solves_heads(config, facts):
+        small = installed or last.members is None
+        rounds = (models.CONCATENATED,) * max(1, len(config.generations) - 1)
+        return rounds + (PRETRAINED_LADDER[-1],) * small
+    if last.members is not None:
+        return (models.CONCATENATED,)
+    if last.init == init_weights.PRETRAINED or (last.init is None and installed):
         return PRETRAINED_LADDER
     return LADDERS[facts.machine, kind]
 
@@ -390,11 +490,15 @@ def _rung(owner: str, config: ConfigDict) -> int:
     return len(config.generations) - 1
 
 
-def _why(ladder: tuple[str, ...], facts: Facts) -> str:
+def _why(ladder: tuple[str, ...], members: tuple[str, ...] | None, facts: Facts) -> str:
     device = "a CPU" if facts.machine == "cpu" else "an accelerator"
+    names = list(dict.fromkeys(ladder))
+    if models.CONCATENATED in names:
+        of = " + ".join(models.members(models.CONCATENATED, members))
+        names[0] = f"{models.CONCATENATED} ({of})"
     return (
-        f"models: {' → '.join(ladder)}, for images of {facts.shorter_side} px (median"
-        f" of the shorter side) on {device}"
+        f"models: {printable(' → '.join(names))}, for images of"
+        f" {facts.shorter_side} px (median of the shorter side) on {device}"
     )
 
 
@@ -410,6 +514,11 @@ def _says_start(init: str, missing: list[str]) -> str:
     )
 
 
+_SAYS_SHARES = (
+    "selection: the surest"
+    f" {', '.join(f'{100 * share:g}' for share in SHARES)} % of the pool for one"
+    " student after the other, and all of it for the last, each image once"
+)
 _SAYS_OPTIMIZER = {
     "lbfgs": (
         "heads are solved: regularized logistic regression, as strong as"

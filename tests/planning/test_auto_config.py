@@ -23,6 +23,8 @@ from noisy_student_jax.planning.auto_config import Facts
 FOLDER = ROOT / "configs" / "folder.py"
 PHOTOGRAPHS = Facts("cpu", shorter_side=480, labeled=600, pool=4000, classes=6)
 ICONS = dataclasses.replace(PHOTOGRAPHS, shorter_side=30)
+LITE = auto_config.PRETRAINED_LADDER
+WITH_WEIGHTS = dataclasses.replace(PHOTOGRAPHS, pretrained=LITE)
 
 
 def decided(facts, *overrides):
@@ -103,25 +105,6 @@ def test_what_is_given_stays():
         assert one.noise.pseudo.crop_padding == 3
 
 
-def test_several_networks_start_from_published_weights_where_all_are_installed():
-    lite = models.MEMBERS
-    installed = dataclasses.replace(PHOTOGRAPHS, pretrained=lite)
-    members = f"--config.model.members={','.join(lite[:2])}"
-
-    with_all = decided(installed, members)
-    with_some = decided(dataclasses.replace(installed, pretrained=lite[:1]), members)
-
-    for one in (*with_all.generations, with_all.control):
-        model = one.model
-        assert (model.name, model.members) == ("concatenated", lite[:2])
-        assert (model.init, one.train.part) == ("pretrained", "head")
-        assert model.resolution == 160
-    assert {one.model.init for one in with_some.generations} == {"random"}
-
-
-LITE = auto_config.PRETRAINED_LADDER
-
-
 def test_heads_on_a_cpu_are_solved_on_mildly_noised_views():
     config = decided(dataclasses.replace(PHOTOGRAPHS, pretrained=LITE))
 
@@ -167,6 +150,95 @@ def test_nothing_is_told_of_what_is_off():
     assert any("in 2 noised forms" in one for one in told)
 
 
+def test_several_networks_start_from_published_weights_where_all_are_installed():
+    lite = models.MEMBERS
+    installed = dataclasses.replace(PHOTOGRAPHS, pretrained=lite)
+    members = f"--config.model.members={','.join(lite[:2])}"
+
+    with_all = decided(installed, members)
+    with_some = decided(dataclasses.replace(installed, pretrained=lite[:1]), members)
+
+    for one in (*with_all.generations, with_all.control):
+        model = one.model
+        assert model.members == lite[:2]
+        assert (model.init, one.train.part) == ("pretrained", "head")
+        assert model.resolution == 160
+    *names, last = [one.model.name for one in with_all.generations]
+    assert set(names) == {"concatenated"} and last == lite[2]
+    assert {one.model.init for one in with_some.generations} == {"random"}
+
+
+def test_heads_are_taught_by_heads_on_all_networks_from_growing_shares():
+    config = decided(WITH_WEIGHTS)
+
+    found = [(one.model.name, one.selection.share) for one in config.generations]
+
+    assert found == [
+        ("concatenated", 1.0),  # the teacher, who is taught by nobody
+        ("concatenated", 0.2),
+        ("concatenated", 0.5),
+        ("concatenated", 0.8),
+        ("efficientnet_lite2", 1.0),
+    ]
+    for one in config.generations:
+        assert (one.train.part, one.train.optimizer) == ("head", "lbfgs")
+        assert (one.selection.method, one.selection.min_score) == ("all", 0.0)
+    assert config.control.model.name == "efficientnet_lite2"
+
+
+@pytest.mark.parametrize(
+    ("facts", "given"),
+    [
+        (PHOTOGRAPHS, ()),
+        (dataclasses.replace(WITH_WEIGHTS, machine="accelerator"), ()),
+        (WITH_WEIGHTS, ("--config.train=all",)),
+        (WITH_WEIGHTS, ("--config.init=random",)),
+        (WITH_WEIGHTS, ("--config.train.optimizer=adamw",)),
+    ],
+)
+def test_what_is_trained_in_steps_has_two_students_at_natural_shares(facts, given):
+    config = decided(facts, *given)
+
+    assert len(config.generations) == 3
+    for one in config.generations:
+        assert one.selection.method == "all"
+        assert (one.selection.share, one.selection.min_score) == (1.0, 0.5)
+    assert len(decided(facts, *given, "--config.selection.share=1").generations) == 5
+
+
+def test_a_generation_that_is_left_out_is_not_left_out_with_its_settings():
+    given = "--config.generations[3].train.steps=5"
+
+    with pytest.raises(UserError, match=r"generations\[3\] has settings of its own"):
+        decided(PHOTOGRAPHS, given)
+
+    kept = decided(PHOTOGRAPHS, given, "--config.selection.share=0.5")
+    assert kept.generations[3].train.steps == 5
+    assert len(decided(PHOTOGRAPHS, given.replace("3", "2")).generations) == 3
+
+
+def test_draws_are_balanced_for_those_who_ask():
+    config = decided(WITH_WEIGHTS, "--config.selection.method=paper")
+
+    for one in config.generations[1:]:
+        assert (one.selection.per_class, one.selection.min_score) == (666, 0.5)
+        assert one.selection.share == 1
+
+
+def test_the_resolution_of_a_model_that_is_named_is_told():
+    overrides = ["--config.model.name=efficientnet_lite2"]
+    open_config = configs.complete(_execute(FOLDER), overrides=overrides)
+
+    made = auto_config.decide(open_config, WITH_WEIGHTS)
+
+    told = [one for one in decisions.reasons(made) if "resolution" in one]
+    assert told == [
+        "resolution: 260 px, that of 'efficientnet_lite2' (for these images 160 px"
+        " would be chosen: --config.model.resolution=160)"
+    ]
+    assert decisions.apply(open_config, made).control.model.resolution == 260
+
+
 def test_steps_follow_the_number_of_labels_within_limits():
     steps = [
         decided(dataclasses.replace(ICONS, labeled=labeled)).generations[0].train.steps
@@ -183,7 +255,19 @@ def test_every_decision_is_told():
 
     assert any("480 px" in one and "a CPU" in one for one in told)
     assert any(re.match("steps: 1,875 of 32", one) for one in told)
-    assert any("fair share" in one for one in told)
+    assert "selection: pool images that score above 0.5, each once (students)" in told
+
+
+def test_decisions_are_told_with_whom_they_are_for_and_not_where_they_are_off():
+    open_config = configs.complete(_execute(FOLDER))
+
+    told = decisions.reasons(auto_config.decide(open_config, PHOTOGRAPHS))
+
+    assert "steps: 1,000 of 128 labeled images each (teacher)" in told
+    assert "steps: 1,875 of 32 labeled images each (students, control)" in told
+    assert "trained: the whole model" in told
+    assert not any("fine-tuning" in one or "views" in one for one in told)
+    assert not any("draws per class" in one for one in told)
 
 
 def test_a_config_that_leaves_nothing_open_is_left_alone(tmp_path):
@@ -204,7 +288,8 @@ def test_facts_are_found_in_folders(places, tmp_path):
 
 
 def test_what_was_decided_stays_when_folders_grow(places, tmp_path):
-    open_config = configs.complete(_execute(FOLDER), overrides=overrides(places))
+    balanced = [*overrides(places), "--config.selection.method=paper"]
+    open_config = configs.complete(_execute(FOLDER), overrides=balanced)
     workdir = tmp_path / "run"
     workdir.mkdir()
     made = auto_config.decided(open_config, workdir, Interruption())
