@@ -28,6 +28,7 @@ from noisy_student_jax.features.views import views
 from noisy_student_jax.generation import streams
 from noisy_student_jax.generation.result import write_bundles
 from noisy_student_jax.generation.trainable import HeadOnFeatures, part
+from noisy_student_jax.pseudo_labels.plan import SelectionOptions, natural
 from noisy_student_jax.runs.paths import FOLD_LABELS, METRICS, OUT_OF_FOLD
 from noisy_student_jax.runs.run import Generation
 
@@ -255,17 +256,15 @@ def _selecting(
 
     None for rules that balance classes or keep an earlier selection.
     """
-    options = student.spec.config.selection
+    options = SelectionOptions.from_config(student.spec.config.selection)
     if options.method != "all" or student.spec.relabels:
         return None
     good = np.array(pool.status) == "ok"
+    rule = natural([pool.key(record) for record in range(len(pool))], options)
 
     def select(probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        score = np.where(good, probabilities.max(axis=1), -1.0)
-        records = np.argsort(-score, kind="stable")
-        share = options.get("share")
-        records = records[: round((1.0 if share is None else share) * good.sum())]
-        records = np.sort(records[score[records] > options.min_score])
+        score = probabilities.max(axis=1).astype(np.float32)
+        records = rule(np.where(good, score, np.float32(np.nan)))
         return records, _taught(student, probabilities[records].astype(np.float64))
 
     return select

@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -377,6 +377,30 @@ class NaturalPlan:
         rows, label, (rank, _) = _ranked(batch, self.options)
         taken = self._cut.take(np.zeros_like(label), rank)
         return rows[taken], label[taken], np.ones(taken.sum(), np.int64)
+
+
+def natural(
+    keys: Sequence[str], options: SelectionOptions
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns the rule of `NaturalPlan` as a function of scores in memory.
+
+    It maps float32 scores `[records]`, NaN where there is no label, to the selected
+    records in order, int64.
+
+    Args:
+      keys: keys of the records.
+      options: options of the selection.
+    """
+    every, seed = np.arange(len(keys)), options.seed ^ _TIE << 48
+    hashes = radix.hash_keys(pa.array(keys, pa.string()), every, seed=seed)
+
+    def select(score: np.ndarray) -> np.ndarray:
+        rows = np.flatnonzero(options.admits(score))
+        rank = np.lexsort((hashes[rows], radix.score_rank(score[rows])))
+        most = options.most_records(int(np.isfinite(score).sum()))
+        return np.sort(rows[rank[::-1][:most]])
+
+    return select
 
 
 def _ranked(

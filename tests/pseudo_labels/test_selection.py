@@ -121,6 +121,18 @@ def test_a_share_is_of_the_surest_records_whatever_their_class(
     assert summary["options"]["share"] == share
 
 
+@pytest.mark.parametrize("scores", SCORES.values(), ids=SCORES)
+def test_the_same_share_is_taken_in_memory(tmp_path, scores):
+    options = SelectionOptions(method="all", share=0.3, min_score=0.3, seed=6)
+    records = random_records(5, scores=scores)
+
+    got = plan.natural([key for key, _, _ in records], options)(
+        np.float32([np.nan if label is None else s for _, label, s in records])
+    )
+
+    assert got.tolist() == sorted(reference(records, options))
+
+
 records_strategy = st.lists(
     st.tuples(
         st.text(max_size=20).filter(lambda s: s.isprintable()),
