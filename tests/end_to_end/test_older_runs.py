@@ -34,13 +34,7 @@ FINISHED = (
     "generation_0/select",
 )
 WEIGHTS = "model/model.safetensors"
-RECIPE_OF_0_1 = [
-    "--config.train.optimizer=adamw",
-    "--config.train.targets=soft",
-    "--config.train.views=0",
-    "--config.fine_tuning.enabled=true",
-]
-"""What ``configs/folder.py`` has changed since."""
+FOLDER_OF_0_1 = ROOT / "tests" / "configs" / "folder_of_0_1.py"
 PROCESSOR = "x86_64-fff8d890470f"
 """That the witness was made on: results are bit-equal on one kind of machine."""
 
@@ -212,7 +206,7 @@ def test_ones_own_images_stay_in_their_parts_and_decisions_stay(
         raise AssertionError("it was decided anew")
 
     monkeypatch.setattr(auto_config, "decide", anew)
-    asked = line("prepare", tmp_path / "people", workdir, *RECIPE_OF_0_1)
+    asked = line("prepare", tmp_path / "people", workdir, f"--config={FOLDER_OF_0_1}")
     assert main(asked) == 0
 
     assert "data: finished already, skipped" in capsys.readouterr().out
