@@ -319,6 +319,9 @@ def _read_header(path: pathlib.Path) -> None:
 def _read_csv(path: pathlib.Path) -> None:
     from noisy_student_jax.data.cache import listing
 
+    (path.parent / "sub").mkdir(exist_ok=True)
+    for name in ("a.png", "b, c.png", "sub/ü.png", "d.png", "b .png"):
+        (path.parent / name).touch()
     listing.list_classes(path)
 
 

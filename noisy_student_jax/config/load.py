@@ -47,7 +47,6 @@ _TYPES = {
     int: "a whole number",
     float: "a number",
     str: "a text",
-    tuple: "a tuple of numbers",
 }
 
 Layer = dict[str, Any]
@@ -447,7 +446,7 @@ def _check_type(path: str, value: Any, one: Field) -> None:
         if one.of is str:
             good = good and all(type(member) is str for member in value)
         else:
-            good = good and len(value) == 3
+            good = good and len(value) == one.length
             good = good and all(type(member) in (int, float) for member in value)
     elif one.kind is float:
         good = type(value) in (int, float)
@@ -456,9 +455,17 @@ def _check_type(path: str, value: Any, one: Field) -> None:
     if not good:
         or_none = ", or none" if one.none is not None else ""
         raise UserError(
-            f"config.{path} is {value!r}, but must be"
-            f" {'a tuple of names' if one.of is str else _TYPES[one.kind]}{or_none}"
+            f"config.{path} is {value!r}, but must be {_type(one)}{or_none}"
         )
+
+
+def _type(one: Field) -> str:
+    if one.of is str:
+        return "a tuple of names"
+    if one.kind is tuple:
+        assert one.length is not None, "tuples of numbers have a length"
+        return f"a tuple of {('no', 'one', 'two', 'three')[one.length]} numbers"
+    return _TYPES[one.kind]
 
 
 def _limits(low: float, high: float) -> str:

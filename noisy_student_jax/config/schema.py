@@ -73,6 +73,7 @@ class Field:
         be given.
       operational: whether it affects how a run executes but not its result, so no
         stage depends on it.
+      length: number of members of a tuple.
     """
 
     kind: type
@@ -83,6 +84,7 @@ class Field:
     of: type = float
     none: str | None = None
     operational: bool = False
+    length: int | None = None
 
 
 def _whole(default: Any, limits: tuple, about: str, none: Any = None) -> Field:
@@ -100,6 +102,11 @@ def _text(default: Any, about: str, none: Any = None) -> Field:
 def _one_of(choices: Sequence[str], about: str, *, first: bool = True) -> Field:
     default, none = (choices[0], None) if first else (None, OFF)
     return Field(str, default, about, choices=tuple(choices), none=none)
+
+
+def _per_channel() -> Field:
+    about = "of each channel, on the 0–1 scale"
+    return Field(tuple, None, about, none=MODEL, length=3)
 
 
 def _switch(default: bool, about: str) -> Field:
@@ -160,7 +167,11 @@ _DATA = {
         ),
         max_quarantined=_number(0.05, _FRACTION, "fraction of unusable images allowed"),
         scale=Field(
-            tuple, None, "of more than 8 bits: values of black and white", none=RUN
+            tuple,
+            None,
+            "of more than 8 bits: values of black and white",
+            none=RUN,
+            length=2,
         ),
         max_pixels=_whole(
             64_000_000, _FROM_1, "most pixels decoded; of JPEGs, after shrinking"
@@ -191,8 +202,8 @@ _MODEL = {
     "interpolation": _one_of(
         ("bicubic", "bilinear", "bicubic_tf1"), "how images are resized"
     ),
-    "mean": Field(tuple, None, "of each channel, on the 0–1 scale", none=MODEL),
-    "std": Field(tuple, None, "of each channel, on the 0–1 scale", none=MODEL),
+    "mean": _per_channel(),
+    "std": _per_channel(),
     "dropout_rate": _number(
         _OWN.dropout_rate, (0.0, 0.999), "before the classifier", MODEL
     ),

@@ -196,7 +196,7 @@ def test_other_names_of_features_can_be_said(records, tmp_path, capsys):
     assert "--config.data.image_feature" in capsys.readouterr().err
     # Counted from 0, nothing is left of the first class.
     assert main([*command, "--config.data.first_label=0"]) == 2
-    assert "class '0' has 0 images" in capsys.readouterr().err
+    assert "'0' (0); add images" in capsys.readouterr().err
 
 
 def test_a_data_set_of_tfds_by_its_folder(folders, tmp_path):

@@ -123,7 +123,7 @@ def test_what_goes_wrong_in_the_background_is_told_by_what_comes_next(
 
     said = str(caught.value)
     assert said.startswith("the checkpoint of step 3 could not be written to '")
-    assert f"{tmp_path / 'step_00000003'}' (OSError: [Errno 28] No space left" in said
+    assert f"{tmp_path / 'step_00000003'}' (No space left on device)" in said
     assert "\n" not in said
     # Told once.
     opened.close()
