@@ -68,7 +68,7 @@ class Field:
       about: its meaning.
       limits: the smallest and the largest valid number.
       choices: the valid strings; any if empty.
-      of: the type of a tuple's members; those that are numbers are three.
+      of: the type of a tuple's members.
       none: the key of `RULES` that fills it in when it is ``None``; ``None`` if it must
         be given.
       operational: whether it affects how a run executes but not its result, so no

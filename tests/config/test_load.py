@@ -325,7 +325,6 @@ def test_operational_fields_identify_nothing():
         "data.max_quarantined",
         "data.max_pixels",
         "data.near_duplicates",
-        "data.scale",
         "data.prefetch",
         "data.resident_gigabytes",
         "noise.labeled.randaugment_form",
