@@ -350,12 +350,13 @@ def _stage_name(one: Run, options: Options, kind: str) -> str:
     return names[known.index(options.generation)]
 
 
-def _use(one: Run, summary: dict[str, Any]) -> str:
-    """Returns the line on the model to use."""
+def _use(one: Run, summary: dict[str, Any]) -> list[str]:
+    """Returns lines on the model to use."""
     best = one.workdir / "best"
     if "choice" not in summary:  # by an older version
-        return f"validation prefers generation {summary['best']}: {best}"
-    return summary["choice"]["says"].replace("best/", str(best), 1)
+        return [f"validation prefers generation {summary['best']}: {best}"]
+    choice = summary["choice"]
+    return [choice["says"].replace("best/", str(best), 1), *choice["notes"]]
 
 
 def _conclude(one: Run) -> None:
@@ -371,7 +372,7 @@ def _conclude(one: Run) -> None:
             judgment.table(one, summary),
             "",
             summary["verdict"]["says"],
-            _use(one, summary),
+            *_use(one, summary),
         ]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(

@@ -64,6 +64,7 @@ class Choice:
       rival: name of the best model that has learned from labels only, or, without one,
         of the teacher that the run was given; None if there is none.
       says: what to use and why, as a sentence.
+      notes: what else to know of the students, a sentence each.
       leads: how far models are ahead of those that the rule of thumb prefers to them.
     """
 
@@ -71,6 +72,7 @@ class Choice:
     student: int | None
     rival: int | str | None
     says: str
+    notes: list[str]
     leads: list[dict[str, Any]]
 
 
@@ -100,15 +102,16 @@ def choose(rows: Sequence[Row]) -> Choice:
     challengers = [*given, *([rival] if rival and others else [])]
     ahead = _ahead([row for row in challengers if row is not best], best, leads)
     winner = ahead[0] if ahead else best
-    says = _says(winner, student, rival)
+    notes = []
     if student:
-        says += _among_students(student, _preferred(students))
-        says += _smaller(winner, students)
+        notes += _among_students(student, _preferred(students))
+        notes += _smaller(winner, students)
     return Choice(
         best=winner.name,
         student=int(student.name) if student else None,
         rival=rival.name if rival else None,
-        says=says,
+        says=_says(winner, student, rival),
+        notes=notes,
         leads=leads,
     )
 
@@ -173,26 +176,27 @@ def _says(best: Row, student: Row | None, rival: Row | None) -> str:
     )
 
 
-def _among_students(student: Row, preferred: Row) -> str:
+def _among_students(student: Row, preferred: Row) -> list[str]:
     if student is preferred:
-        return ""
-    lead = compare(student, preferred)
-    return (
-        f"; of the students, {student.title} is {_by(lead)} {preferred.title}, the last"
-        " of the largest"
-    )
+        return []
+    lead, images = compare(student, preferred), _on(student, preferred)
+    return [
+        f"of the students, {images} put {student.title} {_by(lead)} {preferred.title},"
+        " the last of the largest"
+    ]
 
 
-def _smaller(best: Row, students: Sequence[Row]) -> str:
+def _smaller(best: Row, students: Sequence[Row]) -> list[str]:
     """Returns what a last student that is smaller than the best model loses."""
     last = students[-1]
     if last is best or last.parameters >= best.parameters:
-        return ""
+        return []
     share = last.parameters / best.parameters
     lead = statistics.points(compare(last, best))
-    return (
-        f"; {last.title} has {share:.0%} of its parameters and differs by {lead} points"
-    )
+    return [
+        f"{last.title} has {share:.0%} of the parameters of {best.title} and differs by"
+        f" {lead} points"
+    ]
 
 
 def _by(lead: Lead) -> str:

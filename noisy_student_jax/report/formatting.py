@@ -78,6 +78,11 @@ def seconds(value: Any) -> str:
     return f"{value:.1f} s" if value >= 0.95 else f"{value:.2f} s"
 
 
+def capitalized(text: str) -> str:
+    """Capitalizes the first letter only."""
+    return text[:1].upper() + text[1:]
+
+
 def short(text: str, *, length: int) -> str:
     """Cuts a name to a maximum length for charts."""
     text = console.printable(str(text))

@@ -10,6 +10,7 @@ from noisy_student_jax.core import files
 from noisy_student_jax.report import svg
 from noisy_student_jax.report.formatting import (
     NOTHING,
+    capitalized,
     count,
     interval,
     is_interval,
@@ -52,7 +53,7 @@ def verdict(workdir: pathlib.Path, summary: dict[str, Any]) -> dict[str, Any]:
     rival = _RIVALS.get(found.get("against", ""))
     headline = _HEADLINES.get(found.get("outcome", ""))
     if rival and headline:
-        headline = headline.format(rival=rival, Rival=_capitalized(rival))
+        headline = headline.format(rival=rival, Rival=capitalized(rival))
     elif found.get("outcome") == NO_STUDENT:
         headline = "No pseudo-label was confident enough to learn from."
     else:
@@ -60,7 +61,7 @@ def verdict(workdir: pathlib.Path, summary: dict[str, Any]) -> dict[str, Any]:
     return {
         "headline": headline,
         "says": found.get("says") or "",
-        "use": _capitalized((summary.get("choice") or {}).get("says") or ""),
+        "use": capitalized((summary.get("choice") or {}).get("says") or ""),
         "chart": _difference(found, rival),
         "facts": _comparison(summary, rival),
         "notes": _notes(workdir, summary),
@@ -211,7 +212,7 @@ def _comparison(summary: dict[str, Any], rival: str | None) -> list[tuple[str, s
     if found["against"] == "teacher":
         facts.append(("First teacher", f"generation 0, {_trained(theirs)}"))
     else:
-        name = _capitalized(Role(found["against"]).display_name)
+        name = capitalized(Role(found["against"]).display_name)
         facts.append((name, f"{_trained(theirs)}: what labels alone give"))
     facts.append(
         (
@@ -261,6 +262,8 @@ def _notes(workdir: pathlib.Path, summary: dict[str, Any]) -> list[Note]:
     notes = []
     if not files.is_file(workdir / "best" / "model.json"):
         notes.append(Note("best/ is not there.", adverse=True))
+    also = (summary.get("choice") or {}).get("notes") or []
+    notes += [Note(f"{capitalized(says)}.") for says in also]
     if student is not entries[-1]:
         notes.append(
             Note(
@@ -296,10 +299,6 @@ def _rival(summary: dict[str, Any]) -> dict[str, Any] | None:
     named = {entry["name"]: entry for entry in summary["baselines"]}
     named |= {"control": summary.get("control"), "teacher": summary["generations"][0]}
     return named.get(against)
-
-
-def _capitalized(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def _against_teacher(

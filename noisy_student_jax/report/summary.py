@@ -67,7 +67,11 @@ def summarize(run: Run) -> dict[str, Any]:
         "verdict": (
             _verdict(run, chosen) if students == whole else _no_student(students[-1])
         ),
-        "choice": {"says": chosen.says, "leads": chosen.leads},
+        "choice": {
+            "says": chosen.says,
+            "notes": chosen.notes,
+            "leads": chosen.leads,
+        },
     }
 
 
@@ -294,12 +298,15 @@ def _keep_best(run: Run, best: int | str) -> None:
 
 
 def _readme(run: Run, summary: dict[str, Any]) -> str:
-    verdict, says = summary["verdict"]["says"], summary["choice"]["says"]
+    verdict, chosen = summary["verdict"]["says"], summary["choice"]
+    use = " ".join(
+        f"{formatting.capitalized(one)}." for one in (chosen["says"], *chosen["notes"])
+    )
     return f"""# A run of Noisy Student Training
 
 {verdict}
 
-{says[0].upper()}{says[1:]}.
+{use}
 
 ```
 {table(run, summary)}

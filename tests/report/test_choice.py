@@ -63,9 +63,10 @@ def test_among_equals_the_student_is_preferred_and_the_last_of_the_largest():
     chosen = choose(rows)
 
     assert (chosen.best, chosen.student, chosen.rival) == (2, 2, "control")
-    assert chosen.says.endswith(
-        "; generation 3 has 25% of its parameters and differs by 0.0 ± 4.7 points"
-    )
+    assert chosen.notes == [
+        "generation 3 has 25% of the parameters of generation 2 and differs by"
+        " 0.0 ± 4.7 points"
+    ]
 
 
 def test_a_student_that_is_clearly_better_than_the_last_is_the_student():
@@ -74,10 +75,10 @@ def test_a_student_that_is_clearly_better_than_the_last_is_the_student():
     chosen = choose(rows)
 
     assert (chosen.best, chosen.student, chosen.rival) == (1, 1, 0)
-    assert (
-        "of the students, generation 1 is 50.0 ± 10.3 points (one standard error) ahead"
-        " of generation 2, the last of the largest"
-    ) in chosen.says
+    assert chosen.notes == [
+        "of the students, 60 validation images put generation 1 50.0 ± 10.3 points (one"
+        " standard error) ahead of generation 2, the last of the largest"
+    ]
 
 
 def test_the_strongest_model_on_labels_alone_is_the_rival():

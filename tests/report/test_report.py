@@ -128,7 +128,11 @@ def summary_of(run, *, outcome="cannot tell", difference=0.01, interval=(-0.02, 
         "control": control if run.config.control.enabled else None,
         "baselines": [],
         "best": "control" if run.config.control.enabled else 0,
-        "choice": {"says": "use the control (best/): a reason", "leads": []},
+        "choice": {
+            "says": "use the control (best/): a reason",
+            "notes": [f"generation 2 is smaller {HOSTILE}"],
+            "leads": [],
+        },
         "verdict": {
             "student": len(generations) - 1,
             "against": "control" if run.config.control.enabled else "teacher",
@@ -339,6 +343,7 @@ def test_the_page_says_what_to_use_and_marks_it(finished):
     run, summary, source = finished
     text = Page(source).text
     assert "Use the control (best/): a reason." in text
+    assert "Generation 2 is smaller class" in text
     assert re.findall(r"(\S+) ★ ?efficientnet_test", text) == ["control"]
     assert "best/ is not there" in text
     files.write_json(run.workdir / "best" / "model.json", {})

@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import json
 import pathlib
+import re
 import shutil
 import subprocess
 
@@ -602,6 +603,19 @@ def test_a_run_is_looked_at_without_the_right_to_write(run, capsys):
     assert len(table.splitlines()) > 6 and whole.endswith(table)
     assert stages.count(" finished ") == 11
     assert hashes(run) == before
+
+
+def test_a_summary_of_an_older_version_is_shown(run, capsys):
+    path = run / "summary.json"
+    summary = json.loads(path.read_text())
+    del summary["choice"], summary["verdict"]["student"]
+    summary["best"] = 0
+    path.write_text(json.dumps(summary))
+
+    out = done(capsys, ["report", f"--workdir={run}", "--show"])
+
+    assert f"validation prefers generation 0: {run / 'best'}" in out
+    assert re.search(r"^generation 0 ★ ", out, re.MULTILINE)
 
 
 @pytest.mark.parametrize("text", [None, "{}", "[]", '{"generations": 3}'])
