@@ -570,7 +570,7 @@ def _noise(owner: str, section: ConfigDict, side: int, seen: str) -> list[Decisi
       seen: ``images`` by the whole model, ``views`` or ``clean`` images by a head.
     """
     small, mild = side <= SMALL, seen == "views"
-    eighth, area = side // 8, 0.5 if mild else 0.25
+    eighth, area = side // 8, 0.7 if mild else 0.25
     # The authors use 4 of 32 pixels on SVHN for translation, cutout and padding alike.
     decided: dict[str, Any] = {
         # RandAugment in views made heads worse (docs/own_images.md).

@@ -112,7 +112,7 @@ def test_heads_on_a_cpu_are_solved_on_mildly_noised_views():
         assert (one.train.part, one.train.optimizer) == ("head", "lbfgs")
         assert (one.train.views, one.train.targets) == (2, "hard")
         for noise in one.noise.values():
-            assert (noise.randaugment_layers, noise.crop_area) == (0, 0.5)
+            assert (noise.randaugment_layers, noise.crop_area) == (0, 0.7)
     # The control is the probe.
     assert not config.probe.enabled
 
