@@ -11,6 +11,7 @@ from noisy_student_jax.core import files
 from noisy_student_jax.core.preemption import Interrupted, Interruption
 from noisy_student_jax.evaluation.predictor import Predictor, predict_source
 from noisy_student_jax.generation import solve_head
+from noisy_student_jax.generation.left_out import expected_precision
 from noisy_student_jax.generation.trainable import part
 from noisy_student_jax.models import bundle as bundles
 from noisy_student_jax.runs.run import Run
@@ -143,6 +144,34 @@ def test_each_labeled_record_has_a_prediction_that_did_not_learn_from_it(solved,
     assert sorted(set(table["fold"].to_pylist())) == [0, 1, 2]
     probabilities = np.stack(table["probabilities"].to_pylist())
     assert probabilities.sum(axis=1) == pytest.approx(np.ones(30))
+
+
+def test_the_model_to_use_is_chosen_on_labeled_images_too(solved):
+    summary = files.read_json(solved / "summary.json")
+    splits = summary["splits"]
+    left_out = len(files.read_parquet(solved / "control/train/out_of_fold.parquet"))
+
+    assert left_out == splits["train"]
+    assert summary["choice"]["leads"]
+    for lead in summary["choice"]["leads"]:
+        assert lead["paired"]
+        assert lead["images"] == splits["validation"] + left_out
+
+
+def test_what_to_expect_of_pseudo_labels_is_known_before_a_student(solved):
+    run = opened(solved)
+    selection = files.read_json(solved / "generation_0/selection/selection.json")
+    table = files.read_parquet(solved / "generation_0/train/out_of_fold.parquet")
+    found = np.array(table["probabilities"].to_pylist())
+    lowest = min(one for one in selection["thresholds"] if one is not None)
+    sure = found.max(axis=1) >= lowest
+    right = (found.argmax(axis=1) == table["truth"].to_numpy())[sure].mean()
+
+    said = expected_precision(run.student(0), selection)
+
+    assert said.startswith(
+        f"expected to be right: {right:.1%} of the selected, going by {sure.sum()} "
+    )
 
 
 def test_the_same_command_gives_the_same_bits(tiny_run, solved, tmp_path):
