@@ -235,3 +235,25 @@ def test_means_alone_tell_less_than_single_images():
 
     assert alone.value == pytest.approx(lead(ours * 1.0, theirs * 1.0).value)
     assert alone.error > 2 * lead(ours * 1.0, theirs * 1.0).error
+
+
+@pytest.mark.parametrize(
+    ("images", "behind", "fewest", "most"),
+    [
+        # A preferred model that is better is hardly ever left.
+        (28, -0.02, 0.0, 0.03),
+        (278, -0.02, 0.0, 0.04),
+        # One that does harm is left, if there are some hundred images to show it.
+        (278, 0.03, 0.5, 0.75),
+        (278, 0.1, 0.98, 1.0),
+    ],
+)
+def test_harm_is_seen_and_chance_is_not(images, behind, fewest, most):
+    rng = np.random.default_rng(0)
+    differ, trials = 0.12, 2000
+    shares = [(differ + behind) / 2, (differ - behind) / 2, 1 - differ]
+    gaps = rng.choice([1.0, -1.0, 0.0], (trials, images), p=shares)
+
+    left = [lead(np.maximum(row, 0), np.maximum(-row, 0)).is_sure for row in gaps]
+
+    assert fewest <= np.mean(left) <= most
