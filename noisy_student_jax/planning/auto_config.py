@@ -573,7 +573,7 @@ def _noise(owner: str, section: ConfigDict, side: int, seen: str) -> list[Decisi
     eighth, area = side // 8, 0.7 if mild else 0.25
     # The authors use 4 of 32 pixels on SVHN for translation, cutout and padding alike.
     decided: dict[str, Any] = {
-        # RandAugment in views made heads worse (docs/own_images.md).
+        # Strong noise in views makes heads worse (docs/own_images.md).
         "randaugment_layers": 0 if mild else 2,
         "randaugment_translate": float(eighth),
         "randaugment_cutout": float(eighth),
