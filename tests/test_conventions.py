@@ -31,7 +31,11 @@ POSITIONAL = {
     "data.sources.key_hashes": {"indices"},
     "data.sources.read_all_good": {"indices"},
     "interop.export.onnx_graph.Graph.constant": {"dtype"},  # as `np.array`
+    "interop.published.bundle": {"members"},
     "models.layers.batch_norm": {"activation"},
+    "models.members": {"given"},
+    "models.normalization": {"given"},
+    "models.resolution": {"given"},
     "planning.throughput.remembered": {"speeds"},
     "pseudo_labels.sidecar.batches": {"columns"},
     "training.step.TrainStep.gradients": {"taught_by"},

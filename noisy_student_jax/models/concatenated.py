@@ -198,7 +198,7 @@ class Concatenated(nn.Module):
         return rate
 
 
-def concatenated(
+def concatenated(  # noqa: D417 - the other arguments are in its signature
     *,
     outputs: int,
     members: tuple[str, ...] | None = None,
@@ -208,14 +208,15 @@ def concatenated(
 ) -> Concatenated:
     """Creates a model out of several members of the family.
 
+    Other arguments are fields of `ModelArguments`; the default dropout rate is the
+    members' largest.
+
     Args:
       outputs: see `Concatenated`.
       members: different names of EfficientNets, or ``onnx:PATH``; None for
         `models.MEMBERS`.
       mean: of the images given; None for the first member's.
       std: of the images given; None for the first member's.
-      **arguments: fields of `ModelArguments`; the default dropout rate is the members'
-        largest.
 
     Raises:
       UserError: If a member is unknown or given twice, or an argument is out of its
