@@ -5,9 +5,7 @@ import math
 from noisy_student_jax import models
 from noisy_student_jax.config import ConfigDict
 from noisy_student_jax.config.accelerators import CHIPS
-from noisy_student_jax.generation.trainable import NOT_OF_FEATURES
 from noisy_student_jax.runs.run import Generation
-from noisy_student_jax.runs.spec import GenerationSpec
 
 BACKWARD = 2
 """FLOPs of the backward pass relative to the forward pass, approximately."""
@@ -67,24 +65,22 @@ def solved_rows(student: Generation) -> int:
 
 
 def _has_a_known_backbone(student: Generation) -> bool:
-    """Whether earlier generations have computed features of the same networks."""
+    """Whether earlier generations have computed features of all of its networks."""
     known: set[tuple] = set()
     for earlier in student.run.students:
         if earlier.spec.name == student.spec.name:
             break
         if earlier.spec.config.train.part == "head":
-            known |= _networks(earlier.spec)
-    return _networks(student.spec) <= known
+            known |= _networks(earlier)
+    return _networks(student) <= known
 
 
-def _networks(spec: GenerationSpec) -> set[tuple]:
-    """Returns keys of a model's networks; equal ones have the same features."""
-    model, arguments = spec.model, dict(spec.model.arguments)
-    names = models.members(model.name, arguments.get("members"))
-    for name in NOT_OF_FEATURES:
-        arguments.pop(name, None)
-    same = repr(sorted(arguments.items())), model.resolution, spec.config.model.init
-    return {(name, *same) for name in names}
+def _networks(student: Generation) -> set[tuple]:
+    model, spec = student.spec.config.model, student.spec.model
+    return {
+        (member, spec.resolution, model.init)
+        for member in models.members(spec.name, model.members)
+    }
 
 
 def flops(student: Generation) -> dict[str, float]:

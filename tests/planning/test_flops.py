@@ -96,3 +96,28 @@ def test_a_network_of_an_earlier_model_has_its_features_already(name, known):
 
     assert first["train"] > 0
     assert (second["train"] == 0) == known
+
+
+def test_features_of_a_network_are_counted_once_in_all_their_views():
+    heads = ["train.part=head", "train.optimizer=lbfgs", "train.views=2"]
+    config = configs.load(
+        TINY,
+        [
+            *(f"--config.{one}" for one in heads),
+            "--config.model.name=concatenated",
+            "--config.model.members=efficientnet_lite0,efficientnet_lite1",
+            "--config.model.init=pretrained",
+            "--config.generations[1].model.name=efficientnet_lite1",
+        ],
+    )
+    run = Run(config, "w", interruption=Interruption(), look_only=True)
+    parts = {name: len(part) for name, part in run.dataset.parts().items()}
+
+    assert flops.feature_images(run.student(0)) == {
+        "train": 3 * parts["labeled"],
+        "label": 3 * parts["pool"],
+        "evaluate": parts["validation"] + parts["test"],
+    }
+    nothing = {"train": 0, "label": 0, "evaluate": 0}
+    assert flops.feature_images(run.student(1)) == nothing
+    assert flops.feature_images(run.student("control")) == nothing
