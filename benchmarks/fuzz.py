@@ -368,7 +368,7 @@ def _read_tfrecord(path: pathlib.Path) -> None:
     file.read(range(len(file)))
 
 
-UNDECODABLE = ("UndecodableImageError",)
+UNDECODABLE = ("UndecodableImageError", "UnscaledError")
 READERS = (
     Reader("image", ".jpg", _images, _read_image, UNDECODABLE),
     Reader("header", ".jpg", _images, _read_header, UNDECODABLE),

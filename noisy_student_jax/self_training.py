@@ -200,7 +200,7 @@ def selection(run: Run, generation: int) -> Stage:
     teacher, student = run.student(generation), run.student(generation + 1)
     name, earlier = teacher.spec.name, student.spec.relabels
     needs = [f"{name}/label"]
-    own = plain(student.spec.config.selection)
+    own = identity(plain(student.spec.config.selection), "selection")
     del own["relabel"]
     if earlier:
         # The earlier selection is kept without filtering, with new labels.
