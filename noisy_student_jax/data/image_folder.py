@@ -6,10 +6,8 @@ class by class. No image is in two parts: an image found twice belongs to the te
 validation set first, then to the labeled images, then to the pool.
 """
 
-import collections
 import itertools
 import pathlib
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -22,10 +20,11 @@ from noisy_student_jax.core.console import Progress, printable
 from noisy_student_jax.core.errors import DamagedFileError, UserError
 from noisy_student_jax.core.preemption import Interruption
 from noisy_student_jax.data import expected
+from noisy_student_jax.data.claims import NAMED, Account, Claims, of_one_class
 from noisy_student_jax.data.encoded import is_encoded
 from noisy_student_jax.data.near_duplicates import SHOWN, NearDuplicates
 from noisy_student_jax.data.open import STREAMED, Opened, Opener
-from noisy_student_jax.data.sources import Alike, Dataset
+from noisy_student_jax.data.sources import Dataset
 from noisy_student_jax.data.splits import (
     LABELED,
     TEST,
@@ -38,11 +37,6 @@ from noisy_student_jax.data.splits import (
 
 LACKING = "classes without images in a part"
 """Key in `Dataset.facts` that names classes of which a part has no image."""
-NAMED = 5
-_TWO_CLASSES = "one image in two classes"
-_TO_KEEP = (TEST, VALIDATION, LABELED, None)
-"""Of copies that were dealt to different parts, the first of these stays."""
-_UNUSABLE = "files that cannot be used"
 
 
 def own(
@@ -99,14 +93,14 @@ def own(
                 " --config.data.cache has all prepared at one side"
             )
     quarantined = [entry for one in opened for entry in one.quarantined]
-    accounts = {one.name: _Account(one) for one in opened}
-    claims = _Claims(accounts)
+    accounts = {one.name: Account(one) for one in opened}
+    claims = Claims(accounts)
     parts = {
-        name: claims.take(_of_one_class(held_out[name], claims), part=name)
+        name: claims.take(of_one_class(held_out[name], claims), part=name)
         for name in (TEST, VALIDATION)
         if name in held_out
     }
-    labeled = _of_one_class(labeled, claims)
+    labeled = of_one_class(labeled, claims)
     splits = _Splits(data, held_out)
     labeled = claims.take(labeled, part=LABELED, known=splits.known)
     account = accounts[labeled.name]
@@ -160,206 +154,16 @@ def _few_labels(
     labeled: Opened, count: int, seed: int, facts: dict[str, Any]
 ) -> tuple[Opened, Opened]:
     """Splits the labeled images into `count` per class and the rest."""
-    chosen = some_of_each_class(labeled.dealt_by, _labels(labeled), count, seed=seed)
+    chosen = some_of_each_class(
+        labeled.dealt_by, labeled.known_labels, count, seed=seed
+    )
     facts["labels"] = f"{count} a class, by seed {seed}"
     rest = np.setdiff1d(np.arange(len(labeled)), chosen)
     return labeled.subset(chosen), labeled.subset(rest)
 
 
-def _labels(labeled: Opened) -> np.ndarray:
-    assert labeled.labels is not None, "labeled images are opened with their labels"
-    return labeled.labels
-
-
-class _Account:
-    """What becomes of a source's entries: each is used, or left out for one reason.
-
-    Attributes:
-      lost: number of records left out by reason, for each class that lost some.
-    """
-
-    def __init__(self, opened: Opened):
-        """Opens the account with the entries that are no usable images."""
-        self._name = opened.name
-        self._used = 0
-        self._left_out = collections.Counter(opened.left_out)
-        unusable = len(opened.quarantined)
-        self._read = len(opened) + unusable + self._left_out.total()
-        self._left_out[_UNUSABLE] += unusable
-        self.lost: dict[int, collections.Counter[str]] = collections.defaultdict(
-            collections.Counter
-        )
-        for label, count in opened.unusable.items():
-            self.lost[label][_UNUSABLE] += count
-
-    def use(self, records: Opened) -> None:
-        """Enters records that a part of the dataset consists of."""
-        self._used += len(records)
-
-    def leave_out(self, records: Opened, why: str) -> None:
-        """Enters records that no part of the dataset has."""
-        self._left_out[why] += len(records)
-        if records.labels is not None:
-            for label in records.labels.tolist():
-                self.lost[label][why] += 1
-
-    def closed(self) -> dict[str, Any]:
-        """Returns the account as facts; checks that it adds up."""
-        left_out = self._left_out.total()
-        assert self._read == self._used + left_out, (
-            f"of {self._read} entries of {self._name}, {self._used} are used and"
-            f" {left_out} left out"
-        )
-        facts: dict[str, Any] = {
-            f"left out of {self._name}: {why}": count
-            for why, count in self._left_out.items()
-            if count and why != _UNUSABLE  # they are listed by name
-        }
-        told = f"{self._read:,} entries = {self._used:,} used + {left_out:,} left out"
-        return {f"read from {self._name}": told, **facts}
-
-
-class _Claims:
-    """Assigns each content to the first part that claims it.
-
-    Attributes:
-      same: content of each left-out copy with other bytes and equal pixels, and the
-        content that was kept.
-      alike: images that were found with two labels, in pairs.
-    """
-
-    def __init__(self, accounts: dict[str, _Account]):
-        self._accounts = accounts
-        self._taken: dict[str, str] = {}
-        self._drawn: dict[str, str] = {}  # the first content of each pixels
-        self._held_out: dict[str, tuple[Opened, int]] = {}
-        self._other_labels: list[str] = []
-        self.same: dict[str, str] = {}
-        self.alike: list[Alike] = []
-
-    def take(
-        self, opened: Opened, *, part: str, known: Mapping[str, str] | None = None
-    ) -> Opened:
-        """Claims contents that no part has yet; returns their records.
-
-        Args:
-          opened: the records.
-          part: the part that claims them.
-          known: part of each content that was dealt before. Of images with equal
-            pixels, the one in the test set stays, then the one in the validation set.
-        """
-        known = known or {}
-        hashes = _pixels(opened)
-        kept: list[int] = []
-        copies: dict[tuple[str, str], list[int]] = collections.defaultdict(list)
-        for index in sorted(
-            range(len(opened)),
-            key=lambda i: _TO_KEEP.index(known.get(opened.dealt_by[i])),
-        ):
-            content, pixels = opened.content[index], hashes[index]
-            same = content if content in self._taken else self._drawn.get(pixels)
-            if same is None:
-                self._taken[content], self._drawn[pixels] = part, content
-                kept.append(index)
-                if part in (TEST, VALIDATION):
-                    self._held_out[content] = opened, index
-                continue
-            self._compare(opened, index, same)
-            kind = "byte" if same == content else "pixel"
-            if kind == "pixel":
-                self.same[content] = same
-            copies[kind, self._taken[same]].append(index)
-        for (kind, owner), found in copies.items():
-            of = "each other" if owner == part else f"{owner} images"
-            self.leave_out(opened, found, f"{kind}-identical copies of {of}")
-        return opened.subset(np.array(sorted(kept), int))
-
-    def _compare(self, opened: Opened, index: int, same: str) -> None:
-        """Notes a copy of a held-out image that has another label."""
-        if opened.labels is None or same not in self._held_out:
-            return
-        pair = _two_classes((opened, index), self._held_out[same])
-        if pair.captions[0] != pair.captions[1]:
-            first, second = map(printable, pair.keys)
-            self._other_labels.append(f"'{first}' of '{second}'")
-            self.alike.append(pair)
-
-    def tell(self) -> None:
-        """Warns of copies of held-out images that have another label."""
-        if found := self._other_labels:
-            console.warn(
-                f"{len(found)} images are copies of test or validation images with"
-                f" another label, and are left out: {', '.join(found[:NAMED])}"
-                + (" and more" if len(found) > NAMED else "")
-                + "; correct the label that is wrong"
-            )
-
-    def leave_out(self, opened: Opened, rows: list[int], why: str) -> None:
-        """Enters records into their source's account as left out."""
-        records = opened.subset(np.array(rows, int))
-        self._accounts[opened.name].leave_out(records, why)
-
-    def ban(self, opened: Opened, owner: str) -> None:
-        """Keeps contents that no part has from every part."""
-        for content, pixels in zip(opened.content, _pixels(opened), strict=True):
-            self._taken.setdefault(content, owner)
-            self._drawn.setdefault(pixels, content)
-
-    def deal(self, contents: list[str], parts: np.ndarray) -> None:
-        """Reassigns claimed contents to the parts that they were dealt to."""
-        self._taken.update(zip(contents, parts.tolist(), strict=True))
-
-
-def _pixels(opened: Opened) -> list[str]:
-    """Returns a hash that equal images share, as far as their pixels are known."""
-    return opened.content if opened.pixels is None else opened.pixels
-
-
-def _two_classes(*records: tuple[Opened, int]) -> Alike:
-    """Returns two records with labels as a pair of one image in two classes."""
-    (first, i), (second, j) = records
-    return Alike(
-        _TWO_CLASSES,
-        (first.key(i), second.key(j)),
-        (first.classes[_labels(first)[i]], second.classes[_labels(second)[j]]),
-        (first.alone(i), second.alone(j)),
-    )
-
-
-def _of_one_class(labeled: Opened, claims: _Claims) -> Opened:
-    """Leaves out labeled images that have a copy with another label."""
-    labels = _labels(labeled).tolist()
-    seen: dict[str, dict[int, int]] = collections.defaultdict(dict)
-    for hashes in {id(of): of for of in (labeled.content, _pixels(labeled))}.values():
-        for index, (content, label) in enumerate(zip(hashes, labels, strict=True)):
-            seen[content].setdefault(label, index)
-    found = [
-        index
-        for index, same in enumerate(
-            zip(labeled.content, _pixels(labeled), strict=True)
-        )
-        if any(len(seen[content]) > 1 for content in same)
-    ]
-    if not found:
-        return labeled
-    out = labeled.subset(np.array(found, int))
-    claims.leave_out(labeled, found, _TWO_CLASSES)
-    claims.ban(out, f"contradictory {labeled.name}")
-    pairs = {tuple(of.values())[:2] for of in seen.values() if len(of) > 1}
-    claims.alike += [
-        _two_classes((labeled, first), (labeled, second))
-        for first, second in sorted(pairs)[:SHOWN]
-    ]
-    named = ", ".join(f"'{printable(labeled.key(i))}'" for i in found[:NAMED])
-    console.warn(
-        f"{len(found)} {labeled.name} images are left out, because copies of them lie"
-        f" in other classes too: {named}" + (" and more" if len(found) > NAMED else "")
-    )
-    return labeled.subset(np.setdiff1d(np.arange(len(labeled)), found))
-
-
 def _apart(
-    opened: Opened, near: NearDuplicates, claims: _Claims, facts: dict[str, Any]
+    opened: Opened, near: NearDuplicates, claims: Claims, facts: dict[str, Any]
 ) -> Opened:
     """Finds near-duplicates of held-out images; leaves them out if that is asked."""
     found = near.find(opened)
@@ -374,7 +178,7 @@ def _apart(
     kept = opened.subset(np.setdiff1d(np.arange(len(opened)), found))
     if opened.labels is None:
         return kept
-    if len(gone := np.setdiff1d(opened.labels, _labels(kept))):
+    if len(gone := np.setdiff1d(opened.labels, kept.known_labels)):
         named = ", ".join(f"'{printable(opened.classes[i])}'" for i in gone[:NAMED])
         raise UserError(
             f"all training images of {len(gone)} classes ({named}) are near-duplicates"
@@ -420,8 +224,8 @@ class _Splits:
 def _deal(
     labeled: Opened,
     splits: _Splits,
-    account: _Account,
-    claims: _Claims,
+    account: Account,
+    claims: Claims,
     facts: dict[str, Any],
     *,
     look_only: bool,
@@ -430,13 +234,15 @@ def _deal(
     fractions = splits.fractions
     parts = by_content(
         labeled.dealt_by,
-        _labels(labeled),
+        labeled.known_labels,
         **fractions,
         known=splits.known,
         classes=labeled.classes,
         lost=account.lost,
     )
-    bare = lacking(parts, _labels(labeled), labeled.classes, wanted_parts(**fractions))
+    bare = lacking(
+        parts, labeled.known_labels, labeled.classes, wanted_parts(**fractions)
+    )
     if bare:
         facts[LACKING] = _told_lacking(bare, splits.path)
     if split_off := [name for name, fraction in fractions.items() if fraction]:

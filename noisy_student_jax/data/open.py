@@ -81,6 +81,12 @@ class Opened:
     def __len__(self) -> int:
         return len(self.content)
 
+    @property
+    def known_labels(self) -> np.ndarray:
+        """The labels of labeled records, int64 ``[records]``."""
+        assert self.labels is not None, "labeled images are opened with their labels"
+        return self.labels
+
     def key(self, index: int) -> str:
         """Returns a record's key."""
         return self.whole.key(index if self.rows is None else int(self.rows[index]))
