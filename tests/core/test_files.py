@@ -417,7 +417,7 @@ def test_a_lock_is_waited_for_by_those_who_want_to(tmp_path):
     assert len(asked) == 3
 
 
-def test_whoever_waits_for_a_lock_can_be_interrupted(tmp_path):
+def test_waiting_for_a_lock_can_be_interrupted(tmp_path):
     def waiting():
         raise Interrupted("stopped by SIGINT")
 

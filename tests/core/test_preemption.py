@@ -199,7 +199,7 @@ def test_nothing_is_stopped_before_its_work_is_saved(start):
     assert process.returncode == 1
 
 
-def test_whoever_has_noticed_a_signal_has_time_to_save(start):
+def test_a_command_that_has_noticed_a_signal_has_time_to_save(start):
     out, _ = stopped(process := start(NOTICED), signal.SIGTERM)
 
     assert (process.returncode, out) == (75, "saved\n")
