@@ -23,7 +23,8 @@ from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.preemption import Interruption
 from noisy_student_jax.core.prefetch import Prefetcher
 from noisy_student_jax.core.protocols import Task
-from noisy_student_jax.data.cache.listing import list_images, safe_text
+from noisy_student_jax.data.cache.listing import list_images
+from noisy_student_jax.data.cache.walk import safe_text
 from noisy_student_jax.evaluation.predictor import Predictor
 from noisy_student_jax.images.decode import (
     Decoding,

@@ -11,7 +11,8 @@ from typing import Protocol, TypeGuard
 import numpy as np
 
 from noisy_student_jax.core.protocols import Examples, Source
-from noisy_student_jax.data.cache.listing import Listing, safe_text
+from noisy_student_jax.data.cache.listing import Listing
+from noisy_student_jax.data.cache.walk import safe_text
 from noisy_student_jax.data.index import (
     READ_AT_ONCE,
     Headers,

@@ -15,12 +15,8 @@ from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.preemption import Interruption
 from noisy_student_jax.core.protocols import DivisibleSource, Source
 from noisy_student_jax.data.cache.build import PrepareOptions, open_prepared, prepare
-from noisy_student_jax.data.cache.listing import (
-    Listing,
-    list_classes,
-    list_images,
-    safe_text,
-)
+from noisy_student_jax.data.cache.listing import Listing, list_classes, list_images
+from noisy_student_jax.data.cache.walk import safe_text
 from noisy_student_jax.data.encoded import EncodedSource, FolderSource
 from noisy_student_jax.data.sources import Counted
 from noisy_student_jax.images.decode import ANY, Decoding

@@ -15,7 +15,8 @@ import numpy as np
 
 from noisy_student_jax.core.console import printable
 from noisy_student_jax.core.errors import UserError, cause
-from noisy_student_jax.data.cache.listing import SUFFIXES, is_left_behind, list_classes
+from noisy_student_jax.data.cache.listing import list_classes
+from noisy_student_jax.data.cache.walk import SUFFIXES, is_left_behind
 from noisy_student_jax.data.encoded import FolderSource
 from noisy_student_jax.images.decode import (
     DEFAULT,

@@ -13,7 +13,8 @@ from noisy_student_jax.cli.main import main
 from noisy_student_jax.core.console import Progress
 from noisy_student_jax.core.preemption import Interruption
 from noisy_student_jax.data.cache.build import PrepareOptions, prepare
-from noisy_student_jax.data.cache.listing import list_images, safe_text
+from noisy_student_jax.data.cache.listing import list_images
+from noisy_student_jax.data.cache.walk import safe_text
 from noisy_student_jax.images.decode import UndecodableImageError, decode, header
 
 by_name = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

@@ -18,18 +18,14 @@ from noisy_student_jax.core.console import Progress, printable
 from noisy_student_jax.core.errors import DamagedFileError, UserError
 from noisy_student_jax.core.preemption import Interruption
 from noisy_student_jax.data.cache import integrity
-from noisy_student_jax.data.cache.listing import (
-    MISSING,
-    NOT_REGULAR,
-    Listing,
-    safe_text,
-)
+from noisy_student_jax.data.cache.listing import MISSING, NOT_REGULAR, Listing
 from noisy_student_jax.data.cache.read import (
     Found,
     PreparedSource,
     find,
     part_paths,
 )
+from noisy_student_jax.data.cache.walk import safe_text
 from noisy_student_jax.data.cache.workers import PartWriters, decoder_versions
 from noisy_student_jax.images import samples
 from noisy_student_jax.images.decode import DEFAULT, MAX_BYTES, Decoding

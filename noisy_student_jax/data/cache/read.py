@@ -23,7 +23,8 @@ from noisy_student_jax.core import files
 from noisy_student_jax.core.errors import DamagedFileError, UserError
 from noisy_student_jax.core.protocols import Examples
 from noisy_student_jax.data.cache import integrity
-from noisy_student_jax.data.cache.listing import Listing, safe_text
+from noisy_student_jax.data.cache.listing import Listing
+from noisy_student_jax.data.cache.walk import safe_text
 from noisy_student_jax.images.decode import ANY, scale_note
 from noisy_student_jax.images.perceptual import perceptual_hash
 from noisy_student_jax.images.samples import Scale

@@ -27,7 +27,7 @@ from noisy_student_jax.core import files, registry
 from noisy_student_jax.core.console import Progress
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.preemption import Interruption
-from noisy_student_jax.data.cache.listing import File, Listing, safe_text
+from noisy_student_jax.data.cache.listing import Listing
 from noisy_student_jax.data.cache.read import (
     METADATA,
     SCHEMA,
@@ -35,6 +35,7 @@ from noisy_student_jax.data.cache.read import (
     part_paths,
     pixel_hash,
 )
+from noisy_student_jax.data.cache.walk import File, safe_text
 from noisy_student_jax.images.decode import (
     VERSION,
     Decoded,

@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from noisy_student_jax.core.console import printable
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.protocols import Examples
-from noisy_student_jax.data.cache.listing import safe_text
+from noisy_student_jax.data.cache.walk import safe_text
 from noisy_student_jax.data.encoded import Encoded, Reader, decoded
 from noisy_student_jax.data.index import (
     READ_AT_ONCE,

@@ -21,7 +21,8 @@ from noisy_student_jax.core.errors import Interrupted, UserError
 from noisy_student_jax.core.preemption import Interruption
 from noisy_student_jax.data.cache import build, workers
 from noisy_student_jax.data.cache.build import PrepareOptions, open_prepared
-from noisy_student_jax.data.cache.listing import list_classes, list_images, safe_text
+from noisy_student_jax.data.cache.listing import list_classes, list_images
+from noisy_student_jax.data.cache.walk import safe_text
 from noisy_student_jax.images.decode import (
     Decoding,
     UndecodableImageError,

@@ -14,8 +14,8 @@ from noisy_student_jax.data.cache.listing import (
     NOT_REGULAR,
     list_classes,
     list_images,
-    safe_text,
 )
+from noisy_student_jax.data.cache.walk import safe_text
 
 
 def tree(root, *paths):
