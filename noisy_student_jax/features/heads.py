@@ -2,7 +2,9 @@
 
 A labeled record weighs as much as a draw of a pseudo-labeled one; each of a record's
 views has an equal part of its weight. The strength of the regularization is chosen on
-labeled images alone, by the likelihood of those left out. One thread does each matrix
+labeled images alone, by the likelihood of those left out. Each backbone's features
+count on a scale of their own, since regularization would suppress small ones beside
+large ones. One thread does each matrix
 product, so that results do not depend on the number of cores; folds run side by side.
 """
 
@@ -43,24 +45,30 @@ class Labeled:
       views: float32 ``[records, channels]`` each, the clean view first.
       targets: float ``[records, classes]``, each row summing to one.
       weights: float ``[records]``.
+      widths: channels of each backbone, whose features lie side by side; empty for one.
     """
 
     views: Sequence[np.ndarray]
     targets: np.ndarray
     weights: np.ndarray
+    widths: Sequence[int] = ()
 
     def __len__(self) -> int:
         return len(self.targets)
 
     def __getitem__(self, records: np.ndarray) -> "Labeled":
         views = [view[records] for view in self.views]
-        return Labeled(views, self.targets[records], self.weights[records])
+        own = self.targets[records], self.weights[records]
+        return Labeled(views, *own, self.widths)
 
     @property
-    def scale(self) -> float:
-        """Root mean square of the clean view's features."""
-        squares = np.square(self.views[0], dtype=np.float64)
-        return float(np.sqrt(squares.mean())) or 1.0
+    def scales(self) -> np.ndarray:
+        """Root mean square of the clean features of its backbone: ``[channels]``."""
+        clean = self.views[0]
+        widths = self.widths or [clean.shape[1]]
+        blocks = np.split(clean, np.cumsum(widths)[:-1], axis=1)
+        found = [np.sqrt(np.square(one, dtype=np.float64).mean()) for one in blocks]
+        return np.repeat([one or 1.0 for one in found], widths).astype(np.float32)
 
     def rows(self) -> Rows:
         """Returns the examples of all views."""
@@ -133,7 +141,7 @@ def tune(labeled: Labeled, order: np.ndarray, *, check: Check = lambda: None) ->
         return Tuned(WITHOUT_FOLDS, {}, fold)
     # Those in no fold are learned from as well, unless there are more than enough.
     used = dealt if len(labeled) > MOST else np.arange(len(labeled))
-    clean = _shorter(labeled.views[0][used] / labeled.scale)
+    clean = _shorter(labeled.views[0][used] / labeled.scales)
     rows = Rows(clean, labeled.targets[used], labeled.weights[used])
     left_out = [np.flatnonzero(fold[used] == n) for n in range(fold.max() + 1)]
     kept = [np.setdiff1d(np.arange(len(used)), own) for own in left_out]
@@ -172,27 +180,27 @@ def fit(
     """Solves a head on labeled and pseudo-labeled records.
 
     Args:
-      labeled: the labeled records, whose features give the scale.
+      labeled: the labeled records, whose features give the scales.
       pseudo: the pseudo-labeled records in as many views, if any.
-      strength: C, on features divided by the scale.
+      strength: C, on features divided by the scales.
       start: a head of the same features to begin with.
       check: called in every iteration; may raise.
 
     Returns:
       The head of unscaled features.
     """
-    scale = np.float32(labeled.scale)
+    scales = labeled.scales
     both = [one.rows() for one in (labeled, pseudo) if one is not None and len(one)]
     rows = Rows(
-        np.concatenate([one.features for one in both]) / scale,
+        np.concatenate([one.features for one in both]) / scales,
         np.concatenate([one.targets for one in both]),
         np.concatenate([one.weights for one in both]),
     )
     if start is not None:
-        start = Head(start.kernel * scale, start.bias)
+        start = Head(start.kernel * scales[:, None], start.bias)
     with threadpoolctl.threadpool_limits(1):
         head = solve(rows, strength, start=start, check=check)
-    return Head(head.kernel / float(scale), head.bias)
+    return Head(head.kernel / scales[:, None], head.bias)
 
 
 @dataclasses.dataclass(frozen=True)

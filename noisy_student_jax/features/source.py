@@ -55,6 +55,7 @@ class FeatureSource:
     Attributes:
       status: ``ok``, or why a record has no features.
       labels: labels of the records, if the source of images holds any.
+      widths: number of channels of each backbone.
     """
 
     def __init__(
@@ -75,10 +76,15 @@ class FeatureSource:
         self._source, self._chunks, self._places = source, chunks, places
         self.key, self.status = source.key, status
         self.labels = known_labels(source)
-        self.bytes_per_record = chunks[0].shape[1] * chunks[0].itemsize
+        self.widths = [chunks[0].shape[1]]
 
     def __len__(self) -> int:
         return len(self._source)
+
+    @property
+    def bytes_per_record(self) -> int:
+        """See `Source`."""
+        return sum(self.widths) * np.dtype(np.float32).itemsize
 
     def rows(self, indices: np.ndarray) -> np.ndarray:
         """Returns features, float32 ``[indices, channels]``; zeros where not ``ok``."""
@@ -109,7 +115,7 @@ class _Several(FeatureSource):
         self._parts = list(parts)
         first = self._parts[0]
         self._source, self.key, self.labels = first._source, first.key, first.labels
-        self.bytes_per_record = first.bytes_per_record
+        self.widths = first.widths
         self.status = [
             next((why for why in each if why != "ok"), "ok")
             for each in zip(*(part.status for part in parts), strict=True)
@@ -130,7 +136,7 @@ class Joined(_Several):
     def __init__(self, parts: Sequence[FeatureSource]):
         """See `FeatureSource`."""
         super().__init__(parts)
-        self.bytes_per_record = sum(part.bytes_per_record for part in parts)
+        self.widths = [width for part in parts for width in part.widths]
 
     def rows(self, indices: np.ndarray) -> np.ndarray:
         """See `FeatureSource`."""

@@ -146,6 +146,7 @@ class _Examples:
             [own.rows(self.records) for own in self.views],
             targets.astype(np.float64),
             copies.astype(np.float64),
+            self.views[0].widths,
         )
 
     def __len__(self) -> int:

@@ -86,6 +86,29 @@ def test_the_scale_of_features_changes_nothing():
     assert right(one, labeled, labels) > 0.8
 
 
+def test_the_scale_of_one_backbone_beside_another_changes_nothing():
+    one, _ = drawn(60, seed=0)
+    pool, _ = drawn(90, seed=1)
+    order, factors = np.arange(60), np.repeat(np.float32([1, 1000]), [15, 25])
+
+    def solved(factors):
+        own, unlabeled = (
+            Labeled([factors * v for v in each.views], each.targets, each.weights, w)
+            for each, w in ((one, [15, 25]), (pool, ()))
+        )
+        tuned = tune(own, order)
+        head = fit(own, unlabeled, tuned.strength, start=fit(own, None, 0.1))
+        crossed = cross_fit(own, None, tuned.strength, tuned.fold)
+        found = head.probabilities(unlabeled.views[0])
+        return tuned.strength, np.concatenate([found, crossed.probabilities])
+
+    (strength, before), (again, after) = solved(np.float32(1)), solved(factors)
+
+    assert again == strength
+    assert after == pytest.approx(before, abs=1e-3)
+    assert np.array_equal(after.argmax(axis=1), before.argmax(axis=1))
+
+
 def test_pseudo_labeled_records_weigh_as_often_as_they_are_drawn():
     labeled, _ = drawn(12, seed=0)
     pool, _ = drawn(6, seed=1)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from noisy_student_jax.data.sources import ArraySource
-from noisy_student_jax.features.source import FeatureSource, MeanOfViews
+from noisy_student_jax.features.source import FeatureSource, Joined, MeanOfViews
 
 
 def features(values, status=None):
@@ -41,3 +41,14 @@ def test_views_together_are_their_mean():
         False,
     ]
     assert mean.key(3) == "k3"
+
+
+def test_joined_features_lie_side_by_side_in_known_widths():
+    one, other = np.arange(15.0).reshape(5, 3), np.arange(10.0).reshape(5, 2)
+    joined = Joined([features(one), features(other)])
+    both = MeanOfViews([joined, Joined([features(one), features(other + 2)])])
+
+    found = both.rows(np.arange(5))
+    assert both.widths == [3, 2]
+    assert both.bytes_per_record == found[0].nbytes
+    assert np.array_equal(found, np.hstack([one, other + 1]))

@@ -96,14 +96,14 @@ def test_no_small_change_of_the_head_does_better(solved):
     found = bundles.read(solved / "generation_1" / "model").variables
     head = found["params"]["classifier"]
     kernel, bias = (np.asarray(head[name], float) for name in ("kernel", "bias"))
-    scale = labeled.all.scale
+    scales = labeled.all.scales[:, None]
 
     def objective(kernel, bias):
         logits = features @ kernel + bias
         logits -= logits.max(axis=1, keepdims=True)
         log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
         loss = -(weights * (targets * log_p).sum(axis=1)).sum()
-        return loss + ((scale * kernel) ** 2).sum() / (2 * counts["strength"])
+        return loss + ((scales * kernel) ** 2).sum() / (2 * counts["strength"])
 
     best = objective(kernel, bias)
     random = np.random.default_rng(0)
