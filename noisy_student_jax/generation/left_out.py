@@ -5,6 +5,7 @@ what to expect of pseudo-labels before a student learns from them.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -49,19 +50,50 @@ def left_out(student: Generation) -> LeftOut | None:
     )
 
 
-def expected_precision(teacher: Generation, selection: dict[str, Any]) -> str | None:
-    """Says how many of the selected pseudo-labels are right, going by images left out.
+@dataclasses.dataclass(frozen=True)
+class Precision:
+    """How many selected pseudo-labels are right, going by labeled images left out.
+
+    Attributes:
+      images: number of labeled images that were left out in turn.
+      taken: int ``[classes]``, those of them that are given the class and score as its
+        selected pseudo-labels do.
+      right: int ``[classes]``, those of these that are of the class.
+    """
+
+    images: int
+    taken: np.ndarray
+    right: np.ndarray
+
+    @property
+    def overall(self) -> float | None:
+        """The share that is right; None if no image scores as the selected do."""
+        taken = int(self.taken.sum())
+        return int(self.right.sum()) / taken if taken else None
+
+    def classes(self) -> list[int]:
+        """Returns the classes with such an image, the least precise first."""
+        share = self.right / np.maximum(self.taken, 1)
+        order = np.lexsort((-self.taken, share)).tolist()
+        return [label for label in order if self.taken[label]]
+
+
+def expected_precision(
+    teacher: Generation, selection: dict[str, Any]
+) -> Precision | None:
+    """Counts how many of the selected pseudo-labels are expected to be right.
 
     Args:
       teacher: the model that labeled.
       selection: the contents of ``selection.json``.
 
     Returns:
-      A sentence with the classes of lowest precision; None without images left out.
+      None without images left out.
     """
-    found, task = left_out(teacher), teacher.run.task
+    found = left_out(teacher)
     if found is None:
         return None
+    task = teacher.run.task
     lowest = [np.inf if one is None else one for one in selection["thresholds"]]
     if selection["method"] == "all":
         # One threshold for all classes.
@@ -70,21 +102,31 @@ def expected_precision(teacher: Generation, selection: dict[str, Any]) -> str | 
     taken, right = statistics.taken_and_right(
         label, score, found.truth, lowest=np.array(lowest)
     )
-    if not taken.any():
+    return Precision(len(label), taken, right)
+
+
+def told(precision: Precision, classes: Sequence[str]) -> str:
+    """Says how many of the selected pseudo-labels are expected to be right.
+
+    Args:
+      precision: see `expected_precision`.
+      classes: class names in index order.
+    """
+    if precision.overall is None:
         return (
-            f"none of the {len(label):,} labeled images, each left out in turn, scores"
-            " as the selected do: what to expect of these is not known"
+            f"none of the {precision.images:,} labeled images, each left out in turn,"
+            " scores as the selected do: what to expect of these is not known"
         )
-    share = np.divide(right, taken, out=np.ones(len(taken)), where=taken > 0)
-    order = [k for k in np.lexsort((-taken, share)).tolist() if taken[k]]
-    names = [printable(str(name)) for name in teacher.run.dataset.classes]
-    told = [f"{names[k]} {share[k]:.0%} of {taken[k]:,}" for k in order[:NAMED]]
+    taken, right = precision.taken, precision.right
+    names, order = [printable(str(name)) for name in classes], precision.classes()
+    said = [f"{names[k]} {right[k] / taken[k]:.0%} of {taken[k]:,}" for k in order]
     if len(order) > NAMED:
-        told.append(f"{len(order) - NAMED:,} more, no less precise")
-    if unknown := int((taken == 0).sum()):
-        told.append(f"{unknown:,} class{'es' * (unknown > 1)} without such an image")
+        said[NAMED:] = [f"{len(order) - NAMED:,} more, no less precise"]
+    if bare := [names[k] for k in np.flatnonzero(taken == 0)]:
+        more = f" and {len(bare) - NAMED:,} more" if len(bare) > NAMED else ""
+        said.append(f"no such image of {', '.join(bare[:NAMED])}{more}")
     return (
-        f"expected to be right: {right.sum() / taken.sum():.1%} of the selected, going"
-        f" by {taken.sum():,} labeled images that were left out and score as they do;"
-        f" by class {', '.join(told)}"
+        f"expected to be right: {precision.overall:.1%} of the selected, going by"
+        f" {taken.sum():,} labeled images that were left out and score as they do; by"
+        f" class {', '.join(said)}"
     )

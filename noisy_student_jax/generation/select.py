@@ -5,7 +5,7 @@ from typing import Any
 from noisy_student_jax.core import console, files
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.data.sources import known_labels
-from noisy_student_jax.generation.left_out import expected_precision
+from noisy_student_jax.generation.left_out import expected_precision, told
 from noisy_student_jax.pseudo_labels import selection
 from noisy_student_jax.pseudo_labels.plan import SelectionOptions
 from noisy_student_jax.pseudo_labels.warnings import Expected
@@ -50,7 +50,7 @@ def select_pseudo_labels(teacher: Generation, student: Generation) -> dict[str, 
     for warning in summary["warnings"]:
         console.warn(warning)
     if expected := expected_precision(teacher, summary):
-        console.say(f"  {expected}")
+        console.say(f"  {told(expected, run.dataset.classes)}")
     return summary["counts"]
 
 

@@ -60,7 +60,7 @@ def render(run: Run, summary: dict[str, Any]) -> str:
             robustness=robustness.table(students),
             by_generation=results.by_generation(summary, students),
             learning=learning.panels(summary, students),
-            teachers=pseudo.teachers(summary, students),
+            teachers=pseudo.teachers(run, summary, students),
             gallery=gallery.gallery(run, summary, students),
             mistakes=mistakes.mistakes(summary, students),
             data=dataset.dataset(run.workdir),

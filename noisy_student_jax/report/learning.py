@@ -1,12 +1,13 @@
-"""Learning curves of each model: raw and EMA validation metrics, and training loss."""
+"""Learning curves of each model, and the search for C of heads that are solved."""
 
 import itertools
+import math
 from typing import Any
 
 from markupsafe import Markup
 
 from noisy_student_jax.report import svg
-from noisy_student_jax.report.formatting import is_number
+from noisy_student_jax.report.formatting import NOTHING, is_number
 from noisy_student_jax.report.students import Shown
 from noisy_student_jax.training.loop import read_metrics
 
@@ -19,13 +20,25 @@ Curves = dict[str, Curve]
 
 
 def panels(summary: dict[str, Any], students: list[Shown]) -> dict[str, Any]:
-    """Returns a row of panels for each model, on common scales."""
+    """Returns a row of panels for each model, on common scales.
+
+    Heads that are solved have no steps: their rows show the search for C, once for all
+    that share it.
+    """
     primary = summary["primary_metric"]
-    found = {one.title: _read(one, primary) for one in students}
+    read = {one.title: _entries(one) for one in students}
+    solved = [one for one in students if any("strength" in e for e in read[one.title])]
+    found = {
+        one.title: _curves(one, read[one.title], primary)
+        for one in students
+        if one not in solved
+    }
     validation = _scale([curves for curves, _ in found.values()])
     loss = _scale([curves for _, curves in found.values()], zero=True)
     rows = []
     for one in students:
+        if one in solved:
+            continue
         measured, losses = found[one.title]
         rows.append(
             {
@@ -42,15 +55,58 @@ def panels(summary: dict[str, Any], students: list[Shown]) -> dict[str, Any]:
             }
         )
     missing = [row["title"] for row in rows if not row["validation"] or not row["loss"]]
-    return {"rows": rows, "primary": primary, "missing": missing}
+    return {
+        "rows": rows,
+        "primary": primary,
+        "missing": missing,
+        "solved": _searches([(one, read[one.title]) for one in solved]),
+    }
 
 
-def _read(one: Shown, primary: str) -> tuple[Curves, Curves]:
-    """Returns the curves of the validation metric in percent, and of training loss."""
+def _searches(
+    solved: list[tuple[Shown, list[dict[str, Any]]]],
+) -> list[dict[str, Any]]:
+    """Returns a row for each search for C: its curve and the value that was chosen."""
+    rows: dict[tuple, dict[str, Any]] = {}
+    curves: dict[tuple, Curve] = {}
+    for one, entries in solved:
+        tried = [
+            (math.log10(entry["strength"]), entry["left_out/loss"])
+            for entry in entries
+            if is_number(entry.get("left_out/loss")) and is_number(entry["strength"])
+        ]
+        chosen = entries[-1].get("strength")
+        model = one.entry.get("model", "")
+        same = (model, chosen, *tried)
+        if same in rows:
+            rows[same]["also"].append(one.title)
+            continue
+        curves[same] = tried
+        rows[same] = {"title": one.title, "also": [], "model": model, "css": one.css}
+        rows[same]["chosen"] = f"{chosen:.3g}" if is_number(chosen) else NOTHING
+    scales = _scale([{"": curve} for curve in curves.values()], zero=True, first=None)
+    for same, row in rows.items():
+        row["chart"] = _panel(
+            f"{row['title']}: loss of labeled images left out, by C",
+            _there({"": curves[same]}),
+            scales,
+            powers=True,
+            chosen=same[1],
+        )
+    return list(rows.values())
+
+
+def _entries(one: Shown) -> list[dict[str, Any]]:
     try:
-        entries, _ = read_metrics(one.folder / "train" / "metrics.jsonl")
+        return read_metrics(one.folder / "train" / "metrics.jsonl")[0]
     except OSError:
-        entries = []
+        return []
+
+
+def _curves(
+    one: Shown, entries: list[dict[str, Any]], primary: str
+) -> tuple[Curves, Curves]:
+    """Returns the curves of the validation metric in percent, and of training loss."""
 
     def curve(name: str, factor: float = 1.0) -> Curve:
         return [
@@ -76,16 +132,24 @@ def _there(curves: Curves) -> Curves:
 
 
 def _scale(
-    several: list[Curves], *, zero: bool = False
+    several: list[Curves], *, zero: bool = False, first: float | None = 0.0
 ) -> tuple[svg.Scale, svg.Scale] | None:
-    """Returns scales of steps and values that cover all curves."""
+    """Returns scales of steps and values that cover all curves.
+
+    Args:
+      several: the curves.
+      zero: whether the values' scale begins at zero.
+      first: where the steps' scale begins; None for the first of the curves.
+    """
     points = [p for curves in several for curve in curves.values() for p in curve]
     if not points:
         return None
     steps, values = zip(*points, strict=True)
     low = 0.0 if zero else min(values)
     return (
-        svg.Scale(0, max(steps), ticks=3, tight=True),
+        svg.Scale(
+            min(steps) if first is None else first, max(steps), ticks=3, tight=True
+        ),
         svg.Scale(min(low, *values), max(values), ticks=3),
     )
 
@@ -96,7 +160,19 @@ def _panel(
     scales: tuple[svg.Scale, svg.Scale] | None,
     *,
     unit: str = "",
+    powers: bool = False,
+    chosen: Any = None,
 ) -> Markup | None:
+    """Draws curves.
+
+    Args:
+      title: its accessible title.
+      curves: the curves by the name at their end.
+      scales: of both directions.
+      unit: of the values.
+      powers: whether steps are powers of ten.
+      chosen: the step to be marked, if it is a number; not yet as a power of ten.
+    """
     if not curves or scales is None:
         return None
     x, y = scales
@@ -111,7 +187,11 @@ def _panel(
         marks.append(svg.text(0, down(tick) + 4, name, anchor="end", dx=-8))
     for tick in x.ticks:
         anchor = "end" if x(tick) > 0.9 else "start" if x(tick) < 0.1 else "middle"
-        marks.append(svg.text(x(tick), _HEIGHT + 18, x.name(tick), anchor=anchor))
+        name = f"{10.0**tick:g}" if powers else x.name(tick)
+        marks.append(svg.text(x(tick), _HEIGHT + 18, name, anchor=anchor))
+    if is_number(chosen):
+        at = x(math.log10(chosen))
+        marks.append(svg.line(at, 0, at, _HEIGHT, "threshold"))
     styles = itertools.cycle(("curve second", "curve first"))
     if len(curves) == 1:
         next(styles)

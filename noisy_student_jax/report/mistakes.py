@@ -17,11 +17,12 @@ _PAIRS_SHOWN = 20
 
 
 def mistakes(summary: dict[str, Any], students: list[Shown]) -> dict[str, Any]:
-    """Returns the last student's confusion."""
-    last = generations(students)[-1]
+    """Returns the confusion of the model in best/, else of the last student."""
+    best = [one for one in students if one.name == summary["best"]]
+    (shown,) = best or generations(students)[-1:]
     return {
-        "student": last.title,
-        "confusion": _confusion(_read(last), summary["classes"]),
+        "student": shown.title,
+        "confusion": _confusion(_read(shown), summary["classes"]),
     }
 
 

@@ -6,21 +6,26 @@ from markupsafe import Markup
 
 from noisy_student_jax.core import files
 from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.generation.left_out import expected_precision
 from noisy_student_jax.pseudo_labels import selection, sidecar
 from noisy_student_jax.report import svg
 from noisy_student_jax.report.formatting import count, is_number, percent, short
 from noisy_student_jax.report.quarantine import quarantine
 from noisy_student_jax.report.students import Shown, generations
+from noisy_student_jax.runs.paths import OUT_OF_FOLD
+from noisy_student_jax.runs.run import Run
 
 MANY_CLASSES = 20
 _HEIGHT = 170
 _ROW = 26
 
 
-def teachers(summary: dict[str, Any], students: list[Shown]) -> list[dict[str, Any]]:
+def teachers(
+    run: Run, summary: dict[str, Any], students: list[Shown]
+) -> list[dict[str, Any]]:
     """Returns the report's entry for each generation that has a student."""
     return [
-        _teacher(one, summary["classes"], student=pupil)
+        _teacher(run, one, summary["classes"], student=pupil)
         for one, pupil in zip(
             generations(students), generations(students)[1:], strict=False
         )
@@ -32,7 +37,9 @@ def class_name(classes: list[str], label: int) -> str:
     return str(classes[label]) if 0 <= label < len(classes) else f"class {label}"
 
 
-def _teacher(one: Shown, classes: list[str], *, student: Shown) -> dict[str, Any]:
+def _teacher(
+    run: Run, one: Shown, classes: list[str], *, student: Shown
+) -> dict[str, Any]:
     said = {
         "title": one.title,
         "css": one.css,
@@ -65,6 +72,7 @@ def _teacher(one: Shown, classes: list[str], *, student: Shown) -> dict[str, Any
         + _cap(found.get("options", {}).get("max_copies")),
         "histogram": _histogram(one, found),
         "balance": _balance(one, found, classes),
+        "precision": _precision(run, one, found, classes),
         "warnings": found.get("warnings") or [],
     }
 
@@ -99,8 +107,8 @@ def _lowest(thresholds: list[float | None]) -> str:
     if not there:
         return ""
     return (
-        f" The least confident record selected of a class scores {min(there):.2f} to"
-        f" {max(there):.2f}, by class."
+        f" The least confident record selected of a class scores {min(there):.4g} to"
+        f" {max(there):.4g}, by class."
     )
 
 
@@ -153,7 +161,7 @@ def _histogram(one: Shown, found: dict[str, Any]) -> Markup | None:
     if is_number(_share(found)):
         lowest = [one for one in found.get("thresholds") or [] if is_number(one)]
         threshold, inclusive = min(lowest, default=None), True
-    if is_number(threshold) and not found.get("kept"):
+    if is_number(threshold) and threshold > 0 and not found.get("kept"):
         at = (threshold - low) / width
         anchor, shift = ("end", -6) if at > 0.6 else ("start", 6)
         marks.append(svg.line(at, -14, at, _HEIGHT, "threshold"))
@@ -191,6 +199,43 @@ def _balance(
         f" '{class_name(classes, fewest)}' ({count(series[0][fewest])})."
     )
     return {"many": True, "chart": _profile(one, series, ordered), "says": says}
+
+
+def _precision(
+    run: Run, one: Shown, found: dict[str, Any], classes: list[str]
+) -> dict[str, Any] | None:
+    """Returns what to expect of the selected, by class, the least precise first.
+
+    None where no labeled images were left out of the teacher's training.
+    """
+    try:
+        expected = expected_precision(run.named(one.folder.name), found)
+    except (UserError, KeyError, TypeError, ValueError, IndexError):
+        return {"missing": f"{OUT_OF_FOLD} or selection.json is damaged"}
+    if expected is None:
+        return None
+    taken, right = expected.taken.tolist(), expected.right.tolist()
+    names = [class_name(classes, label) for label in range(len(taken))]
+    bare = [name for name, number in zip(names, taken, strict=True) if not number]
+    ordered = expected.classes()
+    return {
+        "missing": None,
+        "images": expected.images,
+        "taken": sum(taken),
+        "overall": percent(expected.overall),
+        "rows": [
+            {
+                "name": names[label],
+                "taken": taken[label],
+                "right": right[label],
+                "share": percent(right[label] / taken[label]),
+            }
+            for label in ordered[:MANY_CLASSES]
+        ],
+        "more": max(0, len(ordered) - MANY_CLASSES),
+        "bare": bare[:MANY_CLASSES],
+        "more_bare": max(0, len(bare) - MANY_CLASSES),
+    }
 
 
 def _rows(one: Shown, series: list[list[int]], classes: list[str]) -> Markup:

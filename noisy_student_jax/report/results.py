@@ -6,6 +6,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from noisy_student_jax import models
 from noisy_student_jax.core import files
 from noisy_student_jax.report import svg
 from noisy_student_jax.report.formatting import (
@@ -96,11 +97,25 @@ def table(run: Run, summary: dict[str, Any], students: list[Shown]) -> dict[str,
         )
     return {
         "rows": rows,
+        # Heads that are solved have no average of their own.
+        "averaged": any(row["raw"] != row["ema"] for row in rows),
+        "members": _members(run),
         "has_control": control(students) is not None,
         "primary": primary,
         "confidence": percent(run.config.evaluation.confidence, digits=0),
         "others": _all_metrics(students, primary),
     }
+
+
+def _members(run: Run) -> list[str]:
+    """Says which networks each model consists of, where it is several."""
+    told = []
+    for one in run.students:
+        model = one.spec.model
+        networks = models.members(model.name, model.arguments.get("members"))
+        if len(networks) > 1:
+            told.append(f"{model.name}: the features of {' + '.join(networks)}")
+    return list(dict.fromkeys(told))
 
 
 def by_generation(summary: dict[str, Any], students: list[Shown]) -> Markup | None:

@@ -8,7 +8,7 @@ import pytest
 
 from noisy_student_jax.core import files
 from noisy_student_jax.core.errors import DamagedFileError
-from noisy_student_jax.generation.left_out import expected_precision, left_out
+from noisy_student_jax.generation.left_out import expected_precision, left_out, told
 from noisy_student_jax.runs.paths import GenerationPaths
 from noisy_student_jax.tasks.classification import Classification
 
@@ -32,6 +32,11 @@ def teacher(folder, rows, *, classes=("ant", "bee\x00", "cat")):
     return SimpleNamespace(paths=GenerationPaths(folder, "train", False), run=run)
 
 
+def said(one, **selection):
+    """What is said of pseudo-labels that a teacher gave and that were selected."""
+    return told(expected_precision(one, selection), one.run.dataset.classes)
+
+
 ROWS = [
     *[(0, 0, 0.95)] * 3,
     (1, 0, 0.9),
@@ -44,40 +49,50 @@ ROWS = [
 def test_precision_is_that_of_images_as_sure_as_the_selected(tmp_path):
     one = teacher(tmp_path, ROWS)
 
-    said = expected_precision(one, {"method": "paper", "thresholds": [0.9, 0.66, None]})
+    found = said(one, method="paper", thresholds=[0.9, 0.66, None])
 
-    assert said == (
+    assert found == (
         "expected to be right: 83.3% of the selected, going by 6 labeled images that"
         " were left out and score as they do; by class ant 75% of 4, bee\\x00 100% of"
-        " 2, 1 class without such an image"
+        " 2, no such image of cat"
     )
 
 
 def test_one_threshold_of_all_classes_is_the_lowest_selected_score(tmp_path):
     one = teacher(tmp_path, ROWS)
 
-    said = expected_precision(one, {"method": "all", "thresholds": [0.9, 0.62, None]})
+    found = said(one, method="all", thresholds=[0.9, 0.62, None])
 
-    assert "71.4% of the selected, going by 7" in said
-    assert "by class bee\\x00 67% of 3, ant 75% of 4" in said
+    assert "71.4% of the selected, going by 7" in found
+    assert "by class bee\\x00 67% of 3, ant 75% of 4" in found
 
 
 def test_many_classes_are_counted(tmp_path):
     names = tuple(f"class {n}" for n in range(30))
     one = teacher(tmp_path, [(n, n, 0.9) for n in range(30)], classes=names)
 
-    said = expected_precision(one, {"method": "all", "thresholds": [0.5] * 30})
+    found = said(one, method="all", thresholds=[0.5] * 30)
 
-    assert said.count(" of 1,") == 10
-    assert said.endswith("20 more, no less precise")
+    assert found.count(" of 1,") == 10
+    assert found.endswith("20 more, no less precise")
+
+
+def test_classes_without_an_image_left_out_are_named_up_to_ten(tmp_path):
+    names = tuple(f"class {n}" for n in range(30))
+    one = teacher(tmp_path, [(n, n, 0.9) for n in range(5)], classes=names)
+
+    found = said(one, method="all", thresholds=[0.5] * 30)
+
+    assert "no such image of class 5, class 6, " in found
+    assert found.endswith("class 14 and 15 more")
 
 
 def test_images_that_are_all_less_sure_tell_nothing(tmp_path):
     one = teacher(tmp_path, ROWS)
 
-    said = expected_precision(one, {"method": "all", "thresholds": [0.99] * 3})
+    found = said(one, method="all", thresholds=[0.99] * 3)
 
-    assert said.startswith("none of the 8 labeled images, each left out in turn")
+    assert found.startswith("none of the 8 labeled images, each left out in turn")
 
 
 def test_other_trainings_leave_no_image_out_and_damage_is_named(tmp_path):

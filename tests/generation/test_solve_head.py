@@ -167,10 +167,12 @@ def test_what_to_expect_of_pseudo_labels_is_known_before_a_student(solved):
     sure = found.max(axis=1) >= lowest
     right = (found.argmax(axis=1) == table["truth"].to_numpy())[sure].mean()
 
-    said = expected_precision(run.student(0), selection)
+    found = expected_precision(run.student(0), selection)
 
-    assert said.startswith(
-        f"expected to be right: {right:.1%} of the selected, going by {sure.sum()} "
+    assert (found.images, found.taken.sum()) == (len(table), sure.sum())
+    assert found.overall == right
+    assert f'<td class="n">{found.taken[0]}</td>' in (
+        (solved / "report.html").read_text(encoding="utf-8")
     )
 
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from support import ROOT
 
 from noisy_student_jax import config as configs
 from noisy_student_jax import report
@@ -417,6 +418,64 @@ def test_a_better_teacher_and_other_terms_are_said(tmp_path):
     assert len(page.of("adverse", "li")) == 3
 
 
+def test_no_two_rules_of_the_style_sheet_are_for_the_same(finished):
+    css = (ROOT / "noisy_student_jax/report/style.css").read_text(encoding="utf-8")
+    plain = re.sub(r"@media[^{]*\{(?:[^{}]*\{[^{}]*\})*[^{}]*\}", "", css)
+    selectors = re.findall(r"^([^{}@/\n]+) \{", plain, re.MULTILINE)
+
+    assert len(selectors) > 100
+    twice = {one for one in selectors if selectors.count(one) > 1}
+    assert not twice, "one of them is meant for something else"
+
+
+def test_heads_that_are_solved_show_the_search_for_c_and_no_steps(tmp_path):
+    run = make_run(tmp_path)
+    fill(run)
+    for name in ("generation_0", "generation_1", "generation_2"):
+        lines = [
+            {"step": k, "strength": 10.0 ** (k - 2), "left_out/loss": 1 / (1 + k)}
+            for k in range(3)
+        ]
+        lines.append({"step": 3, "strength": 1.0, "validation/raw/top1": 1.0})
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        files.write_atomically(tmp_path / name / "train" / "metrics.jsonl", text)
+
+    page = Page(render(run, summary_of(run)))
+
+    assert "metrics.jsonl lacks" not in page.text
+    assert "generation 0 and generation 1, generation 2: efficientnet_test, C = 1" in (
+        page.text
+    )
+    assert len(page.of("learning")) == 2  # the search, and the control's steps
+    assert page.of("learning control")
+
+
+def test_a_model_without_an_average_has_one_number(tmp_path):
+    run = make_run(tmp_path)
+    fill(run)
+    summary = summary_of(run)
+    before = Page(render(run, summary)).text
+
+    for one in (*summary["generations"], summary["control"]):
+        one["raw"] = one["metrics"]
+
+    after = Page(render(run, summary)).text
+    assert "top1rawtop1EMA" in before
+    assert "EMA" not in after.split("top1 by generation")[0]
+
+
+def test_the_networks_of_a_model_of_several_are_named(tmp_path):
+    run = make_run(tmp_path)
+    config = run.config.copy_and_resolve_references()
+    config.generations[0].model.name = "concatenated"
+    run = run.reconfigured(config)
+    fill(run)
+
+    text = Page(render(run, summary_of(run))).text
+
+    assert text.count("concatenated: the features of efficientnet_lite0 + ") == 1
+
+
 def test_histogram_bars_are_proportional(finished):
     run, _, source = finished
     found = files.read_json(
@@ -545,8 +604,7 @@ def test_everything_missing_is_said_in_sentences(tmp_path):
         "What was selected is not known: selection.json is not there.",
         "Which records were quarantined is not known: quarantine.parquet is not there.",
         "There is no selection of pseudo-labels to show.",
-        "There is no confusion to show: predictions.parquet of generation 2 is not"
-        " there.",
+        "There is no confusion to show: predictions.parquet of control is not there.",
         "How the data were split is not known: data/dataset.json is not there.",
         "The ledger holds no finished stage.",
     ):
@@ -560,7 +618,7 @@ def test_damaged_files_are_said_to_be_damaged(tmp_path):
     (folder / "selection" / "selection.json").write_text("{")
     (folder / "selection" / "plan.parquet").write_bytes(b"PAR1 no")
     (folder / "labels" / "quarantine.parquet").write_bytes(b"")
-    (tmp_path / "generation_2" / "predictions.parquet").write_bytes(b"no")
+    (tmp_path / "control" / "predictions.parquet").write_bytes(b"no")
     (tmp_path / "generation_2" / "train" / "metrics.jsonl").write_bytes(b"\xff\xfe")
     (tmp_path / "data" / "dataset.json").write_text("[]")
     (run.ledger.folder / "control.train.json").write_text("no")
@@ -569,7 +627,7 @@ def test_damaged_files_are_said_to_be_damaged(tmp_path):
         "selection.json is damaged",
         "plan.parquet is damaged",
         "quarantine.parquet cannot be read",
-        "predictions.parquet of generation 2 cannot be read",
+        "predictions.parquet of control cannot be read",
         "metrics.jsonl lacks curves of generation 2",
         "data/dataset.json is damaged",
     ):
@@ -628,7 +686,7 @@ def test_many_classes_have_a_profile_and_pairs(tmp_path):
 def test_a_task_whose_truths_are_no_classes(tmp_path):
     run = make_run(tmp_path)
     fill(run)
-    path = tmp_path / "generation_2" / "predictions.parquet"
+    path = tmp_path / "control" / "predictions.parquet"
     table = pq.ParquetFile(path).read().drop_columns("truth")
     places = pa.array([[0.5, 0.5]] * TEST)
     files.write_parquet(path, table.append_column("truth", places))
