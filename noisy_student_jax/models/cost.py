@@ -18,6 +18,7 @@ from noisy_student_jax.core import random_keys
 from noisy_student_jax.core.model_arguments import ModelArguments
 from noisy_student_jax.models.depthwise import IMPLEMENTATIONS
 from noisy_student_jax.models.initialize import abstract_variables
+from noisy_student_jax.models.onnx_backbone import opened
 
 
 def parameter_count(module: nn.Module, *, resolution: int, channels: int = 3) -> int:
@@ -27,14 +28,19 @@ def parameter_count(module: nn.Module, *, resolution: int, channels: int = 3) ->
 
 
 def forward_flops(module: nn.Module, *, resolution: int, channels: int = 3) -> int:
-    """Returns the FLOPs of one image's forward pass, counted as in `flops`."""
+    """Returns the FLOPs of one image's forward pass, counted as in `flops`.
+
+    Backbones whose features the host computes are counted too.
+    """
     module = with_grouped_convolutions(module)
     variables = abstract_variables(module, resolution=resolution, channels=channels)
-    return flops(
+    counted = flops(
         functools.partial(module.apply, train=False),
         variables,
         _images(1, resolution, channels),
     )
+    members = getattr(module, "outside", ())
+    return counted + sum(opened(member).flops(resolution) for member in members)
 
 
 def flops(function: Callable[..., Any], *arguments: Any) -> int:
@@ -71,7 +77,7 @@ def with_grouped_convolutions(module: nn.Module) -> nn.Module:
     """Returns a module whose depthwise convolutions are XLA convolutions.
 
     Sums of shifted slices would not be counted. Features that the host computes are
-    blank, and count as nothing.
+    blank.
     """
     if hasattr(module, "blank"):
         module = module.clone(blank=True)

@@ -6,10 +6,13 @@ features is trained. Its images are normalized as the config says (``model.mean`
 ``model.std``), and its file goes with the bundle.
 """
 
+import copy
 import functools
 import importlib
+import math
 import os
 import pathlib
+import tempfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -64,17 +67,7 @@ class OnnxBackbone:
                 f"model.members names '{PREFIX}{path}', and there is no such file"
             )
         self.sha256 = files.sha256(path)
-        runtime = _runtime()
-        options = runtime.SessionOptions()
-        options.intra_op_num_threads = len(os.sched_getaffinity(0))
-        options.log_severity_level = 3
-        try:
-            # From its bytes, so that it is one file and refers to no other.
-            self._session = runtime.InferenceSession(
-                files.read_bytes(path), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # onnxruntime raises many kinds
-            raise self._unfit(f"it cannot be opened: {_reason(error)}") from error
+        self._session = self._opened()
         given, made = self._session.get_inputs(), self._session.get_outputs()
         named = [one for one in made if one.name == FEATURES] or made[:1]
         if len(given) != 1 or len(given[0].shape) != 4 or given[0].type != _FLOAT:
@@ -138,6 +131,33 @@ class OnnxBackbone:
             ) from error
         return np.concatenate([part[0] for part in parts])[:count]
 
+    def flops(self, side: int) -> int:
+        """Returns the FLOPs of one image, counted as in `cost.flops`.
+
+        An image is computed, since the runtime tells shapes of what it has computed.
+
+        Args:
+          side: height and width of the image.
+
+        Raises:
+          UserError: the network does not take images of this size.
+        """
+        profiled, count = copy.copy(self), self._batch or 1
+        with tempfile.TemporaryDirectory() as folder:
+            # Operations that are fused further have other names.
+            basic = _runtime().GraphOptimizationLevel.ORT_ENABLE_BASIC
+            profiled._session = self._opened(
+                enable_profiling=True,
+                profile_file_prefix=f"{folder}/profile",
+                graph_optimization_level=basic,
+            )
+            profiled(np.zeros((count, side, side, 3), np.float32))
+            events = files.read_json(pathlib.Path(profiled._session.end_profiling()))
+        found = [
+            event["args"] for event in events if "op_name" in event.get("args", {})
+        ]
+        return 2 * sum(_multiplications(one) for one in found) // count
+
     def check_side(self, side: int) -> None:
         """Raises UserError if the network does not take images of this size."""
         if self.side not in (None, side):
@@ -145,6 +165,21 @@ class OnnxBackbone:
                 f"it reads images of {self.side} px, and not of {side}: set"
                 f" model.resolution to {self.side}"
             )
+
+    def _opened(self, **options: Any) -> Any:
+        runtime = _runtime()
+        asked = runtime.SessionOptions()
+        asked.intra_op_num_threads = len(os.sched_getaffinity(0))
+        asked.log_severity_level = 3
+        for name, value in options.items():
+            setattr(asked, name, value)
+        try:
+            # From its bytes, so that it is one file and refers to no other.
+            return runtime.InferenceSession(
+                files.read_bytes(self._path), asked, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime raises many kinds
+            raise self._unfit(f"it cannot be opened: {_reason(error)}") from error
 
     def _unfit(self, why: str) -> UserError:
         return UserError(f"'{self._path}' is no backbone: {why}")
@@ -177,6 +212,23 @@ def features(members: Sequence[str], images: np.ndarray) -> np.ndarray:
       float32 ``[batch, channels]``.
     """
     return np.concatenate([opened(member)(images) for member in members], axis=1)
+
+
+def _multiplications(operation: dict[str, Any]) -> int:
+    """Returns the multiply–adds of an operation that the runtime has computed."""
+    name = operation["op_name"]
+    if not any(kind in name for kind in ("Conv", "MatMul", "Gemm")):
+        return 0
+    made, left, *rest = (
+        next(iter(one.values()))
+        for one in operation["output_type_shape"][:1] + operation["input_type_shape"]
+        if one
+    )
+    if "Conv" not in name:
+        return math.prod(made) * left[-1]
+    # Quantized ones have scales between images and kernel.
+    kernel = next(one for one in rest if len(one) == len(left))
+    return math.prod(made) * math.prod(kernel[1:])
 
 
 def _reason(error: Exception) -> str:

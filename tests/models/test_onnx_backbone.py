@@ -13,6 +13,7 @@ from noisy_student_jax.cli.main import main
 from noisy_student_jax.core import files
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.evaluation.predictor import Predictor
+from noisy_student_jax.features import heads
 from noisy_student_jax.interop import published
 from noisy_student_jax.interop.export import to_onnx, to_savedmodel
 from noisy_student_jax.models import bundle as bundles
@@ -108,10 +109,27 @@ def test_it_stands_beside_a_network_of_ours_in_any_order(whole, file, first):
     assert channels == 32
     assert variables["params"]["classifier"]["kernel"].shape[0] == pooled.shape[1]
     assert variables["params"].keys() == {"classifier", BESIDE}
-    # Of a network of ours alone, operations are counted.
-    ours = models.create("concatenated", outputs=4, members=(BESIDE,))
-    counts = [cost.forward_flops(one, resolution=SIDE) for one in (module, ours)]
-    assert counts[0] - counts[1] == 2 * 32 * 4
+
+
+@pytest.mark.parametrize("batch", [None, 3])
+def test_its_operations_are_counted_as_those_of_a_network_of_ours(
+    whole, file, batch, tmp_path
+):
+    if batch:
+        fixed = onnx.load(file)
+        fixed.graph.input[0].type.tensor_type.shape.dim[0].dim_value = batch
+        file = tmp_path / "fixed.onnx"
+        onnx.save(fixed, file)
+
+    def flops(name, **arguments):
+        module = models.create(name, outputs=4, **arguments)
+        return cost.forward_flops(module, resolution=SIDE)
+
+    alone = flops("concatenated", members=(BESIDE,))
+    both = flops("concatenated", members=(BESIDE, f"onnx:{file}"))
+
+    # The file has a classifier of its own, which the runtime computes too.
+    assert both - alone == flops(whole.architecture) + 2 * 32 * 4
 
 
 def test_what_needs_the_network_itself_is_told(file, tmp_path):
@@ -205,6 +223,55 @@ def test_a_fixed_batch_is_filled_up(tmp_path):
     assert models.resolution("concatenated", [member]) == 8
     with pytest.raises(UserError, match=r"set model\.resolution to 8"):
         onnx_backbone.features([member], np.zeros((1, 9, 9, 3), np.float32))
+
+
+def louder(file, path):
+    """Writes an ONNX file of a thousand times the features of another."""
+    model = onnx.load(file)
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            names[:] = ["quiet" if one == "features" else one for one in names]
+    by = onnx.numpy_helper.from_array(np.float32(1000), "by")
+    model.graph.initializer.append(by)
+    more = onnx.helper.make_node("Mul", ["quiet", "by"], ["features"])
+    model.graph.node.append(more)
+    onnx.save(model, path)
+    return f"onnx:{path}"
+
+
+def solved(workdir, *flags):
+    """The kernel of a student's solved head, and its accuracies."""
+    line = ["run", f"--config={TINY}", f"--workdir={workdir}", *flags]
+    own = ["model.resolution=16", "train.part=head", "train.optimizer=lbfgs"]
+    own += ["control.enabled=false"]
+    assert main([*line, *(f"--config.{flag}" for flag in own)]) == 0
+    params = bundles.read(workdir / "generation_1" / "model").variables["params"]
+    evaluated = json.loads((workdir / "generation_1" / "evaluation.json").read_text())
+    return params["classifier"]["kernel"], evaluated["splits"]["test"]["ema"]
+
+
+def test_heads_on_our_own_network_are_the_same_from_its_file(
+    whole, file, tmp_path, monkeypatch
+):
+    # Less regularized, the solution is known to fewer digits.
+    monkeypatch.setattr(heads, "STRENGTHS", (0.01,))
+    bundles.write(whole, tmp_path / "whole")
+    members = "--config.model.members="
+    outside = ["--config.model.name=concatenated", "--config.init=pretrained"]
+
+    own, right = solved(tmp_path / "own", f"--config.init={tmp_path / 'whole'}")
+    kernel, found = solved(tmp_path / "file", *outside, f"{members}onnx:{file}")
+    both, _ = solved(
+        tmp_path / "both",
+        *outside,
+        f"{members}onnx:{file},{louder(file, tmp_path / 'louder.onnx')}",
+    )
+
+    assert kernel == pytest.approx(own, abs=1e-4 * float(abs(own).max()))
+    assert found == pytest.approx(right, abs=1e-4)
+    # Each of both is on its own scale, so neither counts more.
+    largest = float(abs(both).max())
+    assert both[:32] == pytest.approx(1000 * both[32:], abs=1e-4 * largest)
 
 
 def test_a_run_learns_heads_on_it_and_ships_a_teacher(whole, tmp_path, capsys):
