@@ -207,7 +207,7 @@ def _convolutions(model: str, side: int, batch: int, dtype: str):
     import jax
     import jax.numpy as jnp
 
-    from noisy_student_jax.models.cost import with_grouped_convolutions
+    from noisy_student_jax.models.initialize import with_grouped_convolutions
 
     ours = our_model(model, side, False, dtype)
     module = with_grouped_convolutions(ours.module)

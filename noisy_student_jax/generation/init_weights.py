@@ -97,18 +97,17 @@ def initial_variables(student: Generation) -> PyTree:
       UserError: the given weights have another architecture.
     """
     spec = student.spec
-    fresh = initialize(
-        spec.model.module,
-        resolution=spec.model.resolution,
-        seed=student.run.config.seed,
-        generation=spec.number,
-    )
     start = given(student)
     if start is None:
-        return fresh
+        return initialize(
+            spec.model.module,
+            resolution=spec.model.resolution,
+            seed=student.run.config.seed,
+            generation=spec.number,
+        )
     same_classes = start.classes == tuple(student.run.dataset.classes)
     return merged_variables(
-        fresh,
+        student.cost.shapes,
         start.variables,
         keep_head=same_classes,
         what=f"config.model.init={spec.config.model.init} ('{start.architecture}')",
@@ -117,12 +116,12 @@ def initial_variables(student: Generation) -> PyTree:
 
 
 def merged_variables(
-    fresh: PyTree, start: PyTree, *, keep_head: bool, what: str, model: str
+    shapes: PyTree, start: PyTree, *, keep_head: bool, what: str, model: str
 ) -> PyTree:
-    """Replaces random weights and statistics with given ones; a new head is zero.
+    """Returns given weights and statistics as those of a model; a new head is zero.
 
     Args:
-      fresh: randomly initialized variables of the model.
+      shapes: shapes and dtypes of the model's variables.
       start: variables of the same architecture.
       keep_head: whether the classifier is taken over too.
       what: description of the given weights, for the message.
@@ -131,7 +130,7 @@ def merged_variables(
     Raises:
       UserError: the given weights do not fit the model.
     """
-    ours, theirs = (traverse_util.flatten_dict(one, sep="/") for one in (fresh, start))
+    ours, theirs = (traverse_util.flatten_dict(one, sep="/") for one in (shapes, start))
     taken = {n for n in ours if keep_head or not n.startswith(HEAD)}
     wrong = sorted(
         name
@@ -147,8 +146,8 @@ def merged_variables(
             " the same architecture"
         )
     merged = {
-        name: theirs[name] if name in taken else np.zeros_like(array)
-        for name, array in ours.items()
+        name: theirs[name] if name in taken else np.zeros(one.shape, one.dtype)
+        for name, one in ours.items()
     }
     return traverse_util.unflatten_dict(merged, sep="/")
 

@@ -10,12 +10,9 @@ import functools
 import pathlib
 
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from noisy_student_jax.augment.input_noise import InputNoise
-from noisy_student_jax.core import random_keys
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.protocols import Preprocessor, Source
 from noisy_student_jax.core.types import PyTree
@@ -31,7 +28,7 @@ from noisy_student_jax.features.views import CLEAN, View, views
 from noisy_student_jax.generation import init_weights
 from noisy_student_jax.models import concatenated
 from noisy_student_jax.models.bundle import Bundle
-from noisy_student_jax.models.initialize import abstract_variables
+from noisy_student_jax.models.initialize import abstract_outputs, abstract_variables
 from noisy_student_jax.runs.paths import PREPARED
 from noisy_student_jax.runs.run import Generation
 
@@ -110,11 +107,7 @@ def width(student: Generation) -> int:
 
 def channels(module: nn.Module, side: int) -> int:
     """Returns the number of channels of a module's features, from images of a size."""
-    outputs = jax.eval_shape(
-        lambda images: module.init_with_output(random_keys.key(0), images)[0],
-        jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32),
-    )
-    return outputs["pooled"].shape[-1]
+    return abstract_outputs(module, resolution=side)["pooled"].shape[-1]
 
 
 def head(student: Generation) -> nn.Module:

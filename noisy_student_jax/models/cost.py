@@ -3,7 +3,6 @@
 It supports any Linen module with the call signature of this package's models.
 """
 
-import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator
@@ -15,9 +14,11 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from noisy_student_jax.core import random_keys
-from noisy_student_jax.core.model_arguments import ModelArguments
-from noisy_student_jax.models.depthwise import IMPLEMENTATIONS
-from noisy_student_jax.models.initialize import abstract_variables
+from noisy_student_jax.models.initialize import (
+    abstract_variables,
+    arguments,
+    with_grouped_convolutions,
+)
 from noisy_student_jax.models.onnx_backbone import opened
 
 
@@ -65,35 +66,12 @@ def activation_bytes(module: nn.Module, *, resolution: int, channels: int = 3) -
     module = with_grouped_convolutions(module)
     variables = abstract_variables(module, resolution=resolution, channels=channels)
     # The smallest batch that batch norm supports.
-    group = getattr(_arguments(module), "batch_norm_group", 0) or 1
+    group = getattr(arguments(module), "batch_norm_group", 0) or 1
     less, more = (
         _residual_bytes(module, variables, _images(batch, resolution, channels))
         for batch in (group, 2 * group)
     )
     return (more - less) // group
-
-
-def with_grouped_convolutions(module: nn.Module) -> nn.Module:
-    """Returns a module whose depthwise convolutions are XLA convolutions.
-
-    Sums of shifted slices would not be counted. Features that the host computes are
-    blank.
-    """
-    if hasattr(module, "blank"):
-        module = module.clone(blank=True)
-    given = _arguments(module)
-    if getattr(given, "depthwise", None) not in IMPLEMENTATIONS:
-        return module
-    if not isinstance(given, ModelArguments):
-        return module.clone(depthwise="grouped")
-    grouped = dataclasses.replace(given, depthwise="grouped")
-    return module.clone(arguments=grouped)
-
-
-def _arguments(module: nn.Module) -> nn.Module | ModelArguments:
-    """Returns the `ModelArguments` of a module; the module itself if it has none."""
-    held = getattr(module, "arguments", None)
-    return held if isinstance(held, ModelArguments) else module
 
 
 def _images(batch: int, resolution: int, channels: int) -> jax.ShapeDtypeStruct:

@@ -27,7 +27,9 @@ from flax import struct
 from jax.typing import DTypeLike
 
 from noisy_student_jax.core import random_keys
+from noisy_student_jax.core.model_arguments import ModelArguments
 from noisy_student_jax.core.types import PyTree
+from noisy_student_jax.models.depthwise import IMPLEMENTATIONS
 
 Shape = tuple[int, ...]
 
@@ -142,11 +144,43 @@ def abstract_variables(
     Returns:
       The tree of variables, with a `jax.ShapeDtypeStruct` for each array.
     """
-    return nn.meta.unbox(_marked(module, resolution, channels))
+    return nn.meta.unbox(_traced(module, resolution, channels)[1])
 
 
-def _marked(module: nn.Module, resolution: int, channels: int) -> PyTree:
-    """Returns the variables' shapes, boxed with their initializers."""
+def abstract_outputs(module: nn.Module, *, resolution: int, channels: int = 3) -> Any:
+    """Returns the shapes and dtypes of a module's outputs for one image.
+
+    See `abstract_variables`.
+    """
+    return _traced(module, resolution, channels)[0]
+
+
+def with_grouped_convolutions(module: nn.Module) -> nn.Module:
+    """Returns a module whose depthwise convolutions are XLA convolutions.
+
+    The variables are the same. Sums of shifted slices are many operations, which take
+    long to trace and would not be counted. Features that the host computes are blank.
+    """
+    if hasattr(module, "blank"):
+        module = module.clone(blank=True)
+    given = arguments(module)
+    if getattr(given, "depthwise", None) not in IMPLEMENTATIONS:
+        return module
+    if not isinstance(given, ModelArguments):
+        return module.clone(depthwise="grouped")
+    grouped = dataclasses.replace(given, depthwise="grouped")
+    return module.clone(arguments=grouped)
+
+
+def arguments(module: nn.Module) -> nn.Module | ModelArguments:
+    """Returns the `ModelArguments` of a module; the module itself if it has none."""
+    held = getattr(module, "arguments", None)
+    return held if isinstance(held, ModelArguments) else module
+
+
+def _traced(module: nn.Module, resolution: int, channels: int) -> tuple[Any, PyTree]:
+    """Returns the shapes of outputs, and of variables boxed with their initializers."""
+    module = with_grouped_convolutions(module)
     try:
         hash(module)
     except TypeError:
@@ -155,10 +189,12 @@ def _marked(module: nn.Module, resolution: int, channels: int) -> PyTree:
     return _remembered(module, resolution, channels)
 
 
-def _shapes(module: nn.Module, resolution: int, channels: int) -> PyTree:
+def _shapes(module: nn.Module, resolution: int, channels: int) -> tuple[Any, PyTree]:
     images = jax.ShapeDtypeStruct((1, resolution, resolution, channels), jnp.float32)
     with _marks():
-        return jax.eval_shape(lambda x: module.init(random_keys.key(0), x), images)
+        return jax.eval_shape(
+            lambda x: module.init_with_output(random_keys.key(0), x), images
+        )
 
 
 _remembered = functools.lru_cache(maxsize=16)(_shapes)
@@ -187,7 +223,7 @@ def initialize(
       ``{"params": …, "batch_stats": …}``: nested dictionaries of NumPy arrays,
       float32 for every module of this package.
     """
-    marked = _marked(module, resolution, channels)
+    _, marked = _traced(module, resolution, channels)
     leaves, tree = jax.tree_util.tree_flatten_with_path(
         marked, is_leaf=lambda leaf: isinstance(leaf, _Marked)
     )

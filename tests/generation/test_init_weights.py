@@ -72,6 +72,15 @@ def test_of_a_bundle_of_other_classes_the_head_is_new_and_zero(
     assert equal(start["batch_stats"], bundle.variables["batch_stats"])
 
 
+def test_no_random_values_are_drawn_where_weights_are_given(tiny_run, monkeypatch):
+    flag = f"--config.init={tiny_run / 'generation_1' / 'model'}"
+    monkeypatch.delattr(init_weights, "initialize")
+
+    assert init_weights.initial_variables(student(tiny_run, 1, flag))
+    with pytest.raises(NameError):
+        init_weights.initial_variables(student(tiny_run, 1))
+
+
 def test_several_networks_start_from_the_published_weights_of_each(tiny_run):
     members = models.MEMBERS[:2]
     if not set(members) <= set(published.available()):

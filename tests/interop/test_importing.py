@@ -154,6 +154,22 @@ def test_another_file_in_the_package_is_refused(tmp_path, monkeypatch, weights):
 @pytest.mark.skipif(
     "efficientnet_lite0" not in published.available(), reason="not installed"
 )
+def test_published_weights_are_read_once_and_are_nobodys_to_change(monkeypatch):
+    first = published.lite_bundle("efficientnet_lite0")
+    monkeypatch.setattr(published, "lite_tensors", None)
+
+    del first.variables["params"]["classifier"]
+    again = published.lite_bundle("efficientnet_lite0")
+
+    kernel = again.variables["params"]["classifier"]["kernel"]
+    assert kernel.shape == (1280, 1000)
+    with pytest.raises(ValueError, match="read-only"):
+        kernel[:] = 0
+
+
+@pytest.mark.skipif(
+    "efficientnet_lite0" not in published.available(), reason="not installed"
+)
 def test_the_real_lite0_knows_well_known_images(tmp_path, capsys):
     import json
 

@@ -7,7 +7,11 @@ import numpy as np
 import pytest
 
 from noisy_student_jax import models
-from noisy_student_jax.models.initialize import abstract_variables, initialize
+from noisy_student_jax.models.initialize import (
+    abstract_outputs,
+    abstract_variables,
+    initialize,
+)
 
 
 @pytest.fixture(scope="module")
@@ -160,3 +164,24 @@ def test_abstract_variables_compute_nothing():
     module = models.create("efficientnet_l2", outputs=1000)
     leaves = jax.tree.leaves(abstract_variables(module, resolution=475))
     assert {type(leaf) for leaf in leaves} == {jax.ShapeDtypeStruct}
+
+
+class Counted(nn.Module):
+    """A model that counts how often it is traced."""
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        del train
+        TRACED.append(images.shape)
+        return {"pooled": nn.Dense(5)(images.mean((1, 2)))}
+
+
+TRACED = []
+
+
+def test_shapes_of_variables_and_outputs_come_from_one_trace():
+    for _ in range(2):
+        assert abstract_outputs(Counted(), resolution=6)["pooled"].shape == (1, 5)
+        variables = abstract_variables(Counted(), resolution=6)
+        assert variables["params"]["Dense_0"]["kernel"].shape == (3, 5)
+    assert TRACED == [(1, 6, 6, 3)]
