@@ -16,7 +16,7 @@ from noisy_student_jax.config import ConfigDict, base_config
 def get_config() -> ConfigDict:
     """A teacher and its students, from published weights where they are installed."""
     config = base_config()
-    config.data.name = "own"
+    config.data.update(name="own", validation_fraction=None)
     config.model.update(
         name=None,
         init=None,

@@ -160,7 +160,7 @@ def evaluation(run: Run, generation: int | str) -> Stage:
     student = run.student(generation).final
     name = student.spec.name
     own = identity(plain(run.config.evaluation), "evaluation")
-    images = len(run.dataset.validation) + len(run.dataset.test)
+    images = sum(map(len, run.dataset.predicted().values()))
     return Stage(
         name=f"{name}/evaluate",
         config={"task": run.config.task, "evaluation": own},

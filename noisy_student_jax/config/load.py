@@ -199,9 +199,12 @@ def check(config: ConfigDict) -> None:
             )
     owners = [(f"generations[{k}].", one) for k, one in enumerate(config.generations)]
     for prefix, owner in [*owners, *((f"{n}.", config[n]) for n in LABELS_ONLY)]:
-        if left := undecided(owner):
+        left = [f"{prefix}{path}" for path in undecided(owner)]
+        if config.data.validation_fraction is None:
+            left.append("data.validation_fraction")
+        if left:
             raise UserError(
-                f"config.{prefix}{left[0]} is none, and only for images of your own"
+                f"config.{left[0]} is none, and only for images of your own"
                 " (config.data.name=own) is it chosen automatically: give a value"
             )
 

@@ -143,7 +143,9 @@ _DATA = {
     "labels_per_class": _whole(None, _FROM_1, "labels kept; None keeps all", OFF),
     "validation": _whole(200, _FROM_1, "validation images of the digits"),
     "test": _whole(600, _FROM_1, "test images of the digits"),
-    "validation_fraction": _number(0.1, (0.001, 0.9), "split off if none are given"),
+    "validation_fraction": _number(
+        0.1, (0.0, 0.9), "split off; 0: labeled images, left out in turn", DECIDED
+    ),
     "test_fraction": _number(0.2, (0.001, 0.9), "split off if none are given"),
     "pool_shards": _whole(4, _FROM_1, "files that the pool's labels are kept in"),
     "options": {},

@@ -23,6 +23,7 @@ from noisy_student_jax.data.sources import (
     CountedRecords,
     Dataset,
 )
+from noisy_student_jax.data.splits import leaves_out_in_turn
 
 PARTS = ("labeled", "pool", "validation", "test")
 ASSUMED = "sizes"
@@ -66,9 +67,9 @@ def recorded(data: ConfigDict, record: dict[str, Any]) -> Dataset:
             data,
             name=record["name"],
             classes=record["classes"],
-            sizes={part: int(record["splits"][part]) for part in PARTS},
+            sizes={part: int(size) for part, size in record["splits"].items()},
             facts=dict(record["facts"]),
-            fingerprints={part: record["fingerprints"][part] for part in PARTS},
+            fingerprints=dict(record["fingerprints"]),
         )
     except (KeyError, TypeError, ValueError):
         raise UserError(
@@ -86,6 +87,8 @@ def counted(data: ConfigDict, *, name: str, absent: Sequence[str]) -> Dataset:
       absent: the missing sources, recorded in the dataset's facts.
     """
     sizes = {part: data.expected[part] for part in PARTS}
+    if leaves_out_in_turn(data):
+        del sizes["validation"]
     return _placeholder(
         data,
         name=name,
@@ -115,12 +118,13 @@ def _placeholder(
     def part(name: str, labels: np.ndarray | None = None) -> Counted:
         return kind(sizes[name], labels, fingerprint=known.get(name, NOT_PREPARED))
 
+    labeled = part("labeled", labels)
     return Dataset(
         name=name,
         classes=tuple(classes),
-        labeled=part("labeled", labels),
+        labeled=labeled,
         pool=part("pool"),
-        validation=part("validation"),
+        validation=part("validation") if "validation" in sizes else labeled,
         test=part("test"),
         facts=facts,
     )

@@ -2,8 +2,10 @@
 
 ``labeled`` and ``unlabeled`` name sources that `open.Opener` can open; ``test`` and
 ``validation`` are optional. A missing one is split off the labeled images by content,
-class by class. No image is in two parts: an image found twice belongs to the test or
-validation set first, then to the labeled images, then to the pool.
+class by class; with a ``validation_fraction`` of 0 no validation images are, and each
+labeled image is left out of trainings in turn. No image is in two parts: an image found
+twice belongs to the test or validation set first, then to the labeled images, then to
+the pool.
 """
 
 import itertools
@@ -31,6 +33,7 @@ from noisy_student_jax.data.splits import (
     VALIDATION,
     by_content,
     lacking,
+    leaves_out_in_turn,
     some_of_each_class,
     wanted_parts,
 )
@@ -105,7 +108,7 @@ def own(
     labeled = claims.take(labeled, part=LABELED, known=splits.known)
     account = accounts[labeled.name]
     dealt = _deal(labeled, splits, account, claims, facts, look_only=look_only)
-    for name in (VALIDATION, TEST):
+    for name in (TEST,) if leaves_out_in_turn(data) else (VALIDATION, TEST):
         if name not in held_out:
             parts[name] = labeled.subset(np.flatnonzero(dealt == name))
             account.use(parts[name])
@@ -137,12 +140,18 @@ def own(
     for name, count in facts.items():
         if name.startswith("left out") and not look_only:
             console.say(f"  {name}: {count:,}")
+    learned = labeled.source()
+    validation = learned
+    if VALIDATION in parts:
+        validation = parts[VALIDATION].source()
+    else:
+        facts["validation"] = "each labeled image, left out of trainings in turn"
     return Dataset(
         name=_name(data.sources.labeled),
         classes=labeled.classes,
-        labeled=labeled.source(),
+        labeled=learned,
         pool=pool.source(labeled=False),
-        validation=parts[VALIDATION].source(),
+        validation=validation,
         test=parts[TEST].source(),
         facts=facts,
         quarantined=tuple(quarantined),
@@ -318,7 +327,7 @@ def check_places(data: ConfigDict) -> None:
             " --config.unlabeled=DIR, a folder of images (or keep N labels per class"
             " with --config.data.labels_per_class=N, and use the rest as the pool)"
         )
-    fractions = data.validation_fraction, data.test_fraction
+    fractions = data.validation_fraction or 0.0, data.test_fraction
     if not (places.validation or places.test) and sum(fractions) >= 1:
         raise UserError(
             "config.data.validation_fraction and .test_fraction are"

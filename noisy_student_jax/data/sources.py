@@ -130,14 +130,15 @@ class Alike:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A dataset in four disjoint parts.
+    """A dataset in four disjoint parts, or three where it is cross-fitted.
 
     Attributes:
       name: the name used in configs.
       classes: class names in index order.
       labeled: labeled training records.
       pool: unlabeled training records.
-      validation: labeled records that generations are compared on.
+      validation: labeled records that generations are compared on; the very source
+        of the labeled records where each of these is left out in turn.
       test: labeled records used for the final evaluation alone.
       facts: notes for the report: how the data were split, what was left out.
       quarantined: name of each unusable file, and why it cannot be used.
@@ -154,14 +155,25 @@ class Dataset:
     quarantined: tuple[tuple[str, str], ...] = ()
     alike: tuple[Alike, ...] = ()
 
+    @property
+    def cross_fitted(self) -> bool:
+        """Whether the labeled records, each left out in turn, are for validation."""
+        return self.validation is self.labeled
+
     def parts(self) -> dict[str, Source]:
-        """Returns the four sources by name."""
+        """Returns the disjoint sources by name."""
+        validation = {} if self.cross_fitted else {"validation": self.validation}
         return {
             "labeled": self.labeled,
             "pool": self.pool,
-            "validation": self.validation,
+            **validation,
             "test": self.test,
         }
+
+    def predicted(self) -> dict[str, Source]:
+        """Returns the sources that a trained model predicts to be evaluated."""
+        parts = self.parts()
+        return {name: parts[name] for name in ("validation", "test") if name in parts}
 
 
 def fingerprint(source: Source) -> str:

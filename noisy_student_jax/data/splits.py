@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from noisy_student_jax.core.console import printable
 from noisy_student_jax.core.errors import UserError
@@ -96,6 +97,16 @@ _NAMED = 10
 LABELED, VALIDATION, TEST = "labeled", "validation", "test"
 
 
+def leaves_out_in_turn(data: ConfigDict) -> bool:
+    """Whether labeled images, left out in turn, take the place of validation images.
+
+    Args:
+      data: the config's ``data`` section.
+    """
+    given = data.name != "own" or data.sources.validation is not None
+    return not given and data.validation_fraction == 0
+
+
 def by_content(
     content: Sequence[str],
     labels: np.ndarray,
@@ -111,7 +122,8 @@ def by_content(
     A record's part follows from its content and never changes once known, so adding
     images moves no training image into the test set. Parts are ranges of the hash, so
     their sizes match the fractions only approximately. A class that would be missing
-    from a part contributes one image to it.
+    from a part contributes one image to it. Test records are dealt first: as far as a
+    class has others, they do not depend on the validation records.
 
     Args:
       content: SHA-256 of each record's file, in hexadecimal.
@@ -130,18 +142,23 @@ def by_content(
       UserError: classes have fewer images than there are parts.
     """
     share = np.array([int(text[:16], 16) / 2**64 for text in content])
-    drawn = np.where(share < test + validation, VALIDATION, LABELED).astype(object)
-    drawn[share < test] = TEST
+    drawn = np.where(share < test, TEST, LABELED).astype(object)
     parts = np.array(
         [known.get(c, p) for c, p in zip(content, drawn, strict=True)], object
     )
     new = np.array([c not in known for c in content])
     wanted = wanted_parts(validation=validation, test=test)
     _check_rare(labels, wanted, classes, lost or {})
-    for label in range(len(classes)):
-        members = np.flatnonzero(labels == label)
-        for part in wanted:
+    by_class = [np.flatnonzero(labels == label) for label in range(len(classes))]
+    for part in (LABELED, TEST) if test else (LABELED,):
+        for members in by_class:
             _give_one(part, members, parts, new, share)
+    if validation:
+        held_out = new & (share >= test) & (share < test + validation)
+        parts[held_out & (parts == LABELED)] = VALIDATION
+        for part in (LABELED, VALIDATION):
+            for members in by_class:
+                _give_one(part, members, parts, new, share)
     return parts
 
 
@@ -214,10 +231,13 @@ def _give_one(
     new: np.ndarray,
     share: np.ndarray,
 ) -> None:
-    """Moves the new record with the lowest hash into a part that the class lacks."""
+    """Moves the new record with the lowest hash into a part that the class lacks.
+
+    Test records are the last to be moved.
+    """
     if (parts[members] == part).any():
         return
-    for index in members[np.argsort(share[members], kind="stable")]:
+    for index in members[np.lexsort((share[members], parts[members] == TEST))]:
         others = (parts[members] == parts[index]).sum()
         if new[index] and others > 1:
             parts[index] = part

@@ -1,4 +1,8 @@
-"""Evaluates a trained model on validation and test images."""
+"""Evaluates a trained model on validation and test images.
+
+Where the dataset is cross-fitted, the predictions for validation are those of heads for
+labeled images that were left out.
+"""
 
 import pathlib
 from typing import Any
@@ -12,6 +16,7 @@ from noisy_student_jax.core.protocols import Source
 from noisy_student_jax.data.sources import key_hashes
 from noisy_student_jax.evaluation.predictor import Predicted, predict_source
 from noisy_student_jax.evaluation.statistics import wilson
+from noisy_student_jax.generation.left_out import cross_fitted
 from noisy_student_jax.generation.trainable import part, predictor
 from noisy_student_jax.models import bundle as bundles
 from noisy_student_jax.models.bundle import Bundle
@@ -37,15 +42,18 @@ def evaluate(student: Generation) -> dict[str, Any]:
     trained = part(student.final)
     made = predictor(trained, batch=batch)
     splits: dict[str, dict[str, Any]] = {}
-    parts = run.dataset.parts()
-    sources = {
-        name: trained.source(parts[name], name) for name in ("validation", "test")
-    }
+    parts = run.dataset.predicted()
+    sources = {name: trained.source(part, name) for name, part in parts.items()}
+    if run.dataset.cross_fitted:
+        found = _left_out(student)
+        splits["validation"] = _measured(run, found) | {"left_out_in_turn": True}
+        labeled = run.dataset.labeled
+        _write_predictions(student, labeled, found, student.paths.validation)
     run.progress.start(sum(map(len, sources.values())), "images")
 
     def before_batch(done: int) -> None:
         run.interruption.check()
-        earlier = sum(split["images"] for split in splits.values())
+        earlier = sum(splits[name]["images"] for name in sources if name in splits)
         run.progress.update(earlier + done)
 
     for name, source in sources.items():
@@ -94,6 +102,21 @@ def refuse_overlap(bundle: Bundle, test: Source) -> None:
             " its teachers learned from, so the result would mean nothing: give a test"
             " set of other images"
         )
+
+
+def _left_out(student: Generation) -> Predicted:
+    """Returns the predictions for labeled images by heads that they were left out of.
+
+    They stand for those of the EMA and of the raw weights, which are the same.
+    """
+    found, labeled = cross_fitted(student), student.run.dataset.labeled
+    record = {labeled.key(index): index for index in range(len(labeled))}
+    return Predicted(
+        np.array([record[key] for key in found.keys]),
+        found.truth,
+        {weights: found.predictions for weights in ("ema", "raw")},
+        unusable={},
+    )
 
 
 def _measured(run: Run, found: Predicted) -> dict[str, Any]:

@@ -260,12 +260,19 @@ def refuse_judged(student: Generation, bundle: Bundle) -> None:
     Raises:
       UserError: they were; the message gives the number of shared images.
     """
-    parts = student.run.dataset.parts()
-    for name in ("validation", "test"):
-        source = parts[name]
+    dataset = student.run.dataset
+    judges = {"validation": dataset.validation, "test": dataset.test}
+    for name, source in judges.items():
         if not has_keys(source) or not len(bundle.trained_on):
             continue  # the keys, or the training records, are unknown
         shared = int(np.isin(key_hashes(source), bundle.trained_on).sum())
+        if shared and source is dataset.labeled:
+            raise UserError(
+                f"{shared} of {len(source)} labeled images, which are left out of"
+                " trainings in turn, are among those that the weights given to"
+                f" {student.spec.name} learned from, so the result would mean nothing:"
+                " hold some out that they have not seen, with --config.validation=DIR"
+            )
         if shared:
             raise UserError(
                 f"{shared} of {len(source)} {name} images are among those that the"

@@ -1,7 +1,8 @@
 """Predictions for labeled images by heads that have not learned from them.
 
 Trainings that leave labeled images out in turn write them beside the model. They tell
-what to expect of pseudo-labels before a student learns from them.
+what to expect of pseudo-labels before a student learns from them, and take the place of
+validation images where a dataset is cross-fitted.
 """
 
 import dataclasses
@@ -10,12 +11,20 @@ from typing import Any
 
 import numpy as np
 
+from noisy_student_jax.config import ConfigDict
 from noisy_student_jax.core import files
 from noisy_student_jax.core.console import printable
+from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.protocols import Arrays
+from noisy_student_jax.data.sources import Dataset, labels_of
 from noisy_student_jax.evaluation import statistics
+from noisy_student_jax.features.heads import FOLDS
 from noisy_student_jax.runs.paths import OUT_OF_FOLD
 from noisy_student_jax.runs.run import Generation
+from noisy_student_jax.runs.spec import compared_with, solves
+
+MOST_FOLD_LABELS = 1 << 28
+"""Probabilities, over folds and pool, up to which students are cross-fitted."""
 
 NAMED = 10
 """Number of classes that a sentence names."""
@@ -48,6 +57,82 @@ def left_out(student: Generation) -> LeftOut | None:
         truth=table["truth"].to_numpy(),
         predictions={"probabilities": probabilities},
     )
+
+
+def cross_fitted(student: Generation) -> LeftOut:
+    """Returns the predictions that take the place of those for validation images.
+
+    Raises:
+      UserError: the training has left no image out.
+    """
+    found = left_out(student)
+    if found is None:
+        raise UserError(_refused(f"{student.spec.name} was trained without"))
+    return found
+
+
+def refuse(config: ConfigDict, *, dataset: Dataset | None = None) -> None:
+    """Checks that labeled images can be left out of all trainings of a run in turn.
+
+    Args:
+      config: a complete config.
+      dataset: the data; None to check what the config alone tells.
+
+    Raises:
+      UserError: they cannot.
+    """
+    why = obstacle(config)
+    if why is None and dataset is not None:
+        sizes = np.unique(labels_of(dataset.labeled), return_counts=True)[1]
+        if sizes.max() < 2:
+            why = "no class has two of them"
+        if is_too_much(len(dataset.pool), len(dataset.classes)):
+            why = "the pool is too large to be labeled once for each part of them"
+    if why is not None:
+        raise UserError(_refused(why))
+
+
+def _refused(why: str) -> str:
+    return (
+        "config.data.validation_fraction is 0, so that each labeled image would be left"
+        f" out of all trainings in turn, but {why}: hold some out with"
+        " --config.data.validation_fraction=0.1, or give others with"
+        " --config.validation=DIR"
+    )
+
+
+def obstacle(config: ConfigDict) -> str | None:
+    """Says why labeled images cannot be left out of a config's trainings in turn.
+
+    Args:
+      config: a complete config.
+
+    Returns:
+      A phrase; None if they can.
+    """
+    if config.teacher is not None:
+        return "the teacher that is given may have learned from any"
+    trained = [(f"generation_{k}", one) for k, one in enumerate(config.generations)]
+    trained += [(name, config[name]) for name in compared_with(config)]
+    for name, sections in trained:
+        if not solves(sections):
+            return (
+                f"{name} is no head that is solved (--config.train=head"
+                " --config.train.optimizer=lbfgs)"
+            )
+    for number, sections in enumerate(config.generations[1:], 1):
+        selection = sections.selection
+        if selection.method != "all" or (selection.relabel and number > 1):
+            return (
+                f"generation_{number} does not learn from pseudo-labels at their"
+                " natural shares (--config.selection.method=all, and no relabel)"
+            )
+    return None
+
+
+def is_too_much(pool: int, classes: int) -> bool:
+    """Whether a pool has too many labels to be kept once for each fold."""
+    return FOLDS * pool * classes > MOST_FOLD_LABELS
 
 
 @dataclasses.dataclass(frozen=True)

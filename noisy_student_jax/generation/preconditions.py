@@ -10,7 +10,8 @@ from noisy_student_jax import models
 from noisy_student_jax.core import console, types
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.data.image_folder import LACKING
-from noisy_student_jax.generation import init_weights, streams
+from noisy_student_jax.data.splits import leaves_out_in_turn
+from noisy_student_jax.generation import init_weights, left_out, streams
 from noisy_student_jax.generation.solve_head import check_solvable
 from noisy_student_jax.generation.trainable import head
 from noisy_student_jax.models import onnx_backbone
@@ -36,11 +37,15 @@ def check(run: Run, *, devices: int | None = None) -> None:
     for student in run.drafts:
         with _named(student):
             _check_config(student, devices)
+    if leaves_out_in_turn(run.config.data):
+        left_out.refuse(run.config)
     # Read here, so that preparing has a place of its own.
     if lacking := run.dataset.facts.get(LACKING):
         if not (run.look_only or run.ledger.manifest("data")):
             raise UserError(lacking)
         console.warn(lacking)
+    if run.dataset.cross_fitted:
+        left_out.refuse(run.config, dataset=run.dataset)
     for student in run.students:
         with _named(student):
             _check_model(student)

@@ -26,14 +26,12 @@ from noisy_student_jax.features.logistic import Head
 from noisy_student_jax.features.source import FeatureSource
 from noisy_student_jax.features.views import views
 from noisy_student_jax.generation import streams
+from noisy_student_jax.generation.left_out import cross_fitted, is_too_much
 from noisy_student_jax.generation.result import write_bundles
 from noisy_student_jax.generation.trainable import HeadOnFeatures, part
 from noisy_student_jax.pseudo_labels.plan import SelectionOptions, natural
 from noisy_student_jax.runs.paths import FOLD_LABELS, METRICS, OUT_OF_FOLD
 from noisy_student_jax.runs.run import Generation
-
-MOST_FOLD_LABELS = 1 << 28
-"""Probabilities, over folds and pool, up to which students are cross-fitted."""
 
 
 def solve_head(student: Generation) -> dict[str, Any]:
@@ -62,12 +60,13 @@ def solve_head(student: Generation) -> dict[str, Any]:
     crossed = _cross_fitted(student, trained, labeled, pseudo, tuned)
     right = _write_out_of_fold(student, labeled, crossed)
     measured = _validated(trained, head)
+    metric = run.task.primary_metric
+    validation = f"; validation {metric} {measured[metric]:.1%}"
     _write_metrics(student, tuned, measured)
     variables = {"params": _parameters(trained, head), "batch_stats": {}}
     sha256 = write_bundles(
         trained, averaged=variables, raw=variables, trained_on=learned.trained_on
     )
-    metric = run.task.primary_metric
     console.say(
         f"  solved with C = {tuned.strength:.3g}"
         + (
@@ -76,7 +75,7 @@ def solve_head(student: Generation) -> dict[str, Any]:
             else ""
         )
         + (f"; of these {right:.1%} right when left out" if right is not None else "")
-        + f"; validation {metric} {measured[metric]:.1%}"
+        + validation * (not run.dataset.cross_fitted)
     )
     seen = len(labeled) + (len(pseudo) if pseudo else 0)
     return {
@@ -204,7 +203,7 @@ def _cross_fitted(
     folds, pool = tuned.folds, run.dataset.pool
     kept = student.paths.training / FOLD_LABELS
     files.remove(kept)
-    if folds < 2 or folds * len(pool) * run.task.outputs > MOST_FOLD_LABELS:
+    if folds < 2 or is_too_much(len(pool), run.task.outputs):
         return None
     taught, pooled, select = None, None, None
     if pseudo is not None:
@@ -300,8 +299,11 @@ def _write_out_of_fold(
 
 
 def _validated(trained: HeadOnFeatures, head: Head) -> dict[str, float]:
-    """Returns the metrics on validation images."""
+    """Returns the metrics on validation images, or on those that were left out."""
     run = trained.student.run
+    if run.dataset.cross_fitted:
+        found = cross_fitted(trained.student)
+        return run.task.metrics(found.predictions, found.truth)
     source = trained.source(run.dataset.validation, "validation")
     records = np.flatnonzero(np.array(source.status) == "ok")
     logits = head.logits(source.rows(records)).astype(np.float32)

@@ -34,7 +34,7 @@ from noisy_student_jax.data.encoded import EncodedSource, is_encoded
 from noisy_student_jax.data.image_folder import check_places
 from noisy_student_jax.data.open import Opener
 from noisy_student_jax.data.sources import labels_of
-from noisy_student_jax.generation import init_weights
+from noisy_student_jax.generation import init_weights, left_out
 from noisy_student_jax.generation.init_weights import RANDOM
 from noisy_student_jax.generation.preconditions import check
 from noisy_student_jax.images.decode import UndecodableImageError, header
@@ -42,6 +42,7 @@ from noisy_student_jax.interop import published
 from noisy_student_jax.planning import budget, speeds
 from noisy_student_jax.runs.paths import DECISIONS
 from noisy_student_jax.runs.run import Run, with_places
+from noisy_student_jax.runs.spec import compared_with
 
 SMALL = 48
 """Shorter side, in pixels, up to which images are used whole, unlike photographs."""
@@ -62,9 +63,12 @@ SHARES = (0.2, 0.5, 0.8)
 solved; the last student learns from all of it."""
 WHOLE_MODELS = 3
 """Generations where whole models are trained, for which rounds would be too costly."""
+VALIDATION_FRACTION = "data.validation_fraction"
 MIN_SCORE = 0.5
 """Where no share says how much of the pool is taken."""
 
+HELD_OUT = 0.1
+"""Fraction of the labeled images that is split off for validation, where some are."""
 VIEWS = 2
 """Noised views of each image, for heads."""
 EPOCHS = 100
@@ -85,6 +89,7 @@ class Facts:
       labeled: number of labeled training images.
       pool: number of unlabeled images.
       classes: number of classes.
+      median_class: labeled images of the median class, without test images.
       pretrained: models with installed published weights.
     """
 
@@ -93,13 +98,15 @@ class Facts:
     labeled: int
     pool: int
     classes: int
+    median_class: float
     pretrained: tuple[str, ...] = ()
 
 
 def is_open(config: ConfigDict) -> bool:
     """Whether a config of a user's own images leaves any field open."""
-    return config.data.name == "own" and any(
-        _has_open_fields(section) for _, section in _sections(config)
+    return config.data.name == "own" and (
+        config.data.validation_fraction is None
+        or any(_has_open_fields(section) for _, section in _sections(config))
     )
 
 
@@ -177,6 +184,7 @@ def decide(config: ConfigDict, facts: Facts) -> list[Decision]:
             for name in ("probe", "fine_tuning")
             if config[name].enabled and config[name].model.init in (None, RANDOM)
         ]
+    made += _validation(config, made, facts)
     disabled = {f"{name}.enabled" for name in LABELS_ONLY if not config[name].enabled}
     disabled |= {one.field for one in made if one.field.endswith(".enabled")}
     off = tuple(name.removesuffix("enabled") for name in disabled)
@@ -186,6 +194,35 @@ def decide(config: ConfigDict, facts: Facts) -> list[Decision]:
         else one
         for one in made
     ]
+
+
+def _validation(
+    config: ConfigDict, made: list[Decision], facts: Facts
+) -> list[Decision]:
+    """Decides whether labeled images are split off for validation.
+
+    They are not where all models leave each of them out in turn. Weights other than
+    published ones may have learned from any.
+    """
+    if config.data.validation_fraction is not None:
+        return []
+    field, why = VALIDATION_FRACTION, "validation: a tenth of the labeled images"
+    if config.data.sources.validation is not None:
+        return [Decision(field, HELD_OUT, "")]
+    whole = decisions.apply(config, made)
+    trained = [*whole.generations, *(whole[name] for name in compared_with(whole))]
+    if (
+        facts.median_class < 2
+        or any(one.model.init != init_weights.PRETRAINED for one in trained)
+        or left_out.obstacle(whole)
+        or left_out.is_too_much(facts.pool, facts.classes)
+    ):
+        return [Decision(field, HELD_OUT, why)]
+    why = (
+        "validation: each labeled image is left out in turn; models learn from all of"
+        f" them (--config.{field}={HELD_OUT:g} splits a tenth off)"
+    )
+    return [Decision(field, 0.0, why)]
 
 
 def _rounds(config: ConfigDict, facts: Facts) -> list[Decision]:
@@ -306,7 +343,8 @@ def look(config: ConfigDict, workdir: pathlib.Path) -> Facts:
     data = with_places(config.data, workdir, side=1)
     check_places(data)
     labeled = _source(data, "labeled")
-    count, classes = len(labeled), len(np.unique(labels_of(labeled)))
+    sizes = np.unique(labels_of(labeled), return_counts=True)[1]
+    count, classes = len(labeled), len(sizes)
     sides, faults = [], []
     # Spread over the classes, which are stored one after the other.
     some = np.linspace(0, len(labeled) - 1, min(HEADERS_READ, len(labeled)))
@@ -326,12 +364,17 @@ def look(config: ConfigDict, workdir: pathlib.Path) -> Facts:
             f" ({printable(faults[0][1])}): is it the right folder?"
         )
     fractions = {
-        name: 0.0 if data.sources[name] is not None else data[f"{name}_fraction"]
-        for name in ("validation", "test")
+        "validation": HELD_OUT
+        if data.validation_fraction is None
+        else data.validation_fraction,
+        "test": data.test_fraction,
     }
+    fractions |= {name: 0.0 for name in fractions if data.sources[name] is not None}
+    median_class = float(np.median(sizes)) * (1 - fractions["test"])
     learned = round(count * (1 - sum(fractions.values())))
     if data.labels_per_class is not None:
         pool, learned = learned, min(learned, data.labels_per_class * classes)
+        median_class = min(median_class, data.labels_per_class)
     if data.sources.unlabeled is not None:
         pool = len(_source(data, "unlabeled"))
     return Facts(
@@ -340,6 +383,7 @@ def look(config: ConfigDict, workdir: pathlib.Path) -> Facts:
         labeled=learned,
         pool=pool,
         classes=classes,
+        median_class=median_class,
         pretrained=published.available(),
     )
 
@@ -382,13 +426,9 @@ def decided(
     """
     path = workdir / DECISIONS
     if files.is_file(path):
-        asked = _asked(config), _asked(config, written=renamed.before)
         try:
-            found = files.read_json(path)
-            if found["asked"] in asked:
-                made = [_read(one) for one in found["decisions"]]
-                decisions.apply(config, made)
-                return made
+            if (kept := _kept(config, files.read_json(path))) is not None:
+                return kept
         except UNREADABLE as error:
             raise UserError(
                 f"'{path}' is damaged: restore it, or remove it to decide again"
@@ -405,6 +445,21 @@ def decided(
         )
         made += budget.fit(run, hours=config.budget_hours)
     return made
+
+
+def _kept(config: ConfigDict, found: dict[str, Any]) -> list[Decision] | None:
+    """Returns recorded decisions; None if they were made for another config."""
+    more: list[Decision] = []
+    if config.data.validation_fraction is None:
+        # It was no open field once.
+        more = [Decision(VALIDATION_FRACTION, HELD_OUT, "")]
+    for earlier in ([], more):
+        asked = decisions.apply(config, earlier)
+        if found["asked"] in (_asked(asked), _asked(asked, written=renamed.before)):
+            made = [*map(_read, found["decisions"]), *earlier]
+            decisions.apply(config, made)
+            return made
+    return None
 
 
 def record(config: ConfigDict, made: list[Decision]) -> dict[str, Any]:

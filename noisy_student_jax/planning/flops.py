@@ -26,7 +26,7 @@ def images(student: Generation) -> dict[str, int]:
     validations = math.ceil(steps / run.config.log.validate_every_steps)
     evaluated = validations * len(run.dataset.validation)
     if not spec.refined:
-        evaluated += len(run.dataset.validation) + len(run.dataset.test)
+        evaluated += sum(map(len, run.dataset.predicted().values()))
     else:
         # The model fine-tuned by FixRes labels the pool and is tested.
         labels = False
@@ -53,7 +53,7 @@ def feature_images(student: Generation) -> dict[str, int]:
     return {
         "train": seen * (len(data.labeled) + taught * pool),
         "label": seen * pool if labels and not taught else 0,
-        "evaluate": len(data.validation) + len(data.test),
+        "evaluate": sum(map(len, data.predicted().values())),
     }
 
 

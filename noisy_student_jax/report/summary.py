@@ -165,7 +165,8 @@ def _row(student: Generation) -> Row:
         parameters=run.ledger.finished(f"{spec.name}/train")["counts"]["parameters"],
         mean=entry["ema"][run.task.primary_metric],
         images=entry["images"],
-        single=_on_validation(student) | _left_out(student),
+        single=_left_out(student)
+        | ({} if run.dataset.cross_fitted else _on_validation(student)),
         given=spec.adopted is not None,
     )
 

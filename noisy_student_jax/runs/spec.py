@@ -186,7 +186,7 @@ class GenerationSpec:
     @property
     def solves(self) -> bool:
         """Whether its head is solved on features, rather than trained in steps."""
-        return _solves(self.config) and not self.adopted
+        return solves(self.config) and not self.adopted
 
     @property
     def noises_images(self) -> bool:
@@ -400,14 +400,15 @@ def _layout(generation: int | str, config: ConfigDict) -> BatchLayout:
 def _schedule(config: ConfigDict, facts: DataFacts, *, adopted: str | None) -> Schedule:
     train = config.train
     an_epoch = facts.labeled / train.batch
-    if adopted or _solves(config):
+    if adopted or solves(config):
         return Schedule(0, an_epoch)
     if train.steps is not None:
         return Schedule(train.steps, an_epoch)
     return Schedule(max(1, round((train.epochs or 0) * an_epoch)), an_epoch)
 
 
-def _solves(config: ConfigDict) -> bool:
+def solves(config: ConfigDict) -> bool:
+    """Whether an owner's sections ask for a head that is solved on features."""
     return config.train.part == "head" and config.train.optimizer == "lbfgs"
 
 

@@ -60,6 +60,17 @@ def test_hundreds_of_millions_are_counted_not_listed(tmp_path):
     assert found.facts["sizes"].startswith("as config.data.expected says; not here: ")
 
 
+def test_labeled_images_left_out_in_turn_are_counted_once(tmp_path):
+    data = section(tmp_path)
+    data.validation_fraction = 0.0
+    helpers = {"interruption": Interruption(), "progress": Progress()}
+
+    found = load(data, seed=0, believe=True, **helpers)
+
+    assert found.cross_fitted
+    assert {*found.parts()} == {"labeled", "pool", "test"}
+
+
 def test_only_a_plan_believes(tmp_path, capsys):
     config = f"--config={ROOT / 'configs' / 'svhn.py'}"
     assert main(["run", config, f"--workdir={tmp_path / 'run'}"]) == 2

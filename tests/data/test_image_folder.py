@@ -353,6 +353,34 @@ def test_parts_that_leave_nothing_to_learn_from_are_refused(folders, tmp_path):
         load(folders, tmp_path, validation_fraction=0.5, test_fraction=0.5)
 
 
+def test_without_validation_images_a_class_of_two_is_learned_and_tested(
+    copied, tmp_path
+):
+    for path in sorted((copied / "labeled" / "owl").iterdir())[2:]:
+        path.unlink()
+    with pytest.raises(UserError, match="have fewer than 3 images"):
+        load(copied, tmp_path / "one")
+
+    found = load(copied, tmp_path / "other", validation_fraction=0.0)
+
+    assert found.cross_fitted
+    assert found.validation is found.labeled
+    assert {*found.parts()} == {"labeled", "pool", "test"}
+    assert sum("/owl/" in key for key in keys(found.labeled)) == 1
+    assert len(found.labeled) + len(found.test) == 42
+
+
+def test_validation_images_that_are_given_are_used(folders, copied, tmp_path):
+    for number, name in enumerate(CLASSES):
+        save(copied / "judges" / name / "v.png", 7000 + number)
+    given = {"validation": str(copied / "judges")}
+
+    found = load(copied, tmp_path, validation_fraction=0.0, sources=given)
+
+    assert not found.cross_fitted
+    assert len(found.validation) == 3
+
+
 def test_classes_with_too_few_images_are_named_together(copied, tmp_path):
     for name in ("dog", "owl"):
         folder = copied / "labeled" / name

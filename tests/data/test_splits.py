@@ -231,6 +231,17 @@ def test_a_class_whose_images_are_all_known_may_lack_a_part():
     assert found == {"class 0": ["validation", "test"]}
 
 
+@pytest.mark.parametrize("count", [12, 16, 20, 40, 400])
+def test_test_images_are_the_same_whatever_is_for_validation(count):
+    chosen = {
+        fraction: np.flatnonzero(dealt(count, validation=fraction) == "test").tolist()
+        for fraction in (0.0, 0.1, 0.3)
+    }
+
+    assert chosen[0.0]
+    assert chosen[0.0] == chosen[0.1] == chosen[0.3]
+
+
 def test_a_part_that_is_given_elsewhere_is_not_dealt():
     assert set(dealt(400, test=0.0).tolist()) == {"labeled", "validation"}
     assert set(dealt(400, test=0.0, validation=0.0).tolist()) == {"labeled"}

@@ -21,7 +21,9 @@ from noisy_student_jax.planning import auto_config
 from noisy_student_jax.planning.auto_config import Facts
 
 FOLDER = ROOT / "configs" / "folder.py"
-PHOTOGRAPHS = Facts("cpu", shorter_side=480, labeled=600, pool=4000, classes=6)
+PHOTOGRAPHS = Facts(
+    "cpu", shorter_side=480, labeled=600, pool=4000, classes=6, median_class=100
+)
 ICONS = dataclasses.replace(PHOTOGRAPHS, shorter_side=30)
 LITE = auto_config.PRETRAINED_LADDER
 WITH_WEIGHTS = dataclasses.replace(PHOTOGRAPHS, pretrained=LITE)
@@ -103,6 +105,57 @@ def test_what_is_given_stays():
         assert one.train.steps == 77
         assert one.selection.per_class == 5
         assert one.noise.pseudo.crop_padding == 3
+
+
+def validation(facts, *overrides):
+    """The fraction that is split off, and what is said of it."""
+    open_config = configs.complete(_execute(FOLDER), overrides=overrides)
+    (one,) = [
+        one
+        for one in auto_config.decide(open_config, facts)
+        if one.field == "data.validation_fraction"
+    ]
+    return one.value, one.why
+
+
+def test_models_learn_from_all_labels_where_each_can_be_left_out_in_turn():
+    assert validation(WITH_WEIGHTS) == (
+        0,
+        "validation: each labeled image is left out in turn; models learn from all of"
+        " them (--config.data.validation_fraction=0.1 splits a tenth off)",
+    )
+
+
+@pytest.mark.parametrize(
+    ("facts", "given"),
+    [
+        ({"pretrained": ()}, ()),
+        ({"machine": "accelerator"}, ()),
+        ({"median_class": 1.6}, ()),
+        ({"pool": 1_000_000, "classes": 60}, ()),
+        ({}, ("--config.train=all",)),
+        ({}, ("--config.train.optimizer=adamw",)),
+        ({}, ("--config.selection.method=paper",)),
+        ({}, ("--config.teacher=bundle",)),
+        ({}, ("--config.init=bundle",)),
+        ({}, ("--config.generations[2].model.init=bundle",)),
+        ({}, ("--config.control.model.init=bundle",)),
+        ({}, ("--config.fine_tuning.enabled=true",)),
+    ],
+)
+def test_elsewhere_a_tenth_is_split_off(facts, given):
+    facts = dataclasses.replace(WITH_WEIGHTS, **facts)
+
+    assert validation(facts, *given) == (
+        0.1,
+        "validation: a tenth of the labeled images",
+    )
+
+
+def test_nothing_is_said_of_validation_images_that_are_given():
+    assert validation(WITH_WEIGHTS, "--config.validation=folder") == (0.1, "")
+    kept = decided(WITH_WEIGHTS, "--config.data.validation_fraction=0.2")
+    assert kept.data.validation_fraction == 0.2
 
 
 def test_heads_on_a_cpu_are_solved_on_mildly_noised_views():
@@ -285,6 +338,7 @@ def test_facts_are_found_in_folders(places, tmp_path):
     assert (facts.machine, facts.shorter_side, facts.classes) == ("cpu", 40, 2)
     assert facts.pool == 50
     assert facts.labeled == round(0.7 * 16)
+    assert facts.median_class == pytest.approx(0.8 * 8)
 
 
 def test_what_was_decided_stays_when_folders_grow(places, tmp_path):
@@ -303,6 +357,22 @@ def test_what_was_decided_stays_when_folders_grow(places, tmp_path):
     assert auto_config.decided(open_config, workdir, Interruption()) == made
     open_config.generations[0].train.batch = 16
     assert auto_config.decided(open_config, workdir, Interruption()) != made
+
+
+def test_decisions_of_runs_that_split_validation_images_off_stay(places, tmp_path):
+    asked = [*overrides(places), "--config.data.validation_fraction=0.1"]
+    earlier = configs.complete(_execute(FOLDER), overrides=asked)
+    made = auto_config.decided(earlier, tmp_path, Interruption())
+    assert "data.validation_fraction" not in {one.field for one in made}
+    auto_config.files.write_json(
+        tmp_path / auto_config.DECISIONS, auto_config.record(earlier, made)
+    )
+
+    today = configs.complete(_execute(FOLDER), overrides=overrides(places))
+    kept = auto_config.decided(today, tmp_path, Interruption())
+
+    assert kept[:-1] == made
+    assert (kept[-1].field, kept[-1].value) == ("data.validation_fraction", 0.1)
 
 
 def test_a_folder_in_which_nothing_can_be_read_is_refused(places, tmp_path):

@@ -179,6 +179,8 @@ def _metrics(evaluation: dict[str, Any] | None, primary_metric: str) -> str:
         )
     rows = ["| split | images | metric | value |", "|---|---:|---|---:|"]
     for split, found in evaluation["splits"].items():
+        crossed = " (labeled images left out in turn)" * ("left_out_in_turn" in found)
+        name_of_split = inline(split + crossed)
         for name, value in found["ema"].items():
             if not isinstance(value, int | float):
                 continue  # such as a table of numbers, which is in evaluation.json
@@ -188,7 +190,7 @@ def _metrics(evaluation: dict[str, Any] | None, primary_metric: str) -> str:
                 low, high = interval
                 shown += f" ({low:.4f} to {high:.4f})"
             rows.append(
-                f"| {inline(split)} | {found['images']:,} | {inline(name)} | {shown} |"
+                f"| {name_of_split} | {found['images']:,} | {inline(name)} | {shown} |"
             )
     return "\n".join(rows) + "\n\nOf EMA weights; fractions, where they are shares.\n"
 

@@ -131,6 +131,17 @@ def test_the_evaluation_of_these_weights_is_found(source, tmp_path, place):
     assert "| test | 40 | nll | 0.5000 |" in body
 
 
+def test_results_on_images_left_out_in_turn_are_said_to_be_those(source, tmp_path):
+    splits = {"validation": EVALUATION["splits"]["test"] | {"left_out_in_turn": True}}
+    found = {"sha256": bundles.read(source).sha256, "splits": splits}
+    files.write_json(tmp_path / "generation_1" / "evaluation.json", EVALUATION | found)
+
+    _, body = export(source, tmp_path / "hub")
+
+    told = r"| validation \(labeled images left out in turn\) | 40 | top1 | 0.8500"
+    assert told in body
+
+
 def test_the_best_models_evaluation_is_its_generations(source, tmp_path):
     found = EVALUATION | {"sha256": bundles.read(source).sha256}
     files.write_json(tmp_path / "generation_1" / "evaluation.json", found)
