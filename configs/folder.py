@@ -59,7 +59,7 @@ def get_config() -> ConfigDict:
     }
     # Where whole models are trained, the first three.
     config.generations = (teacher, {}, {}, {}, {})
-    config.probe.enabled = True
+    config.probe.enabled = None
     config.checkpoint.every_steps = 500
     config.log.update(every_steps=50, validate_every_steps=500)
     return config

@@ -43,20 +43,25 @@ def apply(config: ConfigDict, decisions: Sequence[Decision]) -> ConfigDict:
 
 
 def reasons(decisions: Sequence[Decision]) -> list[str]:
-    """Returns the distinct reasons, in order, each with the models that it is for.
+    """Returns the distinct reasons, each with the models that it is for.
 
     Those that are for all models that decisions are about are not named. Decisions
-    without a reason are not told.
+    without a reason are not told. What is decided of one field stands together.
     """
     owners: dict[str, list[str]] = {}
+    fields: dict[str, list[str]] = {}
     for one in decisions:
+        found = OWNER.match(one.field)
+        field = OWNER.sub("", one.field)
+        fields.setdefault(field, [])
         if one.why:
-            found = OWNER.match(one.field)
             owners.setdefault(one.why, []).extend(found.groups() if found else [])
+            fields[field].append(one.why)
     every = set(itertools.chain(*owners.values()))
     return [
         f"{why} ({_named(every, own)})" if own and own != every else why
-        for why, own in ((why, set(own)) for why, own in owners.items())
+        for why in dict.fromkeys(itertools.chain(*fields.values()))
+        for own in [set(owners[why])]
     ]
 
 

@@ -109,8 +109,8 @@ def _per_channel() -> Field:
     return Field(tuple, None, about, none=MODEL, length=3)
 
 
-def _switch(default: bool, about: str) -> Field:
-    return Field(bool, default, about)
+def _switch(default: bool, about: str, none: Any = None) -> Field:
+    return Field(bool, default, about, none=none)
 
 
 def _operational(**fields: Any) -> dict[str, Any]:
@@ -312,7 +312,9 @@ _SCHEMA: dict[str, Any] = {
     },
     "generations": (),
     "control": {"enabled": _switch(True, "labels alone, the last student's model")},
-    "probe": {"enabled": _switch(False, "labels alone, the head of given weights")},
+    "probe": {
+        "enabled": _switch(False, "labels alone, the head of given weights", DECIDED)
+    },
     "fine_tuning": {"enabled": _switch(False, "labels alone, all of given weights")},
     "evaluation": {
         **_operational(batch=_whole(256, _FROM_1, "images at once")),

