@@ -69,7 +69,9 @@ def recorded(data: ConfigDict, record: dict[str, Any]) -> Dataset:
             classes=record["classes"],
             sizes={part: int(size) for part, size in record["splits"].items()},
             facts=dict(record["facts"]),
-            fingerprints=dict(record["fingerprints"]),
+            fingerprints={
+                part: record["fingerprints"][part] for part in record["splits"]
+            },
         )
     except (KeyError, TypeError, ValueError):
         raise UserError(

@@ -100,6 +100,7 @@ def table(run: Run, summary: dict[str, Any], students: list[Shown]) -> dict[str,
         # Heads that are solved have no average of their own.
         "averaged": any(row["raw"] != row["ema"] for row in rows),
         "members": _members(run),
+        "left_out": run.dataset.cross_fitted,
         "has_control": control(students) is not None,
         "primary": primary,
         "confidence": percent(run.config.evaluation.confidence, digits=0),

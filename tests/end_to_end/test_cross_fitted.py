@@ -104,8 +104,9 @@ def test_the_model_to_use_is_chosen_on_them(crossed, run):
         assert lead["images"] == count
     assert f": {count} labeled images left out in turn " in summary["choice"]["says"]
     assert "validation image" not in summary["choice"]["says"]
-    said = "each labeled image, left out of trainings in turn"
-    assert said in (crossed / "report.html").read_text()
+    report = (crossed / "report.html").read_text()
+    assert "each labeled image, left out of trainings in turn" in report
+    assert "on validation: labeled images that were left out of" in report
 
 
 def test_it_goes_on_and_is_known_without_its_images(
