@@ -186,7 +186,11 @@ class Predictor:
             return self.batch
         two = jax.ShapeDtypeStruct((2, *images.shape[1:]), images.dtype)
         given = self._outside(np.zeros(two.shape, two.dtype))
-        few = PIECE / max(1, cost.flops(self.apply, variables, two, *given) / 2)
+        each = cost.flops(self.apply, variables, two, *given) / 2
+        # Of features that the host computes as well, which would fill its memory.
+        for member in self.outside:
+            each += onnx_backbone.opened(member).flops(images.shape[1])
+        few = PIECE / max(1, each)
         few = 2 ** max(1, round(math.log2(few)))
         share = -(-self.batch // len(os.sched_getaffinity(0)))
         return min(self.batch, few, max(share, few // WORTHWHILE, 2))

@@ -68,6 +68,7 @@ class OnnxBackbone:
             )
         self.sha256 = files.sha256(path)
         self._session = self._opened()
+        self._flops: dict[int, int] = {}
         given, made = self._session.get_inputs(), self._session.get_outputs()
         named = [one for one in made if one.name == FEATURES] or made[:1]
         if len(given) != 1 or len(given[0].shape) != 4 or given[0].type != _FLOAT:
@@ -142,6 +143,8 @@ class OnnxBackbone:
         Raises:
           UserError: the network does not take images of this size.
         """
+        if side in self._flops:
+            return self._flops[side]
         profiled, count = copy.copy(self), self._batch or 1
         with tempfile.TemporaryDirectory() as folder:
             # Operations that are fused further have other names.
@@ -156,7 +159,8 @@ class OnnxBackbone:
         found = [
             event["args"] for event in events if "op_name" in event.get("args", {})
         ]
-        return 2 * sum(_multiplications(one) for one in found) // count
+        self._flops[side] = 2 * sum(_multiplications(one) for one in found) // count
+        return self._flops[side]
 
     def check_side(self, side: int) -> None:
         """Raises UserError if the network does not take images of this size."""
@@ -179,7 +183,12 @@ class OnnxBackbone:
                 files.read_bytes(self._path), asked, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # onnxruntime raises many kinds
-            raise self._unfit(f"it cannot be opened: {_reason(error)}") from error
+            if "external data" in (why := _reason(error)).lower():
+                why = (
+                    "its weights are in another file; export it as a single one"
+                    " (torch.onnx.export(…, external_data=False))"
+                )
+            raise self._unfit(f"it cannot be opened: {why}") from error
 
     def _unfit(self, why: str) -> UserError:
         return UserError(f"'{self._path}' is no backbone: {why}")

@@ -212,6 +212,31 @@ def test_a_file_that_is_none_or_not_there_is_told(tmp_path):
         onnx_backbone.opened(f"onnx:{tmp_path / 'none.onnx'}")
 
 
+def test_a_file_without_its_weights_is_told(file, tmp_path):
+    parted = tmp_path / "parted.onnx"
+    onnx.save(onnx.load(file), parted, save_as_external_data=True, size_threshold=0)
+
+    with pytest.raises(UserError, match="its weights are in another file; export it"):
+        onnx_backbone.opened(f"onnx:{parted}")
+
+
+def test_images_of_a_large_network_are_predicted_few_at_a_time(file, monkeypatch):
+    one = bundle((f"onnx:{file}",))
+    monkeypatch.setattr(onnx_backbone.OnnxBackbone, "flops", lambda *_: 10**12)
+    predictor = Predictor.from_bundle(one, some.task(one), batch=8)
+    sizes = []
+    whole = onnx_backbone.features
+    monkeypatch.setattr(
+        onnx_backbone,
+        "features",
+        lambda members, images: (sizes.append(len(images)), whole(members, images))[1],
+    )
+
+    predictor(one.variables, np.zeros((5, SIDE, SIDE, 3), np.uint8))
+
+    assert max(sizes) == 2
+
+
 def test_a_fixed_batch_is_filled_up(tmp_path):
     given = (np.float32, [4, 3, 8, 8])
     member = made(tmp_path / "four.onnx", given, [4, 3])
