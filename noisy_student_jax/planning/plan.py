@@ -10,14 +10,14 @@ from noisy_student_jax import models
 from noisy_student_jax.config import ConfigDict, decisions, identity
 from noisy_student_jax.config.accelerators import CHIPS
 from noisy_student_jax.config.decisions import Decision
-from noisy_student_jax.core import console, devices
+from noisy_student_jax.core import console, devices, files
 from noisy_student_jax.core.protocols import Task
 from noisy_student_jax.core.types import PyTree
 from noisy_student_jax.data.expected import ASSUMED
 from noisy_student_jax.data.open import STREAMED
 from noisy_student_jax.generation import streams
 from noisy_student_jax.generation.trainable import width
-from noisy_student_jax.models import cost, overview
+from noisy_student_jax.models import cost, onnx_backbone, overview
 from noisy_student_jax.models.initialize import abstract_variables
 from noisy_student_jax.models.overview import Row
 from noisy_student_jax.planning import budget, flops, memory, throughput
@@ -389,7 +389,9 @@ def _disk(student: Generation, *, floats: int) -> int:
     """Returns the bytes of checkpoints (one more while saving), bundles and labels."""
     run, state_copies = student.run, STATE_COPIES[student.spec.config.train.optimizer]
     checkpoints = (run.config.checkpoint.keep + 1) * state_copies * floats * FLOAT32
-    bundles = 2 * floats * FLOAT32
+    outside = getattr(student.spec.model.module, "outside", ())
+    copied = sum(files.size(onnx_backbone.path_of(member)) for member in outside)
+    bundles = 2 * (floats * FLOAT32 + copied)
     if student.spec.fine_tunes:
         return checkpoints + bundles
     top_k = student.spec.config.labels.top_k

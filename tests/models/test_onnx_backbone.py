@@ -8,10 +8,11 @@ import pytest
 from interop.export import some
 from support import TINY
 
-from noisy_student_jax import models
+from noisy_student_jax import config, models
 from noisy_student_jax.cli.main import main
 from noisy_student_jax.core import files
 from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.core.preemption import Interruption
 from noisy_student_jax.evaluation.predictor import Predictor
 from noisy_student_jax.features import heads
 from noisy_student_jax.interop import published
@@ -20,7 +21,9 @@ from noisy_student_jax.models import bundle as bundles
 from noisy_student_jax.models import card as cards
 from noisy_student_jax.models import cost, onnx_backbone
 from noisy_student_jax.models.initialize import initialize
+from noisy_student_jax.planning import plan
 from noisy_student_jax.robustness.fgsm import gradient_sign
+from noisy_student_jax.runs.run import Run
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -130,6 +133,22 @@ def test_its_operations_are_counted_as_those_of_a_network_of_ours(
 
     # The file has a classifier of its own, which the runtime computes too.
     assert both - alone == flops(whole.architecture) + 2 * 32 * 4
+
+
+def test_a_plan_counts_its_copies_in_the_bundles(file, tmp_path):
+    larger = onnx.load(file)
+    larger.doc_string = 10**6 * "x"
+    onnx.save(larger, tmp_path / "larger.onnx")
+
+    def disk(path):
+        fields = ["model.name=concatenated", f"model.members=onnx:{path}"]
+        fields += ["train.part=head", "init=pretrained", "model.resolution=16"]
+        asked = config.load(TINY, [f"--config.{field}" for field in fields])
+        run = Run(asked, tmp_path / "none", interruption=Interruption())
+        return plan.run_facts(run)["generations"][0]["disk"]
+
+    more = disk(tmp_path / "larger.onnx") - disk(file)
+    assert more == pytest.approx(2e6, rel=1e-3)
 
 
 def test_what_needs_the_network_itself_is_told(file, tmp_path):
