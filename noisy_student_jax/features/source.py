@@ -127,7 +127,10 @@ class MeanOfViews(_Several):
 
     def rows(self, indices: np.ndarray) -> np.ndarray:
         """See `FeatureSource`."""
-        return np.mean([view.rows(indices) for view in self._parts], axis=0)
+        total = self._parts[0].rows(indices)
+        for view in self._parts[1:]:
+            total += view.rows(indices)
+        return total / np.float32(len(self._parts))
 
 
 class Joined(_Several):

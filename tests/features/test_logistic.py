@@ -58,6 +58,21 @@ def test_the_beginning_changes_nothing_but_the_time():
     assert warm.probabilities(own.features) == pytest.approx(expected, abs=2e-3)
 
 
+def test_what_features_have_in_common_costs_no_iterations():
+    def iterations(own):
+        calls = []
+        head = solve(own, 0.1, gradient=1e-3, check=lambda: calls.append(1))
+        return len(calls), head.probabilities(own.features)
+
+    plain = rows()
+    moved = Rows(plain.features + 3, plain.targets, plain.weights)
+
+    (few, expected), (many, found) = iterations(plain), iterations(moved)
+
+    assert many <= few + 2
+    assert found == pytest.approx(expected, abs=1e-3)
+
+
 def test_a_class_without_examples_is_never_predicted():
     own = rows()
     without = own[np.flatnonzero(own.targets[:, 2] == 0)]

@@ -10,6 +10,7 @@ from noisy_student_jax.cli.main import main
 from noisy_student_jax.core import files
 from noisy_student_jax.core.preemption import Interrupted, Interruption
 from noisy_student_jax.evaluation.predictor import Predictor, predict_source
+from noisy_student_jax.features import heads
 from noisy_student_jax.generation import solve_head
 from noisy_student_jax.generation.left_out import expected_precision
 from noisy_student_jax.generation.trainable import part
@@ -88,11 +89,9 @@ def test_no_small_change_of_the_head_does_better(solved):
         )
     )
     counts = run.ledger.finished("generation_1/train")["counts"]
-    rows = [labeled.all.rows(), pseudo.all.rows()]
-    features, targets, weights = (
-        np.concatenate([getattr(one, name) for one in rows])
-        for name in ("features", "targets", "weights")
-    )
+    ones = np.ones_like(labeled.all.scales)
+    rows = heads.examples([labeled.all, pseudo.all], ones)
+    features, targets, weights = rows.features, rows.targets, rows.weights
     found = bundles.read(solved / "generation_1" / "model").variables
     head = found["params"]["classifier"]
     kernel, bias = (np.asarray(head[name], float) for name in ("kernel", "bias"))
