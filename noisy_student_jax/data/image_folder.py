@@ -95,6 +95,9 @@ def own(
                 " other bytes are found as near-duplicates alone, unless another"
                 " --config.data.cache has all prepared at one side"
             )
+    # Where a source is estimated, sizes are.
+    if how := max((one.counted for one in opened if one.counted), default=None):
+        facts[expected.ASSUMED] = f"{how}; those that are of no use are left out later"
     quarantined = [entry for one in opened for entry in one.quarantined]
     accounts = {one.name: Account(one) for one in opened}
     claims = Claims(accounts)

@@ -18,13 +18,21 @@ from noisy_student_jax.data.cache.build import PrepareOptions, open_prepared, pr
 from noisy_student_jax.data.cache.listing import Listing, list_classes, list_images
 from noisy_student_jax.data.cache.walk import safe_text
 from noisy_student_jax.data.encoded import EncodedSource, FolderSource
-from noisy_student_jax.data.sources import Counted
-from noisy_student_jax.images.decode import ANY, Decoding
+from noisy_student_jax.data.sources import Listed
+from noisy_student_jax.images.decode import (
+    ANY,
+    Decoding,
+    UndecodableImageError,
+    read,
+)
 from noisy_student_jax.images.samples import Scale
 
 STREAMED = ("tfds:", "tfrecord:")
 _SIDE = "side_"
 _NAMED = 12
+HASHED_FILES, HASHED_BYTES = 20_000, 1 << 30
+"""Files and bytes of a source up to which looking at it reads contents, from which
+parts and copies follow."""
 
 
 def absolute(place: str) -> str:
@@ -58,6 +66,7 @@ class Opened:
       quarantined: key of each unusable record, and why it cannot be used.
       unusable: number of unusable records by class, where their class is known.
       rows: records of `whole` that are included; None for all.
+      counted: how records that have not been read beforehand were counted, as a phrase.
     """
 
     name: str
@@ -73,6 +82,7 @@ class Opened:
     quarantined: list[tuple[str, str]] = dataclasses.field(default_factory=list)
     unusable: dict[int, int] = dataclasses.field(default_factory=dict)
     rows: np.ndarray | None = None
+    counted: str | None = None
 
     def __len__(self) -> int:
         return len(self.content)
@@ -190,7 +200,7 @@ class Opener:
         if self._look_only:
             source = open_prepared(listing, folder, options, name=name)
             if source is None:
-                return _estimate(name, listing)
+                return _estimate(name, listing, self._interruption)
         else:
             self._progress.begin(f"preparing {name}", work=0.0)
             with self._locked(cache):
@@ -367,16 +377,34 @@ def _without_unreadable(
     return dataclasses.replace(kept, quarantined=named)
 
 
-def _estimate(name: str, listing: Listing) -> Opened:
-    hashes = [_hashed(f"{name}/{safe_text(path)}") for path in listing.paths]
+def _estimate(name: str, listing: Listing, interruption: Interruption) -> Opened:
+    """Opens images that have not been prepared, without decoding any."""
+    keys = [f"{name}/{path}" for path in listing.paths]
+    hashes = [_hashed(safe_text(key)) for key in keys]
+    good, quarantined = np.arange(len(listing)), []
+    counted = "estimated by the names of files, before images are read"
+    if len(listing) <= HASHED_FILES and listing.sizes.sum() <= HASHED_BYTES:
+        counted = "counted before images are decoded"
+        for row, path in enumerate(listing.paths):
+            interruption.check()
+            try:
+                hashes[row] = hashlib.sha256(read(listing.root / path)).hexdigest()
+            except UndecodableImageError as error:
+                quarantined.append((row, str(error)))
+        good = np.setdiff1d(good, [row for row, _ in quarantined])
+    labels = None if listing.labels is None else listing.labels[good]
+    content = [hashes[row] for row in good]
     return Opened(
         name=name,
-        whole=Counted(len(listing), listing.labels),
-        content=hashes,
-        dealt_by=hashes,
-        labels=listing.labels,
+        whole=Listed([keys[row] for row in good], labels),
+        content=content,
+        dealt_by=content,
+        labels=labels,
         classes=listing.classes,
         left_out=listing.left_out,
+        quarantined=[(keys[row], why) for row, why in quarantined],
+        unusable=_unusable(listing, labels),
+        counted=counted,
     )
 
 

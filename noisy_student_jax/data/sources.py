@@ -82,7 +82,7 @@ class Counted:
     def __len__(self) -> int:
         return self._count
 
-    def key(self, index: int) -> NoReturn:
+    def key(self, index: int) -> str:
         """Raises a `UserError`: see `has_keys`."""
         raise _only_counted()
 
@@ -94,6 +94,27 @@ class Counted:
         """Returns as many records as there are indices."""
         labels = self.labels if labeled else None
         return Counted(len(indices), None if labels is None else labels[indices])
+
+
+class Listed(Counted):
+    """A source of files that are known by name: they have keys, and no images."""
+
+    def __init__(self, keys: Sequence[str], labels: np.ndarray | None):
+        """Stands for the files of these keys."""
+        super().__init__(len(keys), labels)
+        self._keys = list(keys)
+
+    def key(self, index: int) -> str:
+        """See `Source`."""
+        return self._keys[index]
+
+    def subset(self, indices: np.ndarray, *, labeled: bool = True) -> "Listed":
+        """Returns a subset of the files, without labels unless `labeled`."""
+        labels = self.labels if labeled else None
+        return Listed(
+            [self._keys[index] for index in indices],
+            None if labels is None else labels[indices],
+        )
 
 
 class CountedRecords(Counted):

@@ -459,10 +459,12 @@ def decided(
             raise UserError(
                 f"'{path}' is damaged: restore it, or remove it to decide again"
             ) from error
-    made = decide(config, look(config, workdir)) if is_open(config) else []
-    whole = decisions.apply(config, made)
-    if config.data.name == "own" and (warning := from_nothing(whole)):
-        console.warn(warning)
+    made, whole = [], config
+    if is_open(config):
+        made = decide(config, look(config, workdir))
+        whole = decisions.apply(config, made)
+        if warning := from_nothing(whole):
+            console.warn(warning)
     if fit and config.budget_hours is not None:
         configs.check(whole)
         run = Run(whole, workdir, interruption=interruption, look_only=True)
@@ -608,7 +610,7 @@ def from_nothing(config: ConfigDict) -> str | None:
     """Says that a run will not pay, where its models learn from nothing on a CPU.
 
     Args:
-      config: a complete config of a user's own images.
+      config: a complete config, once decided.
     """
     starts = {one.model.init for one in config.generations}
     if starts != {RANDOM} or config.teacher or jax.default_backend() != "cpu":

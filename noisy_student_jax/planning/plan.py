@@ -240,7 +240,7 @@ def _entry_text(entry: dict[str, Any]) -> str:
         if entry["pseudo_labeled"]:
             steps += f" and at most {entry['pseudo_labeled']:,} pseudo-labeled"
         steps += f" images in {entry['views']} views"
-        computed = computed or "no features that are not known by then"
+        computed = computed or "features known from earlier models"
     told = "; ".join(filter(None, (told, computed)))
     steps += f" ({told})," if told else ","
     return (

@@ -14,6 +14,7 @@ from noisy_student_jax.config import ConfigDict, base_config
 from noisy_student_jax.core.console import Progress
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.preemption import Interruption
+from noisy_student_jax.data import open as open_
 from noisy_student_jax.data.image_folder import LACKING
 from noisy_student_jax.images.decode import decode
 
@@ -258,13 +259,43 @@ def test_labels_beyond_what_was_asked_are_counted(folders, tmp_path):
     assert beyond == 60 - 12 - sizes["validation"] - sizes["test"]
 
 
-def test_looking_spends_nothing_and_counts_about_right(folders, tmp_path, loaded):
-    found = load(folders, tmp_path / "cache", look_only=True)
+def test_looking_writes_nothing_and_counts_what_a_run_will(copied, tmp_path, capsys):
+    cats = copied / "labeled" / "cat"
+    shutil.copy(cats / "0.png", cats / "copy.png")
+    shutil.copy(cats / "1.png", copied / "unlabeled" / "copy.png")
+    shutil.copy(cats / "2.png", copied / "labeled" / "dog" / "copy.png")
+    (copied / "labeled.csv").write_text(
+        "path,label\nlabeled/owl/0.png,owl\nlabeled/cat/3.png,cat\n"
+        "labeled/dog/5.png,dog\nunlabeled,cat\n"
+    )
+    asked = {"sources": {"test": str(copied / "labeled.csv")}, "max_quarantined": 0.5}
+
+    found = load(copied, tmp_path / "cache", look_only=True, **asked)
 
     assert not (tmp_path / "cache").exists()
+    assert "copies of them lie in other classes too: 'labeled/cat/2.png'" in (
+        capsys.readouterr().out
+    )
+    run = load(copied, tmp_path / "cache", **asked)
+    assert found.classes == CLASSES
+    assert len(found.quarantined) == len(run.quarantined) == 1
+    for name, part in run.parts().items():
+        assert len(found.parts()[name]) == len(part), name
+
+
+def test_looking_at_very_many_images_estimates_their_parts(
+    folders, tmp_path, loaded, monkeypatch
+):
+    counted = load(folders, tmp_path / "cache", look_only=True)
+    monkeypatch.setattr(open_, "HASHED_FILES", 59)
+
+    found = load(folders, tmp_path / "cache", look_only=True)
+
+    assert counted.facts["sizes"].startswith("counted before images are decoded")
+    assert found.facts["sizes"].startswith("estimated by the names of files")
+    assert "sizes" not in loaded.facts
     assert len(found.pool) == len(loaded.pool)
     assert abs(len(found.labeled) - len(loaded.labeled)) < 12
-    assert found.classes == CLASSES
 
 
 def test_other_fractions_deal_anew(copied, tmp_path):
