@@ -13,7 +13,7 @@ import dataclasses
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 
 import numpy as np
 import threadpoolctl
@@ -138,7 +138,7 @@ def tune(labeled: Labeled, order: np.ndarray, *, check: Check = lambda: None) ->
     kept = [np.setdiff1d(np.arange(len(used)), own) for own in left_out]
     heads: list[Head | None] = [None] * len(left_out)
     curve: dict[float, float] = {}
-    with _side_by_side() as side_by_side:
+    with side_by_side() as threads:
         for strength in STRENGTHS:
 
             def one(number: int, strength: float = strength) -> float:
@@ -152,7 +152,7 @@ def tune(labeled: Labeled, order: np.ndarray, *, check: Check = lambda: None) ->
                 held = rows[left_out[number]]
                 return _surprise(head, held)
 
-            total = sum(side_by_side.map(one, range(len(left_out))))
+            total = sum(threads.map(one, range(len(left_out))))
             curve[strength] = float(total / len(dealt))
             best = min(curve, key=lambda tried: curve[tried])
             if len(curve) > list(curve).index(best) + _WORSE:
@@ -216,6 +216,7 @@ def cross_fit(
     predict: np.ndarray | None = None,
     after_fold: Callable[[int], None] = lambda done: None,
     check: Check = lambda: None,
+    threads: Executor | None = None,
 ) -> CrossFitted:
     """Solves a student's head once for each fold, without the fold's labels.
 
@@ -234,6 +235,7 @@ def cross_fit(
       predict: features of a pool to be labeled by each head; None for none.
       after_fold: called after each fold with the number of folds done.
       check: called in every iteration; may raise.
+      threads: of `side_by_side`; None for its own.
     """
     classes = labeled.targets.shape[1]
     found = np.full((len(labeled), classes), np.nan)
@@ -252,16 +254,16 @@ def cross_fit(
             return None
         return head.probabilities(predict).astype(np.float32)
 
-    with _side_by_side() as side_by_side:
+    with contextlib.nullcontext(threads) if threads else side_by_side() as cores:
         given = []
-        for number, own in enumerate(side_by_side.map(one, range(fold.max() + 1))):
+        for number, own in enumerate(cores.map(one, range(fold.max() + 1))):
             after_fold(number + 1)
             given += [] if own is None else [own]
     return CrossFitted(fold, found, np.stack(given) if given else None)
 
 
 @contextlib.contextmanager
-def _side_by_side() -> Iterator[ThreadPoolExecutor]:
+def side_by_side() -> Iterator[ThreadPoolExecutor]:
     """Provides one thread for each core, with one BLAS thread each."""
     with (
         threadpoolctl.threadpool_limits(1),

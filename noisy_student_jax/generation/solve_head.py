@@ -8,6 +8,7 @@ ratio, schedule and label smoothing have no part in it.
 import hashlib
 import json
 from collections.abc import Callable
+from concurrent.futures import Executor
 from typing import Any
 
 import jax
@@ -53,11 +54,11 @@ def solve_head(student: Generation) -> dict[str, Any]:
     check = run.interruption.check
     tuned = heads.tune(labeled.all, labeled.order(), check=check)
     run.progress.start(1 + tuned.folds, "heads solved")
-    head = heads.fit(
-        labeled.all, pseudo.all if pseudo else None, tuned.strength, check=check
-    )
-    run.progress.update(1)
-    crossed = _cross_fitted(student, trained, labeled, pseudo, tuned)
+    with heads.side_by_side() as threads:
+        everything = labeled.all, pseudo.all if pseudo else None
+        whole = threads.submit(heads.fit, *everything, tuned.strength, check=check)
+        crossed = _cross_fitted(student, trained, labeled, pseudo, tuned, threads)
+        head = whole.result()
     right = _write_out_of_fold(student, labeled, crossed)
     measured = _validated(trained, head)
     metric = run.task.primary_metric
@@ -192,6 +193,7 @@ def _cross_fitted(
     labeled: _Examples,
     pseudo: _Examples | None,
     tuned: heads.Tuned,
+    threads: Executor,
 ) -> CrossFitted | None:
     """Cross-fits a student's head, and keeps its labels of the pool for its student.
 
@@ -227,6 +229,7 @@ def _cross_fitted(
         predict=labels,
         after_fold=lambda done: run.progress.update(1 + done),
         check=run.interruption.check,
+        threads=threads,
     )
     if found.pool is not None:
         files.write_array(kept, found.pool)

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from noisy_student_jax.features import heads
-from noisy_student_jax.features.heads import Labeled, cross_fit, deal, fit, tune
+from noisy_student_jax.features.heads import (
+    Labeled,
+    cross_fit,
+    deal,
+    fit,
+    side_by_side,
+    tune,
+)
 
 CLASSES = 3
 EYE = np.eye(CLASSES)
@@ -171,3 +178,16 @@ def test_students_of_a_pool_are_better_left_out_than_their_teacher():
 
     assert surprise(student) < surprise(teacher)
     assert student.pool is None
+
+
+def test_a_head_of_everything_is_solved_beside_the_folds_to_the_same_bits():
+    labeled, _ = drawn(60, seed=0)
+    fold = tune(labeled, np.arange(60)).fold
+    alone = cross_fit(labeled, None, 0.1, fold)
+
+    with side_by_side() as threads:
+        whole = threads.submit(fit, labeled, None, 0.1)
+        beside = cross_fit(labeled, None, 0.1, fold, threads=threads)
+
+    assert np.array_equal(beside.probabilities, alone.probabilities)
+    assert np.array_equal(whole.result().kernel, fit(labeled, None, 0.1).kernel)
