@@ -211,8 +211,11 @@ def plan(options: Options, interruption: Interruption) -> int:
         facts = planning.run_facts(one)
         facts["topology"] = topology.facts(one, where, generation=options.generation)
     elif options.measure or config.budget_hours:
-        console.say("measuring; some ten seconds, and what the compiler takes")
-        facts = planning.measured_facts(one, again=options.measure)
+        console.say(
+            "speeds of this machine; measuring one takes some ten seconds, and what the"
+            " compiler takes"
+        )
+        facts = planning.measured_facts(one)
     else:
         facts = planning.run_facts(one)
     if options.json:

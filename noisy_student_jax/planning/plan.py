@@ -107,15 +107,12 @@ def run_facts(run: Run, *, speeds: Speeds | None = None) -> dict[str, Any]:
     }
 
 
-def measured_facts(
-    run: Run, *, speeds: Speeds | None = None, again: bool = False
-) -> dict[str, Any]:
+def measured_facts(run: Run, *, speeds: Speeds | None = None) -> dict[str, Any]:
     """Returns `run_facts` with measured hours, fitted to the run's budget if any.
 
     Args:
       run: the run as configured.
       speeds: measures this machine's speed with a student; None for `of_machine`.
-      again: whether to measure also what was measured before.
 
     Returns:
       `run_facts` of the fitted run, and ``device``, ``hours`` of the whole run,
@@ -125,7 +122,7 @@ def measured_facts(
       UserError: not even the smallest run fits the budget.
     """
     given_up, limit = [], run.config.budget_hours
-    speeds = throughput.remembered(speeds or of_machine(hours=limit, again=again))
+    speeds = throughput.remembered(speeds or of_machine(hours=limit))
     if limit:
         given_up = budget.fit(run, hours=limit, speeds=speeds)
         config = decisions.apply(run.config, given_up)

@@ -23,7 +23,7 @@ MOST = 1000
 """Number of speeds that are kept."""
 
 
-def of_machine(*, hours: float | None = None, again: bool = False) -> Speeds:
+def of_machine(*, hours: float | None = None) -> Speeds:
     """Returns a function from a student to this machine's speed with it.
 
     Each speed is kept in the user's cache directory, for all that it depends on, and
@@ -33,10 +33,9 @@ def of_machine(*, hours: float | None = None, again: bool = False) -> Speeds:
       hours: a time budget, of which measuring takes at most `SHARE` once one model is
         measured. A model is estimated by its FLOPs if no time is left for as long as
         the model most like it took. None for no limit.
-      again: whether to measure also what was measured before.
     """
     limit = math.inf if hours is None else 3600 * SHARE * hours
-    return throughput.remembered(_Measuring(limit, again=again))
+    return throughput.remembered(_Measuring(limit))
 
 
 def place() -> pathlib.Path | None:
@@ -65,17 +64,17 @@ class _Measured:
 class _Measuring:
     """Measures speeds, or takes kept ones, or estimates them: see `of_machine`."""
 
-    def __init__(self, limit: float, *, again: bool):
+    def __init__(self, limit: float):
         """Measures nothing yet; `limit` is in seconds."""
-        self._left, self._again = limit, again
+        self._left = limit
         self._measured: list[_Measured] = []
 
     def __call__(self, student: Generation) -> Speed:
         path, key = place(), _key(student)
         stored = {} if path is None else _stored(path)
-        if not self._again and (known := _speed(stored.get(key))):
+        if known := _speed(stored.get(key)):
             console.say(
-                f"  {_name(student)}: {_told(known)}, as measured on"
+                f"  {_name(student)}: {_told(student, known)}, as measured on"
                 f" {stored[key]['at']} (remove '{path}' to measure anew)"
             )
             self._measured.append(_Measured(student, known, stored[key]["seconds"]))
@@ -86,7 +85,7 @@ class _Measuring:
         started = time.monotonic()
         found = throughput.measure(student)
         seconds = time.monotonic() - started
-        console.say(f"    {_told(found)} ({console.duration(seconds)})")
+        console.say(f"    {_told(student, found)} ({console.duration(seconds)})")
         # The first may take as long as it does.
         self._left -= seconds
         self._measured.append(_Measured(student, found, seconds))
@@ -127,7 +126,9 @@ def _name(student: Generation) -> str:
     return f"{model.name} at {model.resolution} px"
 
 
-def _told(speed: Speed) -> str:
+def _told(student: Generation, speed: Speed) -> str:
+    if student.spec.solves:
+        return f"features of {speed.label_images_per_second:,.0f} images/s"
     return (
         f"{speed.train_images_per_second:,.0f} images/s trained on,"
         f" {speed.label_images_per_second:,.0f} labeled"

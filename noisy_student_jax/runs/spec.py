@@ -124,7 +124,7 @@ class StepKey:
     model: tuple
     frozen_blocks: int | None
     taught_by: tuple | None
-    layout: BatchLayout
+    layout: BatchLayout | None
     part: str
     microbatches: int
     optimizer: str
@@ -235,7 +235,10 @@ class GenerationSpec:
 
     @property
     def cost_key(self) -> CostKey:
-        """Key of its speed."""
+        """Key of its speed; that of labeling, where a head is solved without steps."""
+        if self.solves:
+            step = dataclasses.replace(self.step_key, layout=None)
+            return CostKey(step, self.config.labels.batch, ())
         streams = types.STREAMS if self.layout.pseudo else types.STREAMS[:1]
         noise = tuple(
             (

@@ -56,11 +56,19 @@ def test_a_speed_is_measured_once_a_machine(students, measured, capsys):
     )
 
 
-def test_measuring_again_replaces_what_is_kept(students, measured):
-    speeds.of_machine()(students[0])
-    assert speeds.of_machine(again=True)(students[0]) == SLOW
-    assert speeds.of_machine()(students[0]) == SLOW
-    assert len(measured) == 2
+def test_heads_that_are_solved_have_one_speed_of_features(
+    tmp_path, measured, monkeypatch, capsys
+):
+    asked = ["--config.train=head", "--config.train.optimizer=lbfgs"]
+    run = Run(config.load(TINY, asked), tmp_path / "run", interruption=Interruption())
+    speed = speeds.of_machine()
+
+    for one in (run.student(0), run.student("control")):
+        assert one.spec.solves
+        speed(one)
+
+    assert len(measured) == 1
+    assert "    features of 300 images/s" in capsys.readouterr().out
 
 
 def test_another_machine_measures_for_itself(students, measured, monkeypatch):
