@@ -1,12 +1,12 @@
-"""Which noise of views serves heads: a ladder of students on features, by noise.
+"""How many views of an image serve heads, and how many directions of its features.
 
 Command: ``python benchmarks/views.py DIR [--model=efficientnet_lite2]``, where DIR has
 one sub-folder of images per class. A third of each class is for testing; of the rest
 ``--labels`` a class keep their labels, drawn by seed, and the others are the pool. A
 teacher and three students (the surest 20, 50 and 80 % of the pool, hard labels) are
-solved on the features of the clean image and of two noised views. The table has the
-mean accuracy over seeds: of the teacher; of the last student where teachers label with
-the clean view, or with all views; and of that one where it is tested on all views, too.
+solved on features of the first views, all in as many directions, and predict from their
+mean. The table has the mean accuracy over seeds of teacher and last student, and of the
+last student on the whole images alone.
 """
 
 import argparse
@@ -17,33 +17,21 @@ import numpy as np
 from PIL import Image
 
 from noisy_student_jax import models
-from noisy_student_jax.augment.input_noise import InputNoise
 from noisy_student_jax.core.console import Progress
 from noisy_student_jax.core.preemption import Interruption
 from noisy_student_jax.data.sources import ArraySource
 from noisy_student_jax.features import heads
 from noisy_student_jax.features.heads import Labeled
+from noisy_student_jax.features.reduction import LEAST, reduction
 from noisy_student_jax.features.store import Backbone, FeatureStore
-from noisy_student_jax.features.views import CLEAN, View
 from noisy_student_jax.images.preprocessing import Preprocessing
 from noisy_student_jax.interop import published
+from noisy_student_jax.models import views
 from noisy_student_jax.models.bundle import Bundle
 
 SHARES = (0.2, 0.5, 0.8)
-_RANDAUGMENT = {"randaugment_layers": 2, "randaugment_magnitude": 10.0}
-NOISES = {
-    "no noise": None,
-    "crops of at least 25 %, flips, RandAugment 2 × 10": InputNoise(
-        flip=True, crop_area=0.25, **_RANDAUGMENT
-    ),
-    "crops of at least 25 %, flips": InputNoise(flip=True, crop_area=0.25),
-    "crops of at least 50 %, flips": InputNoise(flip=True, crop_area=0.5),
-    "crops of at least 70 %, flips": InputNoise(flip=True, crop_area=0.7),
-    "flips": InputNoise(flip=True),
-    "crops of at least 50 %, flips, RandAugment 1 × 5": InputNoise(
-        flip=True, crop_area=0.5, randaugment_layers=1, randaugment_magnitude=5.0
-    ),
-}
+VARIANTS = [(1, LEAST), (2, LEAST), (3, LEAST), (4, LEAST), (4, 256), (4, 1024)]
+"""Numbers of views, and of directions."""
 
 
 def read(folder: pathlib.Path) -> tuple[ArraySource, np.ndarray]:
@@ -78,19 +66,23 @@ def backbone_of(bundle: Bundle, side: int) -> Backbone:
 
 
 def ladder(
-    views: list[np.ndarray],
+    features: list[np.ndarray],
     labels: np.ndarray,
     tested: np.ndarray,
     *,
+    kept: int,
     each: int,
     seeds: int,
 ) -> np.ndarray:
     """Returns the accuracies that the table's columns have, by seed."""
     classes, found = int(labels.max()) + 1, []
     one_hot, test = np.eye(classes), np.flatnonzero(tested)
+    learned = np.flatnonzero(~tested)
+    by = reduction(features[0][learned], [features[0].shape[1]], kept=kept)
+    seen = [by(view) for view in features]
 
-    def right(head, seen=1):
-        mean = np.mean([view[test] for view in views[:seen]], axis=0)
+    def right(head, count):
+        mean = heads.mean([view[test] for view in seen[:count]])
         return (head.probabilities(mean).argmax(axis=1) == labels[test]).mean()
 
     for seed in range(seeds):
@@ -101,28 +93,22 @@ def ladder(
                 for one in range(classes)
             ]
         )
-        pool = np.setdiff1d(np.flatnonzero(~tested), given)
-        labeled = Labeled(
-            [view[given] for view in views], one_hot[labels[given]], np.ones(len(given))
-        )
+        pool = np.setdiff1d(learned, given)
+        targets = one_hot[labels[given]]
+        labeled = Labeled([view[given] for view in seen], targets, np.ones(len(given)))
         strength = heads.tune(labeled, random.permutation(len(given))).strength
-        teacher = heads.fit(labeled, None, strength)
-        row = [right(teacher)]
-        for seen in (views[:1], views):
-            head = teacher
-            for share in SHARES:
-                guessed = [head.probabilities(view[pool]) for view in seen]
-                mean = np.mean(guessed, axis=0)
-                taken = np.argsort(-mean.max(axis=1), kind="stable")
-                taken = taken[: round(share * len(pool))]
-                pseudo = Labeled(
-                    [view[pool[taken]] for view in views],
-                    one_hot[mean[taken].argmax(axis=1)],
-                    np.ones(len(taken)),
-                )
-                head = heads.fit(labeled, pseudo, strength)
-            row.append(right(head))
-        found.append([*row, right(head, len(views))])
+        teacher = student = heads.fit(labeled, None, strength)
+        for share in SHARES:
+            guessed = student.probabilities(heads.mean([view[pool] for view in seen]))
+            taken = np.argsort(-guessed.max(axis=1), kind="stable")
+            taken = taken[: round(share * len(pool))]
+            pseudo = Labeled(
+                [view[pool[taken]] for view in seen],
+                one_hot[guessed[taken].argmax(axis=1)],
+                np.ones(len(taken)),
+            )
+            student = heads.fit(labeled, pseudo, strength)
+        found.append([right(teacher, 4), right(student, 4), right(student, 1)])
     return np.array(found)
 
 
@@ -138,14 +124,20 @@ if __name__ == "__main__":
     source, tested = read(options.folder)
     own = backbone_of(published.lite_bundle(options.model), options.side)
     store = FeatureStore(options.cache, Interruption(), Progress())
-    print("noise | teacher | last student | … labels by all views | … tested on all")
-    for name, noise in NOISES.items():
-        seen = [CLEAN] + ([View(1, noise), View(2, noise)] if noise else [])
-        features = [
-            store.source(own, source, "all", view=view).rows(np.arange(len(source)))
-            for view in seen
-        ]
+    everything = np.arange(len(source))
+    computed = [
+        store.source(own, source, "all", view=number).rows(everything)
+        for number in range(views.MOST)
+    ]
+    print("views | directions | teacher | last student | … tested on whole images")
+    for count, kept in VARIANTS:
         found = ladder(
-            features, source.labels, tested, each=options.labels, seeds=options.seeds
+            computed[:count],
+            source.labels,
+            tested,
+            kept=kept,
+            each=options.labels,
+            seeds=options.seeds,
         )
-        print(name, *(f"{100 * one:.1f}" for one in found.mean(axis=0)), sep=" | ")
+        figures = " | ".join(f"{100 * one:.1f}" for one in found.mean(axis=0))
+        print(f"{count} | {kept} | {figures}", flush=True)

@@ -21,6 +21,7 @@ def get_config() -> ConfigDict:
         name=None,
         init=None,
         crop_padding=None,
+        views=None,
         # Short runs: at the paper's 0.99 the statistics remember their start.
         batch_norm_momentum=0.9,
     )
@@ -30,7 +31,6 @@ def get_config() -> ConfigDict:
         ratio=3.0,
         epochs=None,
         optimizer=None,
-        views=None,
         targets="hard",
         learning_rate=None,
         schedule="cosine",

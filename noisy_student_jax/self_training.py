@@ -128,7 +128,7 @@ def _training(
     outputs = [f"{spec.name}/{student.paths.averaged.name}", f"{folder}/{RAW_MODEL}"]
     if spec.solves:
         seen = len(run.dataset.labeled) + bool(spec.teacher) * len(run.dataset.pool)
-        work = seen * (1.0 + spec.config.train.views)
+        work = seen * float(spec.config.model.views)
         outputs += [f"{folder}/{name}" for name in (OUT_OF_FOLD, FOLD_LABELS)]
     return Stage(
         name=folder,

@@ -25,7 +25,7 @@ def export(options: argparse.Namespace, interruption: Interruption) -> int:
     bundle = bundles.read(options.bundle)
     if not options.trust:
         bundles.refuse_foreign_code(bundle, options.bundle)
-    seen = _writer(options)(bundle, output)
+    seen = _writer(options)(bundle.in_views(options.views), output)
     console.say(f"wrote '{output}': {seen}")
     return 0
 
@@ -73,6 +73,11 @@ def _check(options: argparse.Namespace) -> None:
         raise UserError(
             "--without-preprocessing is for --format=onnx alone: a SavedModel has both"
             " signatures, and the others are weights"
+        )
+    if options.views is not None and options.format in ("timm", "hub"):
+        raise UserError(
+            f"--views is for programs, and --format={options.format} writes weights:"
+            " use --format=onnx or --format=savedmodel"
         )
     output = pathlib.Path(options.output)
     suffix = SUFFIXES.get(options.format)

@@ -274,6 +274,9 @@ def _status_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="for machines")
 
 
+_VIEWS = "of an image, to average instead of as many as the bundle does (1 is fastest)"
+
+
 def _predict_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="BUNDLE", help="a bundle's directory")
     parser.add_argument("--json", action="store_true", help="one object a line")
@@ -282,6 +285,7 @@ def _predict_flags(parser: argparse.ArgumentParser) -> None:
         "--trust", action="store_true", help="use code that the bundle names"
     )
     parser.add_argument("--batch", type=int, default=32, help="images at once")
+    parser.add_argument("--views", type=int, help=_VIEWS)
     parser.add_argument(
         "--output", metavar="FILE", help="a new .csv, .parquet or .json file instead"
     )
@@ -314,6 +318,7 @@ def _export_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trust", action="store_true", help="use code that the bundle names"
     )
+    parser.add_argument("--views", type=int, help=_VIEWS)
     parser.add_argument("bundle", metavar="BUNDLE", nargs="?", help="its directory")
     parser.add_argument(
         "output", metavar="OUTPUT", nargs="?", help="a new file or directory"

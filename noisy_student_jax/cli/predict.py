@@ -67,6 +67,7 @@ def predict(options: argparse.Namespace, interruption: Interruption) -> int:
     bundle = bundles.read(options.model)
     if not options.trust:
         bundles.refuse_foreign_code(bundle, options.model)
+    bundle = bundle.in_views(options.views)
     images = _images(options.images)
     task = tasks.create(bundle.task, bundle.classes)
     predictor = Predictor.from_bundle(bundle, task, batch=options.batch)

@@ -75,8 +75,7 @@ ADDED: dict[str, dict[str, Any]] = {
     "log": {"profile_steps": None},
     "data": {"near_duplicates": "keep", "max_pixels": 64_000_000, "scale": None},
     "selection": {"share": 1.0},
-    "model": {"members": None},
-    "train": {"views": 0},
+    "model": {"members": None, "views": 1},
 }
 """By section, fields that older runs lack, and what they did; identities have them only
 where they do something else."""

@@ -225,6 +225,7 @@ _MODEL = {
     "remat": _switch(_OWN.remat, "activations are recomputed in the backward pass"),
     "depthwise": _one_of(("auto", "grouped", "shifted"), "auto: chosen when lowered"),
     "layers": _one_of(("auto", "own", "flax"), "auto: own on a CPU, else Flax's"),
+    "views": _whole(_OWN.views, (1, 4), "of an image, averaged in prediction", DECIDED),
 }
 _TRAIN = {
     "part": Field(
@@ -245,7 +246,6 @@ _TRAIN = {
         choices=("rmsprop", "sgd", "adamw", "lbfgs"),
         none=DECIDED,
     ),
-    "views": _whole(0, (0, 16), "noised views of an image, of a solved head", DECIDED),
     "learning_rate": _number(0.016, ABOVE_0, "peak per 256 labeled images", DECIDED),
     "schedule": _one_of(("exponential", "cosine", "constant"), "after the warm-up"),
     "decay_epochs": _number(2.4, ABOVE_0, "of a stair of the exponential schedule"),

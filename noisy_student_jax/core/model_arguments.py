@@ -27,6 +27,8 @@ class ModelArguments:
         activation with one gradient written out; ``flax`` leaves both to Flax and to
         automatic differentiation; ``auto`` is own on CPU, where it was measured, and
         flax elsewhere. The variables are the same.
+      views: number of views of an image whose features are averaged where the model
+        predicts (`models.views`); it costs as many times as much.
     """
 
     dropout_rate: float | None = None
@@ -38,3 +40,4 @@ class ModelArguments:
     remat: bool = False
     depthwise: str = "auto"
     layers: str = "auto"
+    views: int = 1

@@ -28,8 +28,9 @@ from noisy_student_jax.core.unusable import refuse
 from noisy_student_jax.data.encoded import Reader, preprocesses
 from noisy_student_jax.data.sources import known_labels
 from noisy_student_jax.images.preprocessing import Preprocessing
-from noisy_student_jax.models import cost, onnx_backbone
+from noisy_student_jax.models import cost, onnx_backbone, views
 from noisy_student_jax.models.bundle import Bundle
+from noisy_student_jax.models.views import Seen
 from noisy_student_jax.training.step import normalize
 
 PIECE = 3e9
@@ -57,7 +58,7 @@ class Predictor:
     def __init__(
         self,
         task: Predicts,
-        module: nn.Module,
+        module: nn.Module | Seen,
         preprocessing: Preprocessor,
         *,
         batch: int = 256,
@@ -77,6 +78,7 @@ class Predictor:
         """
         self.preprocessing, self.ahead = preprocessing, ahead
         self.outside: tuple[str, ...] = getattr(module, "outside", ())
+        self._views = views.numbers(module)
         self.mesh = sharding.make_mesh(devices or jax.local_devices())
         self.batch = -(-batch // self.mesh.size) * self.mesh.size
         self.piece = 0
@@ -213,7 +215,13 @@ class Predictor:
             for one in (self.preprocessing.mean, self.preprocessing.std)
         )
         normalized = (images.astype(np.float32) - mean) / std
-        return (onnx_backbone.features(self.outside, normalized),)
+        seen = [
+            onnx_backbone.features(
+                self.outside, np.asarray(views.view(normalized, one))
+            )
+            for one in self._views
+        ]
+        return (np.mean(seen, axis=0),)
 
 
 def _filled_up(images: np.ndarray, *, to: int) -> np.ndarray:
@@ -237,7 +245,7 @@ def _cores() -> Executor:
 
 def _program(
     task: Predicts,
-    module: nn.Module,
+    module: nn.Module | Seen,
     mean: tuple[float, ...],
     std: tuple[float, ...],
     mesh: Mesh,

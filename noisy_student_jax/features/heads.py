@@ -1,11 +1,10 @@
 """Heads on features: tuned by cross-validation on the labeled images, then solved.
 
 A labeled record weighs as much as a draw of a pseudo-labeled one; each of a record's
-views has an equal part of its weight. The strength of the regularization is chosen on
-labeled images alone, by the likelihood of those left out. Each backbone's features
-count on a scale of their own, since regularization would suppress small ones beside
-large ones. One thread does each matrix
-product, so that results do not depend on the number of cores; folds run side by side.
+views has an equal part of its weight, and a head predicts from their mean. The strength
+of the regularization and the number of views are chosen on labeled images alone, by the
+likelihood of those left out. One thread does each matrix product, so that results do
+not depend on the number of cores; folds run side by side.
 """
 
 import contextlib
@@ -19,6 +18,7 @@ import numpy as np
 import threadpoolctl
 
 from noisy_student_jax.features.logistic import Head, Rows, solve
+from noisy_student_jax.features.reduction import LEAST
 
 FOLDS = 5
 STRENGTHS = tuple(10.0 ** (half / 2) for half in range(-8, 5))
@@ -42,33 +42,34 @@ class Labeled:
     """Labeled records in their views.
 
     Attributes:
-      views: float32 ``[records, channels]`` each, the clean view first.
+      views: float32 ``[records, channels]`` each.
       targets: float ``[records, classes]``, each row summing to one.
       weights: float ``[records]``.
-      widths: channels of each backbone, whose features lie side by side; empty for one.
     """
 
     views: Sequence[np.ndarray]
     targets: np.ndarray
     weights: np.ndarray
-    widths: Sequence[int] = ()
 
     def __len__(self) -> int:
         return len(self.targets)
 
     def __getitem__(self, records: np.ndarray) -> "Labeled":
         views = [view[records] for view in self.views]
-        own = self.targets[records], self.weights[records]
-        return Labeled(views, *own, self.widths)
+        return Labeled(views, self.targets[records], self.weights[records])
 
-    @property
-    def scales(self) -> np.ndarray:
-        """Root mean square of the clean features of its backbone: ``[channels]``."""
-        clean = self.views[0]
-        widths = self.widths or [clean.shape[1]]
-        blocks = np.split(clean, np.cumsum(widths)[:-1], axis=1)
-        found = [np.sqrt(np.square(one, dtype=np.float64).mean()) for one in blocks]
-        return np.repeat([one or 1.0 for one in found], widths).astype(np.float32)
+    def first(self, count: int) -> "Labeled":
+        """Returns the records in their first `count` views."""
+        return dataclasses.replace(self, views=self.views[:count])
+
+    def rows(self) -> Rows:
+        """Returns the examples of all views."""
+        count = len(self.views)
+        return Rows(
+            np.concatenate(self.views),
+            np.tile(self.targets, (count, 1)),
+            np.tile(self.weights / count, count),
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,11 +78,13 @@ class Tuned:
 
     Attributes:
       strength: the chosen C.
-      curve: by C, the mean negative log-likelihood of records left out.
+      views: the chosen number of views, of the first ones.
+      curve: by C, the mean negative log-likelihood of records left out, with so many.
       fold: int64 ``[records]``, the fold that leaves a record out; -1 for none.
     """
 
     strength: float
+    views: int
     curve: dict[float, float]
     fold: np.ndarray
 
@@ -118,46 +121,66 @@ def deal(labels: np.ndarray, order: np.ndarray) -> np.ndarray:
 
 
 def tune(labeled: Labeled, order: np.ndarray, *, check: Check = lambda: None) -> Tuned:
-    """Chooses C by cross-validation over the clean views of labeled records.
+    """Chooses C and the number of views by cross-validation of labeled records.
+
+    All views are taken, unless half of them, or so on down to the first one, are ahead
+    by more than a standard error: flips help with animals, and do harm with letters.
 
     Args:
       labeled: the labeled records.
       order: see `deal`.
       check: called in every iteration; may raise.
     """
-    labels = labeled.targets.argmax(axis=1)
+    labels, most = labeled.targets.argmax(axis=1), len(labeled.views)
     fold = deal(labels, order)
     dealt = np.flatnonzero(fold >= 0)
     if not len(dealt):
-        return Tuned(WITHOUT_FOLDS, {}, fold)
+        return Tuned(WITHOUT_FOLDS, most, {}, fold)
     # Those in no fold are learned from as well, unless there are more than enough.
     used = dealt if len(labeled) > MOST else np.arange(len(labeled))
-    clean = _shorter(labeled.views[0][used] / labeled.scales)
-    rows = Rows(clean, labeled.targets[used], labeled.weights[used])
-    left_out = [np.flatnonzero(fold[used] == n) for n in range(fold.max() + 1)]
-    kept = [np.setdiff1d(np.arange(len(used)), own) for own in left_out]
+    found, count = {}, most
+    while count:
+        own = labeled[used].first(count)
+        found[count] = _losses(own, fold[used], check)
+        count //= 2
+    best = {count: min(own.values(), key=np.mean) for count, own in found.items()}
+    views, ahead = most, 0.0
+    for count, losses in best.items():
+        better = best[most] - losses
+        error = better.std() / math.sqrt(len(better))
+        if better.mean() > max(ahead, error):
+            views, ahead = count, float(better.mean())
+    curve = {strength: float(one.mean()) for strength, one in found[views].items()}
+    return Tuned(min(curve, key=lambda tried: curve[tried]), views, curve, fold)
+
+
+def _losses(
+    labeled: Labeled, fold: np.ndarray, check: Check
+) -> dict[float, np.ndarray]:
+    """Returns by C the negative log-likelihood of each record left out."""
+    left_out = [np.flatnonzero(fold == n) for n in range(fold.max() + 1)]
+    kept = [labeled[np.flatnonzero(fold != n)].rows() for n in range(fold.max() + 1)]
     heads: list[Head | None] = [None] * len(left_out)
-    curve: dict[float, float] = {}
+    losses: dict[float, np.ndarray] = {}
     with side_by_side() as threads:
         for strength in STRENGTHS:
 
-            def one(number: int, strength: float = strength) -> float:
+            def one(number: int, strength: float = strength) -> np.ndarray:
                 heads[number] = head = solve(
-                    rows[kept[number]],
+                    kept[number],
                     strength,
                     start=heads[number],
                     gradient=_ROUGHLY,
                     check=check,
                 )
-                held = rows[left_out[number]]
-                return _surprise(head, held)
+                return _surprise(head, labeled[left_out[number]])
 
-            total = sum(threads.map(one, range(len(left_out))))
-            curve[strength] = float(total / len(dealt))
-            best = min(curve, key=lambda tried: curve[tried])
-            if len(curve) > list(curve).index(best) + _WORSE:
+            by_fold = threads.map(one, range(len(left_out)))
+            losses[strength] = np.concatenate(list(by_fold))
+            means = [float(own.mean()) for own in losses.values()]
+            if len(means) > means.index(min(means)) + _WORSE:
                 break
-    return Tuned(best, curve, fold)
+    return losses
 
 
 def fit(
@@ -171,22 +194,20 @@ def fit(
     """Solves a head on labeled and pseudo-labeled records.
 
     Args:
-      labeled: the labeled records, whose features give the scales.
+      labeled: the labeled records.
       pseudo: the pseudo-labeled records in as many views, if any.
-      strength: C, on features divided by the scales.
+      strength: C.
       start: a head of the same features to begin with.
       check: called in every iteration; may raise.
-
-    Returns:
-      The head of unscaled features.
     """
-    scales = labeled.scales
-    every = examples([one for one in (labeled, pseudo) if one is not None], scales)
-    if start is not None:
-        start = Head(start.kernel * scales[:, None], start.bias)
+    both = [one.rows() for one in (labeled, pseudo) if one is not None and len(one)]
+    rows = Rows(
+        np.concatenate([one.features for one in both]),
+        np.concatenate([one.targets for one in both]),
+        np.concatenate([one.weights for one in both]),
+    )
     with threadpoolctl.threadpool_limits(1):
-        head = solve(every, strength, start=start, check=check)
-    return Head(head.kernel / scales[:, None], head.bias)
+        return solve(rows, strength, start=start, check=check)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,7 +270,7 @@ def cross_fit(
             pseudo = Labeled(views, targets, np.ones(len(records)))
         head = fit(labeled[kept], pseudo, strength, check=check)
         own = np.flatnonzero(fold == number)
-        found[own] = head.probabilities(labeled.views[0][own])
+        found[own] = head.probabilities(mean(labeled[own].views))
         if predict is None:
             return None
         return head.probabilities(predict).astype(np.float32)
@@ -283,42 +304,18 @@ def seconds(rows: int, channels: int) -> float:
       channels: of the features.
     """
     # Each iteration reads the features twice, and they come from memory.
-    once = _ITERATIONS * 2 * 4 * rows * channels / _BYTES_PER_SECOND
+    kept = min(channels, LEAST)
+    once = _ITERATIONS * 2 * 4 * rows * kept / _BYTES_PER_SECOND
     return once * (1 + FOLDS / len(os.sched_getaffinity(0)))
 
 
-def examples(parts: Sequence[Labeled], scales: np.ndarray) -> Rows:
-    """Returns the examples of all views of all parts, on common scales."""
-    views = [view for one in parts for view in one.views]
-    features = np.empty((sum(map(len, views)), len(scales)), np.float32)
-    at = 0
-    for view in views:
-        # Into its place: copies of all views would take as long as some iterations.
-        np.divide(view, scales, out=features[at : at + len(view)], casting="same_kind")
-        at += len(view)
-    return Rows(
-        features,
-        np.concatenate([np.tile(one.targets, (len(one.views), 1)) for one in parts]),
-        np.concatenate(
-            [np.tile(one.weights / len(one.views), len(one.views)) for one in parts]
-        ),
-    )
+def mean(views: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns the mean of features over views."""
+    return views[0] if len(views) == 1 else np.mean(views, axis=0)
 
 
-def _surprise(head: Head, held: Rows) -> float:
-    """Returns the summed negative log-likelihood of records left out."""
-    probabilities = head.probabilities(held.features)
+def _surprise(head: Head, held: Labeled) -> np.ndarray:
+    """Returns the negative log-likelihood of each record left out."""
+    probabilities = head.probabilities(mean(held.views))
     own = (probabilities * held.targets).sum(axis=1)
-    return float(-np.log(np.maximum(own, 1e-12)).sum())
-
-
-def _shorter(features: np.ndarray) -> np.ndarray:
-    """Returns the features in as few coordinates as there are records, float64.
-
-    Inner products, and so the solutions, stay the same.
-    """
-    features = features.astype(np.float64)
-    if len(features) >= features.shape[1]:
-        return features
-    with threadpoolctl.threadpool_limits(1):
-        return np.asarray(np.linalg.qr(features.T, mode="r")).T
+    return -np.log(np.maximum(own, 1e-12))

@@ -28,8 +28,8 @@ from noisy_student_jax.data.cache import integrity
 from noisy_student_jax.data.sources import fingerprint
 from noisy_student_jax.evaluation.predictor import Predictor, predict_batches
 from noisy_student_jax.features.source import FeatureSource
-from noisy_student_jax.features.views import CLEAN, View, Viewed
 from noisy_student_jax.images.preprocessing import Preprocessing
+from noisy_student_jax.models import views
 
 FOLDER = "features"
 AT_ONCE = 2048
@@ -59,14 +59,14 @@ class Backbone:
     described: dict[str, Any]
     head: tuple[str, ...] = ("classifier",)
 
-    def digest(self, view: View) -> str:
+    def digest(self, view: int) -> str:
         """Returns the SHA-256 over everything that features in a view depend on."""
         return files.digest(
             {
                 **self.described,
                 "weights": self._weights,
                 "preprocessing": dataclasses.asdict(self.preprocessing),
-                "view": view.identity,
+                "view": views.NAMES[view] if view else None,
             }
         )
 
@@ -109,7 +109,7 @@ class FeatureStore:
     ahead: int = 1
 
     def source(
-        self, backbone: Backbone, source: Source, name: str, *, view: View = CLEAN
+        self, backbone: Backbone, source: Source, name: str, *, view: int = 0
     ) -> FeatureSource:
         """Returns the features of all records of a source; computes missing ones.
 
@@ -117,7 +117,7 @@ class FeatureStore:
           backbone: the backbone.
           source: source of images.
           name: name of the source, for progress.
-          view: the view of the images.
+          view: see `views.view`.
 
         Raises:
           UserError: the folder is not writable.
@@ -136,25 +136,21 @@ class FeatureStore:
         backbone: Backbone,
         source: Source,
         name: str,
-        view: View,
+        view: int,
         ids: np.ndarray,
         missing: np.ndarray,
         folder: pathlib.Path,
     ) -> None:
         files.remove_unfinished(folder)
-        preprocessing, images = backbone.preprocessing, source
-        if view.number:
-            images = Viewed(source, ids, view, preprocessing)
-            preprocessing = Viewed.preprocessing(preprocessing)
         predictor = Predictor(
             _POOLED,
-            backbone.module,
-            preprocessing,
+            views.Seen(backbone.module, view),
+            backbone.preprocessing,
             batch=self.batch,
             ahead=self.ahead,
         )
         placed = predictor.place(backbone.variables)
-        what = f"{name} images" + (f" in view {view.number}" if view.number else "")
+        what = f"{name} images" + f", {views.NAMES[view]}" * bool(view)
         self.progress.start(len(missing), f"features of {what}", at=0)
         for start in range(0, len(missing), AT_ONCE):
             here = missing[start : start + AT_ONCE]
@@ -163,7 +159,7 @@ class FeatureStore:
             for found, predictions in predict_batches(
                 predictor,
                 {"backbone": placed},
-                images,
+                source,
                 _ranges(here, predictor.batch),
                 before=lambda at: self.interruption.check(),
             ):

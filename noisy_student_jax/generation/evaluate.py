@@ -43,7 +43,9 @@ def evaluate(student: Generation) -> dict[str, Any]:
     made = predictor(trained, batch=batch)
     splits: dict[str, dict[str, Any]] = {}
     parts = run.dataset.predicted()
-    sources = {name: trained.source(part, name) for name, part in parts.items()}
+    sources = {
+        name: trained.source(part, name, bundle=ema) for name, part in parts.items()
+    }
     if run.dataset.cross_fitted:
         found = _left_out(student)
         splits["validation"] = _measured(run, found) | {"left_out_in_turn": True}

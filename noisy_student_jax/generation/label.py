@@ -14,7 +14,7 @@ def label_pool(teacher: Generation) -> dict[str, Any]:
     run, config = teacher.run, teacher.spec.config
     bundle = bundles.read(teacher.paths.model)
     trained = part(teacher.final)
-    pool = trained.to_label(run.dataset.pool, "pool")
+    pool = trained.source(run.dataset.pool, "pool", bundle=bundle)
     bounds = shard_bounds(len(pool), min(run.config.data.pool_shards, len(pool)))
     return label.label_pool(
         predictor(trained, batch=config.labels.batch),

@@ -88,14 +88,6 @@ def _check_config(student: Generation, devices: int) -> None:
                 f"config.train.part is 'all', but of '{member}' there is a program for"
                 " onnxruntime alone: set train.part to head"
             )
-    if config.train.views and not (
-        spec.solves or spec.adopted or spec.role.labels_only
-    ):
-        raise UserError(
-            f"config.train.views is {config.train.views}, but only a head that is"
-            " solved learns from views, which are computed once: set it to 0, or"
-            " config.train.part to 'head' and config.train.optimizer to 'lbfgs'"
-        )
 
 
 def _check_kept_selection(student: Generation) -> None:

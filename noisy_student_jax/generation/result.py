@@ -13,7 +13,12 @@ from noisy_student_jax.runs import fixres
 
 
 def write_bundles(
-    trained: Part, *, averaged: PyTree, raw: PyTree, trained_on: np.ndarray
+    trained: Part,
+    *,
+    averaged: PyTree,
+    raw: PyTree,
+    trained_on: np.ndarray,
+    views: int | None = None,
 ) -> str:
     """Writes the EMA and raw bundles; returns the SHA-256 of the EMA weights.
 
@@ -22,6 +27,7 @@ def write_bundles(
       averaged: its averaged variables, on the host.
       raw: its raw variables, on the host.
       trained_on: hashes of the keys of the records that it has learned from.
+      views: number of views that it predicts from; None for the config's.
     """
     student = trained.student
     run, spec, paths = student.run, student.spec, student.paths
@@ -42,7 +48,7 @@ def write_bundles(
     def write(variables: PyTree, weights: str, folder: pathlib.Path) -> str:
         bundle = Bundle(
             architecture=spec.model.name,
-            arguments=spec.model.arguments,
+            arguments=spec.model.arguments | ({"views": views} if views else {}),
             preprocessing=spec.model.preprocessing,
             task=run.config.task,
             classes=run.dataset.classes,

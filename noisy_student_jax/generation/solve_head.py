@@ -1,10 +1,11 @@
 """Solves the head of a student on features of its frozen backbone.
 
 The same training as in `train`, of a convex problem: its solution is computed instead
-of approached in steps. The streams' noise comes with the views of their images. Batch,
-ratio, schedule and label smoothing have no part in it.
+of approached in steps. Its noise comes with the views of the images (`models.views`).
+Batch, ratio, schedule and label smoothing have no part in it.
 """
 
+import copy
 import hashlib
 import json
 from collections.abc import Callable
@@ -24,8 +25,14 @@ from noisy_student_jax.data.sources import first_label, labels_of
 from noisy_student_jax.features import heads
 from noisy_student_jax.features.heads import CrossFitted, Labeled
 from noisy_student_jax.features.logistic import Head
+from noisy_student_jax.features.reduction import (
+    SAMPLE,
+    Reduction,
+    directions_for,
+    reduction,
+)
 from noisy_student_jax.features.source import FeatureSource
-from noisy_student_jax.features.views import views
+from noisy_student_jax.features.store import AT_ONCE
 from noisy_student_jax.generation import streams
 from noisy_student_jax.generation.left_out import cross_fitted, is_too_much
 from noisy_student_jax.generation.result import write_bundles
@@ -52,24 +59,32 @@ def solve_head(student: Generation) -> dict[str, Any]:
     if spec.teacher and learned.second is not None:
         pseudo = _Examples(trained, learned.second, "pool")
     check = run.interruption.check
-    tuned = heads.tune(labeled.all, labeled.order(), check=check)
+    by = _reduction(labeled, pseudo)
+    known = labeled.reduced(by)
+    tuned = heads.tune(known, labeled.order(), check=check)
+    known = known.first(tuned.views)
     run.progress.start(1 + tuned.folds, "heads solved")
+    taught = pseudo.first(tuned.views).reduced(by) if pseudo else None
     with heads.side_by_side() as threads:
-        everything = labeled.all, pseudo.all if pseudo else None
-        whole = threads.submit(heads.fit, *everything, tuned.strength, check=check)
-        crossed = _cross_fitted(student, trained, labeled, pseudo, tuned, threads)
-        head = whole.result()
+        whole = threads.submit(heads.fit, known, taught, tuned.strength, check=check)
+        crossed = _cross_fitted(student, trained, known, pseudo, tuned, by, threads)
+        head = by.whole(whole.result())
     right = _write_out_of_fold(student, labeled, crossed)
-    measured = _validated(trained, head)
+    measured = _validated(trained, head, tuned.views)
     metric = run.task.primary_metric
     validation = f"; validation {metric} {measured[metric]:.1%}"
     _write_metrics(student, tuned, measured)
     variables = {"params": _parameters(trained, head), "batch_stats": {}}
     sha256 = write_bundles(
-        trained, averaged=variables, raw=variables, trained_on=learned.trained_on
+        trained,
+        averaged=variables,
+        raw=variables,
+        trained_on=learned.trained_on,
+        views=tuned.views,
     )
     console.say(
-        f"  solved with C = {tuned.strength:.3g}"
+        f"  solved with C = {tuned.strength:.3g} in {tuned.views}"
+        f" view{'s' * (tuned.views > 1)}"
         + (
             f", chosen by {tuned.folds}-fold cross-validation of labeled images"
             if tuned.curve
@@ -81,11 +96,11 @@ def solve_head(student: Generation) -> dict[str, Any]:
     seen = len(labeled) + (len(pseudo) if pseudo else 0)
     return {
         "steps": 0,
-        "images_drawn": seen * len(labeled.all.views),
+        "images_drawn": seen * tuned.views,
         "labeled": len(labeled),
         "pseudo_labeled": len(pseudo) if pseudo else 0,
         "quarantined": labeled.left_out + (pseudo.left_out if pseudo else 0),
-        "views": len(labeled.all.views),
+        "views": tuned.views,
         "strength": tuned.strength,
         "parameters": student.cost.parameters,
         "sha256": sha256,
@@ -126,10 +141,7 @@ class _Examples:
     def __init__(self, trained: HeadOnFeatures, stream: Stream, name: str):
         """Computes the features that are missing."""
         student = trained.student
-        self.views = [
-            trained.view(stream.source, name, view)
-            for view in views(student.spec.config.train.views, stream.noise.input)
-        ]
+        self.views = trained.views(stream.source, name, student.spec.config.model.views)
         picks = streams.usable(
             self.views[0], stream.picks, name, student.run.config.data
         )
@@ -142,12 +154,19 @@ class _Examples:
             targets = _pseudo_targets(student, stream, picks[first, 1])
         else:
             targets = np.asarray(targets)[picks[first, 1]]
-        self.all = Labeled(
-            [own.rows(self.records) for own in self.views],
-            targets.astype(np.float64),
-            copies.astype(np.float64),
-            self.views[0].widths,
-        )
+        self.targets = targets.astype(np.float64)
+        self.weights = copies.astype(np.float64)
+
+    def first(self, count: int) -> "_Examples":
+        """Returns the records in their first `count` views."""
+        fewer = copy.copy(self)
+        fewer.views = self.views[:count]
+        return fewer
+
+    def reduced(self, by: Reduction) -> Labeled:
+        """Returns the records with reduced features."""
+        views = [_reduced(view, self.records, by) for view in self.views]
+        return Labeled(views, self.targets, self.weights)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -161,6 +180,25 @@ class _Examples:
         """Returns a hash of each record's key, uint64 ``[records]``."""
         hashes = [hashlib.sha256(key.encode()).digest()[:8] for key in self.keys]
         return np.array([int.from_bytes(one, "big") for one in hashes], np.uint64)
+
+
+def _reduction(labeled: _Examples, pseudo: _Examples | None) -> Reduction:
+    """Returns the reduction of features for a head on these records."""
+    source, kept = labeled.views[0], directions_for(len(labeled))
+    sample = [view.rows(labeled.records[: 4 * kept]) for view in labeled.views]
+    if pseudo is not None:
+        # Not the selected ones alone, so that all students find the same directions.
+        pool = pseudo.views[0]
+        good = np.flatnonzero(np.array(pool.status) == "ok")
+        some = np.linspace(0, len(good) - 1, min(SAMPLE, len(good))).astype(int)
+        sample.append(pool.rows(good[some]))
+    return reduction(np.concatenate(sample), source.widths, kept=kept)
+
+
+def _reduced(source: FeatureSource, records: np.ndarray, by: Reduction) -> np.ndarray:
+    """Returns reduced features, without all features in memory at a time."""
+    parts = np.array_split(records, 1 + len(records) // AT_ONCE)
+    return np.concatenate([by(source.rows(part)) for part in parts])
 
 
 def _pseudo_targets(
@@ -190,9 +228,10 @@ def _taught(student: Generation, probabilities: np.ndarray) -> np.ndarray:
 def _cross_fitted(
     student: Generation,
     trained: HeadOnFeatures,
-    labeled: _Examples,
+    labeled: Labeled,
     pseudo: _Examples | None,
     tuned: heads.Tuned,
+    by: Reduction,
     threads: Executor,
 ) -> CrossFitted | None:
     """Cross-fits a student's head, and keeps its labels of the pool for its student.
@@ -207,26 +246,26 @@ def _cross_fitted(
     files.remove(kept)
     if folds < 2 or is_too_much(len(pool), run.task.outputs):
         return None
-    taught, pooled, select = None, None, None
+    taught, select, teaches = None, None, _teaches_a_solved_head(student)
     if pseudo is not None:
         assert student.teacher is not None, "pseudo-labels have a teacher"
         select = _selecting(student, pseudo.views[0])
         taught = _fold_labels(student.teacher, (folds, len(pool), run.task.outputs))
         if select is None or taught is None:
             return None
+    pooled = None
+    if pseudo is not None or teaches:
         everyone = np.arange(len(pool))
-        pooled = [own.rows(everyone) for own in pseudo.views]
-    labels = None
-    if _teaches_a_solved_head(student):
-        labels = trained.to_label(pool, "pool").rows(np.arange(len(pool)))
+        seen = trained.views(pool, "pool", tuned.views)
+        pooled = [_reduced(view, everyone, by) for view in seen]
     found = heads.cross_fit(
-        labeled.all,
+        labeled,
         pooled,
         tuned.strength,
         tuned.fold,
         teacher=taught,
         select=select,
-        predict=labels,
+        predict=heads.mean(pooled) if teaches and pooled else None,
         after_fold=lambda done: run.progress.update(1 + done),
         check=run.interruption.check,
         threads=threads,
@@ -288,7 +327,7 @@ def _write_out_of_fold(
     there = np.flatnonzero(crossed.fold >= 0)
     probabilities, truth = (
         crossed.probabilities[there],
-        labeled.all.targets[there].argmax(axis=1),
+        labeled.targets[there].argmax(axis=1),
     )
     keys = labeled.keys
     table = {
@@ -301,15 +340,16 @@ def _write_out_of_fold(
     return float((probabilities.argmax(axis=1) == truth).mean())
 
 
-def _validated(trained: HeadOnFeatures, head: Head) -> dict[str, float]:
+def _validated(trained: HeadOnFeatures, head: Head, views: int) -> dict[str, float]:
     """Returns the metrics on validation images, or on those that were left out."""
     run = trained.student.run
     if run.dataset.cross_fitted:
         found = cross_fitted(trained.student)
         return run.task.metrics(found.predictions, found.truth)
-    source = trained.source(run.dataset.validation, "validation")
-    records = np.flatnonzero(np.array(source.status) == "ok")
-    logits = head.logits(source.rows(records)).astype(np.float32)
+    seen = trained.views(run.dataset.validation, "validation", views)
+    records = np.flatnonzero(np.array(seen[0].status) == "ok")
+    features = heads.mean([view.rows(records) for view in seen])
+    logits = head.logits(features).astype(np.float32)
     predictions = run.task.predict({"logits": jnp.asarray(logits)})
     arrays = {name: np.asarray(value) for name, value in predictions.items()}
     return run.task.metrics(arrays, labels_of(run.dataset.validation)[records])

@@ -12,7 +12,6 @@ import pathlib
 import flax.linen as nn
 import numpy as np
 
-from noisy_student_jax.augment.input_noise import InputNoise
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.protocols import Preprocessor, Source
 from noisy_student_jax.core.types import PyTree
@@ -24,7 +23,6 @@ from noisy_student_jax.features.source import (
     OnePixel,
 )
 from noisy_student_jax.features.store import FOLDER, Backbone, FeatureStore
-from noisy_student_jax.features.views import CLEAN, View, views
 from noisy_student_jax.generation import init_weights
 from noisy_student_jax.models import concatenated
 from noisy_student_jax.models.bundle import Bundle
@@ -32,7 +30,7 @@ from noisy_student_jax.models.initialize import abstract_outputs, abstract_varia
 from noisy_student_jax.runs.paths import PREPARED
 from noisy_student_jax.runs.run import Generation
 
-NOT_OF_FEATURES = ("outputs", "dropout_rate", "members", "mean", "std")
+NOT_OF_FEATURES = ("outputs", "dropout_rate", "members", "mean", "std", "views")
 """Arguments of models that the features of their networks do not depend on."""
 
 
@@ -50,19 +48,18 @@ class Part:
     module: nn.Module
     preprocessing: Preprocessor
 
-    def source(self, source: Source, name: str) -> Source:
+    def source(
+        self, source: Source, name: str, *, bundle: Bundle | None = None
+    ) -> Source:
         """Returns a source of the records as this part reads them.
 
         Args:
           source: source of images.
           name: name of their part of the dataset.
+          bundle: the trained model; None for the model as the config describes it.
         """
-        del name
+        del name, bundle
         return source
-
-    def to_label(self, source: Source, name: str) -> Source:
-        """Returns a source of the records as they are labeled; see `source`."""
-        return self.source(source, name)
 
     def synthetic(self, count: int) -> np.ndarray:
         """Returns `count` synthetic records to measure the speed of this part."""
@@ -149,21 +146,19 @@ class HeadOnFeatures(Part):
 
     preprocessing: OnePixel
 
-    def source(self, source: Source, name: str) -> FeatureSource:
-        """See `Part`; missing features are computed and stored."""
-        return self.view(source, name, CLEAN)
+    def source(
+        self, source: Source, name: str, *, bundle: Bundle | None = None
+    ) -> FeatureSource:
+        """See `Part`; features are averaged over views, and missing ones computed."""
+        asked = self.student.spec.config.model.views
+        seen = self.views(source, name, asked if bundle is None else bundle.views)
+        return seen[0] if len(seen) == 1 else MeanOfViews(seen)
 
-    def to_label(self, source: Source, name: str) -> FeatureSource:
-        """See `Part`: a solved head's labels are those of all views together."""
-        spec = self.student.spec
-        if not spec.solves:
-            return self.source(source, name)
-        noise = InputNoise.from_config(spec.config.noise.pseudo)
-        seen = views(spec.config.train.views, noise)
-        return MeanOfViews([self.view(source, name, view) for view in seen])
+    def views(self, source: Source, name: str, count: int) -> list[FeatureSource]:
+        """Returns the features of a source in its first views; see `source`."""
+        return [self._view(source, name, number) for number in range(count)]
 
-    def view(self, source: Source, name: str, view: View) -> FeatureSource:
-        """Returns the features of a source in a view; see `source`."""
+    def _view(self, source: Source, name: str, view: int) -> FeatureSource:
         run = self.student.run
         cache = run.config.data.cache or run.workdir / PREPARED
         store = FeatureStore(

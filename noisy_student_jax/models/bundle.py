@@ -17,6 +17,7 @@ import numpy as np
 from flax import traverse_util
 from safetensors.numpy import save
 
+from noisy_student_jax import models
 from noisy_student_jax.core import files
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.types import PyTree
@@ -59,6 +60,25 @@ class Bundle:
     origin: dict[str, Any]
     trained_on: np.ndarray
     sha256: str = ""
+
+    @property
+    def views(self) -> int:
+        """Number of views of an image that it predicts from."""
+        return int(self.arguments.get("views", 1))
+
+    def in_views(self, count: int | None) -> "Bundle":
+        """Returns it as a model that predicts from `count` views; None for its own.
+
+        Raises:
+          UserError: its model does not take views.
+        """
+        if count is None:
+            return self
+        if "views" not in models.accepted_arguments(self.architecture):
+            raise UserError(f"model '{self.architecture}' knows no views: omit --views")
+        arguments = {**self.arguments, "views": count}
+        models.create(self.architecture, **arguments)
+        return dataclasses.replace(self, arguments=arguments)
 
     @property
     def decoding(self) -> Decoding:

@@ -288,24 +288,27 @@ def backbones(
     if not isinstance(module, Concatenated):
         own = {n: v for n, v in variables["params"].items() if n != CLASSIFIER}
         if isinstance(module, EfficientNet):
-            module, variables = (
-                module.clone(headless=True),
-                {**variables, "params": own},
-            )
+            module, variables = _alone(module), {**variables, "params": own}
         return (Backbone(name, module, variables, preprocessing),)
     found = []
     for member in module.members:
         if member in module.outside:
-            alone = module.clone(members=(member,), headless=True)
+            alone = _alone(module.clone(members=(member,)))
             nothing: PyTree = {"params": {}, "batch_stats": {}}
             found.append(Backbone(member, alone, nothing, preprocessing))
             continue
         mean, std = models.normalization(member)
         seen = dataclasses.replace(preprocessing, mean=mean, std=std)
-        network = module._network(member, parent=None)
+        network = _alone(module._network(member, parent=None))
         own = separate(variables, member)
         found.append(Backbone(member, network, own, seen))
     return tuple(found)
+
+
+def _alone(module: EfficientNet | Concatenated) -> nn.Module:
+    """Returns a module without a classifier, which sees one view."""
+    arguments = dataclasses.replace(module.arguments, views=1)
+    return module.clone(headless=True, arguments=arguments)
 
 
 def networks(module: nn.Module) -> tuple[EfficientNet, ...]:

@@ -18,7 +18,7 @@ from jax.typing import DTypeLike
 
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.model_arguments import ModelArguments
-from noisy_student_jax.models import architectures
+from noisy_student_jax.models import architectures, views
 from noisy_student_jax.models.architectures import Architecture, Stage
 from noisy_student_jax.models.depthwise import IMPLEMENTATIONS
 from noisy_student_jax.models.head import Head
@@ -162,6 +162,8 @@ class EfficientNet(nn.Module):
         """
         noise = noise or {}
         conv, norm = self._conv_and_norm()
+        count = 1 if train or not self.outputs else self.arguments.views
+        batch, images = images.shape[0], views.stacked(images, count)
         features = self._features(images, train, noise, conv, norm)
         if not self.outputs:
             return {"features": features}
@@ -169,7 +171,8 @@ class EfficientNet(nn.Module):
         architecture = self.architecture
         hidden = conv(architecture.head, name="head_conv")(features[max(features)])
         hidden = norm(hidden, architecture.activation, train=train, name="head_bn")
-        pooled = hidden.mean((1, 2), dtype=jnp.float32)
+        pooled = views.averaged(hidden.mean((1, 2), dtype=jnp.float32), count)
+        features = {stride: one[:batch] for stride, one in features.items()}
         if self.headless:
             return {"pooled": pooled, "features": features}
         rate = self._dropout_rate if train else 0.0
@@ -336,6 +339,7 @@ def checked_arguments(
     epsilon, group = given.batch_norm_epsilon, given.batch_norm_group
     _check(epsilon > 0, "batch_norm_epsilon", epsilon, "positive")
     _check(group >= 0, "batch_norm_group", group, "0 or more")
+    _check(1 <= given.views <= views.MOST, "views", given.views, f"1 to {views.MOST}")
     for name, known in CHOICES.items():
         value = getattr(given, name)
         expected = f"{', '.join(known[:-1])} or {known[-1]}"

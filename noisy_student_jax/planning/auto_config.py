@@ -39,6 +39,7 @@ from noisy_student_jax.generation.init_weights import RANDOM
 from noisy_student_jax.generation.preconditions import check
 from noisy_student_jax.images.decode import UndecodableImageError, header
 from noisy_student_jax.interop import published
+from noisy_student_jax.models import views as views_of
 from noisy_student_jax.planning import budget, speeds
 from noisy_student_jax.runs.paths import DECISIONS
 from noisy_student_jax.runs.run import Run, with_places
@@ -69,8 +70,6 @@ MIN_SCORE = 0.5
 
 HELD_OUT = 0.1
 """Fraction of the labeled images that is split off for validation, where some are."""
-VIEWS = 2
-"""Noised views of each image, for heads."""
 EPOCHS = 100
 STEPS = {"cpu": (1000, 6000), "accelerator": (3000, 30_000)}
 FINE_TUNING_STEPS_ON_CPU = 300
@@ -157,8 +156,10 @@ def decide(config: ConfigDict, facts: Facts) -> list[Decision]:
                 )
             made.append(Decision(f"{owner}model.resolution", side, why))
         solved = _solving(owner, section, part, made)
-        views = section.train.views if section.train.views is not None else VIEWS
-        seen = "images" if part == "all" else "views" if solved and views else "clean"
+        if section.model.views is None:
+            views = views_of.MOST if solved else 1
+            made.append(Decision(f"{owner}model.views", views, _SAYS_VIEWS * solved))
+        seen = "images" if part == "all" else "views" if solved else "clean"
         made += _noise(owner, section, side, seen)
         if section.model.crop_padding is None:
             padding = 0 if kind == "small" else side // 8
@@ -336,24 +337,16 @@ def _selection(
 
 
 def _solving(owner: str, section: ConfigDict, part: str, made: list[Decision]) -> bool:
-    """Decides how a part is optimized, and in how many views of its images.
+    """Decides how a part is optimized.
 
     Returns:
       Whether it is a head that is solved.
     """
-    optimizer, noised = _optimizer(section, part), section.train.views
+    optimizer = _optimizer(section, part)
     if section.train.optimizer is None:
         why = _SAYS_OPTIMIZER[optimizer]
         made.append(Decision(f"{owner}train.optimizer", optimizer, why))
-    solved = part == "head" and optimizer == "lbfgs"
-    if noised is None:
-        noised = VIEWS if solved else 0
-        why = (
-            f"views: each image clean and in {noised} noised forms, whose features are"
-            " computed once (--config.train.views=0 is faster)"
-        )
-        made.append(Decision(f"{owner}train.views", noised, why if solved else ""))
-    return solved
+    return part == "head" and optimizer == "lbfgs"
 
 
 def look(config: ConfigDict, workdir: pathlib.Path) -> Facts:
@@ -633,6 +626,11 @@ _SAYS_OPTIMIZER = {
     ),
     "adamw": "",
 }
+_SAYS_VIEWS = (
+    f"views: up to {views_of.MOST} of an image ({', '.join(views_of.NAMES)}), to learn"
+    " and to predict from, as many as images left out ask for (--config.model.views=1"
+    " is faster)"
+)
 _SAYS_PART = {
     "all": "trained: the whole model",
     "head": (
@@ -676,12 +674,10 @@ def _noise(owner: str, section: ConfigDict, side: int, seen: str) -> list[Decisi
       side: side of the images, in pixels.
       seen: ``images`` by the whole model, ``views`` or ``clean`` images by a head.
     """
-    small, mild = side <= SMALL, seen == "views"
-    eighth, area = side // 8, 0.7 if mild else 0.25
+    small, eighth, area = side <= SMALL, side // 8, 0.25
     # The authors use 4 of 32 pixels on SVHN for translation, cutout and padding alike.
     decided: dict[str, Any] = {
-        # Strong noise in views makes heads worse (docs/own_images.md).
-        "randaugment_layers": 0 if mild else 2,
+        "randaugment_layers": 2,
         "randaugment_translate": float(eighth),
         "randaugment_cutout": float(eighth),
         "crop_padding": eighth if small else 0,
@@ -692,7 +688,7 @@ def _noise(owner: str, section: ConfigDict, side: int, seen: str) -> list[Decisi
         crops = f"random crops of at least {100 * area:g} % of the area"
     why = {
         "images": f"noise: translation and cutout by {eighth} px a step, {crops}",
-        "views": f"noise of the views: flips, {crops}",
+        "views": "",
         "clean": (
             "noise: dropout only, as features are computed from images without noise"
         ),

@@ -7,7 +7,7 @@ allotted; the rest covers reading, compiling and saving, which are not predicted
 A config that fits is left unchanged. Otherwise:
 
 1. The steps of all models are reduced by one common whole percentage, to no less than
-   40 %. Heads that are solved give up noised views in the same measure, down to none.
+   40 %. Heads that are solved give up views in the same measure, down to one.
 2. Where that is not enough, all images get smaller, in strides of 1.19 (two of them
    halve the work): to multiples of 16 pixels, of 8 below 128, never below 32. The
    largest size at which 40 % of the steps fit is chosen, with as many steps as fit. The
@@ -171,12 +171,14 @@ def _fewer_steps(student: Generation, percent: int) -> list[tuple[str, Any, str]
 
 def _fewer_views(student: Generation, percent: int) -> list[tuple[str, Any, str]]:
     """Returns the views that a solved head gives up where others give up steps."""
-    asked = student.spec.config.train.views
+    asked = student.spec.config.model.views
+    if not student.spec.solves:
+        return []
     share = max(0, percent - LEAST_PERCENT) / (100 - LEAST_PERCENT)
-    views = math.ceil(asked * share)
+    views = max(1, math.ceil(asked * share))
     if views == asked:
         return []
-    return [("train.views", views, f"noised views of an image {asked} → {views}")]
+    return [("model.views", views, f"views of an image {asked} → {views}")]
 
 
 def _smaller_images(student: Generation, strides: int) -> list[tuple[str, Any, str]]:

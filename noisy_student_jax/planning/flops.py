@@ -30,10 +30,11 @@ def images(student: Generation) -> dict[str, int]:
     else:
         # The model fine-tuned by FixRes labels the pool and is tested.
         labels = False
+    views = spec.config.model.views
     return {
         "train": steps * spec.layout.total,
-        "label": labels * len(run.dataset.pool),
-        "evaluate": 2 * evaluated,
+        "label": views * labels * len(run.dataset.pool),
+        "evaluate": 2 * views * evaluated,
     }
 
 
@@ -46,14 +47,12 @@ def feature_images(student: Generation) -> dict[str, int]:
     data, labels = student.run.dataset, student.spec.generation != student.run.last
     if student.spec.role.labels_only or _has_a_known_backbone(student):
         return {"train": 0, "label": 0, "evaluate": 0}
-    pool, seen = len(data.pool), 1
-    if student.spec.solves:
-        seen += student.spec.config.train.views
+    pool, seen = len(data.pool), student.spec.config.model.views
     taught = bool(student.spec.teacher)
     return {
         "train": seen * (len(data.labeled) + taught * pool),
         "label": seen * pool if labels and not taught else 0,
-        "evaluate": sum(map(len, data.predicted().values())),
+        "evaluate": seen * sum(map(len, data.predicted().values())),
     }
 
 
@@ -61,7 +60,7 @@ def solved_rows(student: Generation) -> int:
     """Returns the most rows, views of images, that a head is solved on."""
     data, spec = student.run.dataset, student.spec
     records = len(data.labeled) + bool(spec.teacher) * len(data.pool)
-    return records * (1 + spec.config.train.views)
+    return records * spec.config.model.views
 
 
 def _has_a_known_backbone(student: Generation) -> bool:

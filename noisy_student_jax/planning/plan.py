@@ -1,6 +1,7 @@
 """Plans: the cost of a model or a run, and the recipe that a config resolves to."""
 
 import dataclasses
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,6 +16,7 @@ from noisy_student_jax.core.protocols import Task
 from noisy_student_jax.core.types import PyTree
 from noisy_student_jax.data.expected import ASSUMED
 from noisy_student_jax.data.open import STREAMED
+from noisy_student_jax.features.reduction import LEAST
 from noisy_student_jax.generation import streams
 from noisy_student_jax.generation.trainable import width
 from noisy_student_jax.models import cost, onnx_backbone, overview
@@ -297,7 +299,7 @@ def _student_facts(student: Generation, speeds: Speeds | None) -> dict[str, Any]
     sources = [data.labeled, second] if layout.pseudo else [data.labeled]
     resident = sum(len(source) for source in sources)
     pseudo = flops.draws_per_epoch(student) if spec.teacher else 0
-    views, drawn = 1 + spec.config.train.views, steps * layout.total
+    views, drawn = spec.config.model.views, steps * layout.total
     if spec.solves:
         drawn = views * (len(data.labeled) + pseudo)
     if not streams.is_resident(student, sources, resident):
@@ -334,8 +336,11 @@ def _memory(
     devices = _devices(student.run)
     compiled = speed.memory if speed else None
     if student.spec.solves:
-        # The views' features, once as they are read and once scaled.
-        features = 2 * flops.solved_rows(student) * width(student)
+        # Once for each fold that is solved at a time, and once for all.
+        kept = min(width(student), LEAST)
+        features = (
+            (1 + len(os.sched_getaffinity(0))) * flops.solved_rows(student) * kept
+        )
         floats = sum(leaf.size for leaf in jax.tree.leaves(student.cost.shapes))
         return {
             "memory_per_device": (features + floats) * FLOAT32,
@@ -459,7 +464,7 @@ def _solution_recipe(spec: GenerationSpec) -> list[str]:
     train = spec.config.train
     lines = [
         "  head: solved (logistic regression; C by cross-validation), each image in"
-        f" {1 + train.views} views"
+        f" up to {spec.config.model.views} views"
     ]
     if spec.teacher:
         lines.append(

@@ -3,8 +3,10 @@
 import dataclasses
 import functools
 
+import flax.linen as nn
 import jax
 
+from noisy_student_jax import models
 from noisy_student_jax.core.types import PyTree
 from noisy_student_jax.models import cost
 from noisy_student_jax.models.initialize import abstract_variables
@@ -24,7 +26,7 @@ class ModelCost:
     @functools.cached_property
     def shapes(self) -> PyTree:
         """Shapes and dtypes of the variables."""
-        return abstract_variables(self.model.module, resolution=self.model.resolution)
+        return abstract_variables(self._module, resolution=self.model.resolution)
 
     @functools.cached_property
     def parameters(self) -> int:
@@ -33,15 +35,20 @@ class ModelCost:
 
     @functools.cached_property
     def flops(self) -> int:
-        """FLOPs of one forward pass of one image."""
-        return cost.forward_flops(self.model.module, resolution=self.model.resolution)
+        """FLOPs of one forward pass of one view of an image."""
+        return cost.forward_flops(self._module, resolution=self.model.resolution)
 
     @functools.cached_property
     def activation_bytes(self) -> int:
         """Bytes of activations that one image adds in training."""
-        return cost.activation_bytes(
-            self.model.module, resolution=self.model.resolution
-        )
+        return cost.activation_bytes(self._module, resolution=self.model.resolution)
+
+    @functools.cached_property
+    def _module(self) -> nn.Module:
+        """The module of one view."""
+        given = self.model.arguments
+        one = {name: min(1, given[name]) for name in given.keys() & {"views"}}
+        return models.create(self.model.name, **given | one)
 
 
 class Costs:

@@ -190,13 +190,8 @@ class GenerationSpec:
 
     @property
     def noises_images(self) -> bool:
-        """Whether the images that it learns from are noised.
-
-        A head that is trained in steps reads features of clean images.
-        """
-        return self.config.train.part == "all" or (
-            self.solves and self.config.train.views > 0
-        )
+        """Whether the images that it learns from are noised; features are not."""
+        return self.config.train.part == "all"
 
     @property
     def owner(self) -> str:

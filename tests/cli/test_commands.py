@@ -255,6 +255,26 @@ def test_predict_says_what_evaluation_recorded(
         assert known["primary"] == (known["label"] == known["truth"])
 
 
+def test_predict_averages_as_many_views_as_are_asked_for(tiny_run, tmp_path, capsys):
+    path = tmp_path / "a.png"
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)
+    Image.fromarray(pixels).save(path)
+    mirrored = tmp_path / "b.png"
+    Image.fromarray(np.ascontiguousarray(pixels[:, ::-1])).save(mirrored)
+
+    def probabilities(*flags):
+        rows, _ = predict(capsys, tiny_run, *flags, path, mirrored)
+        return [row["probability"] for row in rows]
+
+    one, other = probabilities("--views=4")
+    assert one == pytest.approx(other, abs=1e-5)
+    assert probabilities() == probabilities("--views=1")
+    one, other = probabilities()
+    assert abs(one - other) > 1e-3
+    _, err = predict(capsys, tiny_run, "--views=9", path, status=2)
+    assert "views must be 1 to 4, not 9" in err
+
+
 def test_predict_without_logits(tiny_run, tmp_path, capsys):
     Image.new("L", (8, 8)).save(tmp_path / "a.png")
     (row,), _ = predict(capsys, tiny_run, tmp_path / "a.png")

@@ -50,6 +50,10 @@ def test_it_writes_and_says_what_was_seen(model, tmp_path, capsys):
             ["--format=hub", "--without-preprocessing", "model", "out"],
             "--without-preprocessing is for --format=onnx alone",
         ),
+        (
+            ["--format=timm", "--views=1", "model", "a.safetensors"],
+            "--views is for programs, and --format=timm writes weights",
+        ),
         (["--format=hub", "no_such_model", "out"], "'no_such_model' is not a model"),
     ],
 )

@@ -340,7 +340,7 @@ def test_operational_fields_identify_nothing():
         "plan.utilization",
         # These are dropped while they do what was done before there were any.
         "selection.share",
-        "train.views",
+        "model.views",
     }
 
 
@@ -349,8 +349,8 @@ def test_a_part_of_the_config_drops_its_own_operational_fields():
 
     assert identity(config["labels"], "labels") == {"mode": "stored", "top_k": None}
     kept = identity(config["train"], "train")
-    assert config["train"].keys() - kept.keys() == {"shard_state", "views"}
-    assert identity({**config["train"], "views": 2}, "train")["views"] == 2
+    assert config["train"].keys() - kept.keys() == {"shard_state"}
+    assert identity({**config["model"], "views": 2}, "model")["views"] == 2
     # A field of the same name elsewhere is another field.
     assert "batch" in identity(config["train"], "train")
 

@@ -160,14 +160,12 @@ def test_nothing_is_said_of_validation_images_that_are_given():
     assert kept.data.validation_fraction == 0.2
 
 
-def test_heads_on_a_cpu_are_solved_on_mildly_noised_views():
+def test_heads_on_a_cpu_are_solved_in_views():
     config = decided(dataclasses.replace(PHOTOGRAPHS, pretrained=LITE))
 
     for one in (*config.generations, config.control):
         assert (one.train.part, one.train.optimizer) == ("head", "lbfgs")
-        assert (one.train.views, one.train.targets) == (2, "hard")
-        for noise in one.noise.values():
-            assert (noise.randaugment_layers, noise.crop_area) == (0, 0.7)
+        assert (one.model.views, one.train.targets) == (4, "hard")
     # The control is the probe.
     assert config.probe.enabled is False
 
@@ -178,7 +176,7 @@ def test_who_asks_for_steps_gets_them():
         config = decided(facts, f"--config.{flag}")
 
         assert config.control.train.optimizer == "adamw"
-        assert config.control.train.views == 0
+        assert config.control.model.views == 1
         assert config.control.noise.pseudo.randaugment_layers == 2
         assert config.probe.enabled
 
@@ -188,7 +186,7 @@ def test_whole_models_take_steps_on_noised_images():
     config = decided(facts)
 
     assert config.control.train.optimizer == "adamw"
-    assert config.control.train.views == 0
+    assert config.control.model.views == 1
     assert config.control.noise.pseudo.randaugment_layers == 2
     # Its rival, the head alone, is solved.
     assert config.probe.enabled
@@ -231,7 +229,7 @@ def test_heads_are_told_as_what_they_are():
 
     assert not any("steps" in one for one in said)
     assert any("heads are solved" in one for one in said)
-    assert any("in 2 noised forms" in one for one in said)
+    assert any("views: up to 4 of an image" in one for one in said)
     assert [one for one in said if one.startswith("selection")] == [
         "selection: the surest 20 % of the pool, each image once (student 1)",
         "selection: the surest 50 % of the pool, each image once (student 2)",

@@ -79,20 +79,20 @@ def test_steps_are_cut_by_the_least_that_fits(share, a_run):
 
 
 def test_solved_heads_give_up_views_before_images_get_smaller(a_run):
-    heads = ("train.part=head", "train.optimizer=lbfgs", "train.views=3")
+    heads = ("train.part=head", "train.optimizer=lbfgs", "model.views=4")
     run = a_run(*LARGE, *heads, "model.init=pretrained")
     whole = hours_of(run)
     found = []
     for share in (1.0, 0.8, 0.6, 0.35, 0.1):
         after = fitted(run, share * whole / 0.9)
         assert hours_of(after) <= share * whole * 1.001
-        (views,) = {one.spec.config.train.views for one in after.students}
+        (views,) = {one.spec.config.model.views for one in after.students}
         found.append((scale(after)[0], views))
 
     assert found == sorted(found, reverse=True)
-    assert found[0] == (224, 3)
-    assert found[2][0] == 224 and 0 < found[2][1] < 3
-    assert found[-1][0] < 224 and found[-1][1] <= 3
+    assert found[0] == (224, 4)
+    assert found[2][0] == 224 and 1 < found[2][1] < 4
+    assert found[-1][0] < 224 and found[-1][1] <= 4
 
 
 def test_images_get_smaller_where_two_fifths_of_the_steps_are_too_many(a_run):

@@ -99,7 +99,7 @@ def test_a_network_of_an_earlier_model_has_its_features_already(name, known):
 
 
 def test_features_of_a_network_are_counted_once_in_all_their_views():
-    heads = ["train.part=head", "train.optimizer=lbfgs", "train.views=2"]
+    heads = ["train.part=head", "train.optimizer=lbfgs", "model.views=3"]
     config = configs.load(
         TINY,
         [
@@ -116,7 +116,7 @@ def test_features_of_a_network_are_counted_once_in_all_their_views():
     assert flops.feature_images(run.student(0)) == {
         "train": 3 * parts["labeled"],
         "label": 3 * parts["pool"],
-        "evaluate": parts["validation"] + parts["test"],
+        "evaluate": 3 * (parts["validation"] + parts["test"]),
     }
     nothing = {"train": 0, "label": 0, "evaluate": 0}
     assert flops.feature_images(run.student(1)) == nothing

@@ -11,7 +11,7 @@ import numpy as np
 
 from noisy_student_jax.core.types import PyTree
 from noisy_student_jax.interop.export.onnx_graph import Graph
-from noisy_student_jax.models import concatenated
+from noisy_student_jax.models import concatenated, views
 from noisy_student_jax.models.architectures import Stage
 from noisy_student_jax.models.concatenated import Affine, Concatenated
 from noisy_student_jax.models.efficientnet import EfficientNet
@@ -42,6 +42,8 @@ def logits(
       images: name of normalized images ``[batch, 3, side, side]``.
       side: height and width of the images.
     """
+    count = module.arguments.views
+    images = _views(graph, images, side, count)
     if isinstance(module, Concatenated):
         parts = []
         for member, network in zip(module.members, module.networks, strict=True):
@@ -49,10 +51,11 @@ def logits(
             given = _changed(graph, images, module.affine(member))
             trunk = Network(graph, network, own, side, prefix=f"{member}/")
             parts.append(trunk.pooled(given))
-        pooled = graph.node("Concat", *parts, axis=1, name=FEATURES)
+        pooled = graph.node("Concat", *parts, axis=1)
     else:
-        pooled = Network(graph, module, variables, side).pooled(images, name=FEATURES)
+        pooled = Network(graph, module, variables, side).pooled(images)
     dense = variables["params"]["classifier"]
+    pooled = _mean(graph, pooled, count, len(dense["kernel"]))
     return graph.node(
         "Gemm",
         pooled,
@@ -61,6 +64,38 @@ def logits(
             for name in ("kernel", "bias")
         ),
         name="logits",
+    )
+
+
+def _views(graph: Graph, images: str, side: int, count: int) -> str:
+    """Adds the first views of images, one after the other."""
+    if count == 1:
+        return images
+    enlarging = views.enlarging(side)
+    rows, columns = (
+        graph.constant(one, np.float32) for one in (enlarging, enlarging.T)
+    )
+    zoomed = graph.node("MatMul", graph.node("MatMul", rows, images), columns)
+    seen = [images, zoomed]
+    last, whole, width, back = (
+        graph.constant([one], np.int64) for one in (-1, np.iinfo(np.int64).min, 3, -1)
+    )
+    seen += [graph.node("Slice", one, last, whole, width, back) for one in seen]
+    return graph.node("Concat", *seen[:count], axis=0)
+
+
+def _mean(graph: Graph, pooled: str, count: int, channels: int) -> str:
+    """Adds the mean over views, as `FEATURES`."""
+    if count == 1:
+        return graph.node("Identity", pooled, name=FEATURES)
+    by_view = graph.constant([count, -1, channels], np.int64)
+    first = graph.constant([0], np.int64)
+    return graph.node(
+        "ReduceMean",
+        graph.node("Reshape", pooled, by_view),
+        first,
+        keepdims=0,
+        name=FEATURES,
     )
 
 
@@ -103,12 +138,11 @@ class Network:
         self.side = side
         self.activation = ACTIVATIONS[module.architecture.activation]
 
-    def pooled(self, images: str, *, name: str = "") -> str:
+    def pooled(self, images: str) -> str:
         """Adds the network on normalized images, up to its pooled features.
 
         Args:
           images: name of images ``[batch, 3, side, side]``.
-          name: of the features; one is made up if it is empty.
 
         Returns:
           The name of features ``[batch, channels]``.
@@ -125,7 +159,7 @@ class Network:
                 index += 1
         hidden = self._activate(self._norm(self._conv(hidden, "head_conv"), "head_bn"))
         hidden = self.graph.node("GlobalAveragePool", hidden)
-        return self.graph.node("Flatten", hidden, name=name)
+        return self.graph.node("Flatten", hidden)
 
     def _block(
         self, images: str, name: str, stage: Stage, inputs: int, stride: int

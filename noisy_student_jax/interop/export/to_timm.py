@@ -40,9 +40,11 @@ def export(bundle: Bundle, output: pathlib.Path) -> str:
         file.write(data)
         file.flush()
         _verify(bundle, rows, pathlib.Path(file.name))
-    return f"every number is the bundle's; load it into {name} with num_classes=" + str(
-        len(bundle.classes)
-    )
+    told = f"every number is the bundle's; load it into {name}"
+    told += f" with num_classes={len(bundle.classes)}"
+    if bundle.views > 1:
+        told += f", which sees one view where the bundle averages {bundle.views}"
+    return told
 
 
 def model_name(bundle: Bundle) -> str:

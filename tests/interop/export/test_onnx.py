@@ -262,3 +262,18 @@ def test_without_the_extra_it_is_named(monkeypatch):
 
     with pytest.raises(UserError, match=r"pip install 'noisy-student-jax\[onnx\]'"):
         onnx_graph.library("onnx")
+
+
+@pytest.mark.parametrize("views", [2, 3, 4])
+@pytest.mark.parametrize("made", [some.bundle, some.concatenated])
+def test_views_are_averaged_in_the_file_too(tmp_path, made, views):
+    one = made(side=33).in_views(views)
+    path = tmp_path / "model.onnx"
+
+    to_onnx.export(one, path, task=some.task(one))
+
+    images = np.random.default_rng(0).integers(0, 256, (3, 60, 60, 3), np.uint8)
+    got = run(session(path), images)
+    some.assert_agree(got, some.predictions(one, images), tolerance=5e-3)
+    single = some.predictions(one.in_views(1), images)["logits"]
+    assert not np.allclose(got["logits"], single, rtol=1e-3)

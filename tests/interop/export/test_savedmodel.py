@@ -64,6 +64,22 @@ def test_several_networks_with_one_head_are_one_program(tmp_path):
     assert [member["name"] for member in card["members"]] == list(some.MEMBERS)
 
 
+def test_views_are_averaged_in_the_program_too(tmp_path):
+    savedmodel = pytest.importorskip("noisy_student_jax.interop.tensorflow.savedmodel")
+    one = some.concatenated().in_views(3)
+
+    to_savedmodel.export(one, tmp_path / "model", task=some.task(one))
+
+    signatures, _ = savedmodel.read(tmp_path / "model")
+    images = agreement.random_normalized(one)
+    got = signatures[savedmodel.NORMALIZED](images)
+    some.assert_agree(
+        got, agreement.Reference(one, some.task(one)).of_normalized(images)
+    )
+    whole = agreement.Reference(one.in_views(1), some.task(one)).of_normalized(images)
+    assert not np.allclose(got["logits"], whole["logits"], rtol=1e-3)
+
+
 def test_the_authors_resize_is_inside_too(tmp_path):
     from noisy_student_jax.interop.tensorflow import savedmodel
 
