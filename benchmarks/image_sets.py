@@ -116,11 +116,15 @@ def deal(name: str, data: pathlib.Path, stocks: pathlib.Path, seed: int) -> Set:
         pool = pool[:most]
         strange = strange[: round(most * one.foreign / (1 - one.foreign))]
     for path in [*pool, *strange]:
-        # The name must not reveal the class.
-        hidden = hashlib.sha256(f"{path.parent.name}/{path.name}".encode()).hexdigest()
-        link(path, unfinished / "unlabeled", f"{hidden[:16]}{path.suffix}")
+        link(path, unfinished / "unlabeled", hidden(path))
     unfinished.rename(folder)
     return one
+
+
+def hidden(path: pathlib.Path) -> str:
+    """Returns a name for an image of the stock that does not reveal its class."""
+    name = hashlib.sha256(f"{path.parent.name}/{path.name}".encode()).hexdigest()
+    return name[:16] + path.suffix
 
 
 def link(path: pathlib.Path, folder: pathlib.Path, name: str | None = None) -> None:

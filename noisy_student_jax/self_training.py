@@ -28,6 +28,7 @@ from noisy_student_jax.runs.paths import (
     PREDICTIONS,
     RAW_MODEL,
     SELECTION,
+    SUSPECTS,
     VALIDATION,
 )
 from noisy_student_jax.runs.run import Generation, Run
@@ -129,7 +130,7 @@ def _training(
     if spec.solves:
         seen = len(run.dataset.labeled) + bool(spec.teacher) * len(run.dataset.pool)
         work = seen * float(spec.config.model.views)
-        outputs += [f"{folder}/{name}" for name in (OUT_OF_FOLD, FOLD_LABELS)]
+        outputs += [f"{folder}/{name}" for name in (OUT_OF_FOLD, FOLD_LABELS, SUSPECTS)]
     return Stage(
         name=folder,
         config={"task": run.config.task, "seed": run.config.seed, **own},

@@ -24,6 +24,7 @@ from noisy_student_jax.data.pipelines.stream import Stream
 from noisy_student_jax.data.sources import first_label, labels_of
 from noisy_student_jax.features import heads
 from noisy_student_jax.features.heads import CrossFitted, Labeled
+from noisy_student_jax.features.likeness import likeness
 from noisy_student_jax.features.logistic import Head
 from noisy_student_jax.features.reduction import (
     SAMPLE,
@@ -38,8 +39,11 @@ from noisy_student_jax.generation.left_out import cross_fitted, is_too_much
 from noisy_student_jax.generation.result import write_bundles
 from noisy_student_jax.generation.trainable import HeadOnFeatures, part
 from noisy_student_jax.pseudo_labels.plan import SelectionOptions, natural
-from noisy_student_jax.runs.paths import FOLD_LABELS, METRICS, OUT_OF_FOLD
+from noisy_student_jax.runs.paths import FOLD_LABELS, METRICS, OUT_OF_FOLD, SUSPECTS
 from noisy_student_jax.runs.run import Generation
+
+MOST_SUSPECTS = 48
+"""Images like no class that are kept for the report."""
 
 
 def solve_head(student: Generation) -> dict[str, Any]:
@@ -70,6 +74,7 @@ def solve_head(student: Generation) -> dict[str, Any]:
         crossed = _cross_fitted(student, trained, known, pseudo, tuned, by, threads)
         head = by.whole(whole.result())
     right = _write_out_of_fold(student, labeled, crossed)
+    _write_suspects(student, known, pseudo, taught)
     measured = _validated(trained, head, tuned.views)
     metric = run.task.primary_metric
     validation = f"; validation {metric} {measured[metric]:.1%}"
@@ -338,6 +343,29 @@ def _write_out_of_fold(
     }
     files.write_parquet(path, pa.table(table))
     return float((probabilities.argmax(axis=1) == truth).mean())
+
+
+def _write_suspects(
+    student: Generation,
+    known: Labeled,
+    pseudo: _Examples | None,
+    taught: Labeled | None,
+) -> None:
+    """Writes the pseudo-labeled records that are least like any class."""
+    path = student.paths.training / SUSPECTS
+    if pseudo is None or taught is None or not len(pseudo):
+        files.remove(path)
+        return
+    alike = likeness(heads.mean(taught.views), heads.mean(known.views), known.targets)
+    least = np.argsort(alike, kind="stable")[:MOST_SUSPECTS]
+    keys = pseudo.keys
+    table = {
+        "key": [keys[row] for row in least.tolist()],
+        "record": pseudo.records[least],
+        "label": taught.targets[least].argmax(axis=1).astype(np.int32),
+        "likeness": alike[least],
+    }
+    files.write_parquet(path, pa.table(table))
 
 
 def _validated(trained: HeadOnFeatures, head: Head, views: int) -> dict[str, float]:

@@ -24,6 +24,7 @@ from noisy_student_jax.report import (
     pseudo,
     results,
     robustness,
+    suspects,
 )
 from noisy_student_jax.report.students import colors, students_of
 from noisy_student_jax.runs.run import Run
@@ -62,6 +63,7 @@ def render(run: Run, summary: dict[str, Any]) -> str:
             learning=learning.panels(summary, students),
             teachers=pseudo.teachers(run, summary, students),
             gallery=gallery.gallery(run, summary, students),
+            suspects=suspects.suspects(run, summary, students),
             mistakes=mistakes.mistakes(summary, students),
             data=dataset.dataset(run.workdir),
             alike=alike.alike(run),
