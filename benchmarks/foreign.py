@@ -56,9 +56,8 @@ def main() -> None:
         own = np.array([one[name] for one in accuracies])
         gaps = own - nothing
         half = 100 * stats.t.ppf(0.975, len(gaps) - 1) * stats.sem(gaps)
-        print(
-            f"{name} | {100 * own.mean():.1f} | {100 * gaps.mean():+.2f} ± {100 * half:.2f}"
-        )
+        difference = f"{100 * gaps.mean():+.2f} ± {half:.2f}"
+        print(f"{name} | {100 * own.mean():.1f} | {difference}")
 
 
 def measured(
