@@ -129,7 +129,7 @@ def _training(
     outputs = [f"{spec.name}/{student.paths.averaged.name}", f"{folder}/{RAW_MODEL}"]
     if spec.solves:
         seen = len(run.dataset.labeled) + bool(spec.teacher) * len(run.dataset.pool)
-        work = seen * float(spec.config.model.views)
+        work = seen * float(spec.model.views)
         outputs += [f"{folder}/{name}" for name in (OUT_OF_FOLD, FOLD_LABELS, SUSPECTS)]
     return Stage(
         name=folder,

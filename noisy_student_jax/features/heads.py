@@ -18,7 +18,7 @@ import numpy as np
 import threadpoolctl
 
 from noisy_student_jax.features.logistic import Head, Rows, solve
-from noisy_student_jax.features.reduction import LEAST
+from noisy_student_jax.features.reduction import directions_for
 
 FOLDS = 5
 STRENGTHS = tuple(10.0 ** (half / 2) for half in range(-8, 5))
@@ -296,15 +296,16 @@ def side_by_side() -> Iterator[ThreadPoolExecutor]:
             threads.shutdown(cancel_futures=True)
 
 
-def seconds(rows: int, channels: int) -> float:
+def seconds(rows: int, channels: int, *, labeled: int) -> float:
     """Returns about how long a head takes: solved once, and once for each fold.
 
     Args:
       rows: examples of all views.
       channels: of the features.
+      labeled: number of labeled records.
     """
     # Each iteration reads the features twice, and they come from memory.
-    kept = min(channels, LEAST)
+    kept = min(channels, directions_for(labeled))
     once = _ITERATIONS * 2 * 4 * rows * kept / _BYTES_PER_SECOND
     return once * (1 + FOLDS / len(os.sched_getaffinity(0)))
 

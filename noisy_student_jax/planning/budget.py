@@ -171,7 +171,7 @@ def _fewer_steps(student: Generation, percent: int) -> list[tuple[str, Any, str]
 
 def _fewer_views(student: Generation, percent: int) -> list[tuple[str, Any, str]]:
     """Returns the views that a solved head gives up where others give up steps."""
-    asked = student.spec.config.model.views
+    asked = student.spec.model.views
     if not student.spec.solves:
         return []
     share = max(0, percent - LEAST_PERCENT) / (100 - LEAST_PERCENT)

@@ -12,7 +12,7 @@ BACKWARD = 2
 
 
 def images(student: Generation) -> dict[str, int]:
-    """Counts the images in the forward passes of a student's model.
+    """Counts the images in the forward passes of a student's model, once for each view.
 
     Returns:
       ``train``: images drawn in training, which are passed backward too; ``label``:
@@ -30,7 +30,7 @@ def images(student: Generation) -> dict[str, int]:
     else:
         # The model fine-tuned by FixRes labels the pool and is tested.
         labels = False
-    views = spec.config.model.views
+    views = spec.model.views
     return {
         "train": steps * spec.layout.total,
         "label": views * labels * len(run.dataset.pool),
@@ -47,7 +47,7 @@ def feature_images(student: Generation) -> dict[str, int]:
     data, labels = student.run.dataset, student.spec.generation != student.run.last
     if student.spec.role.labels_only or _has_a_known_backbone(student):
         return {"train": 0, "label": 0, "evaluate": 0}
-    pool, seen = len(data.pool), student.spec.config.model.views
+    pool, seen = len(data.pool), student.spec.model.views
     taught = bool(student.spec.teacher)
     return {
         "train": seen * (len(data.labeled) + taught * pool),
@@ -60,7 +60,7 @@ def solved_rows(student: Generation) -> int:
     """Returns the most rows, views of images, that a head is solved on."""
     data, spec = student.run.dataset, student.spec
     records = len(data.labeled) + bool(spec.teacher) * len(data.pool)
-    return records * spec.config.model.views
+    return records * spec.model.views
 
 
 def _has_a_known_backbone(student: Generation) -> bool:
@@ -75,10 +75,12 @@ def _has_a_known_backbone(student: Generation) -> bool:
 
 
 def _networks(student: Generation) -> set[tuple]:
+    """Returns the networks of a student's model, once for each view."""
     model, spec = student.spec.config.model, student.spec.model
     return {
-        (member, spec.resolution, model.init)
+        (member, spec.resolution, model.init, view)
         for member in models.members(spec.name, model.members)
+        for view in range(spec.views)
     }
 
 
@@ -94,7 +96,7 @@ def flops(student: Generation) -> dict[str, float]:
         counts = feature_images(student)
     found = {name: float(student.cost.flops * count) for name, count in counts.items()}
     if shown := student.spec.taught_by:
-        taught = student.spec.schedule.steps * student.spec.layout.pseudo
+        taught = student.spec.schedule.steps * student.spec.layout.pseudo * shown.views
         found["train"] += float(taught * student.run.costs.of(shown).flops)
     return found
 

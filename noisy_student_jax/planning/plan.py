@@ -16,7 +16,7 @@ from noisy_student_jax.core.protocols import Task
 from noisy_student_jax.core.types import PyTree
 from noisy_student_jax.data.expected import ASSUMED
 from noisy_student_jax.data.open import STREAMED
-from noisy_student_jax.features.reduction import LEAST
+from noisy_student_jax.features.reduction import SAMPLE, directions_for
 from noisy_student_jax.generation import streams
 from noisy_student_jax.generation.trainable import width
 from noisy_student_jax.models import cost, onnx_backbone, overview
@@ -299,7 +299,7 @@ def _student_facts(student: Generation, speeds: Speeds | None) -> dict[str, Any]
     sources = [data.labeled, second] if layout.pseudo else [data.labeled]
     resident = sum(len(source) for source in sources)
     pseudo = flops.draws_per_epoch(student) if spec.teacher else 0
-    views, drawn = spec.config.model.views, steps * layout.total
+    views, drawn = spec.model.views, steps * layout.total
     if spec.solves:
         drawn = views * (len(data.labeled) + pseudo)
     if not streams.is_resident(student, sources, resident):
@@ -336,10 +336,14 @@ def _memory(
     devices = _devices(student.run)
     compiled = speed.memory if speed else None
     if student.spec.solves:
+        channels, labeled = width(student), len(student.run.dataset.labeled)
+        # The directions are found in whole features, which are scaled.
+        found_in = labeled * student.spec.model.views + SAMPLE
         # Once for each fold that is solved at a time, and once for all.
-        kept = min(width(student), LEAST)
-        features = (
-            (1 + len(os.sched_getaffinity(0))) * flops.solved_rows(student) * kept
+        copies = 1 + len(os.sched_getaffinity(0))
+        kept = min(channels, directions_for(labeled))
+        features = max(
+            2 * found_in * channels, copies * flops.solved_rows(student) * kept
         )
         floats = sum(leaf.size for leaf in jax.tree.leaves(student.cost.shapes))
         return {
@@ -464,7 +468,7 @@ def _solution_recipe(spec: GenerationSpec) -> list[str]:
     train = spec.config.train
     lines = [
         "  head: solved (logistic regression; C by cross-validation), each image in"
-        f" up to {spec.config.model.views} views"
+        f" up to {spec.model.views} views"
     ]
     if spec.teacher:
         lines.append(

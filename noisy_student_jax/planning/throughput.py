@@ -43,7 +43,7 @@ class Speed:
 
     Attributes:
       train_images_per_second: images noised and trained on, by all devices together.
-      label_images_per_second: images labeled or evaluated.
+      label_images_per_second: images labeled or evaluated, in one view each.
       memory: the compiler's figure for the training step; None if unknown.
     """
 
@@ -107,10 +107,10 @@ def measure(student: Generation, *, seconds: float = 1.5) -> Speed:
 
 
 def _labeling(small: Generation, variables: PyTree, seconds: float) -> float:
-    """Returns the images that a student's model labels in a second."""
+    """Returns the images that a student's model labels in a second, in one view."""
     predictor = Predictor(
         small.run.task,
-        small.spec.model.module,
+        small.spec.model.in_views(1).module,
         small.spec.model.preprocessing,
         # Labeling is limited by activation memory only, not by `IMAGES_PER_DEVICE`.
         batch=min(
@@ -149,14 +149,16 @@ def hours(student: Generation, speed: Speed) -> dict[str, float]:
         images = flops.feature_images(student)
     if spec.solves:
         rows = flops.solved_rows(student)
-        seconds["train"] += heads.seconds(rows, width(student))
+        labeled = len(student.run.dataset.labeled)
+        seconds["train"] += heads.seconds(rows, width(student), labeled=labeled)
     for what, count in images.items():
         more = count / speed.label_images_per_second
         seconds[what] = seconds.get(what, 0) + more
     if spec.taught_by:
         # The teacher runs a forward pass for each pseudo-labeled image.
-        share = student.run.costs.of(spec.taught_by).flops / student.cost.flops
-        taught = spec.schedule.steps * spec.layout.pseudo * share
+        shown = spec.taught_by
+        share = student.run.costs.of(shown).flops / student.cost.flops
+        taught = spec.schedule.steps * spec.layout.pseudo * shown.views * share
         seconds["train"] += taught / speed.label_images_per_second
     found = {what: one / 3600 for what, one in seconds.items()}
     if spec.refined:

@@ -6,7 +6,6 @@ import functools
 import flax.linen as nn
 import jax
 
-from noisy_student_jax import models
 from noisy_student_jax.core.types import PyTree
 from noisy_student_jax.models import cost
 from noisy_student_jax.models.initialize import abstract_variables
@@ -45,10 +44,7 @@ class ModelCost:
 
     @functools.cached_property
     def _module(self) -> nn.Module:
-        """The module of one view."""
-        given = self.model.arguments
-        one = {name: min(1, given[name]) for name in given.keys() & {"views"}}
-        return models.create(self.model.name, **given | one)
+        return self.model.in_views(1).module
 
 
 class Costs:

@@ -92,9 +92,20 @@ class ModelSpec:
         return self.preprocessing.resolution
 
     @property
+    def views(self) -> int:
+        """Number of views of an image that it predicts from; 1 if it takes none."""
+        return int(self.arguments.get("views", 1))
+
+    @property
     def module(self) -> nn.Module:
         """The Flax module."""
         return models.create(self.name, **self.arguments)
+
+    def in_views(self, count: int) -> "ModelSpec":
+        """Returns it as a model that predicts from `count` views, if it takes any."""
+        if "views" not in self.arguments:
+            return self
+        return dataclasses.replace(self, arguments=self.arguments | {"views": count})
 
     @property
     def key(self) -> tuple[str, str, int]:
@@ -215,10 +226,10 @@ class GenerationSpec:
 
     @property
     def step_key(self) -> StepKey:
-        """Key of its training step's program."""
+        """Key of its training step's program, which sees one view."""
         train = self.config.train
         return StepKey(
-            self.model.key,
+            self.model.in_views(1).key,
             self.frozen_blocks,
             None if self.taught_by is None else self.taught_by.key,
             self.layout,

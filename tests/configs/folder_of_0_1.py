@@ -10,8 +10,10 @@ def get_config() -> ConfigDict:
     """The recipe of then, in the names of today."""
     config = _execute(ROOT / "configs" / "folder.py")
     config.data.validation_fraction = 0.1
-    config.train.update(optimizer="adamw", views=0, targets="soft")
+    config.model.views = 1
+    config.train.update(optimizer="adamw", targets="soft")
     config.selection.update(method="paper", share=1.0, min_score=0.5)
     config.generations = config.generations[:3]
+    config.probe.enabled = True
     config.fine_tuning.enabled = True
     return config

@@ -4,8 +4,11 @@ import pytest
 from support import CONFIGS, TINY, planned
 
 from noisy_student_jax import config as configs
+from noisy_student_jax.config import decisions
+from noisy_student_jax.config.decisions import Decision
 from noisy_student_jax.core.preemption import Interruption
-from noisy_student_jax.planning import flops
+from noisy_student_jax.planning import flops, throughput
+from noisy_student_jax.planning.throughput import Speed
 from noisy_student_jax.runs.run import Run
 
 PATHS = {path.stem: path for path in CONFIGS}
@@ -120,4 +123,26 @@ def test_features_of_a_network_are_counted_once_in_all_their_views():
     }
     nothing = {"train": 0, "label": 0, "evaluate": 0}
     assert flops.feature_images(run.student(1)) == nothing
+    fewer = decisions.apply(run.config, [Decision("generations[0].model.views", 1, "")])
+    assert flops.feature_images(run.reconfigured(fewer).student(1)) != nothing
     assert flops.feature_images(run.student("control")) == nothing
+
+
+def test_a_teacher_in_the_step_is_counted_in_all_its_views():
+    def trained(views):
+        asked = [
+            "--config.labels.mode=on_the_fly",
+            f"--config.generations[0].model.views={views}",
+        ]
+        return Run(
+            configs.load(TINY, asked), "w", interruption=Interruption(), look_only=True
+        ).student(1)
+
+    one, three = trained(1), trained(3)
+    taught = one.spec.schedule.steps * one.spec.layout.pseudo
+    more = flops.flops(three)["train"] - flops.flops(one)["train"]
+    assert more == 2 * taught * one.run.student(0).cost.flops
+    speed = Speed(1.0, 1.0)
+    later = [throughput.hours(each, speed)["train"] for each in (one, three)]
+    share = one.run.student(0).cost.flops / one.cost.flops
+    assert later[1] - later[0] == pytest.approx(2 * taught * share / 3600)

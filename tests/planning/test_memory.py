@@ -10,9 +10,10 @@ from support import TINY
 from noisy_student_jax import config
 from noisy_student_jax.core import sharding
 from noisy_student_jax.core.preemption import Interruption
+from noisy_student_jax.features import reduction
 from noisy_student_jax.generation.train import step_and_state
 from noisy_student_jax.generation.trainable import part
-from noisy_student_jax.planning import memory, plan, throughput
+from noisy_student_jax.planning import flops, memory, plan, throughput
 from noisy_student_jax.runs.run import Run
 from noisy_student_jax.training.step import jit_train_step
 
@@ -138,3 +139,19 @@ def test_a_shared_state_is_gathered_beside_the_shares():
     shared = student_of("model.name=efficientnet_b0", "train.shard_state=True")
     copies = memory.GATHERED * shared.cost.parameters * memory.FLOAT32
     assert copies < memory.state_bytes(shared, 8) < whole
+
+
+def test_a_solved_head_takes_what_its_directions_and_their_search_take(monkeypatch):
+    heads = ("train.part=head", "train.optimizer=lbfgs", "model.init=pretrained")
+    one = student_of("model.name=efficientnet_lite0", "model.views=2", *heads)
+    student = one.run.student(1)
+    labeled, floats = len(one.run.dataset.labeled), one.cost.parameters
+
+    def told():
+        return plan._memory(student, None, resident=0)["memory_per_device"] / 4
+
+    assert told() >= floats + 2 * (2 * labeled + reduction.SAMPLE) * 1280
+    monkeypatch.setattr(plan, "SAMPLE", 0)
+    monkeypatch.setattr(reduction, "LEAST", 8)
+    monkeypatch.setattr(reduction, "LABELED_PER_DIRECTION", 1)
+    assert told() > floats + 2 * flops.solved_rows(student) * labeled

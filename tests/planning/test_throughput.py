@@ -14,6 +14,7 @@ from noisy_student_jax.core.batch_layout import BatchLayout
 from noisy_student_jax.core.errors import Interrupted
 from noisy_student_jax.core.preemption import Interruption
 from noisy_student_jax.evaluation import predictor
+from noisy_student_jax.models import views
 from noisy_student_jax.planning import plan, throughput
 from noisy_student_jax.planning.throughput import Speed
 from noisy_student_jax.runs.run import Run
@@ -82,6 +83,24 @@ def test_images_and_not_steps_are_counted(tiny, monkeypatch):
 
     # Four batches are labeled at a time.
     assert throughput.measure(student) == Speed(160.0, 320.0)
+
+
+def test_labeling_is_measured_in_one_view_since_views_are_counted(tiny, monkeypatch):
+    seen = []
+
+    class Watched(predictor.Predictor):
+        def __init__(self, task, module, *more, **options):
+            seen.append(views.numbers(module))
+            super().__init__(task, module, *more, **options)
+
+    monkeypatch.setattr(throughput, "Predictor", Watched)
+    monkeypatch.setattr(throughput, "_steps_per_second", lambda *_: 10.0)
+    one, three = tiny().student(1), tiny("model.views=3").student(1)
+
+    throughput.measure(three)
+
+    assert seen == [range(1)]
+    assert one.spec.cost_key == three.spec.cost_key
 
 
 def test_the_clock_starts_after_the_first_step_and_stops_after_a_whole_one(
