@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from noisy_student_jax.config import ConfigDict
@@ -52,10 +53,15 @@ def left_out(student: Generation) -> LeftOut | None:
         return None
     table = files.read_parquet(path, columns=["key", "truth", "probabilities"])
     probabilities = np.array(table["probabilities"].to_pylist(), np.float32)
+    logits = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))
+    predictions = student.run.task.predict({"logits": jnp.asarray(logits)})
+    arrays = {name: np.asarray(value) for name, value in predictions.items()}
+    if "probabilities" in arrays:
+        arrays["probabilities"] = probabilities  # not rounded once more
     return LeftOut(
         keys=table["key"].to_pylist(),
         truth=table["truth"].to_numpy(),
-        predictions={"probabilities": probabilities},
+        predictions=arrays,
     )
 
 

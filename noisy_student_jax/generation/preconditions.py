@@ -81,6 +81,11 @@ def _check_config(student: Generation, devices: int) -> None:
         _check_fine_tuning(spec)
     if config.train.part == "head":
         head(student)
+    if config.model.views != spec.model.views and not spec.adopted:
+        raise UserError(
+            f"config.model.views is {config.model.views}, but model"
+            f" '{spec.model.name}' takes no argument 'views': set it to 1"
+        )
     for member in models.outside(models.members(spec.model.name, config.model.members)):
         onnx_backbone.opened(member).check_side(side)
         if config.train.part == "all" and not spec.adopted:

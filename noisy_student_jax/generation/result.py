@@ -33,6 +33,7 @@ def write_bundles(
     run, spec, paths = student.run, student.spec, student.paths
     teacher, start = student.teacher, init_weights.given(student)
     taught_by = bundles.read(teacher.paths.model).sha256 if teacher else None
+    model = spec.model if views is None else spec.model.in_views(views)
     refined = {}
     if spec.fine_tunes:
         refined["fixres"] = fixres.origin(
@@ -47,9 +48,9 @@ def write_bundles(
 
     def write(variables: PyTree, weights: str, folder: pathlib.Path) -> str:
         bundle = Bundle(
-            architecture=spec.model.name,
-            arguments=spec.model.arguments | ({"views": views} if views else {}),
-            preprocessing=spec.model.preprocessing,
+            architecture=model.name,
+            arguments=model.arguments,
+            preprocessing=model.preprocessing,
             task=run.config.task,
             classes=run.dataset.classes,
             variables=trained.whole(variables),

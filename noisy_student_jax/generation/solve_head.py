@@ -32,7 +32,7 @@ from noisy_student_jax.features.reduction import (
     directions_for,
     reduction,
 )
-from noisy_student_jax.features.source import FeatureSource
+from noisy_student_jax.features.source import FeatureSource, MeanOfViews
 from noisy_student_jax.features.store import AT_ONCE
 from noisy_student_jax.generation import streams
 from noisy_student_jax.generation.left_out import cross_fitted, is_too_much
@@ -67,11 +67,13 @@ def solve_head(student: Generation) -> dict[str, Any]:
     known = labeled.reduced(by)
     tuned = heads.tune(known, labeled.order(), check=check)
     known = known.first(tuned.views)
-    run.progress.start(1 + tuned.folds, "heads solved")
     taught = pseudo.first(tuned.views).reduced(by) if pseudo else None
     with heads.side_by_side() as threads:
         whole = threads.submit(heads.fit, known, taught, tuned.strength, check=check)
-        crossed = _cross_fitted(student, trained, known, pseudo, tuned, by, threads)
+        folds = dict(zip(labeled.keys, tuned.fold.tolist(), strict=True))
+        crossed = _cross_fitted(
+            student, trained, known, pseudo, tuned, folds, by, threads
+        )
         head = by.whole(whole.result())
     right = _write_out_of_fold(student, labeled, crossed)
     _write_suspects(student, known, pseudo, taught)
@@ -127,7 +129,7 @@ def check_solvable(student: Generation) -> None:
         )
     channels, outputs = trained.preprocessing.channels, run.task.outputs
     own = [leaf.shape for leaf in jax.tree.leaves(trained.shapes)]
-    if sorted(own) != [(outputs,), (channels, outputs)]:
+    if sorted(own, key=len) != [(outputs,), (channels, outputs)]:
         raise UserError(
             f"{asked} linear heads, but that of '{student.spec.model.name}' has other"
             " parameters than a kernel and a bias: give another optimizer"
@@ -146,10 +148,10 @@ class _Examples:
     def __init__(self, trained: HeadOnFeatures, stream: Stream, name: str):
         """Computes the features that are missing."""
         student = trained.student
-        self.views = trained.views(stream.source, name, student.spec.config.model.views)
-        picks = streams.usable(
-            self.views[0], stream.picks, name, student.run.config.data
-        )
+        self.views = trained.views(stream.source, name, student.spec.model.views)
+        # A record is used where it is seen in all of its views.
+        self.seen = MeanOfViews(self.views)
+        picks = streams.usable(self.seen, stream.picks, name, student.run.config.data)
         self.records, first, copies = np.unique(
             picks[:, 0], return_index=True, return_counts=True
         )
@@ -179,7 +181,7 @@ class _Examples:
     @property
     def keys(self) -> list[str]:
         """The key of each record."""
-        return [self.views[0].key(record) for record in self.records.tolist()]
+        return [self.seen.key(record) for record in self.records.tolist()]
 
     def order(self) -> np.ndarray:
         """Returns a hash of each record's key, uint64 ``[records]``."""
@@ -189,15 +191,14 @@ class _Examples:
 
 def _reduction(labeled: _Examples, pseudo: _Examples | None) -> Reduction:
     """Returns the reduction of features for a head on these records."""
-    source, kept = labeled.views[0], directions_for(len(labeled))
+    kept = directions_for(len(labeled))
     sample = [view.rows(labeled.records[: 4 * kept]) for view in labeled.views]
     if pseudo is not None:
         # Not the selected ones alone, so that all students find the same directions.
-        pool = pseudo.views[0]
-        good = np.flatnonzero(np.array(pool.status) == "ok")
+        good = np.flatnonzero(np.array(pseudo.seen.status) == "ok")
         some = np.linspace(0, len(good) - 1, min(SAMPLE, len(good))).astype(int)
-        sample.append(pool.rows(good[some]))
-    return reduction(np.concatenate(sample), source.widths, kept=kept)
+        sample.append(pseudo.views[0].rows(good[some]))
+    return reduction(np.concatenate(sample), labeled.seen.widths, kept=kept)
 
 
 def _reduced(source: FeatureSource, records: np.ndarray, by: Reduction) -> np.ndarray:
@@ -236,26 +237,38 @@ def _cross_fitted(
     labeled: Labeled,
     pseudo: _Examples | None,
     tuned: heads.Tuned,
+    folds: dict[str, int],
     by: Reduction,
     threads: Executor,
 ) -> CrossFitted | None:
     """Cross-fits a student's head, and keeps its labels of the pool for its student.
+
+    Args:
+      student: the student.
+      trained: the part of its model that is trained.
+      labeled: the labeled records.
+      pseudo: the pseudo-labeled records, if any.
+      tuned: how heads are solved.
+      folds: fold of each labeled record by its key.
+      by: the reduction of their features.
+      threads: of `heads.side_by_side`.
 
     Returns:
       The heads' predictions; None where the teacher, its labels or their selection are
       others than cross-fitting knows, or there are no folds.
     """
     run = student.run
-    folds, pool = tuned.folds, run.dataset.pool
+    pool = run.dataset.pool
     kept = student.paths.training / FOLD_LABELS
     files.remove(kept)
-    if folds < 2 or is_too_much(len(pool), run.task.outputs):
+    if tuned.folds < 2 or is_too_much(len(pool), run.task.outputs):
         return None
     taught, select, teaches = None, None, _teaches_a_solved_head(student)
     if pseudo is not None:
         assert student.teacher is not None, "pseudo-labels have a teacher"
-        select = _selecting(student, pseudo.views[0])
-        taught = _fold_labels(student.teacher, (folds, len(pool), run.task.outputs))
+        select = _selecting(student, pseudo.seen)
+        shape = (tuned.folds, len(pool), run.task.outputs)
+        taught = _fold_labels(student.teacher, folds, shape)
         if select is None or taught is None:
             return None
     pooled = None
@@ -263,6 +276,7 @@ def _cross_fitted(
         everyone = np.arange(len(pool))
         seen = trained.views(pool, "pool", tuned.views)
         pooled = [_reduced(view, everyone, by) for view in seen]
+    run.progress.start(1 + tuned.folds, "heads solved")
     found = heads.cross_fit(
         labeled,
         pooled,
@@ -287,13 +301,22 @@ def _teaches_a_solved_head(student: Generation) -> bool:
     )
 
 
-def _fold_labels(teacher: Generation, shape: tuple[int, ...]) -> np.ndarray | None:
-    path = teacher.paths.training / FOLD_LABELS
+def _fold_labels(
+    teacher: Generation, folds: dict[str, int], shape: tuple[int, ...]
+) -> np.ndarray | None:
+    """Returns a teacher's labels of the pool for each fold that it was dealt too.
+
+    Those of other folds would tell a student the labels that it leaves out.
+    """
+    folder = teacher.paths.training
     try:
-        found = files.map_array(path)
+        found = files.map_array(folder / FOLD_LABELS)
+        dealt = files.read_parquet(folder / OUT_OF_FOLD, columns=["key", "fold"])
     except (FileNotFoundError, DamagedFileError):
         return None
-    return found if found.shape == shape else None
+    theirs = dict(zip(dealt["key"].to_pylist(), dealt["fold"].to_pylist(), strict=True))
+    ours = {key: fold for key, fold in folds.items() if fold >= 0}
+    return found if found.shape == shape and theirs == ours else None
 
 
 def _selecting(
@@ -374,10 +397,9 @@ def _validated(trained: HeadOnFeatures, head: Head, views: int) -> dict[str, flo
     if run.dataset.cross_fitted:
         found = cross_fitted(trained.student)
         return run.task.metrics(found.predictions, found.truth)
-    seen = trained.views(run.dataset.validation, "validation", views)
-    records = np.flatnonzero(np.array(seen[0].status) == "ok")
-    features = heads.mean([view.rows(records) for view in seen])
-    logits = head.logits(features).astype(np.float32)
+    seen = MeanOfViews(trained.views(run.dataset.validation, "validation", views))
+    records = np.flatnonzero(np.array(seen.status) == "ok")
+    logits = head.logits(seen.rows(records)).astype(np.float32)
     predictions = run.task.predict({"logits": jnp.asarray(logits)})
     arrays = {name: np.asarray(value) for name, value in predictions.items()}
     return run.task.metrics(arrays, labels_of(run.dataset.validation)[records])

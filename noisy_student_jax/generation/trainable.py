@@ -150,7 +150,7 @@ class HeadOnFeatures(Part):
         self, source: Source, name: str, *, bundle: Bundle | None = None
     ) -> FeatureSource:
         """See `Part`; features are averaged over views, and missing ones computed."""
-        asked = self.student.spec.config.model.views
+        asked = self.student.spec.model.views
         seen = self.views(source, name, asked if bundle is None else bundle.views)
         return seen[0] if len(seen) == 1 else MeanOfViews(seen)
 
@@ -199,7 +199,7 @@ class HeadOnFeatures(Part):
     @functools.cached_property
     def _backbones(self) -> tuple[Backbone, ...]:
         """The networks of the model, whose features other models share."""
-        model = self.student.spec.model
+        model = self.student.spec.model.in_views(1)
         used = {
             name: value
             for name, value in model.arguments.items()

@@ -86,7 +86,8 @@ def create(name: str, *, outputs: int, **arguments: Any) -> "nn.Module":
       **arguments: of the model; None selects its default. The package's models take
         the fields of `ModelArguments`, and `frozen_blocks`. (A model that takes
         `frozen_blocks` has an attribute `frozen`, the names of the modules that are
-        then not trained.)
+        then not trained. One that takes `views` predicts from the mean of its "pooled"
+        over so many of `models.views`.)
 
     Raises:
       UserError: If the name or an argument is unknown, or out of its range.
@@ -117,6 +118,11 @@ def accepted_arguments(name: str, *, among: tuple[str, ...] = ()) -> tuple[str, 
         for p in parameters
         if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)
     )
+
+
+def takes_views(name: str) -> bool:
+    """Whether a model can predict from several views of an image."""
+    return "views" in accepted_arguments(name, among=("views",))
 
 
 def arguments_of(section: Mapping[str, Any], *, outputs: int) -> dict[str, Any]:

@@ -74,7 +74,7 @@ class Bundle:
         """
         if count is None:
             return self
-        if "views" not in models.accepted_arguments(self.architecture):
+        if not models.takes_views(self.architecture):
             raise UserError(f"model '{self.architecture}' knows no views: omit --views")
         arguments = {**self.arguments, "views": count}
         models.create(self.architecture, **arguments)

@@ -281,34 +281,29 @@ def backbones(
 
     Args:
       name: of the model.
-      module: the model.
+      module: the model, of one view.
       variables: its variables, with or without a classifier.
       preprocessing: preprocessing of its images.
     """
     if not isinstance(module, Concatenated):
         own = {n: v for n, v in variables["params"].items() if n != CLASSIFIER}
         if isinstance(module, EfficientNet):
-            module, variables = _alone(module), {**variables, "params": own}
+            module = module.clone(headless=True)
+            variables = {**variables, "params": own}
         return (Backbone(name, module, variables, preprocessing),)
     found = []
     for member in module.members:
         if member in module.outside:
-            alone = _alone(module.clone(members=(member,)))
+            alone = module.clone(members=(member,), headless=True)
             nothing: PyTree = {"params": {}, "batch_stats": {}}
             found.append(Backbone(member, alone, nothing, preprocessing))
             continue
         mean, std = models.normalization(member)
         seen = dataclasses.replace(preprocessing, mean=mean, std=std)
-        network = _alone(module._network(member, parent=None))
+        network = module._network(member, parent=None)
         own = separate(variables, member)
         found.append(Backbone(member, network, own, seen))
     return tuple(found)
-
-
-def _alone(module: EfficientNet | Concatenated) -> nn.Module:
-    """Returns a module without a classifier, which sees one view."""
-    arguments = dataclasses.replace(module.arguments, views=1)
-    return module.clone(headless=True, arguments=arguments)
 
 
 def networks(module: nn.Module) -> tuple[EfficientNet, ...]:

@@ -157,8 +157,9 @@ def decide(config: ConfigDict, facts: Facts) -> list[Decision]:
             made.append(Decision(f"{owner}model.resolution", side, why))
         solved = _solving(owner, section, part, made)
         if section.model.views is None:
-            views = views_of.MOST if solved else 1
-            made.append(Decision(f"{owner}model.views", views, _SAYS_VIEWS * solved))
+            several = solved and models.takes_views(model)
+            views = views_of.MOST if several else 1
+            made.append(Decision(f"{owner}model.views", views, _SAYS_VIEWS * several))
         seen = "images" if part == "all" else "views" if solved else "clean"
         made += _noise(owner, section, side, seen)
         if section.model.crop_padding is None:

@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -93,6 +94,24 @@ def test_images_that_are_all_less_sure_tell_nothing(tmp_path):
     found = said(one, method="all", thresholds=[0.99] * 3)
 
     assert found.startswith("none of the 8 labeled images, each left out in turn")
+
+
+def test_predictions_are_those_of_the_task(tmp_path):
+    class Other(Classification):
+        """A task whose predictions have other names."""
+
+        def predict(self, outputs):
+            return {"odds": jax.nn.softmax(outputs["logits"])}
+
+    one = teacher(tmp_path, ROWS)
+    found = left_out(one).predictions
+    one.run.task = Other(one.run.task.classes)
+
+    other = left_out(one).predictions
+
+    assert found.keys() == {"probabilities", "logits"}
+    assert other.keys() == {"odds"}
+    assert other["odds"] == pytest.approx(found["probabilities"], abs=1e-6)
 
 
 def test_other_trainings_leave_no_image_out_and_damage_is_named(tmp_path):

@@ -1,5 +1,7 @@
 """A head is solved on features: the same bundles, without steps."""
 
+import shutil
+
 import jax
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from noisy_student_jax.core import files
 from noisy_student_jax.core.preemption import Interrupted, Interruption
 from noisy_student_jax.evaluation.predictor import Predictor, predict_source
 from noisy_student_jax.features.reduction import Reduction
-from noisy_student_jax.generation import solve_head
+from noisy_student_jax.generation import init_weights, solve_head
 from noisy_student_jax.generation.left_out import expected_precision
 from noisy_student_jax.generation.trainable import part
 from noisy_student_jax.models import bundle as bundles
@@ -46,6 +48,12 @@ def solved(tiny_run, tmp_path_factory):
 def opened(workdir):
     asked = config.from_json(workdir / "config.json")
     return Run(asked, workdir, interruption=Interruption())
+
+
+def opened_for(tiny_run, workdir):
+    asked = line(tiny_run, workdir)[3:]
+    given = init_weights.with_given(config.load(TINY, asked))
+    return Run(given, workdir, interruption=Interruption())
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -229,6 +237,35 @@ def test_a_cache_is_shared_by_runs_of_other_seeds(tiny_run, tmp_path, monkeypatc
 
     # Another seed deals the same digits to other parts; few were in no view yet.
     assert sum(written) < 300
+
+
+def test_labels_of_other_folds_teach_no_one(solved, tmp_path):
+    shutil.copytree(solved, tmp_path / "w")
+    teacher = opened(tmp_path / "w").student(0)
+    table = files.read_parquet(teacher.paths.training / "out_of_fold.parquet")
+    folds = dict(zip(table["key"].to_pylist(), table["fold"].to_pylist(), strict=True))
+    shape = 3, len(teacher.run.dataset.pool), 10
+    assert solve_head._fold_labels(teacher, {**folds, "no fold": -1}, shape) is not None
+
+    dealt = {key: (fold + 1) % 3 for key, fold in folds.items()}
+
+    assert solve_head._fold_labels(teacher, dealt, shape) is None
+
+
+def test_a_record_that_is_not_seen_in_every_view_is_not_used(
+    tiny_run, tmp_path, monkeypatch
+):
+    run = opened_for(tiny_run, tmp_path)
+    student = run.student(0)
+    trained, stream = part(student), solve_head.streams.make(student).labeled
+    views = trained.views(stream.source, "labeled", 2)
+    views[1].status[4] = "torn"
+    monkeypatch.setattr(trained, "views", lambda *_: views)
+
+    found = solve_head._Examples(trained, stream, "labeled")
+
+    assert len(found) == 29 and 4 not in found.records
+    assert found.left_out == 1
 
 
 def test_soft_targets_and_balanced_draws_are_solved_too(tiny_run, tmp_path):

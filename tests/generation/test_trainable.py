@@ -216,6 +216,71 @@ def test_several_networks_share_their_features_with_each_alone(tiny_run, tmp_pat
     np.testing.assert_allclose(features, seen, rtol=1e-4, atol=1e-5)
 
 
+def given(tiny_run, folder, architecture):
+    """Flags for heads on a model of one's own, whose bundle is in a folder."""
+    body = bundles.read(tiny_run / "generation_1" / "model")
+    module = models.create(architecture, outputs=10)
+    own = dataclasses.replace(
+        body,
+        architecture=architecture,
+        arguments={"outputs": 10},
+        variables={"batch_stats": {}} | initialize(module, resolution=8, seed=0),
+    )
+    bundles.write(own, folder)
+    return [f"--config.model.name={architecture}", f"--config.init={folder}"]
+
+
+@pytest.mark.parametrize("name", ["efficientnet_test", "outside.backbones:in_views"])
+def test_each_view_is_kept_once_and_the_mean_is_what_the_model_sees(
+    tiny_run, tmp_path, name
+):
+    more = []
+    if name != "efficientnet_test":
+        more = given(tiny_run, tmp_path / "own", name)
+    one, three = (
+        parts.part(
+            student(
+                tmp_path / "run", tiny_run, 1, *more, f"--config.model.views={count}"
+            )
+        )
+        for count in (1, 3)
+    )
+    source = one.student.run.dataset.validation
+    folders = tmp_path / "run" / "prepared" / "features"
+
+    features = three.source(source, "validation").rows(np.arange(len(source)))
+    kept = set(folders.iterdir())
+    one.source(source, "validation")
+
+    assert len(kept) == 3
+    assert set(folders.iterdir()) == kept
+    whole = three.student.spec.model
+    predict = Predictor(_Pooled(), whole.module, whole.preprocessing)
+    images = whole.preprocessing.apply_all(source.read(range(len(source))).images)
+    seen = predict(init_weights.initial_variables(three.student), images)["pooled"]
+    np.testing.assert_allclose(features, seen, rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_without_views_is_solved_and_its_bundle_predicts(
+    tiny_run, tmp_path, capsys
+):
+    more = given(tiny_run, tmp_path / "own", "outside.backbones:in_one")
+    line = ["run", f"--config={TINY}", f"--workdir={tmp_path / 'w'}", *more]
+    line += ["--config.train=head", "--config.train.optimizer=lbfgs"]
+
+    assert main([*line, "--config.model.views=2"]) == 2
+    assert "'outside.backbones:in_one' takes no argument 'views'" in (
+        capsys.readouterr().err
+    )
+    assert main([*line, "--config.control.enabled=false"]) == 0
+
+    best = bundles.read(tmp_path / "w" / "best")
+    assert best.arguments == {"outputs": 10}
+    Predictor.from_bundle(best, _Pooled())
+    with pytest.raises(UserError, match="knows no views"):
+        best.in_views(2)
+
+
 class _Pooled:
     def predict(self, outputs):
         return {"pooled": outputs["pooled"]}

@@ -313,3 +313,10 @@ def test_a_bundle_that_lost_what_it_was_trained_on_is_refused(folder):
 
     with pytest.raises(UserError, match=rf"incomplete.*{bundles.TRAINED_ON}"):
         bundles.read(folder)
+
+
+def test_a_model_that_takes_any_argument_takes_views():
+    own = some_bundle(architecture="outside.backbones:in_any", arguments={"outputs": 3})
+
+    assert own.in_views(2).views == 2
+    assert own.in_views(None) is own

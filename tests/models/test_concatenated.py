@@ -92,15 +92,6 @@ def test_its_backbones_compute_the_features_that_its_head_reads(members):
         lone.preprocessing,
     )
     assert alone.module == parts[0].module
-    # Its views are those of the head, and not of the features.
-    averaging = one.in_views(4)
-    again = concatenated.backbones(
-        averaging.architecture,
-        models.create(averaging.architecture, **averaging.arguments),
-        averaging.variables,
-        averaging.preprocessing,
-    )
-    assert [part.module for part in again] == [part.module for part in parts]
     assert jax.tree.structure(alone.variables) == jax.tree.structure(parts[0].variables)
 
 

@@ -170,6 +170,16 @@ def test_heads_on_a_cpu_are_solved_in_views():
     assert config.probe.enabled is False
 
 
+def test_a_model_that_takes_no_views_is_given_one(tmp_path):
+    asked = [
+        "--config.model.name=outside.backbones:in_one",
+        "--config.train=head",
+        "--config.model.init=bundle",
+    ]
+    assert decided(WITH_WEIGHTS, *asked).control.model.views == 1
+    assert not any("views" in one for one in told(WITH_WEIGHTS, *asked))
+
+
 def test_who_asks_for_steps_gets_them():
     facts = dataclasses.replace(PHOTOGRAPHS, pretrained=LITE)
     for flag in ("train.steps=9", "train.epochs=9", "train.learning_rate=0.1"):
