@@ -16,8 +16,10 @@ from noisy_student_jax.core.protocols import Task
 from noisy_student_jax.core.types import PyTree
 from noisy_student_jax.data.expected import ASSUMED
 from noisy_student_jax.data.open import STREAMED
+from noisy_student_jax.features.heads import FOLDS
 from noisy_student_jax.features.reduction import SAMPLE, directions_for
 from noisy_student_jax.generation import streams
+from noisy_student_jax.generation.left_out import is_too_much
 from noisy_student_jax.generation.trainable import width
 from noisy_student_jax.models import cost, onnx_backbone, overview
 from noisy_student_jax.models.initialize import abstract_variables
@@ -392,24 +394,33 @@ def _prepared_bytes(run: Run) -> int:
 
 
 def _disk(student: Generation, *, floats: int) -> int:
-    """Returns the bytes of checkpoints (one more while saving), bundles and labels."""
-    run, state_copies = student.run, STATE_COPIES[student.spec.config.train.optimizer]
+    """Returns the bytes of a model's checkpoints, bundles, features and labels.
+
+    Features that an earlier model computes are counted there. Heads that are solved
+    have no checkpoints; others one more than are kept, while it is saved.
+    """
+    run, spec = student.run, student.spec
+    state_copies = STATE_COPIES[spec.config.train.optimizer] * (not spec.solves)
     checkpoints = (run.config.checkpoint.keep + 1) * state_copies * floats * FLOAT32
     outside = getattr(student.spec.model.module, "outside", ())
     copied = sum(files.size(onnx_backbone.path_of(member)) for member in outside)
     bundles = 2 * (floats * FLOAT32 + copied)
-    if student.spec.fine_tunes:
+    if spec.fine_tunes:
         return checkpoints + bundles
-    top_k = student.spec.config.labels.top_k
-    record = KEY_BYTES + record_bytes(run.task, top_k=top_k)
+    features = 0
+    if spec.config.train.part == "head":
+        computed = sum(flops.feature_images(student).values())
+        features = computed * width(student) * FLOAT32
+    record = KEY_BYTES + record_bytes(run.task, top_k=spec.config.labels.top_k)
     labels = len(run.dataset.test) * record
-    generation = student.spec.generation
-    if isinstance(generation, int) and generation < run.last:
+    if isinstance(spec.generation, int) and spec.generation < run.last:
         # The sidecar; the plan and targets of selected records; and the picks.
-        draws = flops.draws_per_epoch(run.student(generation + 1))
+        draws = flops.draws_per_epoch(run.student(spec.generation + 1))
         pool = len(run.dataset.pool)
         labels += (pool + min(pool, draws)) * record + draws * PICK
-    return checkpoints + bundles + labels
+        if spec.solves and not is_too_much(pool, run.task.outputs):
+            labels += FOLDS * pool * run.task.outputs * FLOAT32
+    return checkpoints + bundles + features + labels
 
 
 def record_bytes(task: Task, *, top_k: int | None) -> int:
