@@ -12,6 +12,7 @@ from typing import Any
 from noisy_student_jax.core.console import printable
 from noisy_student_jax.images.resize import BICUBIC_TF1
 from noisy_student_jax.models import bundle as bundles
+from noisy_student_jax.models import views
 from noisy_student_jax.models.bundle import Bundle
 
 MOST_CLASSES = 100
@@ -50,7 +51,7 @@ def text(
         _front_matter(bundle, evaluation, timm),
         f"# {inline(bundle.architecture)}, by Noisy Student Training\n",
         _what(bundle),
-        _use(timm, own),
+        _use(bundle, timm, own),
         "## Where it comes from\n",
         _table(_lineage(bundle)),
         "## Metrics\n",
@@ -114,22 +115,29 @@ def _what(bundle: Bundle) -> str:
     how = f"Pillow ({seen.interpolation})"
     if seen.interpolation == BICUBIC_TF1:
         how = "TensorFlow 1's `resize_bicubic`"
+    several = ""
+    if bundle.views > 1:
+        several = (
+            f" It predicts from the mean of its features over {bundle.views} views of"
+            f" them: {', '.join(views.NAMES[: bundle.views])}."
+        )
     return (
         f"A model for {inline(bundle.task)} with {len(bundle.classes):,} classes. It"
         f" reads RGB images of {seen.resolution} × {seen.resolution} pixels: the middle"
         f" {seen.resolution}/{seen.resolution + seen.crop_padding} of the shorter side,"
         f" resized with {how}, on the 0–1 scale less"
-        f" ({mean}), divided by ({std}).\n"
+        f" ({mean}), divided by ({std}).{several}\n"
     )
 
 
-def _use(timm: str | None, own: str) -> str:
+def _use(bundle: Bundle, timm: str | None, own: str) -> str:
     lines = ["## How to use it\n", "```", "hf download USER/NAME --local-dir=model"]
     where = "model" if own == "." else f"model/{own}"
     lines += [f"noisy-student predict --model={where} IMAGE", "```", ""]
     if timm:
+        less = " and sees one view, so that other metrics hold" * (bundle.views > 1)
         lines += [
-            f"or in PyTorch, where it is `{timm}`:\n",
+            f"or in PyTorch, where it is `{timm}`{less}:\n",
             "```python",
             "import timm",
             'model = timm.create_model("hf-hub:USER/NAME", pretrained=True).eval()',

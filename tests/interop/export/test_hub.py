@@ -79,6 +79,18 @@ def test_a_model_that_timm_has_is_timms_with_the_bundle_in_it(tmp_path):
     assert "--model=model/noisy_student IMAGE" in body
 
 
+def test_the_card_says_of_how_many_views_its_metrics_are(tmp_path):
+    one = some.bundle("lite0", side=32)
+    bundles.write(one.in_views(2), tmp_path / "model")
+
+    _, body = export(tmp_path / "model", tmp_path / "hub")
+
+    assert "over 2 views of them: whole, zoomed." in body
+    assert "`tf_efficientnet_lite0` and sees one view, so that other metrics" in body
+    alone = model_card.text(one, None, primary_metric="top1", timm="lite0", own=".")
+    assert "view" not in alone
+
+
 def test_what_timm_would_compute_otherwise_is_not_written_for_it(tmp_path):
     one = some.bundle("lite0", side=32)
     one.arguments["batch_norm_epsilon"] = 1e-5
