@@ -40,6 +40,10 @@ cache."""
 WORTHWHILE = 64
 """Factor by which a call may fall short of `PIECE` to occupy idle cores."""
 
+PROGRAMS = 2 * len(models.MEMBERS) * views.MOST
+"""Programs that are kept: each backbone in each view is one, and has a turn with every
+part of a dataset."""
+
 
 class Predicts(Protocol):
     """The part of a task that a predictor needs."""
@@ -266,7 +270,7 @@ def _program(
     )
 
 
-_shared_program = functools.lru_cache(maxsize=8)(_program)
+_shared_program = functools.lru_cache(maxsize=PROGRAMS)(_program)
 """`_program`, shared by predictors of the same model so that it compiles once."""
 
 

@@ -19,6 +19,7 @@ from noisy_student_jax.evaluation.predictor import (
 )
 from noisy_student_jax.images import resize_tf1
 from noisy_student_jax.images.preprocessing import Preprocessing
+from noisy_student_jax.models import views
 from noisy_student_jax.models.bundle import Bundle
 from noisy_student_jax.models.initialize import initialize
 from noisy_student_jax.tasks.classification import Classification
@@ -288,6 +289,18 @@ def test_the_devices_have_the_next_batch_before_a_result_is_asked_for(
 
     # Of three batches; the last has none after it.
     assert fetched == [2, 3, 3, 5, 6, 6]
+
+
+def test_backbones_in_all_their_views_take_turns_without_compiling_again():
+    seen = [
+        views.Seen(models.create(name, outputs=4), number)
+        for number in range(views.MOST)
+        for name in models.MEMBERS
+    ]
+    first, again = (
+        [Predictor(TASK, module, CUT).apply for module in seen] for _ in range(2)
+    )
+    assert all(one is other for one, other in zip(first, again, strict=True))
 
 
 def test_somebodys_own_task_need_not_be_hashable(variables, images, predictions):
