@@ -5,8 +5,8 @@ one sub-folder of images per class. A third of each class is for testing; of the
 ``--labels`` a class keep their labels, drawn by seed, and the others are the pool. A
 teacher and three students (the surest 20, 50 and 80 % of the pool, hard labels) are
 solved on features of the first views, all in as many directions, and predict from their
-mean. Labels are hard but in the last rows. The table has the mean accuracy over seeds of teacher and last student, and of the
-last student on the whole images alone.
+mean. Labels are hard but in the last rows. The table has the mean accuracy over seeds
+of teacher and last student, and of the last student on the whole images alone.
 """
 
 import argparse
@@ -35,7 +35,7 @@ VARIANTS: list[tuple[int, int, float | None]] = [
     *((views.MOST, kept, None) for kept in (256, 1024)),
     *((views.MOST, LEAST, temperature) for temperature in (0.5, 1.0)),
 ]
-"""Numbers of views and of directions; temperature of soft labels, None for hard ones."""
+"""Numbers of views and directions, and temperature of soft labels (None: hard ones)."""
 
 
 def read(folder: pathlib.Path) -> tuple[ArraySource, np.ndarray]:
@@ -136,9 +136,7 @@ if __name__ == "__main__":
         store.source(own, source, "all", view=number).rows(everything)
         for number in range(views.MOST)
     ]
-    print(
-        "views | directions | labels | teacher | last student | … tested on whole images"
-    )
+    print("views | directions | labels | teacher | last student | … on whole images")
     for count, kept, temperature in VARIANTS:
         found = ladder(
             computed[:count],
