@@ -75,6 +75,7 @@ def data(run: Run) -> Stage:
 def contact_sheet(run: Run) -> Stage:
     """Returns the stage that draws some images as the last student will see them."""
     student = run.student(run.last)
+    seen = student.spec.config.model.views
     return Stage(
         name="contact_sheet",
         config={
@@ -83,6 +84,7 @@ def contact_sheet(run: Run) -> Stage:
             "noise": plain(student.spec.config.noise),
             # A head that is trained in steps sees images without noise.
             "part": "all" if student.spec.noises_images else "head",
+            **({"views": seen} if student.spec.solves else {}),
         },
         needs=("data",),
         outputs=(CONTACT_SHEET,),

@@ -217,7 +217,7 @@ def told(precision: Precision, classes: Sequence[str]) -> str:
         more = f" and {len(bare) - NAMED:,} more" if len(bare) > NAMED else ""
         said.append(f"no such image of {', '.join(bare[:NAMED])}{more}")
     return (
-        f"expected to be right: {precision.overall:.1%} of the selected, going by"
-        f" {taken.sum():,} labeled images that were left out and score as they do; by"
-        f" class {', '.join(said)}"
+        f"expected to be right: {precision.overall:.1%} of the selected, if all are of"
+        f" these classes, going by {taken.sum():,} labeled images that were left out"
+        f" and score as they do; by class {', '.join(said)}"
     )

@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -29,6 +30,7 @@ from noisy_student_jax.core.types import STREAMS
 from noisy_student_jax.data.sources import labels_of
 from noisy_student_jax.generation import streams
 from noisy_student_jax.images.preprocessing import to_uint8
+from noisy_student_jax.models import views
 from noisy_student_jax.runs.run import Generation
 
 CONTACT_SHEET = "contact_sheet.png"
@@ -86,6 +88,7 @@ def contact_sheet(
     noise: Mapping[str, InputNoise],
     title: str,
     seed: int = 0,
+    says: str = "",
 ) -> Image.Image:
     """Draws each image as in evaluation and, beside it, several noised versions.
 
@@ -98,6 +101,7 @@ def contact_sheet(
       noise: a student's input noise by stream, for the streams that occur.
       title: first line of the sheet.
       seed: seed of the run; the same seed gives the same sheet.
+      says: what is beside the images, where it is not the noise.
 
     Returns:
       An RGB image of the required height.
@@ -110,7 +114,7 @@ def contact_sheet(
         stream: _Section(
             [*zip(first, _noised(first, noise[stream], seed, stream), strict=True)],
             left_out=left_out,
-            says=f"{stream}: {_says(noise[stream])}",
+            says=f"{stream}: {says or _says(noise[stream])}",
         )
         for stream, (first, left_out) in shown.items()
         if first
@@ -338,10 +342,16 @@ def write_contact_sheet(student: Generation, path: pathlib.Path) -> dict[str, in
         noise={stream: streams.input_noise(student, stream) for stream in GROUPS_SHOWN},
         title=f"{data.name}, as {student.spec.name.replace('_', ' ')} sees it",
         seed=student.run.config.seed,
+        says=_says_views(student) if student.spec.solves else "",
     )
     with files.atomic_file(path) as file:
         picture.save(file, "PNG", optimize=True)
     return {"images": sum(len(group.images) for group in groups)}
+
+
+def _says_views(student: Generation) -> str:
+    """Describes the views of a head's images."""
+    return f"views: {', '.join(views.NAMES[: student.spec.config.model.views])}"
 
 
 def _by_class(source: Source, classes: tuple[str, ...]) -> list[tuple[str, np.ndarray]]:
@@ -360,11 +370,20 @@ def _group(
 ) -> Group:
     read = source.read(records.tolist()).images
     images = [image for image in read if image is not None]
-    crops = None
-    if area := streams.input_noise(student, stream).crop_area:
-        crops = [_crops(student, image, n, area) for n, image in enumerate(images)]
     whole = to_uint8(student.spec.model.preprocessing.apply_all(images))
+    crops: list[list[np.ndarray]] | None = None
+    if student.spec.solves:
+        crops = [_views(student, image) for image in whole]
+    elif area := streams.input_noise(student, stream).crop_area:
+        crops = [_crops(student, image, n, area) for n, image in enumerate(images)]
     return Group(name, list(whole), stream, crops)
+
+
+def _views(student: Generation, image: np.ndarray) -> list[np.ndarray]:
+    """Returns the views from which a head learns, `VERSIONS` with repetition."""
+    count, given = student.spec.config.model.views, jnp.float32(image[None])
+    seen = [to_uint8(np.asarray(views.view(given, n)))[0] for n in range(count)]
+    return [seen[number % count] for number in range(VERSIONS)]
 
 
 def _crops(

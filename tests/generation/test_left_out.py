@@ -53,7 +53,8 @@ def test_precision_is_that_of_images_as_sure_as_the_selected(tmp_path):
     found = said(one, method="paper", thresholds=[0.9, 0.66, None])
 
     assert found == (
-        "expected to be right: 83.3% of the selected, going by 6 labeled images that"
+        "expected to be right: 83.3% of the selected, if all are of these classes,"
+        " going by 6 labeled images that"
         " were left out and score as they do; by class ant 75% of 4, bee\\x00 100% of"
         " 2, no such image of cat"
     )
@@ -64,7 +65,7 @@ def test_one_threshold_of_all_classes_is_the_lowest_selected_score(tmp_path):
 
     found = said(one, method="all", thresholds=[0.9, 0.62, None])
 
-    assert "71.4% of the selected, going by 7" in found
+    assert "71.4% of the selected, if all are of these classes, going by 7" in found
     assert "by class bee\\x00 67% of 3, ant 75% of 4" in found
 
 
