@@ -1,6 +1,7 @@
 """A head is trained on features of a frozen body, computed once."""
 
 import dataclasses
+import itertools
 
 import jax
 import numpy as np
@@ -35,6 +36,7 @@ def head_run(tiny_run, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("head") / "run"
     line = ["run", f"--config={TINY}", f"--workdir={workdir}", *flags(tiny_run)]
     line += ["--config.probe.enabled=true", "--config.fine_tuning.enabled=true"]
+    line += ["--config.model.views=2"]
     assert main(line) == 0
     return workdir
 
@@ -152,16 +154,19 @@ def test_a_labeled_image_without_features_is_never_drawn(
 
 
 def test_features_are_computed_once_for_all_that_share_a_body(tiny_run, head_run):
-    # Two generations, the control and the probe read those of one folder.
-    (folder,) = (head_run / "prepared" / "features").iterdir()
-    stored = [
-        files.read_parquet(path)["content"].to_pylist()
-        for path in folder.glob("*.parquet")
-    ]
+    # Two generations, the control and the probe read those of one folder a view.
+    folders = list((head_run / "prepared" / "features").iterdir())
     dataset = student(head_run, tiny_run, 1).run.dataset
 
-    assert sum(map(len, stored)) == len({one for chunk in stored for one in chunk})
-    assert sum(map(len, stored)) == sum(map(len, dataset.parts().values()))
+    assert len(folders) == 2
+    for folder in folders:
+        chunks = [
+            files.read_parquet(path)["content"].to_pylist()
+            for path in folder.glob("*.parquet")
+        ]
+        stored = list(itertools.chain(*chunks))
+        assert len(stored) == len(set(stored))
+        assert len(stored) == sum(map(len, dataset.parts().values()))
 
 
 def test_features_of_another_body_are_others(tiny_run, head_run):
