@@ -24,7 +24,7 @@ from noisy_student_jax.core.types import PyTree
 from noisy_student_jax.images.decode import Decoding
 from noisy_student_jax.images.preprocessing import Preprocessing
 from noisy_student_jax.models import card as cards
-from noisy_student_jax.models import onnx_backbone
+from noisy_student_jax.models import onnx_backbone, views
 
 WEIGHTS = "model.safetensors"
 CARD = "model.json"
@@ -70,14 +70,15 @@ class Bundle:
         """Returns it as a model that predicts from `count` views; None for its own.
 
         Raises:
-          UserError: its model does not take views.
+          UserError: its model does not take views, or there are not so many.
         """
         if count is None:
             return self
         if not models.takes_views(self.architecture):
             raise UserError(f"model '{self.architecture}' knows no views: omit --views")
+        if not 1 <= count <= views.MOST:
+            raise UserError(f"--views must be 1 to {views.MOST}, not {count}")
         arguments = {**self.arguments, "views": count}
-        models.create(self.architecture, **arguments)
         return dataclasses.replace(self, arguments=arguments)
 
     @property

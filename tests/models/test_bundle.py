@@ -320,3 +320,6 @@ def test_a_model_that_takes_any_argument_takes_views():
 
     assert own.in_views(2).views == 2
     assert own.in_views(None) is own
+    for count in (0, 5):
+        with pytest.raises(UserError, match=f"--views must be 1 to 4, not {count}"):
+            own.in_views(count)
