@@ -123,6 +123,7 @@ def test_a_config_says_what_a_model_is_created_with():
         "remat": False,
         "depthwise": "auto",
         "layers": "auto",
+        "views": 1,
     }
     section.dropout_rate = 0.0
     assert models.arguments_of(section, outputs=7)["dropout_rate"] == 0.0
