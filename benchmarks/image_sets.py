@@ -73,7 +73,7 @@ SETS = {
 HOSTILE = ("all_foreign", "missing", "two_labels", "sixty", "wrong_labels")
 
 
-def deal(name: str, data: pathlib.Path, stocks: pathlib.Path, seed: int) -> Set:
+def deal(name: str, data: pathlib.Path, stocks: pathlib.Path, seed: int) -> None:
     """Links a set's images into ``stocks/NAME/seed_N/{labeled,unlabeled,test}``."""
     one = SETS[name]
     stock = stocks / "stock" / one.stock
@@ -84,7 +84,7 @@ def deal(name: str, data: pathlib.Path, stocks: pathlib.Path, seed: int) -> Set:
         unfinished.rename(stock)
     folder = stocks / name / f"seed_{seed}"
     if folder.exists():
-        return one
+        return
     unfinished = folder.with_name(f".{folder.name}")
     shutil.rmtree(unfinished, ignore_errors=True)
     (unfinished / "unlabeled").mkdir(parents=True)
@@ -118,7 +118,6 @@ def deal(name: str, data: pathlib.Path, stocks: pathlib.Path, seed: int) -> Set:
     for path in [*pool, *strange]:
         link(path, unfinished / "unlabeled", hidden(path))
     unfinished.rename(folder)
-    return one
 
 
 def hidden(path: pathlib.Path) -> str:

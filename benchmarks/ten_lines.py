@@ -75,7 +75,6 @@ def main() -> None:
         return
     if not options.data:
         parser.error("give DATA, or --labeled, --unlabeled and --test")
-    tables = []
     for name in options.sets.split(","):
         rows = []
         for seed in map(int, options.seeds.split(",")):
@@ -87,8 +86,7 @@ def main() -> None:
             rows.append(
                 results(run, workdir, folders, seed, overrides, sees_pool=sees_pool)
             )
-        tables.append(table(name, rows))
-        print(tables[-1], flush=True)
+        print(table(name, rows), flush=True)
 
 
 def results(
@@ -175,7 +173,7 @@ def rivals(run: pathlib.Path, *, sees_pool: bool) -> dict[str, Any]:
         found = {REGRESSIONS[0]: logistic(x, y, test, truth)[1]}
         x, pool, test, y, truth = of(0)
         strength, found[REGRESSIONS[1]] = logistic(x, y, test, truth)
-        # They fit many times: components are faster, and no less accurate.
+        # They fit many times, and components are faster.
         fewer = PCA(min(COMPONENTS, len(x) + len(pool))).fit(np.concatenate([x, pool]))
         x, components, test = map(fewer.transform, (x, pool, test))
         found["nearest neighbors"] = tuned(

@@ -15,7 +15,7 @@ from sklearn.utils.extmath import randomized_svd
 from noisy_student_jax.features.logistic import Head
 
 LEAST = 512
-"""Directions that are kept, at least; with more accuracy no longer rises
+"""Directions that are kept, at least; with more accuracy hardly rises
 (docs/own_images.md)."""
 LABELED_PER_DIRECTION = 4
 """Where labels are many, a direction for so many of them."""
