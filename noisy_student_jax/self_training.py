@@ -4,8 +4,6 @@ Xie, Luong, Hovy, Le: Self-training with Noisy Student improves ImageNet
 classification, CVPR 2020, Algorithm 1.
 """
 
-import dataclasses
-
 from noisy_student_jax.config import identity, plain
 from noisy_student_jax.core import files
 from noisy_student_jax.data.encoded import is_encoded
@@ -80,7 +78,7 @@ def contact_sheet(run: Run) -> Stage:
         name="contact_sheet",
         config={
             "seed": run.config.seed,
-            "preprocessing": dataclasses.asdict(student.spec.model.preprocessing),
+            "preprocessing": student.spec.model.preprocessing.to_json(),
             "noise": plain(student.spec.config.noise),
             # A head that is trained in steps sees images without noise.
             "part": "all" if student.spec.noises_images else "head",

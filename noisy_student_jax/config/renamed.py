@@ -75,7 +75,7 @@ ADDED: dict[str, dict[str, Any]] = {
     "log": {"profile_steps": None},
     "data": {"near_duplicates": "keep", "max_pixels": 64_000_000, "scale": None},
     "selection": {"share": 1.0},
-    "model": {"members": None, "views": 1},
+    "model": {"members": None, "views": 1, "framing": "center_crop"},
 }
 """By section, fields that older runs lack, and what they did; identities have them only
 where they do something else."""

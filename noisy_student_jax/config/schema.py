@@ -201,6 +201,9 @@ _MODEL = {
     ),
     "resolution": _whole(None, _FROM_1, "side of the images", WITH_MODEL),
     "crop_padding": _whole(32, _FROM_0, "border cut off in evaluation", DECIDED),
+    "framing": _one_of(
+        ("center_crop", "letterbox"), "letterbox: whole images beside gray"
+    ),
     "interpolation": _one_of(
         ("bicubic", "bilinear", "bicubic_tf1"), "how images are resized"
     ),

@@ -65,7 +65,7 @@ class Backbone:
             {
                 **self.described,
                 "weights": self._weights,
-                "preprocessing": dataclasses.asdict(self.preprocessing),
+                "preprocessing": self.preprocessing.to_json(),
                 "view": views.NAMES[view] if view else None,
             }
         )

@@ -5,7 +5,6 @@ its classes are the same. A new head starts at zero: random weights would persis
 every direction that a few labeled images do not determine.
 """
 
-import dataclasses
 import pathlib
 from typing import Any
 
@@ -30,7 +29,14 @@ RANDOM = "random"
 TEACHER = "teacher"
 PRETRAINED = "pretrained"
 HEAD = "params/classifier/"
-FROM_BUNDLE = ("resolution", "crop_padding", "interpolation", "mean", "std")
+FROM_BUNDLE = (
+    "resolution",
+    "crop_padding",
+    "interpolation",
+    "mean",
+    "std",
+    "framing",
+)
 
 
 def given(student: Generation) -> Bundle | None:
@@ -85,7 +91,7 @@ def digests(student: Generation) -> dict[str, str]:
         known |= {
             "architecture": bundle.architecture,
             "arguments": bundle.arguments,
-            "preprocessing": dataclasses.asdict(bundle.preprocessing),
+            "preprocessing": bundle.preprocessing.to_json(),
         }
     return {name: files.digest(known)}
 

@@ -20,6 +20,7 @@ from noisy_student_jax.augment.randaugment_table import FILL
 from noisy_student_jax.core import console
 from noisy_student_jax.core.errors import UserError, one_line
 from noisy_student_jax.images import resize_tf1
+from noisy_student_jax.images.letterbox import letterbox
 from noisy_student_jax.images.resize import (
     BICUBIC_TF1,
     INTERPOLATIONS,
@@ -29,6 +30,9 @@ from noisy_student_jax.images.resize import (
 
 MOST_SIDE = 1 << 14
 """Largest side of a model's input, in pixels."""
+
+CENTER_CROP, LETTERBOX = FRAMINGS = "center_crop", "letterbox"
+"""Ways to make a square of an image: its middle, or all of it beside gray."""
 
 
 @functools.cache
@@ -65,6 +69,8 @@ class Preprocessing:
         authors used.
       mean: per channel, on the 0–1 scale.
       std: per channel, on the 0–1 scale.
+      framing: ``center_crop``, or ``letterbox`` for whole images at their aspect
+        (``images/letterbox.py``), by one of Pillow's interpolations.
     """
 
     resolution: int
@@ -72,6 +78,7 @@ class Preprocessing:
     interpolation: str = "bicubic"
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    framing: str = CENTER_CROP
 
     def __post_init__(self) -> None:
         if self.interpolation not in (*INTERPOLATIONS, BICUBIC_TF1):
@@ -107,10 +114,34 @@ class Preprocessing:
                     f"preprocessing needs a {name} from {least} to {MOST_SIDE:,}"
                     f" pixels, got {_told(value)}"
                 )
+        if self.framing not in FRAMINGS:
+            raise UserError(
+                f"framing '{self.framing}' is not known: choose {', '.join(FRAMINGS)}"
+            )
+        if self.framing == LETTERBOX and self.interpolation == BICUBIC_TF1:
+            raise UserError(
+                f"framing 'letterbox' cannot be resized by '{BICUBIC_TF1}': choose"
+                f" interpolation {' or '.join(INTERPOLATIONS)}"
+            )
+        if self.framing == LETTERBOX and self.crop_padding:
+            raise UserError(
+                "framing 'letterbox' shows whole images, but crop_padding is"
+                f" {self.crop_padding}: set crop_padding to 0"
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the fields for JSON and identities; the usual framing is left out.
+
+        Models and runs from before there was a choice are thereby the same.
+        """
+        fields = dataclasses.asdict(self)
+        if self.framing == CENTER_CROP:
+            del fields["framing"]
+        return fields
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> "Preprocessing":
-        """Inverts `dataclasses.asdict`, also after a round trip through JSON."""
+        """Inverts `to_json`, also after a round trip through JSON."""
         fields = dict(fields)
         fields["mean"], fields["std"] = tuple(fields["mean"]), tuple(fields["std"])
         return cls(**fields)
@@ -125,7 +156,7 @@ class Preprocessing:
         return np.float32 if self.interpolation == BICUBIC_TF1 else np.uint8
 
     def apply(self, image: np.ndarray, *, bicubic: Bicubic | None = None) -> np.ndarray:
-        """Crops and resizes one image for evaluation.
+        """Frames and resizes one image for evaluation.
 
         Args:
           image: uint8 ``[height, width, 3]``.
@@ -134,13 +165,16 @@ class Preprocessing:
         Returns:
           `dtype` ``[resolution, resolution, 3]``.
         """
+        if self.framing == LETTERBOX:
+            how = INTERPOLATIONS[self.interpolation]
+            return letterbox(image, self.resolution, how)
         ((top, left, side, _),) = self.center_crop(*np.array(image.shape[:2])[:, None])
         return self.resized(
             image[top : top + side, left : left + side], bicubic=bicubic
         )
 
     def center_crop(self, heights: np.ndarray, widths: np.ndarray) -> np.ndarray:
-        """Returns the crops of evaluation.
+        """Returns the crops of evaluation, with the framing ``center_crop``.
 
         Args:
           heights: int64 ``[images]``.
@@ -192,7 +226,7 @@ class Preprocessing:
 
         Args:
           image: uint8 ``[height, width, 3]``.
-          box: top, left, height and width; height 0 selects the evaluation crop.
+          box: top, left, height and width; height 0 selects the framing of evaluation.
           bicubic: see `apply`.
 
         Returns:
@@ -211,6 +245,21 @@ class Preprocessing:
     def apply_all_to_train_on(self, images: Iterable[np.ndarray]) -> np.ndarray:
         """Preprocesses images to be augmented: `apply_all`, converted to uint8."""
         return to_uint8(self.apply_all(images))
+
+    def refuse_letterbox(self, where: str) -> None:
+        """Checks that images are framed as a program without letterboxes frames them.
+
+        Args:
+          where: the program, for the message.
+
+        Raises:
+          UserError: the framing is ``letterbox``.
+        """
+        if self.framing == LETTERBOX:
+            raise UserError(
+                f"{where} only crops the middle of images, but this model's framing is"
+                " 'letterbox', which shows them whole"
+            )
 
     def blank(self) -> np.ndarray:
         """Returns a placeholder image: uint8 ``[side, side, 3]``, mid-gray."""

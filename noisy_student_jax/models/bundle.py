@@ -136,7 +136,7 @@ def card(bundle: Bundle) -> dict[str, Any]:
         "schema": SCHEMA,
         "architecture": bundle.architecture,
         "arguments": cards.with_members(bundle.arguments, onnx_backbone.beside),
-        "preprocessing": dataclasses.asdict(bundle.preprocessing),
+        "preprocessing": bundle.preprocessing.to_json(),
         "task": bundle.task,
         "classes": list(bundle.classes),
         "sha256": bundle.sha256,

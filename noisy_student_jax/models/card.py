@@ -122,7 +122,8 @@ def check(card: dict[str, Any], path: pathlib.Path) -> Preprocessing:
 def _preprocessing(fields: dict[str, Any], path: pathlib.Path) -> Preprocessing:
     names = [field.name for field in dataclasses.fields(Preprocessing)]
     for name in names:
-        if name not in fields:
+        # Bundles of center crops do not name their framing.
+        if name not in fields and name != "framing":
             raise UserError(f"'{path}' lacks 'preprocessing.{name}'; {_COPY}")
     for name, value in fields.items():
         if name not in names:

@@ -38,6 +38,7 @@ from noisy_student_jax.generation import init_weights, left_out
 from noisy_student_jax.generation.init_weights import RANDOM
 from noisy_student_jax.generation.preconditions import check
 from noisy_student_jax.images.decode import UndecodableImageError, header
+from noisy_student_jax.images.preprocessing import LETTERBOX
 from noisy_student_jax.interop import published
 from noisy_student_jax.models import views as views_of
 from noisy_student_jax.planning import budget, speeds
@@ -163,7 +164,8 @@ def decide(config: ConfigDict, facts: Facts) -> list[Decision]:
         seen = "images" if part == "all" else "views" if solved else "clean"
         made += _noise(owner, section, side, seen)
         if section.model.crop_padding is None:
-            padding = 0 if kind == "small" else side // 8
+            whole = kind == "small" or section.model.framing == LETTERBOX
+            padding = 0 if whole else side // 8
             why = f"evaluation: images are shown whole, at {side} px"
             if padding:
                 why = (

@@ -456,7 +456,7 @@ def _chip_hours(operations: float, plan: ConfigDict) -> dict[str, float]:
 def _student_recipe(student: Generation) -> list[str]:
     spec = student.spec
     config, layout, model = spec.config, spec.layout, spec.model
-    preprocessing = dataclasses.asdict(model.preprocessing)
+    preprocessing = model.preprocessing.to_json()
     lines = [
         f"{spec.name}: {model.name} at {model.resolution} px",
         f"  parameters: {student.cost.parameters}",

@@ -44,7 +44,7 @@ def some_classes(subject: Subject, place: pathlib.Path, parts: Parts) -> dict[st
         **found,
         "restricted_to": [bundle.classes[index] for index in matched.classes],
         "left_out": left_out,
-        "preprocessing": dataclasses.asdict(bundle.preprocessing),
+        "preprocessing": bundle.preprocessing.to_json(),
         "warnings": warnings,
     }
 
@@ -100,7 +100,7 @@ def imagenet_c(subject: Subject, place: pathlib.Path, parts: Parts) -> dict[str,
             if name.rpartition("/")[2] in measures.EXTRA_CORRUPTIONS
         ],
         "unusable": unusable,
-        "preprocessing": dataclasses.asdict(cut),
+        "preprocessing": cut.to_json(),
         "warnings": warnings,
     }
 
@@ -217,7 +217,7 @@ def imagenet_p(
         "missing": missing,
         "other_folders": list(others),
         "unusable": {k: v for of in found.values() for k, v in of["unusable"].items()},
-        "preprocessing": dataclasses.asdict(cut),
+        "preprocessing": cut.to_json(),
         "warnings": warnings,
     }
 

@@ -435,6 +435,7 @@ def _model(config: ConfigDict, *, outputs: int) -> ModelSpec:
         interpolation=model.interpolation,
         mean=tuple(mean if model.mean is None else model.mean),
         std=tuple(std if model.std is None else model.std),
+        framing=model.framing,
     )
     arguments = models.arguments_of(model, outputs=outputs)
     return ModelSpec(model.name, arguments, preprocessing)

@@ -341,6 +341,7 @@ def test_operational_fields_identify_nothing():
         # These are dropped while they do what was done before there were any.
         "selection.share",
         "model.views",
+        "model.framing",
     }
 
 

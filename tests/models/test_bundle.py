@@ -323,3 +323,10 @@ def test_a_model_that_takes_any_argument_takes_views():
     for count in (0, 5):
         with pytest.raises(UserError, match=f"--views must be 1 to 4, not {count}"):
             own.in_views(count)
+
+
+@pytest.mark.parametrize("framing", ["center_crop", "letterbox"])
+def test_a_bundle_keeps_how_images_are_framed(tmp_path, framing):
+    one = Preprocessing(24, 0, framing=framing)
+    bundles.write(some_bundle(preprocessing=one), tmp_path / "model")
+    assert bundles.read(tmp_path / "model").preprocessing == one

@@ -42,6 +42,14 @@ class View:
     preprocessing: Preprocessing
     trained_on: bool
 
+    def __post_init__(self) -> None:
+        """Checks the framing.
+
+        Raises:
+          UserError: it is a letterbox.
+        """
+        self.preprocessing.refuse_letterbox("the streamed input pipeline")
+
     @property
     def dtype(self) -> type[np.generic]:
         """The dtype of the images."""

@@ -10,6 +10,7 @@ import re
 from typing import Any
 
 from noisy_student_jax.core.console import printable
+from noisy_student_jax.images.preprocessing import LETTERBOX
 from noisy_student_jax.images.resize import BICUBIC_TF1
 from noisy_student_jax.models import bundle as bundles
 from noisy_student_jax.models import views
@@ -121,10 +122,15 @@ def _what(bundle: Bundle) -> str:
             f" It predicts from the mean of its features over {bundle.views} views of"
             f" them: {', '.join(views.NAMES[: bundle.views])}."
         )
+    part = (
+        "the middle"
+        f" {seen.resolution}/{seen.resolution + seen.crop_padding} of the shorter side,"
+    )
+    if seen.framing == LETTERBOX:
+        part = "whole images at the top left of a gray square,"
     return (
         f"A model for {inline(bundle.task)} with {len(bundle.classes):,} classes. It"
-        f" reads RGB images of {seen.resolution} × {seen.resolution} pixels: the middle"
-        f" {seen.resolution}/{seen.resolution + seen.crop_padding} of the shorter side,"
+        f" reads RGB images of {seen.resolution} × {seen.resolution} pixels: {part}"
         f" resized with {how}, on the 0–1 scale less"
         f" ({mean}), divided by ({std}).{several}\n"
     )

@@ -31,7 +31,7 @@ def add(graph: Graph, images: str, preprocessing: Preprocessing) -> str:
       The name of float32 ``[batch, 3, side, side]``.
 
     Raises:
-      UserError: the interpolation is not implemented for ONNX.
+      UserError: the interpolation or the framing is not implemented for ONNX.
     """
     pixels = crop_and_resize(graph, images, preprocessing)
     mean, std = (
@@ -45,6 +45,7 @@ def add(graph: Graph, images: str, preprocessing: Preprocessing) -> str:
 
 def crop_and_resize(graph: Graph, images: str, preprocessing: Preprocessing) -> str:
     """Adds crop and resize; see `add`. The result has whole pixels, 0 to 255."""
+    preprocessing.refuse_letterbox("the ONNX graph of a classifier")
     kind = preprocessing.interpolation
     if kind not in MODES:
         raise UserError(

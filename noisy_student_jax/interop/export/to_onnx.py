@@ -1,6 +1,5 @@
 """Exports to ONNX, with or without the preprocessing."""
 
-import dataclasses
 import json
 import pathlib
 from typing import Any
@@ -95,7 +94,7 @@ def model_bytes(bundle: Bundle, *, preprocess: bool) -> bytes:
         },
         {
             "classes": json.dumps(bundle.classes),
-            "preprocessing": json.dumps(dataclasses.asdict(bundle.preprocessing)),
+            "preprocessing": json.dumps(bundle.preprocessing.to_json()),
             "preprocessing_inside": json.dumps(preprocess),
             "architecture": bundle.architecture,
             "sha256": bundle.sha256,

@@ -29,10 +29,12 @@ def export(bundle: Bundle, output: pathlib.Path, *, task: Task) -> str:
       A description of the verification, for the console.
 
     Raises:
-      UserError: TensorFlow is not installed, or its predictions differ.
+      UserError: TensorFlow is not installed, its predictions differ, or the framing
+        is not its.
     """
     from noisy_student_jax.interop.tensorflow import savedmodel
 
+    bundle.preprocessing.refuse_letterbox("a SavedModel")
     module = agreement.make_module(bundle)
 
     def predict(variables, images):

@@ -80,9 +80,10 @@ def config(bundle: Bundle) -> dict[str, Any]:
     timm resizes before it crops, so its pixels are close to ours but not equal.
 
     Raises:
-      UserError: timm has no such model.
+      UserError: timm has no such model, or no such framing.
     """
     preprocessing = bundle.preprocessing
+    preprocessing.refuse_letterbox("timm")
     side = preprocessing.resolution
     return {
         "architecture": model_name(bundle),

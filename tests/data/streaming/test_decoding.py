@@ -7,6 +7,7 @@ import pytest
 from bad_images import encoded
 from PIL import Image
 
+from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.data.streaming import decoding, tf
 from noisy_student_jax.data.streaming.decoding import View, crops
 from noisy_student_jax.images.decode import decode
@@ -136,3 +137,9 @@ def test_no_other_image_is_decoded_at_a_fraction(kind):
     }[kind]
     box = np.array([[5, 6, 283, 257]])
     assert not crops(view, box, *np.array([[289], [391]]))["fraction"].any()
+
+
+def test_a_letterbox_is_refused():
+    boxed = Preprocessing(32, 0, framing="letterbox")
+    with pytest.raises(UserError, match="the streamed input pipeline only crops the"):
+        View(boxed, trained_on=True)

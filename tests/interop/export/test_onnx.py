@@ -277,3 +277,10 @@ def test_views_are_averaged_in_the_file_too(tmp_path, made, views):
     some.assert_agree(got, some.predictions(one, images), tolerance=5e-3)
     single = some.predictions(one.in_views(1), images)["logits"]
     assert not np.allclose(got["logits"], single, rtol=1e-3)
+
+
+def test_a_letterbox_is_refused():
+    boxed = Preprocessing(8, 0, framing="letterbox")
+    one = some.bundle("lite0", preprocessing=boxed)
+    with pytest.raises(UserError, match="ONNX graph of a classifier only crops"):
+        to_onnx.model_bytes(one, preprocess=True)

@@ -180,3 +180,10 @@ def averages():
 
     module = models.create("outside.gray:averages", outputs=2)
     return initialize(module, resolution=8, seed=0)
+
+
+def test_a_letterbox_is_refused(tmp_path):
+    boxed = Preprocessing(8, 0, framing="letterbox")
+    one = some.bundle("lite0", preprocessing=boxed)
+    with pytest.raises(UserError, match="a SavedModel only crops the middle"):
+        to_savedmodel.export(one, tmp_path / "model", task=some.task(one))

@@ -7,6 +7,7 @@ import pytest
 from interop.export import some
 
 from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.images.preprocessing import Preprocessing
 from noisy_student_jax.interop.export import agreement, to_timm
 
 
@@ -93,3 +94,10 @@ def test_a_disk_that_changes_numbers_is_found_out(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="did not keep the weights params/classifier"):
         to_timm.export(some.bundle("lite0", side=32), tmp_path / "w.safetensors")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_letterbox_is_refused():
+    boxed = Preprocessing(8, 0, framing="letterbox")
+    one = some.bundle("lite0", preprocessing=boxed)
+    with pytest.raises(UserError, match="timm only crops the middle"):
+        to_timm.config(one)
