@@ -76,6 +76,7 @@ ADDED: dict[str, dict[str, Any]] = {
     "data": {"near_duplicates": "keep", "max_pixels": 64_000_000, "scale": None},
     "selection": {"share": 1.0},
     "model": {"members": None, "views": 1, "framing": "center_crop"},
+    "train": {"frozen_blocks": None},
 }
 """By section, fields that older runs lack, and what they did; identities have them only
 where they do something else."""

@@ -242,6 +242,7 @@ _TRAIN = {
     **_operational(
         shard_state=_switch(False, "each device holds a shard of the state"),
     ),
+    "frozen_blocks": _whole(None, (0, 10_000), "and the stem keep their weights", OFF),
     "optimizer": Field(
         str,
         "rmsprop",

@@ -79,6 +79,8 @@ def _check_config(student: Generation, devices: int) -> None:
     _check_kept_selection(student)
     if spec.fine_tunes:
         _check_fine_tuning(spec)
+    elif spec.frozen_blocks is not None and not spec.adopted:
+        _check_frozen(student)
     if config.train.part == "head":
         head(student)
     if config.model.views != spec.model.views and not spec.adopted:
@@ -174,12 +176,29 @@ def _check_fine_tuning(spec: GenerationSpec) -> None:
             "config.fixres.resolution is given, so fixres.steps or fixres.epochs has to"
             " be given too"
         )
+    _check_blocks(spec, "config.fixres.frozen_blocks")
+
+
+def _check_frozen(student: Generation) -> None:
+    """Checks the preconditions of training behind frozen blocks."""
+    spec = student.spec
+    _check_blocks(spec, "config.train.frozen_blocks")
+    if not init_weights.is_given(student):
+        raise UserError(
+            f"config.train.frozen_blocks is {spec.frozen_blocks}, but"
+            f" config.model.init='{spec.config.model.init}' gives {spec.name} no"
+            " weights to start from, and random ones would stay as they are: give a"
+            " bundle, or 'pretrained', or set train.frozen_blocks to none"
+        )
+
+
+def _check_blocks(spec: GenerationSpec, field: str) -> None:
+    """Checks a number of frozen blocks."""
     try:
         spec.trainee  # noqa: B018 - the module checks its arguments
     except UserError as error:
         raise UserError(
-            f"config.fixres.frozen_blocks={spec.config.fixres.frozen_blocks} is"
-            f" invalid: {error} (none freezes nothing)"
+            f"{field}={spec.frozen_blocks} is invalid: {error} (none freezes nothing)"
         ) from None
 
 

@@ -160,7 +160,7 @@ def step_and_optimizer(
         steps_per_epoch=length.steps_per_epoch,
         start=length.start,
     )
-    module = spec.trainee if spec.fine_tunes else trained.module
+    module = trained.module if spec.frozen_blocks is None else spec.trainee
     frozen = getattr(module, "frozen", ())
     optimizer = optimizers.make_optimizer(options, schedule, frozen=frozen)
     step = TrainStep(

@@ -516,6 +516,8 @@ def _steps_recipe(student: Generation) -> list[str]:
     if train.schedule == "exponential":
         stair = train.decay_epochs * length.steps_per_epoch
         lines.append(f"  stairs: × {train.decay_factor:g} every {stair:g} steps")
+    if spec.frozen_blocks is not None:
+        lines.append(f"  frozen: {_frozen(spec)}")
     return [
         *lines,
         f"  loss: label smoothing {train.label_smoothing:g}{second}",
@@ -527,12 +529,16 @@ def _steps_recipe(student: Generation) -> list[str]:
 
 
 def _fixres_recipe(spec: GenerationSpec) -> list[str]:
-    frozen = spec.frozen_blocks
-    told = "nothing" if frozen is None else f"the stem and {frozen} blocks"
     return [
         f"  FixRes: at {spec.model.resolution} px, {spec.schedule.steps} steps of"
-        f" {spec.layout.labeled} labeled, the last of the schedule; frozen: {told}"
+        f" {spec.layout.labeled} labeled, the last of the schedule; frozen:"
+        f" {_frozen(spec)}"
     ]
+
+
+def _frozen(spec: GenerationSpec) -> str:
+    blocks = spec.frozen_blocks
+    return "nothing" if blocks is None else f"the stem and {blocks} blocks"
 
 
 def _kind(path: tuple) -> str:

@@ -213,8 +213,12 @@ class GenerationSpec:
 
     @property
     def frozen_blocks(self) -> int | None:
-        """Number of blocks that FixRes freezes with the stem; None freezes nothing."""
-        return self.config.fixres.frozen_blocks if self.fine_tunes else None
+        """Number of blocks that are frozen with the stem; None freezes nothing."""
+        if self.fine_tunes:
+            return self.config.fixres.frozen_blocks
+        train = self.config.train
+        # A head alone is trained on features, behind all blocks.
+        return train.frozen_blocks if train.part == "all" else None
 
     @property
     def trainee(self) -> nn.Module:

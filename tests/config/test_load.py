@@ -303,9 +303,10 @@ def test_operational_fields_identify_nothing():
 
     dropped = flatten(config).keys() - kept.keys()
     assert dropped == {
-        "data.scale",  # new, and nothing, as the next
+        "data.scale",  # new, and off, as the next
         "model.members",
         "model.init",
+        "train.frozen_blocks",
         "train.shard_state",
         "labels.batch",
         "evaluation.batch",
