@@ -351,7 +351,7 @@ def test_a_part_of_the_config_drops_its_own_operational_fields():
 
     assert identity(config["labels"], "labels") == {"mode": "stored", "top_k": None}
     kept = identity(config["train"], "train")
-    assert config["train"].keys() - kept.keys() == {"shard_state"}
+    assert config["train"].keys() - kept.keys() == {"frozen_blocks", "shard_state"}
     assert identity({**config["model"], "views": 2}, "model")["views"] == 2
     # A field of the same name elsewhere is another field.
     assert "batch" in identity(config["train"], "train")
