@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -127,6 +127,37 @@ class LossOptions:
         return cls(**{f.name: train[f.name] for f in dataclasses.fields(cls)})
 
 
+class Chooser(Protocol):
+    """Chooses what is learned from within each record that selection takes.
+
+    Everything is a function of additive counts over the pool and of single records, so
+    the number of shards does not matter.
+
+    Attributes:
+      facts: what was chosen and why, by name, in the order to show it: texts, numbers,
+        or such values by class name. Kept in ``selection.json``, printed and shown in
+        the report.
+      warnings: sentences to check before a student is trained, in place of those on the
+        classes of whole records.
+    """
+
+    facts: dict[str, Any]
+    warnings: Sequence[str]
+
+    def targets(self, rows: pa.RecordBatch) -> Arrays:
+        """Returns the arrays of `Task.stored_targets`, as far as they are chosen."""
+
+    def copies(self, rows: pa.RecordBatch) -> np.ndarray:
+        """Returns how many draws each draw of the plan becomes.
+
+        Args:
+          rows: selected records, with all columns of the sidecar.
+
+        Returns:
+          int64 ``[rows]``, 1 or more.
+        """
+
+
 class Task(Protocol):
     """A task: its targets, loss, predictions and metrics.
 
@@ -173,6 +204,41 @@ class Task(Protocol):
 
     def stored_targets(self, rows: pa.RecordBatch) -> Arrays:
         """Reads the sidecar columns as fixed-width arrays, for memory mapping."""
+
+    def chooser(
+        self,
+        batches: Callable[[], Iterator[pa.RecordBatch]],
+        labels: np.ndarray,
+        options: Any,
+    ) -> Chooser:
+        """Returns the choice within records, made once before targets are written.
+
+        Without this method, targets are `stored_targets`, each draw is one draw, and
+        ``min_score`` is of records. With it, ``min_score`` is the chooser's, and every
+        labeled record passes.
+
+        Args:
+          batches: reads the pool's labeled records, with all columns of the sidecar; it
+            can be called several times.
+          labels: labels of the labeled records, ``[records, …]``.
+          options: the `SelectionOptions`.
+
+        Raises:
+          UserError: the options do not suit the task.
+        """
+
+    def repeats(self, labels: np.ndarray, keys: Sequence[str]) -> np.ndarray:
+        """Returns how often each labeled record is drawn in an epoch.
+
+        Without this method, each is drawn once.
+
+        Args:
+          labels: of the labeled records, ``[records, …]``.
+          keys: the records' keys.
+
+        Returns:
+          int64 ``[records]``, 1 or more.
+        """
 
     def pseudo_targets(self, stored: dict[str, jax.Array]) -> PyTree:
         """Converts stored targets to training targets, on the device."""

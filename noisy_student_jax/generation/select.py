@@ -1,12 +1,14 @@
 """Selects the pseudo-labels that a student is trained on."""
 
+import functools
 from typing import Any
 
 from noisy_student_jax.core import console, files
 from noisy_student_jax.core.errors import UserError
-from noisy_student_jax.data.sources import known_labels
+from noisy_student_jax.data.sources import known_labels, labels_of
 from noisy_student_jax.generation.left_out import expected_precision, told
 from noisy_student_jax.pseudo_labels import selection
+from noisy_student_jax.pseudo_labels.chosen import Choose, fact_text
 from noisy_student_jax.pseudo_labels.plan import SelectionOptions
 from noisy_student_jax.pseudo_labels.warnings import Expected
 from noisy_student_jax.runs.run import Generation
@@ -42,16 +44,28 @@ def select_pseudo_labels(teacher: Generation, student: Generation) -> dict[str, 
             folder,
             options,
             targets=run.task.stored_targets,
+            choose=_choose(teacher, options),
             classes=run.dataset.classes,
             expected=_expected(teacher),
             kept=kept,
             made_for=made_for,
         )
+    for fact, value in summary.get("facts", {}).items():
+        console.say(f"  {fact}: {fact_text(value)}")
     for warning in summary["warnings"]:
         console.warn(warning)
     if expected := expected_precision(teacher, summary):
         console.say(f"  {told(expected, run.dataset.classes)}")
     return summary["counts"]
+
+
+def _choose(teacher: Generation, options: SelectionOptions) -> Choose | None:
+    """Returns the task's choice within records, if it makes one."""
+    run = teacher.run
+    if not hasattr(run.task, "chooser"):
+        return None
+    labels = labels_of(run.dataset.labeled)
+    return functools.partial(run.task.chooser, labels=labels, options=options)
 
 
 def _expected(teacher: Generation) -> Expected:

@@ -225,12 +225,15 @@ def _distinct(stream: Stream) -> int:
 
 
 def _labeled(student: Generation) -> Stream:
-    source = student.run.dataset.labeled
-    rows = np.arange(len(source))
+    source, task = student.run.dataset.labeled, student.run.task
+    labels, rows = labels_of(source), np.arange(len(source))
+    if hasattr(task, "repeats"):
+        keys = [source.key(record) for record in rows.tolist()]
+        rows = np.repeat(rows, task.repeats(labels, keys))
     return Stream(
         source=source,
         picks=np.stack([rows, rows], axis=1),
-        targets=student.run.task.targets(labels_of(source)),
+        targets=task.targets(labels),
         to_target=lambda stored: stored,
         noise=make_noise(student.spec.config.noise.labeled),
         lanes=make_lanes(student.run.config.data),

@@ -29,8 +29,9 @@ class SelectionOptions:
       method: ``paper``, balanced exactly (`Plan`); ``reference``, balanced as in the
         authors' code (`reference.ReferencePlan`); or ``all``, every record above
         `min_score` once (`NaturalPlan`; the paper's "no balancing" ablation).
-      min_score: exclusive lower bound of scores, compared as float32. For
-        ``reference`` it is inclusive, and a whole number of hundredths.
+      min_score: exclusive lower bound of scores, compared as float32; 0 leaves out no
+        score from 0 on. For ``reference`` it is inclusive, and a whole number of
+        hundredths.
       per_class: the paper's K (130,000 there); ignored by ``all``.
       max_copies: upper bound on the draws of one record, even if its class then has
         fewer draws than `per_class`; None for no bound, as in the paper.
@@ -110,9 +111,14 @@ class SelectionOptions:
             )
 
     @property
+    def inclusive(self) -> bool:
+        """Whether a score of `min_score` passes."""
+        return self.method == "reference" or self.min_score == 0
+
+    @property
     def bar(self) -> str:
         """The condition on scores, for messages."""
-        relation = "at least" if self.method == "reference" else "above"
+        relation = "at least" if self.inclusive else "above"
         return f"{relation} min_score {self.min_score:g}"
 
     def admits(self, score: np.ndarray) -> np.ndarray:
@@ -125,7 +131,7 @@ class SelectionOptions:
           bool `[n]`.
         """
         lowest = np.float32(self.min_score)
-        return score >= lowest if self.method == "reference" else score > lowest
+        return score >= lowest if self.inclusive else score > lowest
 
     def most_records(self, labeled: int) -> int:
         """Returns the number of records that `share` allows: 1 or more.

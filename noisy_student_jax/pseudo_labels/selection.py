@@ -8,12 +8,14 @@ code (``filter_unlabel.py``) sub-samples above the edge of a 1 % bin and has K d
 expectation; it is available as method ``reference``. Method ``all`` takes records once,
 whatever their class: all of them, or the surest share.
 
-Selection reads only key, status, label and score. The plan depends on these and the
-seed, not on the shards or their order; only record numbers follow the pool.
+Selection reads only key, status, label and score, unless the task chooses within
+records (`Task.chooser`). The plan depends on these and the seed, not on the shards or
+their order; only record numbers follow the pool.
 """
 
 import contextlib
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,7 +31,9 @@ from noisy_student_jax.core.errors import (
     NothingSelectedError,
     UserError,
 )
+from noisy_student_jax.core.protocols import Chooser
 from noisy_student_jax.pseudo_labels import sidecar, warnings, writing
+from noisy_student_jax.pseudo_labels.chosen import Choose, RepeatedPlan, labeled_rows
 from noisy_student_jax.pseudo_labels.plan import (
     BINS,
     EDGES,
@@ -52,7 +56,12 @@ TARGETS = "targets"
 SUMMARY = "selection.json"
 
 Targets = Callable[[pa.RecordBatch], dict[str, np.ndarray]]
-AnyPlan = Plan | NaturalPlan | ReferencePlan | KeptPlan
+AnyPlan = Plan | NaturalPlan | ReferencePlan | KeptPlan | RepeatedPlan
+_PLANS: dict[str, type[Plan] | type[NaturalPlan] | type[ReferencePlan]] = {
+    "paper": Plan,
+    "all": NaturalPlan,
+    "reference": ReferencePlan,
+}
 
 _PICKS_AT_ONCE = 1 << 20
 _PLAN_SCHEMA = pa.schema(
@@ -71,6 +80,7 @@ def select(
     options: SelectionOptions,
     *,
     targets: Targets | None = None,
+    choose: Choose | None = None,
     classes: Sequence[str] = (),
     expected: Expected | None = None,
     kept: str | Path | None = None,
@@ -93,6 +103,8 @@ def select(
       options: options of the selection.
       targets: a task's function from selected rows, with all columns, to arrays
         `[rows, …]` of constant width and dtype.
+      choose: makes the task's `Chooser`, whose targets are then written and whose
+        copies multiply the plan's. Every labeled record passes, whatever its score.
       classes: class names, for warnings.
       expected: statistics to compare the pool with, for warnings.
       kept: an earlier selection whose records and copies are kept (`KeptPlan`) with new
@@ -101,8 +113,8 @@ def select(
 
     Returns:
       ``schema``, ``method``, ``options``, ``counts``, ``per_class``, ``thresholds``,
-      ``score_histogram``, ``confidence``, ``labels``, ``kept``, ``warnings``,
-      ``made_for`` and the SHA-256 of the ``files``; in
+      ``score_histogram``, ``confidence``, ``labels``, ``kept``, ``facts`` if there is a
+      chooser, ``warnings``, ``made_for`` and the SHA-256 of the ``files``. In
       ``counts``, read = selected + quarantined + below_threshold + over_capacity, or,
       for a kept plan, selected + quarantined + not_in_plan.
 
@@ -116,18 +128,19 @@ def select(
     files.check_free(output)
     paths = sidecar.shards(labels_directory)
     metadata = sidecar.common_metadata(paths)
-    survey = _survey(paths, _classes(paths[0], metadata), options)
+    # A chooser has its own threshold, within records.
+    rule = dataclasses.replace(options, min_score=0.0) if choose else options
+    survey = _survey(paths, _classes(paths[0], metadata), rule)
     if not (survey.ok if kept else survey.eligible).any():
-        raise _nothing(Path(labels_directory), survey, options)
+        raise _nothing(Path(labels_directory), survey, rule)
+    chooser = choose(functools.partial(labeled_rows, paths)) if choose else None
     plan: AnyPlan
     if kept:
-        plan = KeptPlan(survey, options, Path(kept) / PLAN, load_picks(kept)[0])
-    elif options.method == "reference":
-        plan = ReferencePlan(survey, options)
-    elif options.method == "all":
-        plan = NaturalPlan(survey, options)
+        plan = KeptPlan(survey, rule, Path(kept) / PLAN, load_picks(kept)[0])
     else:
-        plan = Plan(survey, options)
+        plan = _PLANS[options.method](survey, rule)
+        if chooser:
+            plan = RepeatedPlan(plan, chooser)
     _settle(paths, plan)
     if isinstance(plan, KeptPlan) and not plan.capacity.any():
         raise UserError(
@@ -138,16 +151,21 @@ def select(
         raise UserError(
             f"per_class {options.per_class} is so small that chance leaves none of the "
             f"{survey.eligible.sum():,} records in {labels_directory} that score "
-            f"{options.bar}; raise per_class or choose method 'paper'"
+            f"{rule.bar}; raise per_class or choose method 'paper'"
         )
     with files.atomic_directory(output) as temporary:
-        tally = _write(paths, plan, temporary, metadata, targets)
-        summary = _summary(survey, plan, tally, metadata, len(paths))
+        described = _plan_metadata(options, metadata)
+        tally = _write(
+            paths, plan, temporary, described, chooser.targets if chooser else targets
+        )
+        summary = _summary(survey, plan, tally, metadata, len(paths), options)
         summary["kept"] = None
         if kept and isinstance(plan, KeptPlan):
             summary["kept"] = _origin(Path(kept), plan)
-        about = (survey, plan, tally, classes)
-        summary["warnings"] = _warnings(*about, expected or Expected())
+        if chooser:
+            summary["facts"] = chooser.facts
+        about = (survey, plan, tally, classes, chooser)
+        summary["warnings"] = _warnings(*about, expected or Expected(), options)
         summary["made_for"] = made_for
         summary["files"] = files.tree_hashes(temporary, ["."])
         files.write_json(temporary / SUMMARY, summary, with_sum=True)
@@ -309,7 +327,7 @@ def _write(
     """Writes plan, picks and targets in one pass over the pool."""
     tally = _Tally(len(plan.draws))
     shape = (int(plan.draws.sum()), 2)
-    schema = _PLAN_SCHEMA.with_metadata(_plan_metadata(plan.options, metadata))
+    schema = _PLAN_SCHEMA.with_metadata(metadata)
     record = row = 0
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(files.new_file(directory / PLAN))
@@ -361,8 +379,8 @@ def _summary(
     tally: _Tally,
     metadata: dict[str, str],
     shards: int,
+    options: SelectionOptions,
 ) -> dict[str, Any]:
-    options = plan.options
     read, quarantined = survey.read, survey.quarantined
     above = int(survey.eligible.sum())
     selected = int(tally.selected.sum())
@@ -423,19 +441,21 @@ def _warnings(
     plan: AnyPlan,
     tally: _Tally,
     names: Sequence[str],
+    chooser: Chooser | None,
     expected: Expected,
+    options: SelectionOptions,
 ) -> list[str]:
-    options = plan.options
+    found: list[str | None] = list(chooser.warnings) if chooser else []
     if isinstance(plan, KeptPlan):
-        found = [plan.warning()]
-    else:
-        found = [
+        found.append(plan.warning())
+    elif not chooser:
+        found += [
             warnings.empty_classes(
                 survey.ok, survey.eligible, tally.selected, options=options, names=names
             ),
             warnings.capped_classes(survey.eligible, options=options, names=names),
         ]
-    if expected.class_counts is not None:
+    if expected.class_counts is not None and not chooser:
         found.append(
             warnings.uneven_classes(
                 survey.ok, expected.class_counts, options=options, names=names

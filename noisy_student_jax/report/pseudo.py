@@ -8,6 +8,7 @@ from noisy_student_jax.core import files
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.generation.left_out import expected_precision
 from noisy_student_jax.pseudo_labels import selection, sidecar
+from noisy_student_jax.pseudo_labels.chosen import fact_text
 from noisy_student_jax.report import svg
 from noisy_student_jax.report.formatting import count, is_number, percent, short
 from noisy_student_jax.report.quarantine import quarantine
@@ -63,6 +64,7 @@ def _teacher(
         == sum(counts[part] for part in ("selected", "quarantined", *_left_out(found))),
         "kept": found.get("kept"),
         "min_score": found.get("options", {}).get("min_score"),
+        "facts": _facts(found),
         "over": _over(found),
         "confidence": {
             name: percent(value)
@@ -87,6 +89,14 @@ def _left_out(found: dict[str, Any]) -> tuple[str, ...]:
             "over_capacity",
         )
     )
+
+
+def _facts(found: dict[str, Any]) -> dict[str, str]:
+    """Returns what the task chose within the records, formatted, by name."""
+    facts = found.get("facts")
+    if not isinstance(facts, dict):
+        return {}
+    return {name: fact_text(value) for name, value in facts.items()}
 
 
 def _over(found: dict[str, Any]) -> str:
@@ -161,7 +171,8 @@ def _histogram(one: Shown, found: dict[str, Any]) -> Markup | None:
     if is_number(_share(found)):
         lowest = [one for one in found.get("thresholds") or [] if is_number(one)]
         threshold, inclusive = min(lowest, default=None), True
-    if is_number(threshold) and threshold > 0 and not found.get("kept"):
+    whole = not (found.get("kept") or found.get("facts"))
+    if is_number(threshold) and threshold > 0 and whole:
         at = (threshold - low) / width
         anchor, shift = ("end", -6) if at > 0.6 else ("start", 6)
         marks.append(svg.line(at, -14, at, _HEIGHT, "threshold"))

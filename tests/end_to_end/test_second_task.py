@@ -3,6 +3,8 @@
 Task, data and model are in ``tests/outside``; the package knows nothing of them.
 """
 
+import contextlib
+import io
 import json
 import re
 
@@ -14,6 +16,10 @@ from outside.bright_square import CELLS, TOLERANCE
 from support import ROOT
 
 from noisy_student_jax.cli.main import main
+from noisy_student_jax.config import load
+from noisy_student_jax.core.preemption import Interruption
+from noisy_student_jax.generation import streams
+from noisy_student_jax.runs.run import Run
 
 CONFIG = ROOT / "tests" / "configs" / "bright_square.py"
 CHANCE = (2 * TOLERANCE) ** 2
@@ -22,7 +28,9 @@ CHANCE = (2 * TOLERANCE) ** 2
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("squares") / "run"
-    assert main(["run", f"--config={CONFIG}", f"--workdir={workdir}"]) == 0
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        assert main(["run", f"--config={CONFIG}", f"--workdir={workdir}"]) == 0
+    workdir.with_name("said").write_text(out.getvalue())
     return workdir
 
 
@@ -87,16 +95,36 @@ def test_its_students_learn_from_the_stored_centers(run):
     stored = np.load(selection / "targets" / "center.npy")
     assert stored.shape == (len(plan), 2)
     assert np.bincount(plan["label"].to_numpy(), weights=plan["copies"]).tolist() == [
-        30,
+        60,
         30,
         30,
         30,
     ]
-    assert np.load(picks).shape == (120, 2)
+    assert np.load(picks).shape == (150, 2)
     entries = [json.loads(line) for line in metrics(run, "generation_1")]
     losses = [entry["pseudo/loss"] for entry in entries if "pseudo/loss" in entry]
     assert losses[-1] < np.log(len(CELLS))
     assert any("validation/ema/found" in entry for entry in entries)
+
+
+def test_its_choice_within_records_is_told(run):
+    kept = json.loads((run / "generation_0/selection/selection.json").read_text())
+    assert list(kept["facts"]["mean coordinate"]) == ["labeled", "pseudo-labeled"]
+    assert kept["warnings"] == ["look at a few squares"]
+    page = (run / "report.html").read_text()
+    assert "<dt>mean coordinate</dt><dd>labeled 0." in page
+    said = run.with_name("said").read_text()
+    assert re.search(r"  mean coordinate: labeled 0\.\d+, pseudo-labeled 0\.\d+", said)
+    assert "WARNING: look at a few squares" in said
+
+
+def test_its_labeled_records_are_repeated(run):
+    opened = Run(load(CONFIG), run, interruption=Interruption())
+    learned = streams.make(opened.student(1))
+    repeats = np.bincount(learned.labeled.picks[:, 0])
+    in_first = (learned.labeled.targets["center"] < 0.5).all(axis=1)
+    np.testing.assert_array_equal(repeats, 1 + in_first)
+    assert set(repeats) == {1, 2}
 
 
 def metrics(run, generation: str) -> list[str]:

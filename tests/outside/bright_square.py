@@ -56,6 +56,13 @@ class BrightSquare:
         center = rows.column("center").flatten().to_numpy(zero_copy_only=False)
         return {"center": center.reshape(rows.num_rows, 2)}
 
+    def chooser(self, batches, labels, options):
+        return Chosen(self, batches, labels)
+
+    def repeats(self, labels, keys):
+        """Squares in the first quadrant are drawn twice."""
+        return 1 + (labels < 0.5).all(axis=1).astype(np.int64)
+
     def pseudo_targets(self, stored):
         return stored
 
@@ -67,3 +74,18 @@ class BrightSquare:
         apart = np.linalg.norm(predictions["center"] - labels, axis=1)
         found = self.primary(predictions, labels).mean()
         return {"found": float(found), "distance": float(apart.mean())}
+
+
+class Chosen:
+    """All centers as they are; those in the first quadrant are drawn twice as often."""
+
+    warnings = ("look at a few squares",)
+
+    def __init__(self, task, batches, labels):
+        found = [task.stored_targets(rows)["center"].mean(axis=0) for rows in batches()]
+        far = {"labeled": labels.mean(), "pseudo-labeled": np.mean(found)}
+        self.facts = {"mean coordinate": {name: float(at) for name, at in far.items()}}
+        self.targets = task.stored_targets
+
+    def copies(self, rows):
+        return 1 + (rows.column("label").to_numpy() == 0).astype(np.int64)
