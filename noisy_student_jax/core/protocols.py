@@ -167,8 +167,8 @@ class Task(Protocol):
       name: the task's name in configs.
       classes: names of the classes, which selection balances.
       outputs: number of outputs of the model's head.
-      primary_metric: key of `metrics` by which generations are compared; the mean of
-        `primary` over images, larger is better.
+      primary_metric: key of `metrics` by which generations are compared, from 0 to 1;
+        larger is better. `primary` computes it from `statistics`.
     """
 
     name: str
@@ -250,8 +250,30 @@ class Task(Protocol):
         this method does not support ``labels.mode='on_the_fly'``.
         """
 
-    def primary(self, predictions: Arrays, labels: np.ndarray) -> np.ndarray:
-        """Returns float64 ``[images]``, whose mean is the primary metric."""
+    def statistics(self, predictions: Arrays, labels: np.ndarray) -> pa.Array:
+        """Returns what `primary` needs to know of each image, ``[images]``.
+
+        Floating-point statistics are the metric of each image, and the primary metric
+        is their mean (`evaluation.resampling.mean`). For a metric that is no mean over
+        images they are of any other type that Parquet stores.
+        """
+
+    def primary(
+        self, statistics: pa.Array, draws: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Computes the primary metric of resampled images.
+
+        Args:
+          statistics: those of images, maybe of several parts of a dataset.
+          draws: int64 ``[resamples, images]``, how often each image was drawn; None for
+            one resample with each image once.
+
+        Returns:
+          float64 ``[resamples]``; NaN where a resample has nothing to measure.
+        """
 
     def metrics(self, predictions: Arrays, labels: np.ndarray) -> dict[str, float]:
-        """Returns the task's metrics over the images."""
+        """Returns the task's metrics over the images.
+
+        A metric is NaN if the images have nothing by which to measure it.
+        """

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import statistics
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +26,8 @@ class Difference:
       high: upper end of the confidence interval.
       above: share of bootstrap samples in which ours is higher; ties count half.
       images: number of images.
-      only_ours: number of images that only ours gets right, for 0/1 metrics.
+      only_ours: number of images that only ours gets right, for 0/1 metrics; None where
+        the metric is no mean over images.
       only_theirs: number of images that only theirs gets right.
     """
 
@@ -34,8 +36,8 @@ class Difference:
     high: float
     above: float
     images: int
-    only_ours: int
-    only_theirs: int
+    only_ours: int | None
+    only_theirs: int | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +99,20 @@ def lead_of_means(ours: float, theirs: float, images: int) -> Lead:
     differ = images * (ours * (1 - theirs) + theirs * (1 - ours))
     error = math.sqrt(differ + UNDECIDED) / images
     return Lead(ours - theirs, error, images, paired=False)
+
+
+def without_nan(value: Any) -> Any:
+    """Replaces NaN, the value of a metric with nothing to measure, by None for JSON.
+
+    Example:
+      >>> without_nan({"AP": math.nan, "interval": (0.5, math.nan)})
+      {'AP': None, 'interval': [0.5, None]}
+    """
+    if isinstance(value, dict):
+        return {key: without_nan(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(one) for one in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def points(value: Lead) -> str:
@@ -189,6 +205,11 @@ def sentence(
     difference: Difference, *, ours: float, theirs: float, against: str
 ) -> str:
     """Returns the verdict sentence, the last line of a run."""
+    if math.isnan(difference.value):
+        return (
+            f"no verdict: the {difference.images:,} test images hold nothing by which"
+            " to compare models"
+        )
     low, high = (f"{_minus(100 * end)}" for end in (difference.low, difference.high))
     value = 100 * difference.value
     sign = "+" if round(value, 1) > 0 else ""

@@ -4,19 +4,21 @@ Where the dataset is cross-fitted, the predictions for validation are those of h
 labeled images that were left out.
 """
 
+import math
 import pathlib
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from noisy_student_jax.core import files, unusable
+from noisy_student_jax.core import console, files, unusable
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.protocols import Source
 from noisy_student_jax.data.sources import key_hashes
+from noisy_student_jax.evaluation import resampling
 from noisy_student_jax.evaluation.predictor import Predicted, predict_source
-from noisy_student_jax.evaluation.statistics import wilson
-from noisy_student_jax.generation.left_out import cross_fitted
+from noisy_student_jax.evaluation.statistics import without_nan
+from noisy_student_jax.generation.left_out import NAMED, cross_fitted
 from noisy_student_jax.generation.trainable import part, predictor
 from noisy_student_jax.models import bundle as bundles
 from noisy_student_jax.models.bundle import Bundle
@@ -48,7 +50,8 @@ def evaluate(student: Generation) -> dict[str, Any]:
     }
     if run.dataset.cross_fitted:
         found = _left_out(student)
-        splits["validation"] = _measured(run, found) | {"left_out_in_turn": True}
+        measured = _measured(run, found, "labeled")
+        splits["validation"] = measured | {"left_out_in_turn": True}
         labeled = run.dataset.labeled
         _write_predictions(student, labeled, found, student.paths.validation)
     run.progress.start(sum(map(len, sources.values())), "images")
@@ -71,7 +74,7 @@ def evaluate(student: Generation) -> dict[str, Any]:
             f"{name} images",
             most=run.config.data.max_quarantined,
         )
-        splits[name] = _measured(run, found)
+        splits[name] = _measured(run, found, name)
         path = student.paths.validation
         if name == "test":
             path = student.paths.predictions
@@ -121,17 +124,30 @@ def _left_out(student: Generation) -> Predicted:
     )
 
 
-def _measured(run: Run, found: Predicted) -> dict[str, Any]:
+def _measured(run: Run, found: Predicted, part: str) -> dict[str, Any]:
     """Returns the evaluation's entry for one part of the dataset."""
     task, labels, predictions = run.task, found.labels, found.predictions["ema"]
-    right = float(task.primary(predictions, labels).sum())
-    scores = task.score(predictions)
+    options = run.config.evaluation
+    scores, metrics = task.score(predictions), task.metrics(predictions, labels)
+    if bare := [name for name, value in metrics.items() if math.isnan(value)]:
+        more = f" and {len(bare) - NAMED:,} more" if len(bare) > NAMED else ""
+        console.warn(
+            f"the {len(labels):,} {part} images hold nothing by which to measure"
+            f" {', '.join(map(console.printable, bare[:NAMED]))}{more}"
+        )
+    interval = resampling.interval(
+        task.statistics(predictions, labels),
+        task.primary,
+        confidence=options.confidence,
+        samples=options.bootstrap,
+        seed=run.config.seed,
+    )
     return {
         "images": len(labels),
         "unusable": found.unusable,
-        "ema": task.metrics(predictions, labels),
-        "raw": task.metrics(found.predictions["raw"], labels),
-        "interval": wilson(right, len(labels), run.config.evaluation.confidence),
+        "ema": without_nan(metrics),
+        "raw": without_nan(task.metrics(found.predictions["raw"], labels)),
+        "interval": without_nan(interval),
         "scores": {
             "mean": plan.mean(plan.fixed_point(scores, 1), len(scores)),
             "histogram": plan.histogram(scores).tolist(),
@@ -149,7 +165,8 @@ def _write_predictions(
         "truth": pa.array(found.labels.tolist()),
         "label": pa.array(task.bucket(predictions)),
         "score": pa.array(task.score(predictions)),
-        "primary": pa.array(task.primary(predictions, found.labels)),
+        # Of a metric that is a mean, the metric of each image.
+        "primary": task.statistics(predictions, found.labels),
         **task.columns(predictions, top_k=student.spec.config.labels.top_k),
     }
     files.write_parquet(path, pa.table(columns))

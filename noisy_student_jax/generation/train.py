@@ -234,6 +234,7 @@ def _validation(trained: Part) -> Callable[[TrainState], dict[str, float]]:
             f"validation/{name}/{key}": value
             for name, predictions in found.predictions.items()
             for key, value in run.task.metrics(predictions, found.labels).items()
+            if not math.isnan(value)  # the images have nothing to measure it by
         }
 
     return validate

@@ -8,12 +8,14 @@ error. So few images change nothing, and a model that does harm is not kept for 
 
 import collections
 import dataclasses
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
+import pyarrow as pa
 
-from noisy_student_jax.evaluation import statistics
+from noisy_student_jax.evaluation import resampling, statistics
+from noisy_student_jax.evaluation.resampling import Primary
 from noisy_student_jax.evaluation.statistics import Lead
 from noisy_student_jax.runs.spec import Role
 
@@ -32,8 +34,9 @@ class Row:
       parameters: number of parameters.
       mean: the primary metric on validation images.
       images: number of validation images.
-      single: the primary metric for each image, by `VALIDATION` or `LEFT_OUT` and key;
-        empty where an older version evaluated it.
+      keys: of each image, `VALIDATION` or `LEFT_OUT` and its key; empty where an older
+        version evaluated it.
+      statistics: the task's statistics of these images, ``[images]``, if there are any.
       given: whether it is a first teacher that the run was given.
     """
 
@@ -42,7 +45,8 @@ class Row:
     parameters: int
     mean: float
     images: int
-    single: Mapping[Key, float] = dataclasses.field(default_factory=dict)
+    keys: Sequence[Key] = ()
+    statistics: pa.Array | None = None
     given: bool = False
 
     @property
@@ -52,6 +56,9 @@ class Row:
             return f"generation {self.name}"
         title = Role(self.name).display_name
         return title if self.role is Role.FINE_TUNING else f"the {title}"
+
+
+Compare = Callable[[Row, Row], Lead]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +83,7 @@ class Choice:
     leads: list[dict[str, Any]]
 
 
-def choose(rows: Sequence[Row]) -> Choice:
+def choose(rows: Sequence[Row], primary: Primary) -> Choice:
     """Chooses the best student, its rival, and the better of the two.
 
     The rule of thumb prefers the largest model, and the latest among equals: students
@@ -86,7 +93,9 @@ def choose(rows: Sequence[Row]) -> Choice:
 
     Args:
       rows: all models; generations in their order.
+      primary: the task's function of the statistics.
     """
+    compare = _once(primary)
     order = (Role.TEACHER, Role.PROBE, Role.FINE_TUNING, Role.CONTROL)
     students = [row for row in rows if row.role is Role.STUDENT]
     given = [row for row in rows if row.given]
@@ -95,35 +104,52 @@ def choose(rows: Sequence[Row]) -> Choice:
         key=lambda row: order.index(row.role),
     )
     leads: list[dict[str, Any]] = []
-    student = _best(students, leads)
-    rival = _best(others or given, leads)
+    student = _best(students, leads, compare)
+    rival = _best(others or given, leads, compare)
     best = student or rival
     assert best is not None, "a run has a model"
     challengers = [*given, *([rival] if rival and others else [])]
-    ahead = _ahead([row for row in challengers if row is not best], best, leads)
+    challengers = [row for row in challengers if row is not best]
+    ahead = _ahead(challengers, best, leads, compare)
     winner = ahead[0] if ahead else best
     notes = []
     if student:
-        notes += _among_students(student, _preferred(students))
-        notes += _smaller(winner, students)
+        notes += _among_students(student, _preferred(students), compare)
+        notes += _smaller(winner, students, compare)
     return Choice(
         best=winner.name,
         student=int(student.name) if student else None,
         rival=rival.name if rival else None,
-        says=_says(winner, student, rival),
+        says=_says(winner, student, rival, compare),
         notes=notes,
         leads=leads,
     )
 
 
-def compare(ours: Row, theirs: Row) -> Lead:
+def _once(primary: Primary) -> Compare:
+    """Returns `_compare`, computed once for each pair of models."""
+    found: dict[tuple[int | str, int | str], Lead] = {}
+
+    def compare(ours: Row, theirs: Row) -> Lead:
+        pair = ours.name, theirs.name
+        if pair not in found:
+            found[pair] = _compare(ours, theirs, primary)
+        return found[pair]
+
+    return compare
+
+
+def _compare(ours: Row, theirs: Row, primary: Primary) -> Lead:
     """Compares two models on the images that both have results for."""
-    both = sorted(ours.single.keys() & theirs.single.keys())
+    both = sorted(set(ours.keys) & set(theirs.keys))
     if not both:
         images = min(ours.images, theirs.images)
         return statistics.lead_of_means(ours.mean, theirs.mean, images)
-    values = (np.array([row.single[key] for key in both]) for row in (ours, theirs))
-    return statistics.lead(*values)
+    return resampling.lead(
+        resampling.of_images(ours.keys, ours.statistics, both),
+        resampling.of_images(theirs.keys, theirs.statistics, both),
+        primary,
+    )
 
 
 def _preferred(rows: Sequence[Row]) -> Row:
@@ -131,7 +157,9 @@ def _preferred(rows: Sequence[Row]) -> Row:
     return [row for row in rows if row.parameters == most][-1]
 
 
-def _best(rows: Sequence[Row], leads: list[dict[str, Any]]) -> Row | None:
+def _best(
+    rows: Sequence[Row], leads: list[dict[str, Any]], compare: Compare
+) -> Row | None:
     """Returns the preferred row, or that which is most ahead of it.
 
     Among equals it is the largest, and the latest of these.
@@ -139,11 +167,14 @@ def _best(rows: Sequence[Row], leads: list[dict[str, Any]]) -> Row | None:
     if not rows:
         return None
     first = _preferred(rows)
-    ahead = _ahead([row for row in rows[::-1] if row is not first], first, leads)
+    others = [row for row in rows[::-1] if row is not first]
+    ahead = _ahead(others, first, leads, compare)
     return ahead[0] if ahead else first
 
 
-def _ahead(rows: Sequence[Row], first: Row, leads: list[dict[str, Any]]) -> list[Row]:
+def _ahead(
+    rows: Sequence[Row], first: Row, leads: list[dict[str, Any]], compare: Compare
+) -> list[Row]:
     """Returns the rows that are surely ahead of another, the most ahead first."""
     found = [(row, compare(row, first)) for row in rows]
     leads += [
@@ -155,7 +186,7 @@ def _ahead(rows: Sequence[Row], first: Row, leads: list[dict[str, Any]]) -> list
     return [row for row, _ in sure]
 
 
-def _says(best: Row, student: Row | None, rival: Row | None) -> str:
+def _says(best: Row, student: Row | None, rival: Row | None, compare: Compare) -> str:
     use = f"use {best.title} (best/)"
     if student is None:
         return f"{use}: there is no student"
@@ -170,13 +201,16 @@ def _says(best: Row, student: Row | None, rival: Row | None) -> str:
     if lead.is_sure:
         most = "" if rival.given else ", the strongest model on labels alone"
         return f"{use}: {images} put it {_by(lead)} {whose}{most}"
+    if math.isnan(lead.value):
+        nothing = f"{images} hold nothing by which to compare it with {whose}"
+        return f"{use}: {nothing}, and then a student is preferred"
     return (
         f"{use}: {images} cannot tell it from {whose} ({statistics.points(lead)}"
         " points, one standard error), and then a student is preferred"
     )
 
 
-def _among_students(student: Row, preferred: Row) -> list[str]:
+def _among_students(student: Row, preferred: Row, compare: Compare) -> list[str]:
     if student is preferred:
         return []
     lead, images = compare(student, preferred), _on(student, preferred)
@@ -186,16 +220,17 @@ def _among_students(student: Row, preferred: Row) -> list[str]:
     ]
 
 
-def _smaller(best: Row, students: Sequence[Row]) -> list[str]:
+def _smaller(best: Row, students: Sequence[Row], compare: Compare) -> list[str]:
     """Returns what a last student that is smaller than the best model loses."""
     last = students[-1]
     if last is best or last.parameters >= best.parameters:
         return []
-    share = last.parameters / best.parameters
-    lead = statistics.points(compare(last, best))
+    share, lead = last.parameters / best.parameters, compare(last, best)
+    if math.isnan(lead.value):
+        return []
     return [
         f"{last.title} has {share:.0%} of the parameters of {best.title} and differs by"
-        f" {lead} points"
+        f" {statistics.points(lead)} points"
     ]
 
 
@@ -207,7 +242,7 @@ def _by(lead: Lead) -> str:
 
 def _on(ours: Row, theirs: Row) -> str:
     """Returns the images of a comparison in words."""
-    both = ours.single.keys() & theirs.single.keys()
+    both = set(ours.keys) & set(theirs.keys)
     counts = collections.Counter(part for part, _ in both)
     held = counts[VALIDATION] if both else min(ours.images, theirs.images)
     left_out = counts[LEFT_OUT]

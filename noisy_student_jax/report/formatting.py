@@ -8,7 +8,11 @@ from typing import Any, TypeGuard
 from noisy_student_jax.core import console
 
 NOTHING = "–"
-_FRACTIONS = re.compile(r"top\d+|ap\d*|accuracy|recall|precision")
+_FRACTIONS = re.compile(
+    # Of one class, if its name follows.
+    r"(top\d+|a[pr]\d*|accuracy|recall|precision)(/.+)?",
+    re.IGNORECASE | re.DOTALL,
+)
 
 
 def is_number(value: Any) -> TypeGuard[float]:
@@ -42,6 +46,11 @@ def resolution(entry: dict[str, Any]) -> str:
 def percent(value: Any, *, digits: int = 1) -> str:
     """Formats 0.9332 as ``93.3 %``."""
     return f"{_plain(100 * value, digits)} %" if is_number(value) else NOTHING
+
+
+def hundredths(value: Any) -> str:
+    """Formats 0.9332 as ``93.3``."""
+    return _plain(100 * value, 1) if is_number(value) else NOTHING
 
 
 def points(value: Any) -> str:

@@ -1,13 +1,15 @@
 """Summarizes a run: its table, the model to use, and what a student gains."""
 
+import math
+import pathlib
 from typing import Any
 
-import numpy as np
+import pyarrow as pa
 
 from noisy_student_jax import report
 from noisy_student_jax.core import console, files
 from noisy_student_jax.core.errors import UserError
-from noisy_student_jax.evaluation import statistics
+from noisy_student_jax.evaluation import resampling, statistics
 from noisy_student_jax.generation.left_out import left_out
 from noisy_student_jax.models import bundle as bundles
 from noisy_student_jax.report import choice, formatting, results
@@ -16,6 +18,9 @@ from noisy_student_jax.runs.run import Generation, Run
 from noisy_student_jax.runs.spec import Role
 
 SUMMARY = "summary.json"
+
+Judged = tuple[list[choice.Key], pa.Array]
+"""Keys of images, and the task's statistics of each."""
 
 
 def judge(run: Run) -> dict[str, Any]:
@@ -43,8 +48,9 @@ def summarize(run: Run) -> dict[str, Any]:
     metric = run.task.primary_metric
     rivals = {name: run.student(name) for name in run.compared_with}
     control = rivals.get(Role.CONTROL)
-    chosen = choice.choose([_row(one) for one in (*students, *rivals.values())])
-    return {
+    rows = [_row(one) for one in (*students, *rivals.values())]
+    chosen = choice.choose(rows, run.task.primary)
+    found = {
         "schema": 1,
         "task": run.config.task,
         "dataset": run.dataset.name,
@@ -73,6 +79,7 @@ def summarize(run: Run) -> dict[str, Any]:
             "leads": chosen.leads,
         },
     }
+    return statistics.without_nan(found)
 
 
 def table(run: Run, summary: dict[str, Any]) -> str:
@@ -92,7 +99,6 @@ def table(run: Run, summary: dict[str, Any]) -> str:
         for one in summary["baselines"]
     ]
     for name, title, entry in entries:
-        low, high = (100 * end for end in entry["interval"])
         rows.append(
             (
                 f"{title} ★" if name == summary["best"] else title,
@@ -101,9 +107,9 @@ def table(run: Run, summary: dict[str, Any]) -> str:
                 formatting.resolution(entry),
                 f"{entry['labeled']:,}",
                 f"{entry['pseudo_labeled']:,}",
-                f"{100 * entry['raw'][metric]:.1f}",
-                f"{100 * entry['metrics'][metric]:.1f}",
-                f"[{low:.1f}, {high:.1f}]",
+                formatting.hundredths(entry["raw"][metric]),
+                formatting.hundredths(entry["metrics"][metric]),
+                formatting.interval(entry["interval"]),
                 console.duration(entry["seconds"]),
             )
         )
@@ -159,38 +165,54 @@ def _row(student: Generation) -> Row:
     """Returns what a trained model does on images that it has not learned from."""
     run, spec = student.run, student.spec
     entry = files.read_json(student.paths.evaluation)["splits"]["validation"]
+    mean = entry["ema"][run.task.primary_metric]
+    parts = [_left_out(student)]
+    if not run.dataset.cross_fitted:
+        parts.append(_on_validation(student))
+    known = [one for one in parts if one is not None]
     return Row(
         name=spec.generation,
         role=spec.role,
         parameters=run.ledger.finished(f"{spec.name}/train")["counts"]["parameters"],
-        mean=entry["ema"][run.task.primary_metric],
+        mean=math.nan if mean is None else mean,
         images=entry["images"],
-        single=_left_out(student)
-        | ({} if run.dataset.cross_fitted else _on_validation(student)),
         given=spec.adopted is not None,
+        **_joined(known),
     )
 
 
-def _on_validation(student: Generation) -> dict[choice.Key, float]:
-    """Returns the primary metric for each validation image, if it was recorded."""
+def _joined(parts: list[Judged]) -> dict[str, Any]:
+    """Returns the fields of a `Row` on single images."""
+    if not parts:
+        return {}
+    return {
+        "keys": [key for keys, _ in parts for key in keys],
+        "statistics": pa.concat_arrays([statistics for _, statistics in parts]),
+    }
+
+
+def _on_validation(student: Generation) -> Judged | None:
+    """Returns the statistics of each validation image, if they were recorded."""
     path = student.paths.validation
     if not files.is_file(path):
-        return {}  # by an older version
-    table = files.read_parquet(path, columns=["key", "primary"])
-    rows = zip(*(table[name].to_pylist() for name in table.column_names), strict=True)
-    return {(choice.VALIDATION, key): float(value) for key, value in rows}
+        return None  # by an older version
+    keys, found = _recorded(path)
+    return [(choice.VALIDATION, key) for key in keys], found
 
 
-def _left_out(student: Generation) -> dict[choice.Key, float]:
-    """Returns the primary metric for each labeled image when it was left out."""
+def _left_out(student: Generation) -> Judged | None:
+    """Returns the statistics of each labeled image when it was left out."""
     found = left_out(student)
     if found is None:
-        return {}
-    right = student.run.task.primary(found.predictions, found.truth)
-    return {
-        (choice.LEFT_OUT, key): float(value)
-        for key, value in zip(found.keys, right, strict=True)
-    }
+        return None
+    statistics = student.run.task.statistics(found.predictions, found.truth)
+    return [(choice.LEFT_OUT, key) for key in found.keys], statistics
+
+
+def _recorded(path: pathlib.Path) -> tuple[list[str], pa.Array]:
+    """Reads keys and statistics of the images of an evaluation."""
+    table = files.read_parquet(path, columns=["key", "primary"])
+    return table["key"].to_pylist(), table["primary"].combine_chunks()
 
 
 def _verdict(run: Run, chosen: Choice) -> dict[str, Any]:
@@ -205,9 +227,11 @@ def _verdict(run: Run, chosen: Choice) -> dict[str, Any]:
         }
     rival = run.student(chosen.rival)
     role, ours, theirs = rival.spec.role, *_paired(run.student(chosen.student), rival)
-    difference = statistics.paired_bootstrap(
+    primary = run.task.primary
+    difference = resampling.difference(
         ours,
         theirs,
+        primary,
         confidence=options.confidence,
         samples=options.bootstrap,
         seed=run.config.seed,
@@ -225,8 +249,8 @@ def _verdict(run: Run, chosen: Choice) -> dict[str, Any]:
         "outcome": statistics.judge(difference),
         "says": statistics.sentence(
             difference,
-            ours=float(ours.mean()),
-            theirs=float(theirs.mean()),
+            ours=float(primary(ours)[0]),
+            theirs=float(primary(theirs)[0]),
             against=_AGAINST[role],
         ),
     }
@@ -253,32 +277,25 @@ def _no_student(teacher: Generation) -> dict[str, Any]:
     }
 
 
-def _paired(one: Generation, other: Generation) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the primary metric of two models for each test image common to both.
+def _paired(one: Generation, other: Generation) -> tuple[pa.Array, pa.Array]:
+    """Returns the statistics of two models for each test image common to both.
 
     An image that was unreadable in one of the evaluations is in neither result.
 
     Returns:
-      Two arrays float64 ``[images]``.
+      Two arrays ``[images]``.
 
     Raises:
       UserError: the evaluations have no image in common.
     """
-    found = [
-        dict(zip(*(rows[name].to_pylist() for name in rows.column_names), strict=True))
-        for rows in (
-            files.read_parquet(student.paths.predictions, columns=["key", "primary"])
-            for student in (one, other)
-        )
-    ]
-    both = sorted(found[0].keys() & found[1].keys())
+    ours, theirs = (_recorded(student.paths.predictions) for student in (one, other))
+    both = sorted(set(ours[0]) & set(theirs[0]))
     if not both:
         raise UserError(
             f"{one.spec.name} and {other.spec.name} were judged on different test"
             " images: evaluate both again"
         )
-    ours, theirs = (np.array([rows[key] for key in both], float) for rows in found)
-    return ours, theirs
+    return resampling.of_images(*ours, both), resampling.of_images(*theirs, both)
 
 
 def _judged(student: Generation) -> dict[str, int]:

@@ -9,6 +9,7 @@ from noisy_student_jax.core import types
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.protocols import Arrays, LossOptions
 from noisy_student_jax.core.types import Batch, PerStream, PyTree
+from noisy_student_jax.evaluation import resampling
 from noisy_student_jax.evaluation.statistics import calibration_error
 
 FEW_CLASSES = 128
@@ -121,14 +122,20 @@ class Classification:
         """Returns all probabilities, however many a sidecar would store."""
         return predictions["probabilities"]
 
-    def primary(self, predictions: Arrays, labels: np.ndarray) -> np.ndarray:
+    def statistics(self, predictions: Arrays, labels: np.ndarray) -> pa.Array:
         """Returns 1 where the most probable class is correct, and 0 elsewhere."""
-        return (self.bucket(predictions) == labels).astype(np.float64)
+        return pa.array((self.bucket(predictions) == labels).astype(np.float64))
+
+    def primary(
+        self, statistics: pa.Array, draws: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Returns the share of correct images."""
+        return resampling.mean(statistics, draws)
 
     def metrics(self, predictions: Arrays, labels: np.ndarray) -> dict[str, float]:
         """Returns ``top1``, ``top5`` (above five classes), ``nll`` and ``ece``."""
         p = predictions["probabilities"].astype(np.float64)
-        right = self.primary(predictions, labels)
+        right = resampling.numbers(self.statistics(predictions, labels))
         own = p[np.arange(len(labels)), labels]
         metrics = {"top1": float(right.mean())}
         if self.outputs > 5:

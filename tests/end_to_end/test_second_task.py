@@ -12,12 +12,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from outside.bright_square import CELLS, TOLERANCE
+from outside.bright_square import CELLS, TOLERANCE, BrightSquare
 from support import ROOT
 
 from noisy_student_jax.cli.main import main
 from noisy_student_jax.config import load
 from noisy_student_jax.core.preemption import Interruption
+from noisy_student_jax.evaluation import resampling
 from noisy_student_jax.generation import streams
 from noisy_student_jax.runs.run import Run
 
@@ -41,7 +42,7 @@ def summary(run):
 
 def test_the_task_is_small_and_the_package_does_not_know_it():
     lines = (ROOT / "tests/outside/bright_square.py").read_text().splitlines()
-    assert len(lines) < 100
+    assert len(lines) < 120
     for path in (ROOT / "noisy_student_jax").rglob("*.py"):
         assert "bright_square" not in path.read_text()
 
@@ -70,6 +71,24 @@ def test_its_verdict_is_told(run, summary, capsys):
     out = capsys.readouterr().out
     assert "finished already, skipped" in out
     assert "found raw  found EMA" in out
+
+
+def test_its_metric_is_no_mean_over_images_and_has_intervals(run, summary):
+    task = BrightSquare(summary["classes"])
+    for entry in summary["generations"]:
+        folder = run / f"generation_{entry['generation']}"
+        statistics = pq.read_table(folder / "predictions.parquet")["primary"]
+        statistics = statistics.combine_chunks()
+        assert statistics.type.names == ["found", "quadrant"]
+        assert task.primary(statistics).tolist() == [entry["metrics"]["found"]]
+        low, high = resampling.interval(
+            statistics, task.primary, confidence=0.95, samples=1000, seed=0
+        )
+        assert entry["interval"] == [low, high]
+    verdict = summary["verdict"]
+    assert verdict["only_student_right"] is verdict["only_rival_right"] is None
+    assert all(lead["paired"] for lead in summary["choice"]["leads"])
+    assert "Where they differ" not in (run / "report.html").read_text()
 
 
 def test_its_sidecars_hold_its_own_columns(run):

@@ -1,7 +1,8 @@
 """A second task, from outside the package: find the bright square.
 
 A label is where its center is, (y, x) as fractions of the side. The model draws a heat
-map over a grid; what selection balances is the quadrant.
+map over a grid; what selection balances is the quadrant. It is judged by the mean over
+quadrants of the share that is found, which is no mean over images.
 """
 
 import jax
@@ -66,13 +67,26 @@ class BrightSquare:
     def pseudo_targets(self, stored):
         return stored
 
-    def primary(self, predictions, labels):
+    def statistics(self, predictions, labels):
         apart = np.abs(predictions["center"] - labels).max(axis=1)
-        return (apart <= TOLERANCE).astype(np.float64)
+        quadrant = self.bucket({"center": labels})
+        return pa.StructArray.from_arrays(
+            [pa.array(apart <= TOLERANCE), pa.array(quadrant)], ["found", "quadrant"]
+        )
+
+    def primary(self, statistics, draws=None):
+        if draws is None:
+            draws = np.ones((1, len(statistics)), int)
+        found, quadrant = (np.array(one) for one in statistics.flatten())
+        inside = quadrant[:, None] == np.arange(4)
+        there = draws @ inside  # [resamples, quadrants]
+        with np.errstate(invalid="ignore"):
+            shares = draws @ (inside & found[:, None]) / there
+        return shares.mean(axis=1, where=there > 0)
 
     def metrics(self, predictions, labels):
         apart = np.linalg.norm(predictions["center"] - labels, axis=1)
-        found = self.primary(predictions, labels).mean()
+        found = self.primary(self.statistics(predictions, labels))[0]
         return {"found": float(found), "distance": float(apart.mean())}
 
 

@@ -83,4 +83,5 @@ class Errors(Classification):
     primary_metric = "right"
 
     def metrics(self, predictions, labels):
-        return {"right": float(self.primary(predictions, labels).mean())}
+        right = self.primary(self.statistics(predictions, labels))
+        return {"right": float(right[0])}

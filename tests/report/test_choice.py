@@ -2,9 +2,13 @@
 
 import dataclasses
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
-from noisy_student_jax.report.choice import LEFT_OUT, VALIDATION, Row, choose
+from noisy_student_jax.evaluation import resampling
+from noisy_student_jax.report import choice
+from noisy_student_jax.report.choice import LEFT_OUT, VALIDATION, Row
 from noisy_student_jax.runs.spec import Role
 
 LARGE, SMALL = 2_000, 500
@@ -14,10 +18,15 @@ def row(name, right, *, parameters=LARGE, left_out="", **more):
     """A model that is right on the images whose letter is 1."""
     role = Role.STUDENT if isinstance(name, int) else Role(name)
     role = Role.TEACHER if name == 0 else role
-    single = {(VALIDATION, str(n)): float(c) for n, c in enumerate(right)}
-    single |= {(LEFT_OUT, str(n)): float(c) for n, c in enumerate(left_out)}
+    keys = [(VALIDATION, str(n)) for n in range(len(right))]
+    keys += [(LEFT_OUT, str(n)) for n in range(len(left_out))]
+    single = pa.array([float(letter) for letter in right + left_out])
     mean = sum(map(int, right)) / len(right)
-    return Row(name, role, parameters, mean, len(right), single, **more)
+    return Row(name, role, parameters, mean, len(right), keys, single, **more)
+
+
+def choose(rows):
+    return choice.choose(rows, resampling.mean)
 
 
 def test_three_validation_images_move_nothing():
@@ -120,7 +129,7 @@ def test_only_images_of_both_are_compared():
 
 def test_runs_of_before_are_compared_by_their_means():
     def old(one):
-        return dataclasses.replace(one, single={})
+        return dataclasses.replace(one, keys=())
 
     student, control = row(1, "1" * 50 + "0" * 50), row("control", "1" * 58 + "0" * 42)
     assert choose([student, control]).best == "control"  # the very same images
@@ -145,7 +154,7 @@ def test_a_teacher_that_was_given_is_no_model_on_labels_alone():
     assert (alone.best, alone.rival) == (1, 0)
     assert "cannot tell it from the teacher that was given" in alone.says
 
-    better = dataclasses.replace(given, single=row(0, "1" * 100).single)
+    better = row(0, "1" * 100, given=True)
     assert choose([better, student, control]).best == 0
 
 
@@ -168,3 +177,42 @@ def test_what_is_better_by_less_than_can_be_shown_is_shown_as_a_number():
 
     assert chosen.best == "control"
     assert "put it 0.0 ± 0.0 points" in chosen.says
+
+
+def test_models_are_compared_by_the_metric_of_the_task():
+    def largest(statistics, draws=None):
+        """The largest value of the images drawn: no mean over images."""
+        values = statistics.to_numpy()
+        return np.array(
+            [values.max()] if draws is None else (values * (draws > 0)).max(1)
+        )
+
+    student, control = (
+        dataclasses.replace(one, statistics=one.statistics.cast(pa.int8()))
+        for one in (row(1, "10" * 200), row("control", "01" * 200))
+    )
+    behind = dataclasses.replace(student, statistics=pa.array([0] * 400, pa.int8()))
+
+    level, ahead = (choice.choose([one, control], largest) for one in (student, behind))
+
+    assert (level.best, ahead.best) == (1, "control")
+    assert "cannot tell it from the control (0.0 ± 0.7 points" in level.says
+    assert "put it 100.0 ± 0.7 points (one standard error) ahead" in ahead.says
+
+
+def test_a_metric_without_anything_to_measure_decides_nothing():
+    def nothing(statistics, draws=None):
+        return np.full(1 if draws is None else len(draws), np.nan)
+
+    rows = [
+        dataclasses.replace(one, statistics=one.statistics.cast(pa.int8()))
+        for one in (row(1, "1010", parameters=SMALL), row("control", "0101"))
+    ]
+
+    chosen = choice.choose(rows, nothing)
+
+    assert chosen.best == 1
+    assert chosen.says == (
+        "use generation 1 (best/): 4 validation images hold nothing by which to compare"
+        " it with the control, and then a student is preferred"
+    )

@@ -68,11 +68,22 @@ def test_the_primary_metric_is_the_mean_of_what_it_is_on_each_image():
     task = task_of(7)
     predictions = {"probabilities": PREDICTED}
 
-    primary = task.primary(predictions, TRUTH)
+    statistics = task.statistics(predictions, TRUTH)
 
-    assert primary.tolist() == [1, 0, 0, 1]
+    assert statistics.to_pylist() == [1, 0, 0, 1]
     metrics = task.metrics(predictions, TRUTH)
-    assert primary.mean() == metrics[task.primary_metric]
+    assert task.primary(statistics).tolist() == [metrics[task.primary_metric]]
+
+
+def test_the_primary_metric_of_resamples_counts_images_as_often_as_drawn():
+    task = task_of(7)
+    statistics = task.statistics({"probabilities": PREDICTED}, TRUTH)
+
+    found = task.primary(
+        statistics, np.array([[1, 1, 1, 1], [4, 0, 0, 0], [1, 3, 0, 0]])
+    )
+
+    assert found.tolist() == [0.5, 1, 0.25]
 
 
 @pytest.mark.parametrize(("classes", "has"), [(5, False), (6, True)])
