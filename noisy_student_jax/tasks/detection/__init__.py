@@ -1,0 +1,1 @@
+"""Object detection: boxes as targets, on detectors of `models.fcos`."""
