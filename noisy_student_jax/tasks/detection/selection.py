@@ -185,8 +185,8 @@ def _nothing(
         best = f"the best has {thresholds.EDGES[bins[-1]]:.3g}"
     return NothingSelectedError(
         f"no box in {images:,} images of the pool reaches the threshold of its class,"
-        f" which is {lowest.min():.3g} or more ({best}); give a lower one for all classes"
-        " with --config.selection.min_score=SCORE, or train a better teacher"
+        f" which is {lowest.min():.3g} or more ({best}); give a lower one for all"
+        " classes with --config.selection.min_score=SCORE, or train a better teacher"
     )
 
 
