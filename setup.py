@@ -69,6 +69,8 @@ setup(
             "hypothesis",
             "mypy",
             "pre-commit",
+            # What average precision is compared with.
+            "pycocotools",
             "pytest",
             "pytest-xdist",
             "ruff",
