@@ -21,6 +21,7 @@ RUNTIME = [
     "orbax-checkpoint>=0.11,<1.0",
     "pillow",
     "pyarrow",
+    "pyyaml",
     "safetensors",
     "scikit-learn",
     "scipy",

@@ -258,11 +258,13 @@ class Header:
       height: of the image that `decode` would return, if the pixels are intact.
       width: likewise.
       plain: whether it is an upright sRGB JPEG with one or three channels.
+      orientation: by EXIF, 1 to 8; 1 for an image that is stored as people see it.
     """
 
     height: int
     width: int
     plain: bool
+    orientation: int = 1
 
 
 def header(source: str | pathlib.Path | bytes) -> tuple[int, int]:
@@ -287,14 +289,15 @@ def inspect(source: str | pathlib.Path | bytes) -> Header:
     with _opened(source) as opened:
         image = opened.image
         if image is None:
-            return Header(*opened.upright_size(), plain=False)
+            turned = opened.orientation()
+            return Header(*opened.upright_size(), plain=False, orientation=turned)
         is_jpeg = image.format in ("JPEG", "MPO")
         if not is_jpeg:  # of a PNG, Pillow decodes the pixels to find EXIF
             _check_size(image, image.size, MAX_PIXELS)
         height, width = _upright(image, image.size)
         is_jpeg &= image.mode in ("L", "RGB")
         plain = is_jpeg and _is_stored_upright(image) and _is_srgb(image)
-        return Header(height, width, plain)
+        return Header(height, width, plain, _orientation(image))
 
 
 def read(path: str | pathlib.Path) -> bytes:

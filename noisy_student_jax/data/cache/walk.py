@@ -5,7 +5,7 @@ import os
 import pathlib
 import re
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from noisy_student_jax.core.console import printable
@@ -68,8 +68,21 @@ class Walk:
       left_out: number of skipped entries by first folder and reason.
     """
 
-    def __init__(self, root: pathlib.Path, apart: Sequence[pathlib.Path]):
-        self.root = root
+    def __init__(
+        self,
+        root: pathlib.Path,
+        apart: Sequence[pathlib.Path],
+        *,
+        passed_over: Collection[str] = (),
+    ):
+        """Opens no folder yet.
+
+        Args:
+          root: the folder that paths are relative to.
+          apart: folders that are left out wherever they lie.
+          passed_over: suffixes of files that are neither images nor counted.
+        """
+        self.root, self._passed_over = root, passed_over
         self.files: list[File] = []
         self.left_out: collections.Counter[tuple[str, str]] = collections.Counter()
         self._other_kinds: collections.Counter[tuple[str, str]] = collections.Counter()
@@ -171,7 +184,7 @@ class Walk:
 
     def _may_be_image(self, name: str) -> bool:
         suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 - a path is slow
-        if suffix not in SUFFIXES:
+        if suffix not in SUFFIXES and suffix not in self._passed_over:
             self._other_kinds[self._first, suffix or "no suffix"] += 1
         return suffix in SUFFIXES
 
