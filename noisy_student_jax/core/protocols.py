@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import pyarrow as pa
 
+from noisy_student_jax.core import sections
+
 if TYPE_CHECKING:
     # Decoding workers and selection import this file and run without JAX.
     import jax
@@ -158,6 +160,40 @@ class Chooser(Protocol):
         """
 
 
+class ReportContext(Protocol):
+    """What a task reports about. Images may be unavailable by then.
+
+    Attributes:
+      models: the generations in order, and the baselines.
+      best: the model in ``best/``.
+      confidence: level of intervals.
+      samples: number of bootstrap samples.
+    """
+
+    @property
+    def models(self) -> Sequence[sections.Model]:
+        """See above."""
+
+    @property
+    def best(self) -> sections.Model:
+        """See above."""
+
+    @property
+    def confidence(self) -> float:
+        """See above."""
+
+    @property
+    def samples(self) -> int:
+        """See above."""
+
+    def part(self, name: str) -> Source:
+        """Returns a part of the dataset: ``labeled``, ``pool`` or ``test``.
+
+        Raises:
+          UserError: the dataset is not there.
+        """
+
+
 class Task(Protocol):
     """A task: its targets, loss, predictions and metrics.
 
@@ -276,4 +312,10 @@ class Task(Protocol):
         """Returns the task's metrics over the images.
 
         A metric is NaN if the images have nothing by which to measure it.
+        """
+
+    def report_sections(self, context: ReportContext) -> Sequence[sections.Section]:
+        """Returns what the task adds to the report.
+
+        Without this method, the report has what all tasks have.
         """

@@ -19,11 +19,11 @@ from noisy_student_jax.report import (
     formatting,
     gallery,
     learning,
-    mistakes,
     provenance,
     pseudo,
     results,
     robustness,
+    sections,
     suspects,
 )
 from noisy_student_jax.report.students import colors, students_of
@@ -47,6 +47,7 @@ def write(run: Run, summary: dict[str, Any]) -> None:
 def render(run: Run, summary: dict[str, Any]) -> str:
     """Returns the report as HTML."""
     students = students_of(run.workdir, summary)
+    own = sections.of_task(run, summary, students)
     return (
         _environment()
         .get_template("template.html")
@@ -62,9 +63,11 @@ def render(run: Run, summary: dict[str, Any]) -> str:
             by_generation=results.by_generation(summary, students),
             learning=learning.panels(summary, students),
             teachers=pseudo.teachers(run, summary, students),
-            gallery=gallery.gallery(run, summary, students),
+            sections=own,
+            gallery=(
+                None if "images" in own else gallery.gallery(run, summary, students)
+            ),
             suspects=suspects.suspects(run, summary, students),
-            mistakes=mistakes.mistakes(summary, students),
             data=dataset.dataset(run.workdir),
             alike=alike.alike(run),
             provenance=provenance.provenance(run),

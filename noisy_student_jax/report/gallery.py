@@ -132,16 +132,23 @@ def tile(key: str, image: np.ndarray | None, status: str) -> dict[str, Any]:
     if image is None or status != "ok":
         return {"key": key, "data": None, "small": False}
     small = max(np.asarray(image).shape[:2]) < _SMALL
-    return {"key": key, "data": _png(image), "small": small}
-
-
-def _png(image: np.ndarray) -> str:
-    """Returns an image, shrunk if it is large, as a data URL."""
     picture = Image.fromarray(np.ascontiguousarray(image))
     picture.thumbnail((_SIDE, _SIDE))
+    return {"key": key, "data": data_url(picture, "PNG", optimize=True), "small": small}
+
+
+def data_url(picture: Image.Image, form: str, **options: Any) -> str:
+    """Returns a picture as a data URL.
+
+    Args:
+      picture: the picture.
+      form: ``PNG`` or ``JPEG``.
+      **options: of Pillow for the format.
+    """
     file = io.BytesIO()
-    picture.save(file, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    picture.save(file, form, **options)
+    data = base64.b64encode(file.getvalue()).decode()
+    return f"data:image/{form.lower()};base64,{data}"
 
 
 def one_line(error: Exception) -> str:

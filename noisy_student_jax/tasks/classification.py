@@ -7,10 +7,12 @@ import pyarrow as pa
 
 from noisy_student_jax.core import types
 from noisy_student_jax.core.errors import UserError
-from noisy_student_jax.core.protocols import Arrays, LossOptions
+from noisy_student_jax.core.protocols import Arrays, LossOptions, ReportContext
+from noisy_student_jax.core.sections import Section
 from noisy_student_jax.core.types import Batch, PerStream, PyTree
 from noisy_student_jax.evaluation import resampling
 from noisy_student_jax.evaluation.statistics import calibration_error
+from noisy_student_jax.tasks import confusion
 
 FEW_CLASSES = 128
 """Up to this many classes a sidecar stores all probabilities; above, the top k."""
@@ -144,6 +146,10 @@ class Classification:
         metrics["nll"] = float(-np.log(np.maximum(own, 1e-12)).mean())
         metrics["ece"] = calibration_error(p.max(axis=1), right)
         return metrics
+
+    def report_sections(self, context: ReportContext) -> list[Section]:
+        """Returns the confusion of classes."""
+        return [confusion.mistakes(context, self.classes)]
 
 
 def training_target(
