@@ -463,7 +463,11 @@ def _warnings(
         )
     if expected.scores is not None:
         pool = Scores(survey.scores, mean(survey.confidence, int(survey.ok.sum())))
-        found.append(warnings.out_of_domain(pool, expected.scores, options=options))
+        found.append(
+            warnings.out_of_domain(
+                pool, expected.scores, options=options, finds=chooser is not None
+            )
+        )
     return [warning for warning in found if warning]
 
 

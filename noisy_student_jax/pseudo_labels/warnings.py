@@ -66,6 +66,17 @@ class Scores:
         # The variance within a bin, so that equal scores have a nonzero error.
         return float(variance + 1 / (12 * BINS**2)) / self.images
 
+    def of_finds(self) -> "Scores":
+        """Returns the statistics without images in which nothing is found.
+
+        These have a score of 0; any below a hundredth are left out.
+        """
+        nothing, images = int(self.histogram[0]), self.images
+        histogram = np.concatenate([[0], self.histogram[1:]])
+        if self.mean is None or nothing == images:
+            return Scores(histogram, None)
+        return Scores(histogram, min(self.mean * images / (images - nothing), 1.0))
+
     def share_from(self, score: float) -> float:
         """Returns the share of images in the bin of `score` or a higher one."""
         return float(self.histogram[math.floor(score * BINS + 1e-9) :].sum()) / (
@@ -215,7 +226,11 @@ def uneven_classes(
 
 
 def out_of_domain(
-    pool: Scores, validation: Scores, *, options: SelectionOptions
+    pool: Scores,
+    validation: Scores,
+    *,
+    options: SelectionOptions,
+    finds: bool = False,
 ) -> str | None:
     """Warns of a pool that the teacher scores far lower than validation images.
 
@@ -223,7 +238,11 @@ def out_of_domain(
       pool: the teacher's scores on the pool.
       validation: the teacher's scores on validation images.
       options: options of the selection.
+      finds: whether there may be nothing to find in an image, so that only images with
+        a find are compared.
     """
+    if finds:
+        pool, validation = pool.of_finds(), validation.of_finds()
     if not pool.images or not validation.images:
         return None
     assert pool.mean is not None and validation.mean is not None, "images have a mean"
@@ -231,7 +250,7 @@ def out_of_domain(
     below = validation.mean - pool.mean
     if pool.mean >= FAR_BELOW * validation.mean or below < STANDARD_ERRORS * error:
         return None
-    passing = ""
+    passing, of_finds = "", " where it finds anything" if finds else ""
     if options.min_score:
         shares = [s.share_from(options.min_score) for s in (pool, validation)]
         passing = (
@@ -240,8 +259,8 @@ def out_of_domain(
         )
     return (
         f"the pool may be of other images than the labeled ones: the teacher's mean "
-        f"score is {pool.mean:.2f} on it and {validation.mean:.2f} on validation "
-        f"images{passing}; look at some of it and how it was prepared "
+        f"score{of_finds} is {pool.mean:.2f} on it and {validation.mean:.2f} on "
+        f"validation images{passing}; look at some of it and how it was prepared "
         "(colors, orientation, crops), leave out what does not belong, or raise "
         "min_score"
     )

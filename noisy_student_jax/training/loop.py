@@ -23,6 +23,7 @@ from noisy_student_jax.training.events import Events
 from noisy_student_jax.training.profile import Profile
 from noisy_student_jax.training.state import TrainState
 from noisy_student_jax.training.step import Metrics
+from noisy_student_jax.training.stream_losses import StreamLosses
 
 TENSORBOARD = "tensorboard"
 """Folder of events and traces, in a training's."""
@@ -98,6 +99,7 @@ def train(
     if first:
         console.say(f"  continues from the checkpoint of step {first:,}")
     log = MetricsLog(folder, first)
+    losses = StreamLosses(options.steps, log.earlier)
     profile = Profile(
         folder / TENSORBOARD,
         range(first, options.steps),
@@ -120,6 +122,8 @@ def train(
                 raise TrainingDivergedError(
                     _diverged(name, value, number, records(number), checkpoints)
                 )
+        if warning := losses.add(metrics, number + 1):
+            console.warn(warning)
         if (number + 1) % options.log_every == 0 or number + 1 == options.steps:
             rate = (number + 1 - first) * batch_size / (time.monotonic() - started)
             log.write(number + 1, {**metrics, "images_per_second": rate})
@@ -179,7 +183,11 @@ def train(
 
 
 class MetricsLog:
-    """Writes metrics to ``metrics.jsonl``, one object per line, and to TensorBoard."""
+    """Writes metrics to ``metrics.jsonl``, one object per line, and to TensorBoard.
+
+    Attributes:
+      earlier: the entries that were there, up to the first step.
+    """
 
     def __init__(self, folder: pathlib.Path, first_step: int):
         """Opens the log and removes entries after `first_step`, to be written again."""
@@ -187,8 +195,8 @@ class MetricsLog:
         entries, unread = read_metrics(self.path)
         if unread:
             console.warn(f"{unread:,} damaged lines of '{self.path}' are left out")
-        kept = [e for e in entries if e["step"] <= first_step]
-        lines = "".join(json.dumps(entry) + "\n" for entry in kept)
+        self.earlier = [e for e in entries if e["step"] <= first_step]
+        lines = "".join(json.dumps(entry) + "\n" for entry in self.earlier)
         files.write_atomically(self.path, lines)
         self._events = Events(folder / TENSORBOARD, first_step=first_step + 1)
 

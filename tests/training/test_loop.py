@@ -124,6 +124,7 @@ class Training:
         stop_before=None,
         steps=STEPS,
         place=sharding.put_batch,
+        further=None,
         **options,
     ):
         interruption = Interruption()
@@ -136,8 +137,13 @@ class Training:
 
         state = self.fresh()
         program = compiled(self.step, self.mesh)
+
+        def step(state, batch):
+            state, metrics = program(state, batch)
+            return state, {**metrics, **(further or {})}
+
         return loop.train(
-            program,
+            step,
             jax.device_put(state, program.held),
             watched,
             LoopOptions(
@@ -484,3 +490,12 @@ def test_a_damaged_line_is_counted_and_left_out(line, tmp_path, capsys):
 
     assert path.read_text() == '{"step": 2, "loss": 2.0}\n'
     assert f"1 damaged lines of '{path}' are left out" in capsys.readouterr().out
+
+
+def test_a_pseudo_labeled_loss_out_of_proportion_is_warned_of_once(training, capsys):
+    further = {"pseudo/loss": jax.device_put(jnp.float32(5e3))}
+    training.run(further=further)
+
+    said = capsys.readouterr().out
+    assert said.count("WARNING: the loss of pseudo-labeled images is") == 1
+    assert "5e+03 in the mean of steps 1 to 11 against" in said

@@ -12,10 +12,10 @@ from tasks.detection.boxes_to_choose import (
 )
 
 from noisy_student_jax.core.errors import NothingSelectedError, UserError
-from noisy_student_jax.pseudo_labels import selection
+from noisy_student_jax.pseudo_labels import plan, selection
 from noisy_student_jax.pseudo_labels.plan import SelectionOptions
 from noisy_student_jax.pseudo_labels.warnings import Expected
-from noisy_student_jax.tasks.detection import targets
+from noisy_student_jax.tasks.detection import sidecar, targets
 from noisy_student_jax.tasks.detection.selection import BoxChooser
 
 NAMES = ("red", "white", "flat")
@@ -231,6 +231,29 @@ def test_there_are_no_warnings_of_classes_that_whole_images_have(tmp_path):
     assert expected.class_counts is None
     summary, *_ = select(tmp_path, found, labels, expected=expected)
     assert summary["warnings"] == []
+
+
+def expected_of(found):
+    """What an evaluation says of validation images with such predictions."""
+    scores = sidecar.score(found)
+    mean = plan.mean(plan.fixed_point(scores, 1), len(scores))
+    said = {"histogram": plan.histogram(scores).tolist(), "mean": mean}
+    return Expected.from_run(None, classes=3, scores=said)
+
+
+def test_a_pool_of_many_empty_images_is_not_taken_for_another_domain(tmp_path):
+    validation = predicted([[(0, 0.9, 1.0)] for _ in range(60)])
+    found = predicted([[(0, 0.9, 1.0)] * (n % 4 == 0) for n in range(300)])
+    how = {"expected": expected_of(validation), "labels": labels_with([1])}
+    assert select(tmp_path, found, **how)[0]["warnings"] == []
+
+
+def test_a_pool_of_unsure_boxes_may_be_of_another_domain(tmp_path):
+    validation = predicted([[(0, 0.9, 1.0)] for _ in range(60)])
+    found = predicted([[(0, 0.4, 1.0)] * (n % 5 > 0) for n in range(300)])
+    how = {"expected": expected_of(validation), "labels": labels_with([1])}
+    (warning,) = select(tmp_path, found, **how)[0]["warnings"]
+    assert "mean score where it finds anything is 0.40 on it and 0.90 on" in warning
 
 
 def test_methods_that_balance_whole_images_are_refused():
