@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
+from noisy_student_jax.data.labels import class_counts
 from noisy_student_jax.pseudo_labels import radix
-from noisy_student_jax.tasks.detection.targets import OBJECT
 
 COMMON = 0.5
 """A class that is in this share of the images of the most common class, or more, asks
@@ -54,27 +54,14 @@ def draws(
     return np.floor(wanted).astype(np.int64) + (chance < wanted % 1)
 
 
-def classes_present(labels: np.ndarray, classes: int) -> np.ndarray:
-    """Returns which classes have an object, bool ``[images, classes]``.
-
-    Args:
-      labels: float32 ``[images, N, 6]``: left, top, right, bottom, class, kind.
-      classes: number of classes.
-    """
-    present = np.zeros((len(labels), classes), bool)
-    images, places = np.nonzero(labels[..., 5] == OBJECT)
-    present[images, labels[images, places, 4].astype(np.int64)] = True
-    return present
-
-
 def repeats(labels: np.ndarray, keys: Sequence[str], classes: int) -> np.ndarray:
     """Returns how often each labeled image is drawn in an epoch, int64 ``[images]``.
 
     Args:
-      labels: as in `classes_present`.
+      labels: boxes, float32 ``[images, N, 6]``, see `data.labels`.
       keys: the images' keys.
       classes: number of classes.
     """
-    present = classes_present(labels, classes)
+    present = class_counts(labels, classes) > 0
     asked = factors(present.sum(axis=0))
     return draws(present, asked, pa.array(keys, pa.string()), seed=0)

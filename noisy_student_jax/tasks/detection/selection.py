@@ -15,9 +15,9 @@ import pyarrow as pa
 from noisy_student_jax.core.console import printable
 from noisy_student_jax.core.errors import NothingSelectedError, UserError
 from noisy_student_jax.core.protocols import Arrays
+from noisy_student_jax.data.labels import IGNORE, NONE, OBJECT, totals
 from noisy_student_jax.pseudo_labels.plan import SelectionOptions
 from noisy_student_jax.tasks.detection import repeats, sidecar, thresholds
-from noisy_student_jax.tasks.detection.targets import IGNORE, NONE, OBJECT
 
 UNSURE = np.float32(0.1)
 """Boxes below are taken for background."""
@@ -35,8 +35,8 @@ class BoxChooser:
 
     Args:
       batches: reads the pool's labeled rows.
-      labels: float32 ``[images, N, 6]`` of the labeled images: left, top, right,
-        bottom, class, kind.
+      labels: boxes of the labeled images, float32 ``[images, N, 6]``, see
+        `data.labels`.
       options: of the selection. A `min_score` above 0 is the threshold of all classes;
         `max_copies` bounds repeats in place of `repeats.MOST`.
       classes: class names.
@@ -63,8 +63,7 @@ class BoxChooser:
             )
         self.names = [str(name) for name in classes]
         self._seed = options.seed
-        kinds, of_class = labels[..., 5], labels[..., 4].astype(np.int64)
-        objects = np.bincount(of_class[kinds == OBJECT], minlength=len(classes))
+        objects = totals(labels, len(classes))
         scores, images = _scores(batches, len(classes))
         if options.min_score:
             lowest = np.float32(options.min_score)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from noisy_student_jax.core.protocols import Arrays
-from noisy_student_jax.tasks.detection.targets import NONE, OBJECT
+from noisy_student_jax.data.labels import NONE, OBJECT
 
 PLACES = 100
 """Most boxes of an image."""

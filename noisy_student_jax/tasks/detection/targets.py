@@ -1,9 +1,7 @@
 """Targets of a detector: boxes of a fixed number of places.
 
-A target is a dictionary of arrays ``[images, N, …]``. A box is (left, top, right,
-bottom) in units of the image's longer side, from its top left corner. `kinds` says what
-a place holds: `NONE`, an `OBJECT`, or a region to `IGNORE`, in which a class is neither
-to be found nor to be missed.
+A target is a dictionary of arrays ``[images, N, …]``: boxes as in `data.labels`, in
+units of the image's longer side, and their kinds.
 """
 
 import jax
@@ -11,15 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from noisy_student_jax.core.protocols import Arrays
-
-NONE, OBJECT, IGNORE = 0, 1, 2
+from noisy_student_jax.data.labels import NONE, OBJECT
 
 
 def targets(labels: np.ndarray) -> Arrays:
     """Converts labels of a source to training targets.
 
     Args:
-      labels: float32 ``[images, N, 6]``: left, top, right, bottom, class, kind.
+      labels: boxes, float32 ``[images, N, 6]``, see `data.labels`.
 
     Returns:
       ``boxes`` float32 ``[images, N, 4]``; ``classes`` and ``kinds`` int32 ``[images,
