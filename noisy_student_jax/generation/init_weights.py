@@ -1,11 +1,12 @@
 """Initial weights: random, the teacher's, published ones, or those of a bundle.
 
-The backbone's weights and batch statistics are taken over unchanged; the head too, if
-its classes are the same. A new head starts at zero: random weights would persist in
-every direction that a few labeled images do not determine.
+The backbone's weights and batch statistics are taken over unchanged, and so is all that
+the model shares with the given weights. Parameters of the classes are taken if the
+classes are the same. `models.parts` says what may be new, and how it starts.
 """
 
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -23,12 +24,13 @@ from noisy_student_jax.interop import published
 from noisy_student_jax.models import bundle as bundles
 from noisy_student_jax.models.bundle import Bundle
 from noisy_student_jax.models.initialize import initialize
+from noisy_student_jax.models.parts import Parts, within
+from noisy_student_jax.models.parts import parts as parts_of
 from noisy_student_jax.runs.run import Generation
 
 RANDOM = "random"
 TEACHER = "teacher"
 PRETRAINED = "pretrained"
-HEAD = "params/classifier/"
 FROM_BUNDLE = (
     "resolution",
     "crop_padding",
@@ -104,32 +106,47 @@ def initial_variables(student: Generation) -> PyTree:
     """
     spec = student.spec
     start = given(student)
-    if start is None:
+
+    def draw() -> PyTree:
         return initialize(
             spec.model.module,
             resolution=spec.model.resolution,
             seed=student.run.config.seed,
             generation=spec.number,
         )
+
+    if start is None:
+        return draw()
     same_classes = start.classes == tuple(student.run.dataset.classes)
     return merged_variables(
         student.cost.shapes,
         start.variables,
-        keep_head=same_classes,
+        parts=parts_of(spec.model.module),
+        draw=draw,
+        same_classes=same_classes,
         what=f"config.model.init={spec.config.model.init} ('{start.architecture}')",
         model=spec.model.name,
     )
 
 
 def merged_variables(
-    shapes: PyTree, start: PyTree, *, keep_head: bool, what: str, model: str
+    shapes: PyTree,
+    start: PyTree,
+    *,
+    parts: Parts,
+    draw: Callable[[], PyTree],
+    same_classes: bool,
+    what: str,
+    model: str,
 ) -> PyTree:
-    """Returns given weights and statistics as those of a model; a new head is zero.
+    """Returns given weights and statistics as those of a model, with its new parts.
 
     Args:
       shapes: shapes and dtypes of the model's variables.
-      start: variables of the same architecture.
-      keep_head: whether the classifier is taken over too.
+      start: variables of the same architecture, or of a classifier on its backbone.
+      parts: of the model.
+      draw: returns the model's initial variables; called where new parts are drawn.
+      same_classes: whether the parameters of the classes are taken over too.
       what: description of the given weights, for the message.
       model: name of the model, for the message.
 
@@ -137,10 +154,14 @@ def merged_variables(
       UserError: the given weights do not fit the model.
     """
     ours, theirs = (traverse_util.flatten_dict(one, sep="/") for one in (shapes, start))
-    taken = {n for n in ours if keep_head or not n.startswith(HEAD)}
+    new = () if same_classes else parts.classes
+    left = parts.classes
+    if not any(within(name, parts.own) for name in theirs):
+        new, left = (*new, *parts.own), (*left, *parts.unused)
+    taken = {name for name in ours if not within(name, new)}
     wrong = sorted(
         name
-        for name in taken | {n for n in theirs if not n.startswith(HEAD)}
+        for name in taken | {name for name in theirs if not within(name, left)}
         if name not in ours
         or name not in theirs
         or np.shape(ours[name]) != np.shape(theirs[name])
@@ -151,8 +172,14 @@ def merged_variables(
             f" many or of another shape, the first being {wrong[0]}; give weights of"
             " the same architecture"
         )
+    missing = ours.keys() - taken
+    drawn: PyTree = {}
+    if missing and not parts.zero:
+        drawn = traverse_util.flatten_dict(draw(), sep="/")
     merged = {
-        name: theirs[name] if name in taken else np.zeros(one.shape, one.dtype)
+        name: theirs[name]
+        if name in taken
+        else drawn.get(name, np.zeros(one.shape, one.dtype))
         for name, one in ours.items()
     }
     return traverse_util.unflatten_dict(merged, sep="/")

@@ -148,17 +148,19 @@ def _lite_bundle(model: str, path: pathlib.Path, unchanged: tuple[int, ...]) -> 
 def bundle(model: str, members: tuple[str, ...] | None = None) -> Bundle:
     """Builds a bundle of the installed weights of a model.
 
-    That of several networks, `models.CONCATENATED`, has no classifier.
+    That of several networks, `models.CONCATENATED`, has no classifier; that of a model
+    on another's backbone is the other's.
 
     Args:
-      model: one of `available()`, or `models.CONCATENATED`.
+      model: one of `available()`, a model on its backbone (`models.backbone`), or
+        `models.CONCATENATED`.
       members: its members, each of `available()`; see `models.members`.
 
     Raises:
       UserError: see `lite_tensors`.
     """
     if model != models.CONCATENATED:
-        return lite_bundle(model)
+        return lite_bundle(models.backbone(model))
     names = models.members(model, members)
     outside = {one: onnx_backbone.opened(one).sha256 for one in models.outside(names)}
     found = {name: lite_bundle(name) for name in names if name not in outside}

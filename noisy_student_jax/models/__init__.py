@@ -3,7 +3,8 @@
 A model is a function that takes `outputs` and keyword arguments and returns a Linen
 module, which is called as ``module.apply(variables, images, train=False, noise=None)``
 on normalized images ``[batch, height, width, channels]`` and returns ``{"logits":
-float32 [batch, outputs], "features": {stride: [batch, h, w, c]}}``. To add one, write
+float32 [batch, outputs], "features": {stride: [batch, h, w, c]}}``, or the outputs that
+its task reads, as a detector's (`models.fcos`). To add one, write
 the function in a file of this package and register it in the table below; or name it in
 a config as ``package.module:function``, without changing this package.
 
@@ -63,6 +64,34 @@ _MODELS = {
 _MODELS["efficientnet_b0_svhn"] = _MODELS["efficientnet_b0_small"]
 FAMILY = tuple(_MODELS)
 """Names of the EfficientNets, each a single network."""
+_FCOS = "noisy_student_jax.models.fcos:"
+_MODELS |= {
+    name: _FCOS + name
+    for name in (
+        "fcos_b0",
+        "fcos_b1",
+        "fcos_b2",
+        "fcos_b3",
+        "fcos_b4",
+        "fcos_b5",
+        "fcos_b6",
+        "fcos_b7",
+        "fcos_lite0",
+        "fcos_lite1",
+        "fcos_lite2",
+        "fcos_lite3",
+        "fcos_lite4",
+        "fcos_mini_s",
+        "fcos_mini_m",
+        "fcos_mini_l",
+        "fcos_tiny_s",
+        "fcos_tiny_m",
+        "fcos_tiny_l",
+        "fcos_test",
+    )
+}
+DETECTORS = tuple(name for name in _MODELS if name not in FAMILY)
+"""Names of the detectors, each on one of the `FAMILY`."""
 CONCATENATED = "concatenated"
 """The model that consists of several of the `FAMILY`."""
 _MODELS[CONCATENATED] = "noisy_student_jax.models.concatenated:concatenated"
@@ -183,6 +212,15 @@ def outside(members: Sequence[str]) -> tuple[str, ...]:
     """Returns the members that are backbones from outside, in ONNX files."""
     prefix = onnx_backbone.PREFIX
     return tuple(member for member in members if str(member).startswith(prefix))
+
+
+def backbone(name: str) -> str:
+    """Returns the model whose weights start a model; itself, if its own do.
+
+    Raises:
+      UserError: If the name is unknown.
+    """
+    return getattr(_function(name), "backbone", None) or name
 
 
 def resolution(name: str, given: Sequence[str] | None = None) -> int:

@@ -308,9 +308,9 @@ def backbones(
 
 def networks(module: nn.Module) -> tuple[EfficientNet, ...]:
     """Returns the EfficientNets that a module consists of; none of a foreign one."""
-    if isinstance(module, Concatenated):
-        return module.networks
-    return (module,) if isinstance(module, EfficientNet) else ()
+    if isinstance(module, EfficientNet):
+        return (module,)
+    return getattr(module, "networks", ())
 
 
 def joined(variables: Mapping[str, PyTree]) -> PyTree:

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import flax.linen as nn
 import jax
@@ -39,6 +39,7 @@ CHOICES = {
 }
 """Valid values of some arguments."""
 Noise = dict[str, jax.Array]
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class Block(nn.Module):
@@ -217,7 +218,8 @@ class EfficientNet(nn.Module):
         stem_trained = train and self.frozen_blocks < 0
         hidden = stem(images.astype(dtype))
         hidden = norm(hidden, activation, train=stem_trained, name="stem_bn")
-        if self.frozen_blocks == 0:
+        # The features of every frozen stride are cut off: a detector reads them too.
+        if self.frozen_blocks >= 0:
             hidden = jax.lax.stop_gradient(hidden)
 
         features = {stride: hidden}
@@ -235,7 +237,7 @@ class EfficientNet(nn.Module):
                 name=f"blocks_{index}",
             )
             hidden = block(hidden, kept.get(index))
-            if index + 1 == self.frozen_blocks:
+            if index < self.frozen_blocks:
                 hidden = jax.lax.stop_gradient(hidden)
             stride *= stage.stride
             features[stride] = hidden
@@ -365,23 +367,40 @@ _SIGNATURE = inspect.Signature(
 """The arguments of all members, for `models.accepted_arguments`."""
 
 
-class _Member(functools.partial[EfficientNet]):
-    """A constructor of a member, with the defaults that `models` reads."""
+class _Member(functools.partial[Any]):
+    """A constructor of a model, with the attributes that `models` reads."""
 
     __signature__: inspect.Signature
     default_resolution: int
     default_mean: tuple[float, ...]
     default_std: tuple[float, ...]
+    backbone: str | None
+
+
+def member(
+    build: Callable[..., Network],
+    architecture: Architecture,
+    *,
+    backbone: str | None = None,
+) -> Callable[..., Network]:
+    """Returns the constructor of a model, with the attributes that `models` reads.
+
+    Args:
+      build: creates it from an architecture.
+      architecture: its architecture.
+      backbone: name of the classifier whose weights start it; None for its own.
+    """
+    made = _Member(build, architecture)
+    made.__signature__ = _SIGNATURE
+    made.default_resolution = architecture.resolution
+    made.default_mean = architecture.mean
+    made.default_std = architecture.std
+    made.backbone = backbone
+    return made
 
 
 def _member(name: str) -> Callable[..., EfficientNet]:
-    architecture = architectures.MEMBERS[name]
-    build = _Member(efficientnet, architecture)
-    build.__signature__ = _SIGNATURE
-    build.default_resolution = architecture.resolution
-    build.default_mean = architecture.mean
-    build.default_std = architecture.std
-    return build
+    return member(efficientnet, architectures.MEMBERS[name])
 
 
 efficientnet_b0 = _member("b0")

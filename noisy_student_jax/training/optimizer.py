@@ -122,12 +122,13 @@ def make_optimizer(
 
 
 def decayed(params: PyTree, *, frozen: tuple[str, ...] = ()) -> PyTree:
-    """Returns the weight-decay mask: all parameters but batch norm's scale and bias.
+    """Returns the weight-decay mask: all parameters but the norms' scale and bias.
 
     Biases of squeeze-and-excitation and of the classifier do decay (the authors'
     ``main.py`` excludes only names with ``batch_normalization``). Batch-norm modules
-    are those whose name ends in ``_bn``, or is Flax's ``BatchNorm_N``. Frozen modules
-    do not decay (in the authors' code, they are not trainable variables).
+    are those whose name ends in ``_bn``, or is Flax's ``BatchNorm_N``, and group-norm
+    modules those whose name ends in ``_gn``. Frozen modules do not decay (in the
+    authors' code, they are not trainable variables).
 
     Args:
       params: parameters of the model.
@@ -138,7 +139,9 @@ def decayed(params: PyTree, *, frozen: tuple[str, ...] = ()) -> PyTree:
         names = [str(getattr(part, "key", part)) for part in path]
         if names[0] in frozen:
             return False
-        return not any(n.endswith("_bn") or n.startswith("BatchNorm") for n in names)
+        return not any(
+            n.endswith(("_bn", "_gn")) or n.startswith("BatchNorm") for n in names
+        )
 
     return jax.tree_util.tree_map_with_path(decays, params)
 

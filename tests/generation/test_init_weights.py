@@ -17,6 +17,8 @@ from noisy_student_jax.generation import init_weights
 from noisy_student_jax.interop import published
 from noisy_student_jax.models import bundle as bundles
 from noisy_student_jax.models import concatenated
+from noisy_student_jax.models.initialize import initialize
+from noisy_student_jax.models.parts import parts
 from noisy_student_jax.runs.run import Run
 
 
@@ -103,6 +105,89 @@ def test_several_networks_start_from_the_published_weights_of_each(tiny_run):
         del alone["params"]["classifier"]
         assert equal(concatenated.separate(start, member)["params"], alone["params"])
         assert equal(start["batch_stats"][member], alone["batch_stats"])
+
+
+def test_a_detector_starts_from_a_classifiers_backbone(tiny_run, bundle):
+    place = tiny_run / "generation_1" / "model"
+    detector = student(
+        tiny_run, 1, f"--config.init={place}", "--config.model.name=fcos_test"
+    )
+
+    start = init_weights.initial_variables(detector)
+
+    drawn = initialize(
+        detector.spec.model.module,
+        resolution=8,
+        seed=detector.run.config.seed,
+        generation=1,
+    )
+    for name, own in start["params"].items():
+        new = name in ("neck", "detector")
+        given = drawn if new else bundle.variables
+        assert equal(own, given["params"][name]), name
+    assert start["params"].keys() == drawn["params"].keys()
+    assert start["batch_stats"].keys() == drawn["batch_stats"].keys()
+    for name, own in start["batch_stats"].items():
+        assert equal(own, bundle.variables["batch_stats"][name])
+
+
+@pytest.mark.parametrize("same_classes", [True, False])
+def test_a_detector_of_other_classes_keeps_all_but_their_logits(same_classes):
+    given, drawn = (
+        initialize(models.create("fcos_test", outputs=count), resolution=8, seed=seed)
+        for count, seed in ((3, 1), (3 if same_classes else 2, 2))
+    )
+
+    start = init_weights.merged_variables(
+        drawn,
+        given,
+        parts=parts(models.create("fcos_test", outputs=2)),
+        draw=lambda: drawn,
+        same_classes=same_classes,
+        what="a bundle",
+        model="fcos_test",
+    )
+
+    logits = start["params"]["detector"].pop("logits")
+    source = given if same_classes else drawn
+    assert equal(logits, source["params"]["detector"]["logits"])
+    del given["params"]["detector"]["logits"]
+    assert equal(start, given)
+
+
+def test_a_classifier_does_not_start_from_a_detector():
+    given, drawn = (
+        initialize(models.create(name, outputs=3), resolution=8, seed=0)
+        for name in ("fcos_test", "efficientnet_test")
+    )
+
+    with pytest.raises(
+        UserError, match=r"does not fit.*first being batch_stats/head_bn"
+    ):
+        init_weights.merged_variables(
+            drawn,
+            given,
+            parts=parts(models.create("efficientnet_test", outputs=3)),
+            draw=lambda: drawn,
+            same_classes=True,
+            what="a bundle",
+            model="efficientnet_test",
+        )
+
+
+def test_a_detector_starts_from_published_weights_of_its_backbone(tiny_run):
+    if "efficientnet_lite0" not in published.available():
+        pytest.skip("published weights are not installed")
+    one = student(
+        tiny_run, 1, "--config.init=pretrained", "--config.model.name=fcos_lite0"
+    )
+
+    start = init_weights.initial_variables(one)
+
+    alone = published.lite_bundle("efficientnet_lite0").variables
+    assert equal(start["params"]["blocks_7"], alone["params"]["blocks_7"])
+    assert start["params"]["detector"]["conv_0"]["kernel"].any()
+    assert "head_conv" not in start["params"]
 
 
 def test_a_student_starts_from_its_teacher_and_the_first_from_nothing(tiny_run):
