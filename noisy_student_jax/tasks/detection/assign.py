@@ -9,10 +9,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from noisy_student_jax.data.labels import IGNORE, OBJECT
 from noisy_student_jax.tasks.detection import boxes as geometry
 
-OBJECT, IGNORE = 1, 2
-"""Kinds of boxes; 0 is none."""
 RADIUS = 1.5
 """A location finds an object up to this far from its center, in strides."""
 NEAR, FAR = 2.0, 4.0

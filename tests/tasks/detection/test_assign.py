@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from noisy_student_jax.data.labels import IGNORE, OBJECT
 from noisy_student_jax.models.fcos import locations
-from noisy_student_jax.tasks.detection.assign import IGNORE, OBJECT, assign
+from noisy_student_jax.tasks.detection.assign import assign
 
 SIDE = 128
 WHERE = locations(SIDE, SIDE, (8, 16, 32))

@@ -7,8 +7,9 @@ import pytest
 
 from noisy_student_jax.core.protocols import LossOptions
 from noisy_student_jax.core.types import LABELED, PSEUDO
+from noisy_student_jax.data.labels import IGNORE, OBJECT
 from noisy_student_jax.models.fcos import locations
-from noisy_student_jax.tasks.detection.assign import IGNORE, OBJECT, assign
+from noisy_student_jax.tasks.detection.assign import assign
 from noisy_student_jax.tasks.detection.boxes import generalized_iou, iou
 from noisy_student_jax.tasks.detection.loss import loss, quality_focal, taught_scores
 
