@@ -18,7 +18,7 @@ from noisy_student_jax.core.errors import UserError, nearest
 
 # Each source's number is folded into the example's key, so switching one source off
 # does not change the draws of the others. Never renumber.
-FLIP, RANDAUGMENT, CUTOUT, CROP, RESIZED_CROP = range(5)
+FLIP, RANDAUGMENT, CUTOUT, CROP, RESIZED_CROP, ZOOM, TURNS = range(7)
 
 _IN_CONFIG = {"form": "randaugment_form"}
 """Names of fields in configs, where they differ."""
@@ -46,6 +46,10 @@ class InputNoise:
             the center crop of evaluation. This crop is applied first, where the
             original image is decoded (``crops.py``): `augment_image` and
             `augment_batch` receive its result and ignore this field.
+        zoom: the largest factor by which the picture is enlarged or reduced, to a
+            random place; the factor is uniform on a logarithmic scale. 0 is off.
+        turns: whether to turn by 0 to 3 quarters, each with probability 1/4. Zoom and
+            turns need targets that move: `augment_moved` alone applies them.
         form: how `augment_batch` computes RandAugment, one of `FORMS`; the pixels
             are the same.
     """
@@ -57,6 +61,8 @@ class InputNoise:
     crop_padding: int = 0
     cutout_size: int = 0
     crop_area: float = 0.0
+    zoom: float = 0.0
+    turns: bool = False
     randaugment_behavior: str = "reference"
     form: str = "auto"
 
@@ -76,13 +82,23 @@ class InputNoise:
 
     @property
     def is_off(self) -> bool:
-        """Whether `augment_batch` returns images unchanged."""
-        return not (
+        """Whether `augment_batch` and `augment_moved` return images unchanged."""
+        return not (self.moves or self.cutout_size)
+
+    @property
+    def moves(self) -> bool:
+        """Whether something in an image may be elsewhere afterwards."""
+        return bool(
             self.randaugment_layers
             or self.flip
             or self.crop_padding
-            or self.cutout_size
+            or self.needs_moved_targets
         )
+
+    @property
+    def needs_moved_targets(self) -> bool:
+        """Whether a source is on that only `augment_moved` applies."""
+        return self.zoom > 1 or self.turns
 
     def check(self, *, height: int, width: int) -> None:
         """Checks that images are large enough.
@@ -119,4 +135,9 @@ class InputNoise:
             raise UserError(
                 f"Input noise has crop_area={self.crop_area}; it must be a share of "
                 "the image's area, above 0 and up to 1, or 0 (off)."
+            )
+        if self.zoom and not 1 <= self.zoom < float("inf"):
+            raise UserError(
+                f"Input noise has zoom={self.zoom}; it must be the largest factor of"
+                " an enlargement, 1 or more, or 0 (off)."
             )

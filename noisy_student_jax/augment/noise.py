@@ -21,10 +21,15 @@ from noisy_student_jax.augment.input_noise import (
     CUTOUT,
     FLIP,
     RANDAUGMENT,
+    TURNS,
+    ZOOM,
     InputNoise,
 )
 from noisy_student_jax.core import random_keys
 from noisy_student_jax.core.errors import UserError
+
+ZOOMS = 256
+"""Number of factors that a zoom is drawn from, evenly spaced in their logarithm."""
 
 
 def augment_image(key: jax.Array, image: jax.Array, noise: InputNoise) -> jax.Array:
@@ -41,8 +46,8 @@ def augment_image(key: jax.Array, image: jax.Array, noise: InputNoise) -> jax.Ar
     Raises:
         UserError: the image is not uint8, or smaller than the crop's padding allows.
     """
-    _check(image.dtype, image.shape, noise)
-    return _apply(image, _draw(key, image.shape, noise), noise)
+    check(image.dtype, image.shape, noise)
+    return _apply(image, draw(key, image.shape, noise), noise)
 
 
 def augment_batch(keys: jax.Array, images: jax.Array, noise: InputNoise) -> jax.Array:
@@ -70,8 +75,8 @@ def augment_batch(keys: jax.Array, images: jax.Array, noise: InputNoise) -> jax.
     if noise.is_off:
         return images
     shape = images.shape[1:]
-    _check(images.dtype, shape, noise)
-    draws = jax.vmap(lambda key: _draw(key, shape, noise))(keys)
+    check(images.dtype, shape, noise)
+    draws = jax.vmap(lambda key: draw(key, shape, noise))(keys)
 
     def together(images: jax.Array, draws: dict[str, Any]) -> jax.Array:
         return jax.vmap(lambda image, drawn: _apply(image, drawn, noise))(images, draws)
@@ -141,7 +146,12 @@ def _fold_position(key: jax.Array, position: jax.Array) -> jax.Array:
     return jax.random.fold_in(key, position[1])
 
 
-def _check(dtype: DTypeLike, shape: tuple[int, ...], noise: InputNoise) -> None:
+def check(dtype: DTypeLike, shape: tuple[int, ...], noise: InputNoise) -> None:
+    """Checks that images can be noised.
+
+    Raises:
+        UserError: they are not uint8, or too small.
+    """
     if dtype != jnp.uint8:
         raise UserError(
             f"Input noise works on uint8 images, values 0–255, not on {dtype}: "
@@ -151,8 +161,19 @@ def _check(dtype: DTypeLike, shape: tuple[int, ...], noise: InputNoise) -> None:
     noise.check(height=height, width=width)
 
 
-def _draw(key: jax.Array, shape: tuple[int, ...], noise: InputNoise) -> dict[str, Any]:
-    """Draws the random numbers of the enabled sources, for one image."""
+def draw(key: jax.Array, shape: tuple[int, ...], noise: InputNoise) -> dict[str, Any]:
+    """Draws the random numbers of the enabled sources, for one image.
+
+    Args:
+        key: the example's key `[]`.
+        shape: height, width and channels of the image.
+        noise: the noise to draw for.
+
+    Returns:
+        A dictionary of int32 and bool `[]`, by source; of RandAugment its `Draws`; of
+        the zoom the number of its ``factor``, below `ZOOMS`, and its place, ``top`` and
+        ``left``, float32 in [0, 1).
+    """
     height, width, _ = shape
 
     def words(source: int) -> jax.Array:
@@ -177,6 +198,13 @@ def _draw(key: jax.Array, shape: tuple[int, ...], noise: InputNoise) -> dict[str
     if noise.crop_padding:
         offsets = 2 * noise.crop_padding + 1
         draws["crop"] = place(CROP, offsets, offsets)
+    if noise.zoom > 1:
+        own = jax.random.bits(jax.random.fold_in(key, ZOOM), (3,), jnp.uint32)
+        top, left = (own[1:] >> 8).astype(jnp.float32) * np.float32(2**-24)
+        factor = (own[0] % ZOOMS).astype(jnp.int32)
+        draws["zoom"] = {"factor": factor, "top": top, "left": left}
+    if noise.turns:
+        draws["turns"] = (words(TURNS)[0] % 4).astype(jnp.int32)
     return draws
 
 

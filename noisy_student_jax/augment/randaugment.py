@@ -4,7 +4,7 @@ Drawing and applying are separate, so a batch's random numbers are drawn at once
 outside the loop over its images.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 import jax
@@ -127,6 +127,7 @@ def apply(
     magnitude: float,
     constants: RandAugmentConstants = IMAGENET_CONSTANTS,
     behavior: str = "reference",
+    without: Collection[str] = (),
 ) -> jax.Array:
     """Applies drawn operations, first to last.
 
@@ -136,6 +137,7 @@ def apply(
         magnitude: the paper's M.
         constants: the dataset-dependent constants.
         behavior: one of the table's `BEHAVIORS`.
+        without: names of rows that do nothing.
 
     Returns:
         uint8 `[height, width, channels]`.
@@ -149,11 +151,20 @@ def apply(
             f"RandAugment works on uint8 images, values 0–255, not on {image.dtype}: "
             "augment before normalizing."
         )
-    branches = [_branch(op, magnitude, constants, behavior) for op in table.OPS]
+    branches = [
+        _unchanged
+        if op.name in without
+        else _branch(op, magnitude, constants, behavior)
+        for op in table.OPS
+    ]
     (layers,) = draws.op.shape
     for layer in range(layers):
         drawn = jax.tree.map(lambda leaf, layer=layer: leaf[layer], draws)
         image = lax.switch(drawn.op, branches, image, drawn)
+    return image
+
+
+def _unchanged(image: jax.Array, drawn: Draws) -> jax.Array:
     return image
 
 

@@ -1,11 +1,32 @@
 """Input noise on many devices: each augments its own examples."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 from jax.sharding import Mesh, PartitionSpec
 
 from noisy_student_jax.augment.input_noise import InputNoise
+from noisy_student_jax.augment.moved import augment_moved
 from noisy_student_jax.augment.noise import augment_batch, example_keys
 from noisy_student_jax.core import random_keys, sharding
+
+
+def augment_moved_spread(
+    mesh: Mesh,
+    key: jax.Array,
+    positions: jax.Array,
+    images: jax.Array,
+    noise: InputNoise,
+    *,
+    rows: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """Applies noise as `augment_spread` does, with known geometry.
+
+    Returns:
+        The images, and their matrices `[batch, 2, 3]`; see `augment_moved`.
+    """
+    return _spread(augment_moved, mesh, key, positions, images, noise, rows)
 
 
 def augment_spread(
@@ -34,13 +55,25 @@ def augment_spread(
     Raises:
         UserError: as `augment_batch`.
     """
+    return _spread(augment_batch, mesh, key, positions, images, noise, rows)
+
+
+def _spread(
+    augment: Callable[[jax.Array, jax.Array, InputNoise], Any],
+    mesh: Mesh,
+    key: jax.Array,
+    positions: jax.Array,
+    images: jax.Array,
+    noise: InputNoise,
+    rows: jax.Array | None,
+) -> Any:
     spread, whole = PartitionSpec(sharding.DATA), PartitionSpec()
 
     def local(key, positions, images, rows):
         if rows is not None:
             images = images[rows]
         keys = example_keys(random_keys.wrap(key), positions)
-        return augment_batch(keys, images, noise)
+        return augment(keys, images, noise)
 
     # Within `shard_map`, each device may loop over its own examples. The partitioner
     # would pass every image of such a loop through every device.

@@ -77,6 +77,8 @@ ADDED: dict[str, dict[str, Any]] = {
     "selection": {"share": 1.0},
     "model": {"members": None, "views": 1, "framing": "center_crop"},
     "train": {"frozen_blocks": None},
+    "noise.labeled": {"zoom": 0.0, "turns": False},
+    "noise.pseudo": {"zoom": 0.0, "turns": False},
 }
 """By section, fields that older runs lack, and what they did; identities have them only
 where they do something else."""

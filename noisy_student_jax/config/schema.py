@@ -281,6 +281,8 @@ _NOISE = {
     "crop_area": _number(0.0, _FRACTION, "least share of a crop; 0: no crop", DECIDED),
     "crop_padding": _whole(0, _FROM_0, "border that crops move in, in pixels", DECIDED),
     "cutout_size": _whole(0, _FROM_0, "side of a gray square, in pixels"),
+    "zoom": _number(0.0, (0.0, 16.0), "largest factor; where targets move; 0: off"),
+    "turns": _switch(False, "turns by quarters; where targets move"),
     "dropout": _switch(True, "dropout is on for this stream"),
     "stochastic_depth": _switch(True, "stochastic depth is on for this stream"),
 }

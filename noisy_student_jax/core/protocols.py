@@ -286,6 +286,29 @@ class Task(Protocol):
         this method does not support ``labels.mode='on_the_fly'``.
         """
 
+    def moved(self, targets: PyTree, matrices: jax.Array) -> PyTree:
+        """Moves training targets with the content of their noised images.
+
+        Runs on the device, for streams with input noise. A task without this method has
+        targets that stay; its images are then noised without zoom and turns.
+
+        Args:
+          targets: the task's targets, ``[images, …]``.
+          matrices: float32 ``[images, 2, 3]``: they map a place (x, y, 1) of an image
+            to its place in the noised image, in units of the side, from the top left.
+        """
+
+    def drawn(self, images: np.ndarray, targets: PyTree) -> np.ndarray:
+        """Draws targets on images of the contact sheet; an optional method.
+
+        Args:
+          images: uint8 ``[images, side, side, 3]``.
+          targets: their targets, moved with them.
+
+        Returns:
+          uint8 of the same shape.
+        """
+
     def statistics(self, predictions: Arrays, labels: np.ndarray) -> pa.Array:
         """Returns what `primary` needs to know of each image, ``[images]``.
 

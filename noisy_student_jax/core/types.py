@@ -4,7 +4,8 @@ A *batch* is a dictionary with the same keys for every task:
 
 - ``image``: uint8 or float32 ``[batch, height, width, channels]``, values 0–255;
 - ``target``: the task's pytree, leading axis ``[batch]``. Pseudo-labels and true
-  labels have the same type;
+  labels have the same type. Where the second axis of an array differs between the
+  streams (the most boxes of an image), the shorter one is filled up with zeros;
 - ``weight``: float32 ``[batch]``, 0 for padding;
 - ``stream``: int32 ``[batch]``, `LABELED` or `PSEUDO`;
 - ``noise``: ``{"dropout", "stochastic_depth"}``, each float32 ``[batch]``, 1 where

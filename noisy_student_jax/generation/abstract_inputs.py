@@ -1,11 +1,15 @@
 """Abstract inputs of a training step: shapes and dtypes of state and batch."""
 
+from collections.abc import Sequence
+
 import jax
 import numpy as np
 import optax
 from jax.typing import DTypeLike
 
-from noisy_student_jax.core.types import Batch
+from noisy_student_jax.core.types import Batch, PyTree
+from noisy_student_jax.data.pipelines.draws import filled_up
+from noisy_student_jax.data.pipelines.stream import Stream
 from noisy_student_jax.data.sources import first_label
 from noisy_student_jax.generation.trainable import Part
 from noisy_student_jax.training.state import TrainState
@@ -25,16 +29,23 @@ def of_state(trained: Part, optimizer: optax.GradientTransformation) -> TrainSta
     )
 
 
-def of_batch(trained: Part) -> Batch:
-    """Returns the shapes and dtypes of a batch, as the input pipelines make it."""
+def of_batch(trained: Part, *, streams: Sequence[Stream] = ()) -> Batch:
+    """Returns the shapes and dtypes of a batch, as the input pipelines make it.
+
+    Args:
+      trained: the part of the model that is trained.
+      streams: the streams. Without them, pseudo-labels are assumed to be as long as the
+        labels are.
+    """
     student = trained.student
     layout, run = student.spec.layout, student.run
     number = np.float32(0)
     batch = {
         "image": many(trained.preprocessing.blank(), layout.total),
         "target": jax.tree.map(
-            lambda one: many(one[0], layout.total),
+            lambda *parts: many(_longest(parts), layout.total),
             run.task.targets(first_label(run.dataset.labeled)),
+            *map(_target, streams),
         ),
         "weight": many(number, layout.total),
         "stream": many(np.int32(0), layout.total),
@@ -47,8 +58,24 @@ def of_batch(trained: Part) -> Batch:
     return batch
 
 
+def _target(stream: Stream) -> PyTree:
+    """Returns the shapes and dtypes of one example's target, ``[1, …]``."""
+    first = jax.tree.map(
+        lambda rows: jax.ShapeDtypeStruct((1, *rows.shape[1:]), rows.dtype),
+        stream.targets,
+    )
+    return jax.eval_shape(stream.to_target, first)
+
+
+def _longest(
+    parts: Sequence[jax.Array | np.ndarray | jax.ShapeDtypeStruct],
+) -> jax.ShapeDtypeStruct:
+    """Returns an example of the streams' targets ``[1, …]``, when filled up."""
+    return jax.eval_shape(lambda *given: filled_up(given)[0][0], *parts)
+
+
 def many(
-    one: jax.Array | np.ndarray | np.generic,
+    one: jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct,
     count: int,
     *,
     dtype: DTypeLike | None = None,

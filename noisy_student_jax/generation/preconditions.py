@@ -9,6 +9,7 @@ import jax
 from noisy_student_jax import models
 from noisy_student_jax.core import console, types
 from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.data.encoded import is_encoded
 from noisy_student_jax.data.image_folder import LACKING
 from noisy_student_jax.data.splits import leaves_out_in_turn
 from noisy_student_jax.generation import init_weights, left_out, streams
@@ -146,6 +147,7 @@ def _check_model(student: Generation) -> None:
         check_solvable(student)
     init_weights.check(student)
     _check_on_the_fly(student)
+    _check_moved(student)
 
 
 def _check_on_the_fly(student: Generation) -> None:
@@ -161,6 +163,40 @@ def _check_on_the_fly(student: Generation) -> None:
         raise UserError(
             f"config.labels.mode is 'on_the_fly', but task '{task.name}' has no"
             " taught_targets(predictions): write it, or use 'stored'"
+        )
+
+
+def _check_moved(student: Generation) -> None:
+    """Checks that a student's noise moves its targets wherever it moves its images."""
+    task, data, spec = student.run.task, student.run.dataset, student.spec
+    moves = hasattr(task, "moved")
+    streamed = is_encoded(data.labeled) or is_encoded(data.pool)
+    for stream in types.STREAMS:
+        noise, path = streams.input_noise(student, stream), f"config.noise.{stream}"
+        if not moves and noise.needs_moved_targets:
+            raise UserError(
+                f"{path} has zoom or turns, but targets of task '{task.name}' do not"
+                " move: set zoom to 0 and turns to false"
+            )
+        if moves and noise.crop_area:
+            raise UserError(
+                f"{path}.crop_area is {noise.crop_area:g}, but targets of task"
+                f" '{task.name}' do not move with random crops: set crop_area to 0, and"
+                " use zoom"
+            )
+        if not moves or noise.is_off:
+            continue
+        if streamed and student.run.config.data.augment == "host":
+            raise UserError(
+                f"images of task '{task.name}' are noised with their targets, on the"
+                " device, and streamed images are noised on the host: set"
+                " config.data.augment to device, or config.data.pipeline to prepared"
+            )
+    pseudo = streams.input_noise(student, types.STREAMS[types.PSEUDO])
+    if moves and spec.taught_by and not pseudo.is_off:
+        raise UserError(
+            "config.labels.mode is 'on_the_fly', which labels images without noise, but"
+            f" targets of task '{task.name}' move with the noise: use 'stored'"
         )
 
 

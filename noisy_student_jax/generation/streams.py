@@ -237,6 +237,7 @@ def _labeled(student: Generation) -> Stream:
         to_target=lambda stored: stored,
         noise=make_noise(student.spec.config.noise.labeled),
         lanes=make_lanes(student.run.config.data),
+        moved=getattr(student.run.task, "moved", None),
     )
 
 
@@ -279,5 +280,6 @@ def _pseudo_labeled(
         to_target=student.run.task.pseudo_targets,
         noise=make_noise(student.spec.config.noise.pseudo),
         lanes=make_lanes(student.run.config.data),
+        moved=getattr(student.run.task, "moved", None),
     )
     return stream, key_hashes(pool, drawn.tolist())

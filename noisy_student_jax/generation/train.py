@@ -52,7 +52,7 @@ def train(student: Generation) -> dict[str, Any]:
         step,
         mesh,
         state=abstract_inputs.of_state(trained, optimizer),
-        batch=abstract_inputs.of_batch(trained),
+        batch=abstract_inputs.of_batch(trained, streams=learned.both),
         taught_by=taught_by,
         shard_state=options.shard_state,
     )

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from noisy_student_jax.augment.noise import split_positions
-from noisy_student_jax.augment.sharded import augment_spread
+from noisy_student_jax.augment.sharded import augment_moved_spread, augment_spread
 from noisy_student_jax.core import sharding, types
 from noisy_student_jax.core.types import Batch, PyTree
 from noisy_student_jax.data.pipelines.draws import stream_keys
@@ -184,12 +184,15 @@ class _Batches:
             [trained.synthetic(size) for size in self._sizes], mesh
         )
         self._rest = sharding.put_batch(all_but_images(student), mesh)
+        moved = hasattr(student.run.task, "moved")
         noises = [streams.input_noise(student, name) for name in types.STREAMS]
         self._keys = stream_keys(len(self._sizes), seed=0, generation=0, mesh=mesh)
         self._noised = jax.jit(
             lambda keys, positions, images: self._interleaved(
                 [
-                    augment_spread(mesh, key, drawn, own, noise)
+                    augment_moved_spread(mesh, key, drawn, own, noise)[0]
+                    if moved
+                    else augment_spread(mesh, key, drawn, own, noise)
                     for noise, key, drawn, own in zip(
                         noises, keys, positions, images, strict=False
                     )

@@ -6,6 +6,7 @@ noise that destroys a class at a glance, before hours are spent on training.
 
 import dataclasses
 import functools
+import operator
 import pathlib
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from noisy_student_jax.augment.crops import crop_boxes
 from noisy_student_jax.augment.input_noise import InputNoise
+from noisy_student_jax.augment.moved import augment_moved
 from noisy_student_jax.augment.noise import (
     augment_batch,
     example_keys,
@@ -25,8 +27,8 @@ from noisy_student_jax.augment.noise import (
 )
 from noisy_student_jax.core import files
 from noisy_student_jax.core.console import printable
-from noisy_student_jax.core.protocols import Source
-from noisy_student_jax.core.types import STREAMS
+from noisy_student_jax.core.protocols import Source, Task
+from noisy_student_jax.core.types import STREAMS, PyTree
 from noisy_student_jax.data.sources import labels_of
 from noisy_student_jax.generation import streams
 from noisy_student_jax.images.preprocessing import to_uint8
@@ -74,12 +76,15 @@ class Group:
       stream: stream whose noise is applied: ``labeled`` or ``pseudo``.
       crops: `VERSIONS` random crops of each image, which are noised in its place; None
         without random crops.
+      targets: the task's targets ``[images, …]``, to be drawn by `Task.drawn`; None to
+        draw none.
     """
 
     name: str
     images: Sequence[np.ndarray]
     stream: str = "labeled"
     crops: Sequence[Sequence[np.ndarray]] | None = None
+    targets: PyTree | None = None
 
 
 def contact_sheet(
@@ -89,6 +94,7 @@ def contact_sheet(
     title: str,
     seed: int = 0,
     says: str = "",
+    task: Task | None = None,
 ) -> Image.Image:
     """Draws each image as in evaluation and, beside it, several noised versions.
 
@@ -102,6 +108,7 @@ def contact_sheet(
       title: first line of the sheet.
       seed: seed of the run; the same seed gives the same sheet.
       says: what is beside the images, where it is not the noise.
+      task: the task; None, or one without `Task.moved`, for targets that stay.
 
     Returns:
       An RGB image of the required height.
@@ -112,7 +119,14 @@ def contact_sheet(
     shown = {stream: _shown(groups, stream) for stream in STREAMS}
     sections = {
         stream: _Section(
-            [*zip(first, _noised(first, noise[stream], seed, stream), strict=True)],
+            [
+                (_drawn(group, task), versions)
+                for group, versions in zip(
+                    first,
+                    _noised(first, noise[stream], seed, stream, task),
+                    strict=True,
+                )
+            ],
             left_out=left_out,
             says=f"{stream}: {says or _says(noise[stream])}",
         )
@@ -140,6 +154,7 @@ def _shown(groups: Sequence[Group], stream: str) -> tuple[list[Group], int]:
             group,
             images=group.images[:most],
             crops=None if group.crops is None else group.crops[:most],
+            targets=jax.tree.map(operator.itemgetter(slice(most)), group.targets),
         )
         for group in own[: GROUPS_SHOWN[stream]]
     ]
@@ -147,23 +162,42 @@ def _shown(groups: Sequence[Group], stream: str) -> tuple[list[Group], int]:
 
 
 def _noised(
-    groups: list[Group], noise: InputNoise, seed: int, stream: str
+    groups: list[Group],
+    noise: InputNoise,
+    seed: int,
+    stream: str,
+    task: Task | None = None,
 ) -> list[list[np.ndarray]]:
     """Returns uint8 ``[versions, side, side, 3]`` for each image of each group."""
     base = stream_key(seed, 0, STREAMS.index(stream))
     positions = np.arange(sum(len(group.images) for group in groups) * VERSIONS)
     keys = iter(split_positions(positions.reshape(-1, VERSIONS)))
 
-    def versions(crops: Sequence[np.ndarray]) -> np.ndarray:
-        return np.asarray(_augmented(base, next(keys), np.stack(crops), noise))
+    def versions(group: Group, number: int) -> np.ndarray:
+        shown = [group.images[number]] * VERSIONS
+        crops = np.stack(group.crops[number] if group.crops else shown)
+        if task is None or not hasattr(task, "moved"):
+            return np.asarray(_augmented(base, next(keys), crops, noise))
+        images, matrices = _augmented_moved(base, next(keys), crops, noise)
+        if group.targets is None:
+            return np.asarray(images)
+        rows = np.repeat(number, VERSIONS)
+        targets = jax.tree.map(lambda one: jnp.asarray(one[rows]), group.targets)
+        targets = jax.device_get(task.moved(targets, matrices))
+        return task.drawn(np.asarray(images), targets)
 
     return [
-        [
-            versions(crops)
-            for crops in group.crops or [[image] * VERSIONS for image in group.images]
-        ]
+        [versions(group, number) for number in range(len(group.images))]
         for group in groups
     ]
+
+
+def _drawn(group: Group, task: Task | None) -> Group:
+    """Returns a group with the targets drawn on its images."""
+    if task is None or group.targets is None or not group.images:
+        return group
+    images = task.drawn(np.stack(group.images), group.targets)
+    return dataclasses.replace(group, images=list(images))
 
 
 @functools.partial(jax.jit, static_argnames="noise")
@@ -172,6 +206,14 @@ def _augmented(
 ) -> jax.Array:
     """Adds noise, with one program for all images and all streams of equal noise."""
     return augment_batch(example_keys(base_key, positions), crops, noise)
+
+
+@functools.partial(jax.jit, static_argnames="noise")
+def _augmented_moved(
+    base_key: jax.Array, positions: jax.Array, images: jax.Array, noise: InputNoise
+) -> tuple[jax.Array, jax.Array]:
+    """Adds noise as `_augmented`, and tells where everything went."""
+    return augment_moved(example_keys(base_key, positions), images, noise)
 
 
 def _says(noise: InputNoise) -> str:
@@ -343,6 +385,7 @@ def write_contact_sheet(student: Generation, path: pathlib.Path) -> dict[str, in
         title=f"{data.name}, as {student.spec.name.replace('_', ' ')} sees it",
         seed=student.run.config.seed,
         says=_says_views(student) if student.spec.solves else "",
+        task=student.run.task,
     )
     with files.atomic_file(path) as file:
         picture.save(file, "PNG", optimize=True)
@@ -369,6 +412,7 @@ def _group(
     student: Generation, name: str, source: Source, records: np.ndarray, stream: str
 ) -> Group:
     read = source.read(records.tolist()).images
+    good = [number for number, image in enumerate(read) if image is not None]
     images = [image for image in read if image is not None]
     whole = to_uint8(student.spec.model.preprocessing.apply_all(images))
     crops: list[list[np.ndarray]] | None = None
@@ -376,7 +420,10 @@ def _group(
         crops = [_views(student, image) for image in whole]
     elif area := streams.input_noise(student, stream).crop_area:
         crops = [_crops(student, image, n, area) for n, image in enumerate(images)]
-    return Group(name, list(whole), stream, crops)
+    task, targets = student.run.task, None
+    if stream == "labeled" and hasattr(task, "drawn"):
+        targets = task.targets(np.asarray(labels_of(source))[records[good]])
+    return Group(name, list(whole), stream, crops, targets)
 
 
 def _views(student: Generation, image: np.ndarray) -> list[np.ndarray]:

@@ -33,6 +33,8 @@ _NO_NOISE = {
     "crop_area": 0.0,
     "crop_padding": 0,
     "cutout_size": 0,
+    "zoom": 0.0,
+    "turns": False,
 }
 
 

@@ -29,7 +29,7 @@ FULL = InputNoise(
 @functools.cache
 def on_device(what):
     def draw(key):
-        return noise._draw(key, (HEIGHT, WIDTH, 3), what)
+        return noise.draw(key, (HEIGHT, WIDTH, 3), what)
 
     return jax.jit(jax.vmap(draw))
 

@@ -343,6 +343,10 @@ def test_operational_fields_identify_nothing():
         "selection.share",
         "model.views",
         "model.framing",
+        "noise.labeled.zoom",
+        "noise.labeled.turns",
+        "noise.pseudo.zoom",
+        "noise.pseudo.turns",
     }
 
 

@@ -67,6 +67,12 @@ class BrightSquare:
     def pseudo_targets(self, stored):
         return stored
 
+    def moved(self, targets, matrices):
+        """Moves centers as (x, y); those that leave the image stay at its border."""
+        place = targets["center"][:, ::-1, None]
+        there = (matrices[:, :, :2] @ place)[..., 0] + matrices[:, :, 2]
+        return {"center": jnp.clip(there[:, ::-1], 0, 0.999)}
+
     def statistics(self, predictions, labels):
         apart = np.abs(predictions["center"] - labels).max(axis=1)
         quadrant = self.bucket({"center": labels})

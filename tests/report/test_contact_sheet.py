@@ -1,5 +1,7 @@
 """The contact sheet: what is on it, for few, many, small and large images."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -239,3 +241,37 @@ def test_a_finished_run_has_a_contact_sheet_and_its_report_shows_it(tiny_run):
         assert min(sheet.size) > 300
     report = (tiny_run / "report.html").read_text()
     assert '<figure class="sheet"><img src="data:image/png;base64,' in report
+
+
+class Dotted:
+    """A task whose targets are places (x, y), and are drawn as a white pixel."""
+
+    def moved(self, targets, matrices):
+        there = matrices[:, :, :2] @ targets[:, :, None]
+        return there[..., 0] + matrices[:, :, 2]
+
+    def drawn(self, images, targets):
+        images = images.copy()
+        for image, (x, y) in zip(images, np.asarray(targets), strict=True):
+            image[int(y * len(image)), int(x * len(image))] = 255
+        return images
+
+
+def test_targets_are_drawn_where_the_noise_moves_them():
+    images = np.zeros((2, 8, 8, 3), np.uint8)
+    images[0, 1, 2], images[1, 6, 3] = 100, 100
+    targets = np.array([[2.5, 1.5], [3.5, 6.5]], np.float32) / 8
+    group = sheets.Group("spots", list(images), targets=targets)
+    noise = InputNoise(flip=True, turns=True)
+
+    seen = sheets._noised([group], noise, 0, "labeled", Dotted())[0]
+    without = dataclasses.replace(group, targets=None)
+    plain = sheets._noised([without], noise, 0, "labeled", Dotted())[0]
+
+    for drawn, bare in zip(np.stack(seen), np.stack(plain), strict=True):
+        assert drawn.shape == (sheets.VERSIONS, 8, 8, 3)
+        np.testing.assert_array_equal(drawn == 255, bare == 100)
+    assert len({version.tobytes() for one in seen for version in one}) > 2
+    evaluated = sheets._drawn(group, Dotted()).images
+    np.testing.assert_array_equal(np.stack(evaluated) == 255, images == 100)
+    assert sheets._drawn(group, None) is group

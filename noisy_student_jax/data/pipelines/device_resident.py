@@ -22,7 +22,12 @@ from noisy_student_jax.core.batch_layout import BatchLayout
 from noisy_student_jax.core.prefetch import Prefetcher
 from noisy_student_jax.core.protocols import Preprocessor
 from noisy_student_jax.core.types import STREAMS, Batch
-from noisy_student_jax.data.pipelines.draws import Draws, assemble, stream_keys
+from noisy_student_jax.data.pipelines.draws import (
+    Draws,
+    assemble,
+    noised,
+    stream_keys,
+)
 from noisy_student_jax.data.pipelines.stream import Stream
 from noisy_student_jax.data.sources import read_all_good
 
@@ -128,19 +133,24 @@ def _assemble(
     place: jax.Array,
 ) -> Batch:
     """Gathers, augments and interleaves the examples of each device."""
-    images, stored, shown = [], [], []
+    images, stored, shown, matrices = [], [], [], []
     for stream, held, key, steps in zip(streams, resident, keys, drawn, strict=True):
         rows = {
             name: lax.dynamic_index_in_dim(each, place, axis=1, keepdims=False)
             for name, each in steps.items()
         }
-        spread = functools.partial(
-            augment_spread, mesh, key, rows["position"], rows=rows["image"]
-        )
-        images.append(spread(held["images"], stream.noise.input))
+        drawing = {"rows": rows["image"]}
+        given = mesh, key, rows["position"]
+        own, by = noised(stream, *given, held["images"], **drawing)
+        images.append(own)
+        matrices.append(by)
         which_rows = operator.itemgetter(rows["target"])
         stored.append(jax.tree.map(which_rows, held["targets"]))
         shown.append(
-            spread(held["teacher_images"], InputNoise()) if stream.teacher else None
+            augment_spread(*given, held["teacher_images"], InputNoise(), **drawing)
+            if stream.teacher
+            else None
         )
-    return assemble(streams, layout, images, stored, teacher_images=shown)
+    return assemble(
+        streams, layout, images, stored, teacher_images=shown, matrices=matrices
+    )

@@ -7,6 +7,7 @@ files decoded on the fly.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from noisy_student_jax.augment.noise import stream_key
+from noisy_student_jax.augment.sharded import augment_moved_spread, augment_spread
 from noisy_student_jax.core import sharding, types
 from noisy_student_jax.core.batch_layout import BatchLayout
 from noisy_student_jax.core.types import Batch, PyTree
@@ -110,6 +112,27 @@ class Draws:
         }
 
 
+def noised(
+    stream: Stream,
+    mesh: Mesh,
+    key: jax.Array,
+    positions: jax.Array,
+    images: jax.Array,
+    *,
+    rows: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array | None]:
+    """Applies a stream's input noise on the devices; see `augment_spread`.
+
+    Returns:
+      The images, and where its targets move the matrices by which they do
+      (`augment_moved`).
+    """
+    given = mesh, key, positions, images, stream.noise.input
+    if stream.moves:
+        return augment_moved_spread(*given, rows=rows)
+    return augment_spread(*given, rows=rows), None
+
+
 def assemble(
     streams: list[Stream],
     layout: BatchLayout,
@@ -117,8 +140,12 @@ def assemble(
     stored: list[PyTree],
     weights: list[jax.Array] | None = None,
     teacher_images: list[jax.Array | None] | None = None,
+    *,
+    matrices: Sequence[jax.Array | None] | None = None,
 ) -> Batch:
     """Interleaves the streams' examples into one batch; can be traced by `jit`.
+
+    Targets whose second axis differs between streams are filled up with zeros.
 
     Args:
       streams: the streams.
@@ -127,8 +154,13 @@ def assemble(
       stored: rows of the stored targets per stream.
       weights: float32 ``[examples]`` per stream; None for ones.
       teacher_images: images for the teacher per stream; None without a teacher.
+      matrices: per stream, those by which its targets move, or None; None if none do.
     """
     targets = [s.to_target(rows) for s, rows in zip(streams, stored, strict=True)]
+    for number, by in enumerate(matrices or []):
+        move = streams[number].moved
+        if by is not None and move is not None:
+            targets[number] = move(targets[number], by)
     if weights is None:
         weights = [jnp.ones(len(own), jnp.float32) for own in images]
     which = layout.stream()
@@ -144,11 +176,29 @@ def assemble(
     return {
         **({"teacher_image": shown[0]} if shown else {}),
         "image": interleaved(*images),
-        "target": jax.tree.map(interleaved, *targets),
+        "target": jax.tree.map(lambda *parts: interleaved(*filled_up(parts)), *targets),
         "weight": interleaved(*weights),
         "stream": jnp.asarray(which),
         "noise": jax.tree.map(jnp.asarray, flags),
     }
+
+
+def filled_up(parts: Sequence[jax.Array]) -> list[jax.Array]:
+    """Appends zeros to arrays ``[examples, …]`` along the second axis, to the longest.
+
+    Args:
+      parts: arrays of the streams, otherwise of one shape per example.
+    """
+    if parts[0].ndim < 2:
+        return list(parts)
+    most = max(part.shape[1] for part in parts)
+
+    def filled(part: jax.Array) -> jax.Array:
+        lacking = most - part.shape[1]
+        rest = ((0, 0),) * (part.ndim - 2)
+        return jnp.pad(part, ((0, 0), (0, lacking), *rest)) if lacking else part
+
+    return [filled(part) for part in parts]
 
 
 def take_rows(targets: PyTree, rows: np.ndarray) -> PyTree:

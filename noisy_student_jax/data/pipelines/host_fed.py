@@ -16,7 +16,6 @@ from jax.sharding import Mesh
 
 from noisy_student_jax.augment.crops import crop_boxes
 from noisy_student_jax.augment.noise import split_positions
-from noisy_student_jax.augment.sharded import augment_spread
 from noisy_student_jax.core import sharding
 from noisy_student_jax.core.batch_layout import BatchLayout
 from noisy_student_jax.core.prefetch import Prefetcher
@@ -26,6 +25,7 @@ from noisy_student_jax.data.pipelines.draws import (
     Drawn,
     Draws,
     assemble,
+    noised,
     stream_keys,
     take_rows,
 )
@@ -83,6 +83,7 @@ class HostedPipeline:
         An unusable image keeps its place in the batch with weight 0, so later examples
         do not move.
         """
+        assert not (feed.noised and any(stream.moves for stream in streams))
         self._mesh, self._feed, self._quarantine = mesh, feed, quarantine
         self._draws = Draws(streams, layout, seed=seed, generation=generation)
         self.records = self._draws.records
@@ -241,16 +242,17 @@ def _assemble(
     streams: list[Stream],
     layout: BatchLayout,
     mesh: Mesh,
-    noised: bool,
+    already_noised: bool,
     keys: list[jax.Array],
     sent: list[dict[str, Any]],
 ) -> Batch:
-    images = [own["image"] for own in sent]
-    if not noised:
-        images = [
-            augment_spread(mesh, key, rows["position"], own, stream.noise.input)
-            for stream, own, key, rows in zip(streams, images, keys, sent, strict=True)
+    images, matrices = [own["image"] for own in sent], None
+    if not already_noised:
+        made = [
+            noised(stream, mesh, key, own["position"], own["image"])
+            for stream, key, own in zip(streams, keys, sent, strict=True)
         ]
+        images, matrices = [own for own, _ in made], [by for _, by in made]
     return assemble(
         streams,
         layout,
@@ -258,4 +260,5 @@ def _assemble(
         [own["stored"] for own in sent],
         [own["weight"] for own in sent],
         [own.get("teacher_image") for own in sent],
+        matrices=matrices,
     )

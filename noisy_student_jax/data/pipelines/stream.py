@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 
+import jax
 import numpy as np
 
 from noisy_student_jax.augment.input_noise import InputNoise
@@ -40,6 +41,8 @@ class Stream:
       noise: the stream's noise.
       lanes: block-wise shuffling of an epoch's draws; None for one permutation.
       teacher: the teacher's preprocessing, if it labels the images in the step.
+      moved: moves the task's targets ``[examples, …]`` with their images, by matrices
+        ``[examples, 2, 3]`` (`Task.moved`); None for targets that stay.
     """
 
     source: Source
@@ -49,3 +52,9 @@ class Stream:
     noise: Noise
     lanes: Lanes | None = None
     teacher: Preprocessing | None = None
+    moved: Callable[[PyTree, jax.Array], PyTree] | None = None
+
+    @property
+    def moves(self) -> bool:
+        """Whether its noise moves targets."""
+        return self.moved is not None and not self.noise.input.is_off
