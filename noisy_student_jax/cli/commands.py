@@ -20,6 +20,7 @@ from noisy_student_jax.pseudo_labels import selection
 from noisy_student_jax.pseudo_labels.plan import SelectionOptions
 from noisy_student_jax.report import summary as judgment
 from noisy_student_jax.report.contact_sheet import CONTACT_SHEET
+from noisy_student_jax.report.text_table import text_table
 from noisy_student_jax.robustness import command as robustness
 from noisy_student_jax.runs import fixres, scheduler
 from noisy_student_jax.runs.paths import DECISIONS, PREPARED
@@ -372,7 +373,7 @@ def _conclude(one: Run) -> None:
     summary = renamed.respelled(files.read_json(path))
     try:
         said = [
-            judgment.table(one, summary),
+            text_table(one, summary),
             "",
             summary["verdict"]["says"],
             *_use(one, summary),

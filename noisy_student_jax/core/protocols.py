@@ -331,6 +331,17 @@ class Task(Protocol):
           float64 ``[resamples]``; NaN where a resample has nothing to measure.
         """
 
+    def resampled(
+        self, statistics: pa.Array, draws: np.ndarray | None = None
+    ) -> Arrays:
+        """Computes several metrics of resampled images, each as `primary` computes one.
+
+        Without this method, the primary metric alone has an interval.
+
+        Returns:
+          By their keys in `metrics`, float64 ``[resamples]`` each.
+        """
+
     def metrics(self, predictions: Arrays, labels: np.ndarray) -> dict[str, float]:
         """Returns the task's metrics over the images.
 

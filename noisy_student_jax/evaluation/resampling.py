@@ -6,12 +6,13 @@ metric, such as average precision, is computed again for each bootstrap sample.
 """
 
 import math
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 
+from noisy_student_jax.core.protocols import Arrays
 from noisy_student_jax.evaluation import statistics as of_numbers
 from noisy_student_jax.evaluation.statistics import UNDECIDED, Difference, Lead
 
@@ -96,10 +97,45 @@ def interval(
         values = numbers(statistics)
         if np.isin(values, (0, 1)).all():
             return of_numbers.wilson(float(values.sum()), len(values), confidence)
+    (ends,) = intervals(
+        statistics,
+        lambda *given: {"": primary(*given)},
+        confidence=confidence,
+        samples=samples,
+        seed=seed,
+    ).values()
+    return ends
+
+
+def intervals(
+    statistics: pa.Array,
+    resampled: Callable[[pa.Array, np.ndarray], Arrays],
+    *,
+    confidence: float,
+    samples: int,
+    seed: int = 0,
+) -> dict[str, tuple[float, float]]:
+    """Returns the intervals between percentiles of bootstrap samples of the images.
+
+    Args:
+      statistics: `Task.statistics`, ``[images]``.
+      resampled: `Task.resampled`.
+      confidence: confidence level, such as 0.95.
+      samples: number of bootstrap samples.
+      seed: seed of the resampling.
+
+    Returns:
+      Their ends by metric; NaN where the metric is not defined.
+    """
     found = [
-        primary(statistics, draws) for draws in _draws(len(statistics), samples, seed)
+        resampled(statistics, draws) for draws in _draws(len(statistics), samples, seed)
     ]
-    return _percentiles(_defined(np.concatenate(found)), confidence)
+    return {
+        name: _percentiles(
+            _defined(np.concatenate([one[name] for one in found])), confidence
+        )
+        for name in found[0]
+    }
 
 
 def difference(

@@ -135,19 +135,25 @@ def _measured(run: Run, found: Predicted, part: str) -> dict[str, Any]:
             f"the {len(labels):,} {part} images hold nothing by which to measure"
             f" {', '.join(map(console.printable, bare[:NAMED]))}{more}"
         )
-    interval = resampling.interval(
-        task.statistics(predictions, labels),
-        task.primary,
-        confidence=options.confidence,
-        samples=options.bootstrap,
-        seed=run.config.seed,
-    )
+    drawn = {
+        "confidence": options.confidence,
+        "samples": options.bootstrap,
+        "seed": run.config.seed,
+    }
+    statistics, several = task.statistics(predictions, labels), {}
+    if hasattr(task, "resampled"):
+        found_ends = resampling.intervals(statistics, task.resampled, **drawn)
+        several = {"intervals": without_nan(found_ends)}
+        interval = found_ends[task.primary_metric]
+    else:
+        interval = resampling.interval(statistics, task.primary, **drawn)
     return {
         "images": len(labels),
         "unusable": found.unusable,
         "ema": without_nan(metrics),
         "raw": without_nan(task.metrics(found.predictions["raw"], labels)),
         "interval": without_nan(interval),
+        **several,
         "scores": {
             "mean": plan.mean(plan.fixed_point(scores, 1), len(scores)),
             "histogram": plan.histogram(scores).tolist(),

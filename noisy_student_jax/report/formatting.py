@@ -78,6 +78,13 @@ def metric(name: str, value: Any, *, primary: str) -> str:
     return _plain(value, 3)
 
 
+def with_interval(name: str, entry: dict[str, Any], *, primary: str) -> str:
+    """Formats a metric of a summary's entry, with its interval if it has one."""
+    value = metric(name, (entry.get("metrics") or {}).get(name), primary=primary)
+    ends = interval((entry.get("intervals") or {}).get(name))
+    return value if ends == NOTHING else f"{value} {ends}"
+
+
 def seconds(value: Any) -> str:
     """Formats seconds as a duration; short ones with decimals."""
     if not is_number(value):

@@ -16,11 +16,11 @@ from noisy_student_jax.report.formatting import (
     interval,
     is_interval,
     is_number,
-    metric,
     percent,
     points,
     resolution,
     seconds,
+    with_interval,
 )
 from noisy_student_jax.report.students import Shown, control
 from noisy_student_jax.runs.run import Run
@@ -346,14 +346,12 @@ def _all_metrics(students: list[Shown], primary: str) -> dict[str, Any] | None:
         return None
     return {
         "names": names,
+        "intervals": any(one.entry.get("intervals") for one in students),
         "rows": [
             {
                 "title": one.title,
                 "css": one.css,
-                "cells": [
-                    metric(n, _value(one.entry, "metrics", n), primary=primary)
-                    for n in names
-                ],
+                "cells": [with_interval(n, one.entry, primary=primary) for n in names],
             }
             for one in students
         ],

@@ -7,13 +7,14 @@ from typing import Any
 import pyarrow as pa
 
 from noisy_student_jax import report
-from noisy_student_jax.core import console, files
+from noisy_student_jax.core import files
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.evaluation import resampling, statistics
 from noisy_student_jax.generation.left_out import left_out
 from noisy_student_jax.models import bundle as bundles
 from noisy_student_jax.report import choice, formatting, results
 from noisy_student_jax.report.choice import Choice, Row
+from noisy_student_jax.report.text_table import text_table
 from noisy_student_jax.runs.run import Generation, Run
 from noisy_student_jax.runs.spec import Role
 
@@ -82,48 +83,6 @@ def summarize(run: Run) -> dict[str, Any]:
     return statistics.without_nan(found)
 
 
-def table(run: Run, summary: dict[str, Any]) -> str:
-    """Formats the table that a run prints at its end."""
-    metric = summary["primary_metric"]
-    head = ("", "model", "parameters", "px", "labeled", "pseudo", f"{metric} raw")
-    interval = f"{run.config.evaluation.confidence:.0%} interval"
-    rows = [(*head, f"{metric} EMA", interval, "time")]
-    entries = [
-        (one["generation"], f"generation {one['generation']}", one)
-        for one in summary["generations"]
-    ]
-    if summary["control"]:
-        entries.append((Role.CONTROL, Role.CONTROL, summary["control"]))
-    entries += [
-        (one["name"], Role(one["name"]).display_name, one)
-        for one in summary["baselines"]
-    ]
-    for name, title, entry in entries:
-        rows.append(
-            (
-                f"{title} ★" if name == summary["best"] else title,
-                entry["model"],
-                f"{entry['parameters']:,}",
-                formatting.resolution(entry),
-                f"{entry['labeled']:,}",
-                f"{entry['pseudo_labeled']:,}",
-                formatting.hundredths(entry["raw"][metric]),
-                formatting.hundredths(entry["metrics"][metric]),
-                formatting.interval(entry["interval"]),
-                console.duration(entry["seconds"]),
-            )
-        )
-    widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = [
-            cell.ljust(width) if n < 2 else cell.rjust(width)
-            for n, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
-
-
 def _generation(student: Generation) -> dict[str, Any]:
     return {"generation": student.spec.generation, **_trained(student)}
 
@@ -143,6 +102,7 @@ def _trained(student: Generation) -> dict[str, Any]:
         )
         if (manifest := ledger.manifest(f"{student.spec.name}/{stage}"))
     )
+    intervals = {"intervals": test["intervals"]} if "intervals" in test else {}
     return {
         "model": evaluation["model"],
         "parameters": trained["counts"]["parameters"],
@@ -156,6 +116,7 @@ def _trained(student: Generation) -> dict[str, Any]:
         "metrics": test["ema"],
         "raw": test["raw"],
         "interval": test["interval"],
+        **intervals,
         "validation": validation["ema"],
         "seconds": round(seconds, 1),
     }
@@ -327,7 +288,7 @@ def _readme(run: Run, summary: dict[str, Any]) -> str:
 {use}
 
 ```
-{table(run, summary)}
+{text_table(run, summary)}
 ```
 
 Data: {summary["dataset"]}, {summary["splits"]["train"]:,} labeled images,

@@ -85,6 +85,7 @@ def test_its_metric_is_no_mean_over_images_and_has_intervals(run, summary):
             statistics, task.primary, confidence=0.95, samples=1000, seed=0
         )
         assert entry["interval"] == [low, high]
+        assert entry["intervals"] == {"found": [low, high]}
     verdict = summary["verdict"]
     assert verdict["only_student_right"] is verdict["only_rival_right"] is None
     assert all(lead["paired"] for lead in summary["choice"]["leads"])

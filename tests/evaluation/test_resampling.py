@@ -149,3 +149,17 @@ def test_statistics_of_images_are_found_by_their_keys():
     found = resampling.of_images("abc", some(3, 0.5), "ca")
 
     assert found.to_pylist() == [some(3, 0.5)[place].as_py() for place in (2, 0)]
+
+
+def test_intervals_of_several_metrics_are_those_of_each():
+    def several(found, draws):
+        halved = share(found, draws) / 2
+        return {"share": 2 * halved, "half": halved, "nothing": np.nan * halved}
+
+    one = some(60, 0.5)
+
+    found = resampling.intervals(one, several, **OPTIONS)
+
+    assert found["share"] == interval(one, share, **OPTIONS)
+    assert found["half"] == pytest.approx([end / 2 for end in found["share"]])
+    assert all(map(math.isnan, found["nothing"]))

@@ -90,6 +90,9 @@ class BrightSquare:
             shares = draws @ (inside & found[:, None]) / there
         return shares.mean(axis=1, where=there > 0)
 
+    def resampled(self, statistics, draws=None):
+        return {"found": self.primary(statistics, draws)}
+
     def metrics(self, predictions, labels):
         apart = np.linalg.norm(predictions["center"] - labels, axis=1)
         found = self.primary(self.statistics(predictions, labels))[0]

@@ -199,8 +199,8 @@ def _metrics(evaluation: dict[str, Any] | None, primary_metric: str) -> str:
             if not isinstance(value, int | float):
                 continue  # such as a table of numbers, which is in evaluation.json
             shown = f"{value:.4f}"
-            interval = found.get("interval")
-            if name == primary_metric and interval:
+            ends = found.get("intervals") or {primary_metric: found.get("interval")}
+            if (interval := ends.get(name)) and None not in interval:
                 low, high = interval
                 shown += f" ({low:.4f} to {high:.4f})"
             rows.append(
