@@ -7,7 +7,7 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-OBJECT, IGNORE = 1, 2
+from noisy_student_jax.data.labels import IGNORE, OBJECT
 
 
 def evaluated(predictions, labels, classes, *, images=None):

@@ -42,8 +42,8 @@ def table(*entries):
 def test_a_model_is_a_row():
     head, row = table(entry())
 
-    assert head.split() == (
-        "model parameters px labeled pseudo AP raw AP EMA 95% interval time".split()
+    assert " ".join(head.split()) == (
+        "model parameters px labeled pseudo AP raw AP EMA 95% interval time"
     )
     assert row == "generation 0 ★  m           1,234   8        6       0    40.0" + (
         "    50.0  [40.0, 60.0]   5 s"

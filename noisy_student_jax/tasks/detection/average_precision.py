@@ -18,8 +18,9 @@ import numpy as np
 import pyarrow as pa
 
 from noisy_student_jax.core.protocols import Arrays
+from noisy_student_jax.data.labels import OBJECT
 from noisy_student_jax.tasks.detection import matching
-from noisy_student_jax.tasks.detection.matching import OBJECT, THRESHOLDS
+from noisy_student_jax.tasks.detection.matching import THRESHOLDS
 
 MOST = 100
 """Number of detections of an image that count, those of highest score."""

@@ -15,14 +15,13 @@ import dataclasses
 import numpy as np
 
 from noisy_student_jax.core.protocols import Arrays
+from noisy_student_jax.data.labels import IGNORE, NONE, OBJECT
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 """IoU from which a detection is a hit."""
 FALSE_ALARM, NEITHER = -1, -2
 """Instead of the index of a true box: a detection without one; and one that does not
 count, which is in an ignore region or has no score."""
-OBJECT, IGNORE = 1, 2
-"""Kinds of labels."""
 MOST_OVERLAPS = 1 << 21
 """Number of pairs of detections and boxes that are in memory at once."""
 
@@ -155,4 +154,6 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 def _used(labels: np.ndarray) -> int:
     """Returns the number of columns up to the last one that is not padding."""
-    return int(np.flatnonzero((labels[:, :, 5] != 0).any(axis=0)).max(initial=-1)) + 1
+    return (
+        int(np.flatnonzero((labels[:, :, 5] != NONE).any(axis=0)).max(initial=-1)) + 1
+    )

@@ -5,9 +5,10 @@ import math
 import numpy as np
 import pyarrow as pa
 import pytest
-from coco_reference import IGNORE, OBJECT, expected, random_boxes
+from coco_reference import expected, random_boxes
 
 from noisy_student_jax.core import files
+from noisy_student_jax.data.labels import IGNORE, OBJECT
 from noisy_student_jax.evaluation import resampling
 from noisy_student_jax.tasks.detection import average_precision
 from noisy_student_jax.tasks.detection.average_precision import (

@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 
+from noisy_student_jax.data.labels import IGNORE, OBJECT
 from noisy_student_jax.tasks.detection.matching import (
     FALSE_ALARM,
-    IGNORE,
     NEITHER,
-    OBJECT,
     matched,
     outcome,
 )
