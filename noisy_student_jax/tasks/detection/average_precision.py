@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from noisy_student_jax.core.protocols import Arrays
-from noisy_student_jax.data.labels import OBJECT
+from noisy_student_jax.data.labels import class_counts
 from noisy_student_jax.tasks.detection import matching
 from noisy_student_jax.tasks.detection.matching import THRESHOLDS
 
@@ -67,9 +67,7 @@ def statistics(
         "ignored": ((found == matching.NEITHER) @ bits).astype(np.uint16),
     }
     lists = {name: _lists(value[there], counts) for name, value in columns.items()}
-    image, box = np.nonzero(labels[:, :, 5] == OBJECT)
-    boxes = np.zeros((len(labels), classes), np.int32)
-    np.add.at(boxes, (image, labels[image, box, 4].astype(np.int64)), 1)
+    boxes = class_counts(labels, classes).astype(np.int32)
     lists["boxes"] = _lists(boxes.reshape(-1), np.full(len(labels), classes))
     return pa.StructArray.from_arrays(list(lists.values()), list(lists))
 
