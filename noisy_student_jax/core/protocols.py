@@ -166,8 +166,6 @@ class ReportContext(Protocol):
     Attributes:
       models: the generations in order, and the baselines.
       best: the model in ``best/``.
-      confidence: level of intervals.
-      samples: number of bootstrap samples.
     """
 
     @property
@@ -176,14 +174,6 @@ class ReportContext(Protocol):
 
     @property
     def best(self) -> sections.Model:
-        """See above."""
-
-    @property
-    def confidence(self) -> float:
-        """See above."""
-
-    @property
-    def samples(self) -> int:
         """See above."""
 
     def part(self, name: str) -> Source:

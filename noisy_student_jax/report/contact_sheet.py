@@ -8,7 +8,6 @@ import dataclasses
 import functools
 import operator
 import pathlib
-import unicodedata
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -26,11 +25,11 @@ from noisy_student_jax.augment.noise import (
     stream_key,
 )
 from noisy_student_jax.core import files
-from noisy_student_jax.core.console import printable
 from noisy_student_jax.core.protocols import Source, Task
 from noisy_student_jax.core.types import STREAMS, PyTree
 from noisy_student_jax.data.sources import labels_of
 from noisy_student_jax.generation import streams
+from noisy_student_jax.images.lettering import font, in_font, shortened
 from noisy_student_jax.images.preprocessing import to_uint8
 from noisy_student_jax.models import views
 from noisy_student_jax.runs.run import Generation
@@ -56,13 +55,7 @@ _NARROWEST = 760  # minimum width in pixels, for the lines of text
 _PAPER, _INK, _FAINT, _RULE = "#fbfbf9", "#1d1d1b", "#6f6f6a", "#dcdcd6"
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    font = ImageFont.load_default(size)
-    assert isinstance(font, ImageFont.FreeTypeFont), "Pillow's sized font is FreeType's"
-    return font
-
-
-_TITLE, _TEXT, _SMALL = _font(22), _font(15), _font(13)
+_TITLE, _TEXT, _SMALL = font(22), font(15), font(13)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -272,7 +265,7 @@ class _Sheet:
 
     def _head(self, pen: ImageDraw.ImageDraw, y: int) -> int:
         width = self._width - 2 * _MARGIN
-        for line in _wrapped(_in_font(self._title), _TITLE, width):
+        for line in _wrapped(in_font(self._title), _TITLE, width):
             pen.text((_MARGIN, y), line, _INK, _TITLE)
             y += _line(_TITLE)
         y += _GAP
@@ -295,7 +288,7 @@ class _Sheet:
         y: int,
     ) -> int:
         """Draws a group's name and rows; returns their lower end."""
-        name = _shortened(_in_font(group.name), _TEXT, _NAMES - 2 * _GAP)
+        name = shortened(in_font(group.name), _TEXT, _NAMES - 2 * _GAP)
         pen.text((_MARGIN, y), name, _INK, _TEXT)
         below = y + _line(_TEXT)
         about = group.stream if len(group.images) else "no images"
@@ -341,23 +334,6 @@ def _line(font: ImageFont.FreeTypeFont) -> int:
     return round(1.35 * font.size)
 
 
-def _in_font(text: str) -> str:
-    """Converts text to the font's ASCII: é becomes e, other letters their number."""
-    written = []
-    for letter in printable(str(text)):
-        bare = unicodedata.normalize("NFKD", letter).encode("ascii", "ignore").decode()
-        written.append(bare or f"\\u{ord(letter):04x}")
-    return "".join(written)
-
-
-def _shortened(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(f"{text}…") > width:
-        text = text[:-1]
-    return f"{text}…"
-
-
 def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
     """Breaks text into lines at spaces; cuts words longer than a line."""
     lines = [""]
@@ -367,7 +343,7 @@ def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
             lines.append(word)
         else:
             lines[-1] = longer
-    return [_shortened(line, font, width) for line in lines]
+    return [shortened(line, font, width) for line in lines]
 
 
 def write_contact_sheet(student: Generation, path: pathlib.Path) -> dict[str, int]:

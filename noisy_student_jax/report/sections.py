@@ -29,8 +29,6 @@ class _Context:
 
     models: Sequence[sections.Model]
     best: sections.Model
-    confidence: float
-    samples: int
     run: Run
 
     def part(self, name: str) -> Source:
@@ -49,8 +47,6 @@ def of_task(
     context = _Context(
         models=[_model(one) for one in students],
         best=_model(best_one),
-        confidence=run.config.evaluation.confidence,
-        samples=run.config.evaluation.bootstrap,
         run=run,
     )
     return {

@@ -46,7 +46,6 @@ def test_a_task_is_told_of_the_models_and_their_files(tmp_path):
     assert context.best.predictions == tmp_path / "control" / "predictions.parquet"
     assert context.models[0].selection.is_dir() and context.models[0].labels.is_dir()
     assert len(context.part("test")) == 40
-    assert 0 < context.confidence < 1
 
 
 def test_numbers_are_shown_by_their_type(tmp_path):

@@ -27,6 +27,11 @@ than the labels have…"""
 ENOUGH = 10
 """…and one of the two rates makes at least this many boxes in the pool."""
 
+THRESHOLD = "threshold"
+RATE = "boxes of a labeled image"
+PSEUDO_RATE = "boxes of a pseudo-labeled image"
+"""Facts by class, which the report compares."""
+
 Batches = Callable[[], Iterator[pa.RecordBatch]]
 
 
@@ -139,9 +144,9 @@ class BoxChooser:
     ) -> dict[str, Any]:
         objects, ignored = counts["objects"], counts["ignored"]
         facts = {
-            "threshold": self._by_class(self.thresholds),
-            "boxes of a labeled image": self._by_class(labeled),
-            "boxes of a pseudo-labeled image": self._by_class(pseudo),
+            THRESHOLD: self._by_class(self.thresholds),
+            RATE: self._by_class(labeled),
+            PSEUDO_RATE: self._by_class(pseudo),
             "share of boxes that are ignored": self._by_class(
                 ignored, of=objects + ignored
             ),
