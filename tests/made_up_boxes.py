@@ -89,11 +89,12 @@ def write_predictions(path, source, labels, predictions):
     files.write_parquet(path, pa.table(table))
 
 
-def boxes_run(workdir, *, generations=2, parts=None):
+def boxes_run(workdir, *, generations=2, parts=None, found=True):
     """Returns a finished run and its summary.
 
     Args:
       parts: images and labels by part of the dataset; None for rectangles.
+      found: whether the detectors find anything in test images.
     """
     rng = np.random.default_rng(5)
     sizes = {"labeled": 20, "pool": 30, "validation": 16, "test": 24}
@@ -117,9 +118,11 @@ def boxes_run(workdir, *, generations=2, parts=None):
         for name in ("test", "validation"):
             labels = parts[name][1]
             path = student.paths.predictions if name == "test" else None
-            found = predicted(rng, labels, noise=0.02 / (1 + number))
+            predictions = predicted(rng, labels, noise=0.02 / (1 + number))
+            if not found:
+                predictions["scores"][:] = 0
             path = path or student.paths.validation
-            write_predictions(path, sources[name], labels, found)
+            write_predictions(path, sources[name], labels, predictions)
     for student in students[:-1]:
         pseudo_label(student, sources, parts, rng)
     summary = summary_of(run) | {"task": "detection", "primary_metric": "AP"}

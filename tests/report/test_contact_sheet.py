@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from noisy_student_jax.augment.noise import InputNoise
+from noisy_student_jax.images import lettering
 from noisy_student_jax.report import contact_sheet as sheets
 from noisy_student_jax.report.contact_sheet import Group, contact_sheet
 
@@ -154,7 +155,7 @@ def test_any_name_can_be_written(name):
 
 
 def test_what_the_font_has_not_is_written_with_what_it_has():
-    assert sheets._in_font("fée ½ \n猫") == "fee 12 \\n\\u732b"
+    assert lettering.in_font("fée ½ \n猫") == "fee 12 \\n\\u732b"
 
 
 def test_a_group_without_images_is_named_all_the_same(tmp_path):

@@ -7,8 +7,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from noisy_student_jax.core.protocols import Arrays
+from noisy_student_jax.data.labels import IGNORE, NONE, OBJECT
 from noisy_student_jax.images.lettering import font, in_font
-from noisy_student_jax.tasks.detection.targets import IGNORE, NONE, OBJECT
 
 Color = tuple[int, int, int]
 TRUE: Color = (40, 220, 190)
@@ -71,13 +71,13 @@ def drawn(
     picture = _sized(image, side)
     pen = ImageDraw.Draw(picture)
     longer = max(picture.size)
-    width = max(1, round(longer / 300))
+    width = max(1, round(longer / 160))
     for layer in layers:
         strong = (
             np.zeros(len(layer.boxes), bool) if layer.strong is None else layer.strong
         )
         for box, one in zip(layer.boxes * longer, strong, strict=True):
-            _rectangle(pen, box.tolist(), layer.color, 3 * width if one else width)
+            _rectangle(pen, box.tolist(), layer.color, 2 * width if one else width)
     # Labels lie above all lines.
     for layer in layers:
         if layer.labeled and len(layer.boxes) <= _FEW:
@@ -170,13 +170,15 @@ def _rectangle(
 def _labels(
     pen: ImageDraw.ImageDraw, layer: Layer, names: Sequence[str], longer: int
 ) -> None:
-    letters = font(max(9, round(longer / 30)))
+    letters = font(max(10, round(longer / 25)))
     tall = round(letters.size * 1.25)
+    # Labels of a few boxes hide little.
+    least = 8 if len(layer.boxes) <= 6 else 3
     for number, box in enumerate(layer.boxes * longer):
         left, top, right, _ = map(round, box.tolist())
         name = in_font(names[int(layer.classes[number])])
         score = "" if layer.scores is None else f"{float(layer.scores[number]):.2f}"
-        room = max(_ROOM * (right - left), 3 * letters.size)
+        room = max(_ROOM * (right - left), least * letters.size)
         texts = [f"{name} {score}".strip(), f"{name[:3]} {score[1:]}".strip()]
         fitting = [text for text in texts if letters.getlength(text) <= room]
         text = fitting[0] if fitting else texts[-1]

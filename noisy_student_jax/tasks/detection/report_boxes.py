@@ -19,6 +19,7 @@ from noisy_student_jax.core.sections import (
     Table,
     Text,
 )
+from noisy_student_jax.data.labels import OBJECT
 from noisy_student_jax.data.sources import labels_of
 from noisy_student_jax.pseudo_labels import selection
 from noisy_student_jax.pseudo_labels import sidecar as sidecars
@@ -26,7 +27,6 @@ from noisy_student_jax.pseudo_labels.chosen import labeled_rows
 from noisy_student_jax.tasks.detection import sidecar
 from noisy_student_jax.tasks.detection.report_precision import left_out, most_frequent
 from noisy_student_jax.tasks.detection.selection import PSEUDO_RATE, RATE, THRESHOLD
-from noisy_student_jax.tasks.detection.targets import OBJECT
 
 SCORES = np.linspace(0, 1, 21)
 SIZES = 2.0 ** np.arange(-7, 0.5, 0.5)

@@ -18,11 +18,11 @@ from noisy_student_jax.core.sections import (
     Section,
     Text,
 )
+from noisy_student_jax.data.labels import OBJECT
 from noisy_student_jax.pseudo_labels import selection
 from noisy_student_jax.tasks.detection import drawing, judged, matching
 from noisy_student_jax.tasks.detection.drawing import Layer
 from noisy_student_jax.tasks.detection.judged import Judged
-from noisy_student_jax.tasks.detection.targets import OBJECT
 
 SHOWN = 6
 """Pictures of a row."""
@@ -142,7 +142,7 @@ class _Shown:
         true = drawing.of_labels(self.test.labels[image])
         found = drawing.of_predictions(self.test.of_image(image), self.lowest)
         layers = [*(dataclasses.replace(one, labeled=False) for one in true), found]
-        told = f"{len(true[1].boxes)} true and {len(found.boxes)} predicted boxes"
+        told = f"{len(true[1].boxes)} true, {len(found.boxes)} predicted"
         return self._picture(image, layers, told, f"{caption} · {told}")
 
     def miss(self, image: int, place: int, score: float) -> Picture:
