@@ -118,8 +118,8 @@ def _rates(
     rows = []
     for name in names:
         row = [name, f"{facts[0][RATE][name]:.2f}"]
-        for one in facts:
-            row += [f"{one[PSEUDO_RATE][name]:.2f}", f"{one[THRESHOLD][name]:.2f}"]
+        for kept in facts:
+            row += [f"{kept[PSEUDO_RATE][name]:.2f}", f"{kept[THRESHOLD][name]:.2f}"]
         rows.append(row)
     caption = (
         "Boxes of an image by class: labeled, and pseudo-labeled, from which score on"
