@@ -5,12 +5,15 @@ import functools
 import jax
 import numpy as np
 import pytest
+from coco_reference import expected
 from discs_and_squares import CLASSES, SIDE, images
 
 from noisy_student_jax import models
 from noisy_student_jax.core.protocols import LossOptions
 from noisy_student_jax.core.types import LABELED, PSEUDO
+from noisy_student_jax.data.labels import IGNORE
 from noisy_student_jax.models.initialize import initialize
+from noisy_student_jax.tasks.detection.average_precision import metrics, statistics
 from noisy_student_jax.tasks.detection.decode import decode
 from noisy_student_jax.tasks.detection.loss import loss
 from noisy_student_jax.tasks.detection.matching import outcome
@@ -70,7 +73,7 @@ def batch(stream, labels=LABELS):
 
 @pytest.fixture(scope="module")
 def trained():
-    """Returns the predictions after training on four images, and all losses."""
+    """Returns a function to predictions after training on four images, and losses."""
     step, state = step_and_state(batch_norm_momentum=0.9)
     run = jax.jit(step)
     losses = []
@@ -82,11 +85,12 @@ def trained():
     def predict(variables, pixels):
         return decode(step.module.apply(variables, normalize(pixels, MEAN, STD)))
 
-    return jax.device_get(predict(state.ema_variables, PIXELS)), losses
+    return lambda pixels: jax.device_get(predict(state.ema_variables, pixels)), losses
 
 
 def test_a_detector_finds_all_objects_of_four_images(trained):
-    found, losses = trained
+    predicted, losses = trained
+    found = predicted(PIXELS)
 
     assert losses[-1] < 0.1 * losses[0]
     for number, labels in enumerate(LABELS):
@@ -96,6 +100,25 @@ def test_a_detector_finds_all_objects_of_four_images(trained):
         judged = outcome(sure, labels, threshold=0.7)
         assert len(judged.hits) == (labels[:, 5] == 1).sum()
         assert not len(judged.misses) and not len(judged.false_alarms)
+
+
+def test_its_average_precision_is_that_of_pycocotools(trained):
+    predicted, _ = trained
+    pixels, labels = images([1, 2, 3, 4] * 6, seed=1)
+    parts = [predicted(pixels[start : start + 4]) for start in range(0, 24, 4)]
+    found = {name: np.concatenate([one[name] for one in parts]) for name in parts[0]}
+    # One region that does not count, as a detector meets it.
+    labels[3, 0, 5] = IGNORE
+    names = ("disc", "square")
+
+    ours = metrics(statistics(found, labels, classes=CLASSES), names)
+
+    theirs = expected(found, labels, names)
+    assert {name: value[0] for name, value in ours.items()} == pytest.approx(
+        theirs, abs=1e-6
+    )
+    assert 0 < theirs["AP"] < theirs["AP50"] < 1
+    assert (found["scores"] > 0).sum(axis=1).max() > 10
 
 
 def test_a_step_of_both_streams_in_parts_is_repeatable_and_one_program():
