@@ -168,7 +168,7 @@ def _write_predictions(
     task, predictions = student.run.task, found.predictions["ema"]
     columns = {
         "key": pa.array([source.key(index) for index in found.records.tolist()]),
-        "truth": pa.array(found.labels.tolist()),
+        "truth": _lists(found.labels),
         "label": pa.array(task.bucket(predictions)),
         "score": pa.array(task.score(predictions)),
         # Of a metric that is a mean, the metric of each image.
@@ -176,3 +176,15 @@ def _write_predictions(
         **task.columns(predictions, top_k=student.spec.config.labels.top_k),
     }
     files.write_parquet(path, pa.table(columns))
+
+
+def _lists(labels: np.ndarray) -> pa.Array:
+    """Returns labels ``[images, …]`` as one number or nested list for each image."""
+    if labels.ndim == 1:
+        return pa.array(labels.tolist())
+    # Without Python's numbers, of which a thousand boxes an image would be many.
+    array = pa.array(labels.reshape(-1))
+    for size in labels.shape[:0:-1]:
+        starts = np.arange(0, len(array) + 1, size, dtype=np.int32)
+        array = pa.ListArray.from_arrays(pa.array(starts), array)
+    return array

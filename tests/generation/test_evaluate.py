@@ -74,3 +74,14 @@ def test_a_task_that_resamples_all_its_metrics_has_an_interval_of_each():
 
     assert entry["intervals"] == {"AP": [0.25, 0.25], "AP/0\x07": [None, None]}
     assert list(entry["interval"]) == [0.25, 0.25]
+
+
+@pytest.mark.parametrize("shape", [(5,), (5, 2), (5, 3, 6)])
+def test_labels_of_any_shape_are_written_as_lists(shape):
+    labels = np.random.default_rng(0).random(shape)
+
+    assert evaluate._lists(labels).equals(pa.array(labels.tolist()))
+    boxes = evaluate._lists(labels.astype(np.float32))
+    assert np.array(boxes.to_pylist()).astype(np.float32).tolist() == (
+        labels.astype(np.float32).tolist()
+    )
