@@ -254,7 +254,8 @@ class GenerationSpec:
             (
                 one.randaugment_layers,
                 one.randaugment_form,
-                one.flip,
+                # Whatever moves targets is composed into one resample.
+                one.flip or one.turns or one.zoom > 1,
                 one.crop_padding > 0,
                 one.cutout_size > 0,
             )

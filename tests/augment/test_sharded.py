@@ -1,5 +1,6 @@
 """Input noise on eight devices: each example's, wherever it lies."""
 
+import dataclasses
 import functools
 
 import jax
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from support import on_eight_devices
 
+from noisy_student_jax.augment.moved import augment_moved
 from noisy_student_jax.augment.noise import (
     InputNoise,
     augment_batch,
@@ -14,7 +16,7 @@ from noisy_student_jax.augment.noise import (
     split_positions,
     stream_key,
 )
-from noisy_student_jax.augment.sharded import augment_spread
+from noisy_student_jax.augment.sharded import augment_moved_spread, augment_spread
 from noisy_student_jax.core import sharding
 
 NOISE = InputNoise(
@@ -24,6 +26,7 @@ NOISE = InputNoise(
     crop_padding=2,
     cutout_size=3,
 )
+MOVING = dataclasses.replace(NOISE, turns=True, zoom=1.5)
 COUNT, STORED = 16, 5
 POSITIONS = split_positions(np.arange(7, 7 + COUNT))
 
@@ -50,6 +53,16 @@ def spread():
         made[name] = {
             "images": np.asarray(out).tolist(),
             "shards": [shard.data.shape[0] for shard in out.addressable_shards],
+            "program": compiled.as_text(),
+        }
+    for form in ("one_by_one", "together"):
+        noise = dataclasses.replace(MOVING, form=form)
+        moved = jax.jit(functools.partial(augment_moved_spread, mesh, noise=noise))
+        compiled = moved.lower(key, positions, stored, rows=rows).compile()
+        out, matrices = compiled(key, positions, stored, rows=rows)
+        made[form] = {
+            "images": np.asarray(out).tolist(),
+            "matrices": np.asarray(matrices).tolist(),
             "program": compiled.as_text(),
         }
     return made
@@ -87,7 +100,16 @@ def test_it_is_the_noise_of_the_whole_batch(found, expected, what):
     assert found[what]["shards"] == [COUNT // 8] * 8
 
 
-@pytest.mark.parametrize("what", ["whole", "rows"])
+@pytest.mark.parametrize("form", ["one_by_one", "together"])
+def test_noise_of_known_geometry_is_that_of_the_whole_batch(found, form):
+    images, rows = drawn()
+    keys = example_keys(stream_key(0, 1, 1), POSITIONS)
+    made, matrices = augment_moved(keys, images[rows], MOVING)
+    np.testing.assert_array_equal(found[form]["images"], made)
+    np.testing.assert_array_equal(np.float32(found[form]["matrices"]), matrices)
+
+
+@pytest.mark.parametrize("what", ["whole", "rows", "one_by_one", "together"])
 def test_no_image_moves_between_devices(found, what):
     for word in ("all-", "collective-", "reduce-scatter"):
         assert word not in found[what]["program"]
