@@ -63,6 +63,7 @@ def model_name(bundle: Bundle) -> str:
             "timm's models are single networks, and this bundle is several with one"
             " head: use --format=onnx"
         )
+    bundle.preprocessing.refuse_letterbox("timm")
     name = timm_names.model_name(bundle.architecture)
     epsilon = agreement.make_module(bundle).arguments.batch_norm_epsilon
     if epsilon != EPSILON:
@@ -80,10 +81,9 @@ def config(bundle: Bundle) -> dict[str, Any]:
     timm resizes before it crops, so its pixels are close to ours but not equal.
 
     Raises:
-      UserError: timm has no such model, or no such framing.
+      UserError: timm has no such model.
     """
     preprocessing = bundle.preprocessing
-    preprocessing.refuse_letterbox("timm")
     side = preprocessing.resolution
     return {
         "architecture": model_name(bundle),

@@ -8,6 +8,7 @@ import yaml
 from interop.export import some
 
 from noisy_student_jax.core import files
+from noisy_student_jax.images.preprocessing import Preprocessing
 from noisy_student_jax.interop.export import model_card, to_hub
 from noisy_student_jax.models import bundle as bundles
 
@@ -237,3 +238,15 @@ def test_a_card_says_whose_resize_it_is():
     )
     authors = model_card._what(some.bundle(interpolation="bicubic_tf1"))
     assert "resized with TensorFlow 1's `resize_bicubic`," in authors
+
+
+def test_a_letterbox_is_pushed_as_a_bundle(tmp_path):
+    boxed = Preprocessing(8, 0, framing="letterbox")
+    one = some.bundle("lite0", preprocessing=boxed)
+
+    to_hub.export(one, tmp_path / "hub", task=some.task(one), source=tmp_path)
+
+    assert bundles.read(tmp_path / "hub").preprocessing == boxed
+    readme = (tmp_path / "hub" / "README.md").read_text()
+    assert "whole images at the top left of a gray square, resized" in readme
+    assert "timm" not in readme
