@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from noisy_student_jax.core.types import Batch, PerStream, PyTree
 
 Arrays = dict[str, np.ndarray]
+OnnxOutputs = dict[str, tuple[type[np.generic], list[int]]]
+"""Dtype and shape of an example's outputs, by name."""
 Resize = Callable[
     [np.ndarray, int, tuple[float, float, float, float] | None], np.ndarray
 ]
@@ -212,6 +214,20 @@ class Task(Protocol):
 
     def predict(self, outputs: PyTree) -> dict[str, jax.Array]:
         """Converts the model's outputs to predictions of static shapes."""
+
+    def onnx_head(self, graph: Any, shapes: dict[str, list[int]]) -> OnnxOutputs:
+        """Adds the operations of `predict` to an ONNX graph, for one view or several.
+
+        A task without this method is not exported to ONNX.
+
+        Args:
+          graph: an `interop.export.onnx_graph.Graph` that has values with the names of
+            the model's outputs, float32 ``[batch, …]``.
+          shapes: shapes of these outputs without the batch.
+
+        Returns:
+          Dtype and shape without the batch of each prediction, by name.
+        """
 
     def bucket(self, predictions: Arrays) -> np.ndarray:
         """Returns int32 ``[images]``: the class that selection balances."""

@@ -7,11 +7,17 @@ import pyarrow as pa
 
 from noisy_student_jax.core import types
 from noisy_student_jax.core.errors import UserError
-from noisy_student_jax.core.protocols import Arrays, LossOptions, ReportContext
+from noisy_student_jax.core.protocols import (
+    Arrays,
+    LossOptions,
+    OnnxOutputs,
+    ReportContext,
+)
 from noisy_student_jax.core.sections import Section
 from noisy_student_jax.core.types import Batch, PerStream, PyTree
 from noisy_student_jax.evaluation import resampling
 from noisy_student_jax.evaluation.statistics import calibration_error
+from noisy_student_jax.interop.export.onnx_graph import Graph
 from noisy_student_jax.tasks import confusion
 
 FEW_CLASSES = 128
@@ -63,6 +69,11 @@ class Classification:
         """Returns ``probabilities`` and ``logits``, float32 ``[images, classes]``."""
         logits = outputs["logits"].astype(jnp.float32)
         return {"probabilities": jax.nn.softmax(logits), "logits": logits}
+
+    def onnx_head(self, graph: Graph, shapes: dict[str, list[int]]) -> OnnxOutputs:
+        """Adds ``probabilities``, of ``logits``."""
+        graph.node("Softmax", "logits", axis=1, name="probabilities")
+        return {"probabilities": (np.float32, shapes["logits"])}
 
     def bucket(self, predictions: Arrays) -> np.ndarray:
         """Returns the most probable class."""

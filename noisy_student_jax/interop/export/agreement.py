@@ -9,6 +9,7 @@ import numpy as np
 from noisy_student_jax import models
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.protocols import Task
+from noisy_student_jax.core.types import PyTree
 from noisy_student_jax.models.bundle import Bundle
 from noisy_student_jax.training.step import normalize
 
@@ -45,21 +46,61 @@ class Reference:
         self._variables = bundle.variables
         module = make_module(bundle)
 
-        def predict(variables, images):
-            return task.predict(module.apply(variables, images, train=False))
+        def outputs(variables, images):
+            return module.apply(variables, images, train=False)
 
-        self._predict = jax.jit(predict)
+        self._outputs = jax.jit(outputs)
+        self._predict = jax.jit(task.predict)
 
     def of_normalized(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """Predicts from normalized float32 ``[batch, side, side, 3]``."""
-        with jax.default_matmul_precision("highest"):
-            predicted = self._predict(self._variables, images)
-        return jax.tree.map(np.asarray, jax.device_get(predicted))
+        return self._predictions(self._computed(images))
 
     def of_pixels(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
         """Predicts from cropped and resized pixels ``[batch, side, side, 3]``."""
+        return self.of_normalized(self.normalized(pixels))
+
+    def normalized(self, pixels: np.ndarray) -> np.ndarray:
+        """Normalizes cropped and resized pixels ``[batch, side, side, 3]``."""
         mean, std = self.preprocessing.mean, self.preprocessing.std
-        return self.of_normalized(np.asarray(normalize(jnp.asarray(pixels), mean, std)))
+        return np.asarray(normalize(jnp.asarray(pixels), mean, std))
+
+    def check(self, what: str, got: dict[str, np.ndarray], images: np.ndarray) -> float:
+        """Compares an export's outputs, and predictions from just these outputs.
+
+        Predictions may depend on which of two nearly equal outputs is the larger, so
+        both are checked one after the other.
+
+        Args:
+          what: description of the export, for the error message.
+          got: the export's predictions, and outputs of its network, by name.
+          images: normalized float32 ``[batch, side, side, 3]``.
+
+        Returns:
+          See `check`.
+
+        Raises:
+          UserError: see `check`.
+        """
+        outputs = self._computed(images)
+        own = {
+            name: value
+            for name, value in outputs.items()
+            if name in got and isinstance(value, np.ndarray)
+        }
+        given = outputs | {name: got[name] for name in own}
+        return max(check(what, got, own), check(what, got, self._predictions(given)))
+
+    def _computed(self, images: np.ndarray) -> dict[str, Any]:
+        with jax.default_matmul_precision("highest"):
+            return self._fetched(self._outputs(self._variables, images))
+
+    def _predictions(self, outputs: dict[str, Any]) -> dict[str, np.ndarray]:
+        return self._fetched(self._predict(outputs))
+
+    @staticmethod
+    def _fetched(values: PyTree) -> PyTree:
+        return jax.tree.map(np.asarray, jax.device_get(values))
 
     def check_pixels(self, what: str, pixels: np.ndarray, images: np.ndarray) -> None:
         """Compares an export's resized images with Pillow's.

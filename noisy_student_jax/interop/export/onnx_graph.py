@@ -1,6 +1,7 @@
 """A builder of ONNX graphs, which names nodes and constants."""
 
 import importlib
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
@@ -47,12 +48,30 @@ class Graph:
     def node(self, kind: str, *inputs: str, name: str = "", **attributes: Any) -> str:
         """Adds a node with one output; returns the output's name."""
         output = name or f"{kind.lower()}_{len(self._nodes)}"
+        self._add(kind, inputs, [output], attributes)
+        return output
+
+    def several(
+        self, kind: str, *inputs: str, count: int, **attributes: Any
+    ) -> tuple[str, ...]:
+        """Adds a node with `count` outputs; returns the outputs' names."""
+        name = f"{kind.lower()}_{len(self._nodes)}"
+        outputs = [f"{name}_{number}" for number in range(count)]
+        self._add(kind, inputs, outputs, attributes)
+        return tuple(outputs)
+
+    def _add(
+        self,
+        kind: str,
+        inputs: Sequence[str],
+        outputs: list[str],
+        attributes: dict[str, Any],
+    ) -> None:
         self._nodes.append(
             self._onnx.helper.make_node(
-                kind, list(inputs), [output], name=output, **attributes
+                kind, list(inputs), outputs, name=outputs[0], **attributes
             )
         )
-        return output
 
     def cast(self, value: str, dtype: Any) -> str:
         """Adds a cast; returns the output's name."""

@@ -147,19 +147,35 @@ class Network:
         Returns:
           The name of features ``[batch, channels]``.
         """
+        features = self.features(images)
+        hidden = self._conv(features[max(features)], "head_conv")
+        hidden = self._activate(self._norm(hidden, "head_bn"))
+        hidden = self.graph.node("GlobalAveragePool", hidden)
+        return self.graph.node("Flatten", hidden)
+
+    def features(self, images: str) -> dict[int, str]:
+        """Adds stem and blocks.
+
+        Args:
+          images: name of images ``[batch, 3, side, side]``.
+
+        Returns:
+          The names of the last activations of each stride.
+        """
         architecture = self.module.architecture
         hidden = self._conv(images, "stem_conv", stride=architecture.stem_stride)
         hidden = self._activate(self._norm(hidden, "stem_bn"))
-        index = 0
+        index, total = 0, architecture.stem_stride
+        found = {total: hidden}
         for stage in architecture.stages:
             # Only the first block has a stride and changes the width.
             of_first, of_others = (stage.inputs, stage.stride), (stage.outputs, 1)
             for shape in (of_first, *[of_others] * (stage.repeats - 1)):
                 hidden = self._block(hidden, f"blocks_{index}", stage, *shape)
                 index += 1
-        hidden = self._activate(self._norm(self._conv(hidden, "head_conv"), "head_bn"))
-        hidden = self.graph.node("GlobalAveragePool", hidden)
-        return self.graph.node("Flatten", hidden)
+                total *= shape[1]
+                found[total] = hidden
+        return found
 
     def _block(
         self, images: str, name: str, stage: Stage, inputs: int, stride: int

@@ -9,14 +9,17 @@ from typing import Any
 
 import numpy as np
 
+from noisy_student_jax.augment.randaugment_table import FILL
 from noisy_student_jax.core.errors import UserError
-from noisy_student_jax.images.preprocessing import Preprocessing
+from noisy_student_jax.images.preprocessing import LETTERBOX, Preprocessing
 from noisy_student_jax.interop.export.onnx_graph import Graph
 
 MODES: dict[str, dict[str, Any]] = {
     "bicubic": {"mode": "cubic", "cubic_coeff_a": -0.5},
     "bilinear": {"mode": "linear"},
 }
+
+_MORE = 2e-7
 
 
 def add(graph: Graph, images: str, preprocessing: Preprocessing) -> str:
@@ -31,7 +34,7 @@ def add(graph: Graph, images: str, preprocessing: Preprocessing) -> str:
       The name of float32 ``[batch, 3, side, side]``.
 
     Raises:
-      UserError: the interpolation or the framing is not implemented for ONNX.
+      UserError: the interpolation is not implemented for ONNX.
     """
     pixels = crop_and_resize(graph, images, preprocessing)
     mean, std = (
@@ -45,16 +48,19 @@ def add(graph: Graph, images: str, preprocessing: Preprocessing) -> str:
 
 def crop_and_resize(graph: Graph, images: str, preprocessing: Preprocessing) -> str:
     """Adds crop and resize; see `add`. The result has whole pixels, 0 to 255."""
-    preprocessing.refuse_letterbox("the ONNX graph of a classifier")
     kind = preprocessing.interpolation
     if kind not in MODES:
         raise UserError(
             f"resizing by '{kind}' cannot be put inside an ONNX model: add"
             " --without-preprocessing"
         )
-    cropped = _crop(graph, images, preprocessing)
-    hidden = graph.node("Transpose", cropped, perm=(0, 3, 1, 2))
-    hidden = _resize(graph, hidden, preprocessing.resolution, kind)
+    if preprocessing.framing == LETTERBOX:
+        hidden = graph.node("Transpose", images, perm=(0, 3, 1, 2))
+        hidden = _letterbox(graph, hidden, preprocessing.resolution, kind)
+    else:
+        cropped = _crop(graph, images, preprocessing)
+        hidden = graph.node("Transpose", cropped, perm=(0, 3, 1, 2))
+        hidden = _resize(graph, hidden, preprocessing.resolution, kind)
     return graph.cast(hidden, np.float32)
 
 
@@ -82,3 +88,33 @@ def _resize(graph: Graph, images: str, side: int, kind: str) -> str:
     return graph.node(
         "Resize", images, "", "", sizes, antialias=1, exclude_outside=1, **MODES[kind]
     )
+
+
+def _letterbox(graph: Graph, images: str, side: int, kind: str) -> str:
+    """Adds `images.letterbox` of ``[batch, 3, height, width]``."""
+    node = graph.node
+    size = node("Shape", images, start=2, end=4)
+    longer = node("ReduceMax", size, keepdims=1)
+    whole, one = (graph.constant([value], np.int64) for value in (side, 1))
+    shown = node("Max", node("Div", node("Mul", size, whole), longer), one)
+    # A line of pixels is repeated until it fills one of the square.
+    least = node("Add", node("Div", longer, whole), one)
+    lacking = node("Sub", node("Max", size, least), size)
+    nothing = graph.constant([0] * 6, np.int64)
+    images = node("Pad", images, node("Concat", nothing, lacking, axis=0), mode="edge")
+    # `sizes` would stretch the shorter axis to whole pixels. `scales` are float32, of
+    # which onnxruntime rounds the product with the size down: by `_MORE` it is never
+    # a pixel too small, and a pixel too much is cut off.
+    scale = graph.constant([side * (1 + _MORE)], np.float64)
+    scale = node("Div", scale, graph.cast(longer, np.float64))
+    scale = graph.cast(scale, np.float32)
+    ones = graph.constant([1, 1], np.float32)
+    scales = node("Concat", ones, scale, scale, axis=0)
+    resized = node(
+        "Resize", images, "", scales, antialias=1, exclude_outside=1, **MODES[kind]
+    )
+    start, axes = (graph.constant(value, np.int64) for value in ([0, 0], [2, 3]))
+    cut = node("Slice", resized, start, shown, axes)
+    rest = node("Sub", graph.constant([side, side], np.int64), shown)
+    pads = node("Concat", nothing, rest, axis=0)
+    return node("Pad", cut, pads, graph.constant(FILL, np.uint8))

@@ -8,10 +8,12 @@ import numpy as np
 
 from noisy_student_jax.core import files
 from noisy_student_jax.core.errors import UserError
-from noisy_student_jax.core.protocols import Task
+from noisy_student_jax.core.protocols import OnnxOutputs, Task
+from noisy_student_jax.core.types import PyTree
 from noisy_student_jax.images.preprocessing import Preprocessing
 from noisy_student_jax.interop.export import (
     agreement,
+    onnx_detector,
     onnx_network,
     onnx_preprocessing,
 )
@@ -19,9 +21,11 @@ from noisy_student_jax.interop.export.onnx_graph import Graph, library
 from noisy_student_jax.models.bundle import Bundle
 from noisy_student_jax.models.concatenated import Concatenated
 from noisy_student_jax.models.efficientnet import EfficientNet
+from noisy_student_jax.models.fcos import Detector
 from noisy_student_jax.models.onnx_backbone import FEATURES
 
 INPUT = "images"
+WHAT = "the ONNX model"
 
 
 def export(
@@ -45,7 +49,7 @@ def export(
         differ.
     """
     library("onnxruntime")
-    data = model_bytes(bundle, preprocess=preprocess)
+    data = model_bytes(bundle, task=task, preprocess=preprocess)
     with files.atomic_file(output) as file:
         file.write(data)
         file.flush()
@@ -53,11 +57,11 @@ def export(
     return f"onnxruntime's predictions are the bundle's to {worst:.0e}"
 
 
-def model_bytes(bundle: Bundle, *, preprocess: bool) -> bytes:
+def model_bytes(bundle: Bundle, *, task: Task, preprocess: bool) -> bytes:
     """Returns the content of the ONNX file.
 
     Raises:
-      UserError: the model is not one of this package's.
+      UserError: model or task are not ones of this package.
     """
     module = agreement.make_module(bundle)
     if outside := getattr(module, "outside", ()):
@@ -65,12 +69,12 @@ def model_bytes(bundle: Bundle, *, preprocess: bool) -> bytes:
             f"of '{outside[0]}' there is a program for onnxruntime alone, which is not"
             " joined with another: export a student of the package's own models"
         )
-    if bundle.task != "classification" or not isinstance(
-        module, EfficientNet | Concatenated
+    if not hasattr(task, "onnx_head") or not isinstance(
+        module, EfficientNet | Concatenated | Detector
     ):
         raise UserError(
-            f"ONNX graphs are written for this package's classifiers, and not for"
-            f" '{bundle.architecture}' with task '{bundle.task}': use"
+            "ONNX graphs are written for this package's own models and tasks, and not"
+            f" for '{bundle.architecture}' with task '{bundle.task}': use"
             " --format=savedmodel"
         )
     graph, side = Graph(), bundle.preprocessing.resolution
@@ -81,16 +85,13 @@ def model_bytes(bundle: Bundle, *, preprocess: bool) -> bytes:
         given = (np.uint8, ["batch", "height", "width", 3])
     else:
         given = (np.float32, ["batch", 3, side, side])
-    logits = onnx_network.logits(graph, module, bundle.variables, images, side)
-    graph.node("Softmax", logits, axis=1, name="probabilities")
-    made = (np.float32, ["batch", len(bundle.classes)])
-    width = len(bundle.variables["params"]["classifier"]["kernel"])
+    network = _network(graph, module, bundle.variables, images, side)
+    head = task.onnx_head(graph, {name: shape for name, (_, shape) in network.items()})
     return graph.model(
         {INPUT: given},
         {
-            "probabilities": made,
-            "logits": made,
-            FEATURES: (np.float32, ["batch", width]),
+            name: (dtype, ["batch", *shape])
+            for name, (dtype, shape) in (head | network).items()
         },
         {
             "classes": json.dumps(bundle.classes),
@@ -103,25 +104,40 @@ def model_bytes(bundle: Bundle, *, preprocess: bool) -> bytes:
     )
 
 
+def _network(
+    graph: Graph,
+    module: EfficientNet | Concatenated | Detector,
+    variables: PyTree,
+    images: str,
+    side: int,
+) -> OnnxOutputs:
+    """Adds a model; returns its outputs by their names in the graph."""
+    if isinstance(module, Detector):
+        return onnx_detector.add(graph, module, variables, images, side)
+    onnx_network.logits(graph, module, variables, images, side)
+    width, classes = variables["params"]["classifier"]["kernel"].shape
+    return {"logits": (np.float32, [classes]), FEATURES: (np.float32, [width])}
+
+
 def _verify(bundle: Bundle, task: Task, path: str, *, preprocess: bool) -> float:
     session = _session(path)
     reference = agreement.Reference(bundle, task)
+    names = [output.name for output in session.get_outputs()]
 
     def run(images: np.ndarray) -> dict[str, np.ndarray]:
-        names = ["probabilities", "logits"]
         return dict(zip(names, session.run(names, {INPUT: images}), strict=True))
 
     if preprocess:
-        pairs = []
+        worst = 0.0
         for images in agreement.random_pixels(bundle):
             pixels = resized(bundle.preprocessing, images)
-            reference.check_pixels("the ONNX model", pixels, images)
-            pairs.append((run(images), reference.of_pixels(pixels)))
-    else:
-        images = agreement.random_normalized(bundle)
-        channels_first = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
-        pairs = [(run(channels_first), reference.of_normalized(images))]
-    return max(agreement.check("the ONNX model", *pair) for pair in pairs)
+            reference.check_pixels(WHAT, pixels, images)
+            normalized = reference.normalized(pixels)
+            worst = max(worst, reference.check(WHAT, run(images), normalized))
+        return worst
+    images = agreement.random_normalized(bundle)
+    channels_first = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    return reference.check(WHAT, run(channels_first), images)
 
 
 def resized(preprocessing: Preprocessing, images: np.ndarray) -> np.ndarray:

@@ -95,6 +95,16 @@ def test_few_pixels_differ_from_pillows_by_a_level_or_two(kind, rare, side, padd
         some.assert_few_differ(found, preprocessing.apply(image), rare)
 
 
+@pytest.mark.parametrize(("kind", "rare"), [("bicubic", 0.01), ("bilinear", 0.2)])
+@pytest.mark.parametrize("side", [24, 200])
+def test_a_letterbox_shows_whole_images_as_pillow_does(kind, rare, side):
+    preprocessing = Preprocessing(side, 0, kind, framing="letterbox")
+
+    for image in some.photographs():
+        [found] = to_onnx.resized(preprocessing, image[None])
+        some.assert_few_differ(found, preprocessing.apply(image), rare)
+
+
 @pytest.mark.parametrize("name", ["test", "tiny_s", "mini_s"])
 def test_the_network_alone_takes_normalized_images(name, tmp_path):
     one = some.bundle(name, side=17)
@@ -277,10 +287,3 @@ def test_views_are_averaged_in_the_file_too(tmp_path, made, views):
     some.assert_agree(got, some.predictions(one, images), tolerance=5e-3)
     single = some.predictions(one.in_views(1), images)["logits"]
     assert not np.allclose(got["logits"], single, rtol=1e-3)
-
-
-def test_a_letterbox_is_refused():
-    boxed = Preprocessing(8, 0, framing="letterbox")
-    one = some.bundle("lite0", preprocessing=boxed)
-    with pytest.raises(UserError, match="ONNX graph of a classifier only crops"):
-        to_onnx.model_bytes(one, preprocess=True)
