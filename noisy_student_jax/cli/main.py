@@ -33,7 +33,7 @@ COMMANDS = {
     "evaluate": "evaluate one generation, or any bundle by a robustness suite",
     "report": "judge a finished run and write its report",
     "status": "what is done, running, left",
-    "predict": "class and probability of images and folders, from any bundle",
+    "predict": "classes or boxes of images and folders, from any bundle",
     "import": "weights of other libraries into a bundle",
     "export": "a bundle for other programs: timm, onnx, savedmodel, hub",
     "plan": "before spending anything: parameters, FLOPs, memory, steps, disk",
@@ -288,6 +288,17 @@ def _predict_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--views", type=int, help=_VIEWS)
     parser.add_argument(
         "--output", metavar="FILE", help="a new .csv, .parquet or .json file instead"
+    )
+    parser.add_argument(
+        "--draw", metavar="DIR", help="draw the boxes on copies of the images there"
+    )
+    parser.add_argument(
+        "--format",
+        metavar="FORMAT",
+        help="write boxes as coco, yolo, voc or csv into --output=DIR",
+    )
+    parser.add_argument(
+        "--min-score", type=float, help="of boxes, from which on they count (0.3)"
     )
     parser.add_argument(
         "images", metavar="IMAGE", nargs="*", help="files, folders or 'patterns*'"

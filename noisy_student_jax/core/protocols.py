@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -358,4 +359,50 @@ class Task(Protocol):
         """Returns what the task adds to the report.
 
         Without this method, the report has what all tasks have.
+        """
+
+    prediction_formats: Sequence[str]
+    """Formats of `written`."""
+
+    def described(
+        self,
+        predictions: Arrays,
+        sizes: Sequence[tuple[int, int]],
+        *,
+        min_score: float | None,
+    ) -> list[dict[str, Any]]:
+        """Returns what ``predict`` says of each image, JSON-serializable.
+
+        Without this method it says `bucket` and `score`, and the methods below are not
+        needed.
+
+        Args:
+          predictions: of the images.
+          sizes: width and height of each image as people see it, in pixels.
+          min_score: what has a lower score is left out; None for the task's default.
+        """
+
+    def told(self, row: Mapping[str, Any]) -> str:
+        """Says in a line what `described` says of an image."""
+
+    def pictured(self, image: np.ndarray, row: Mapping[str, Any]) -> np.ndarray:
+        """Draws what `described` says of an image.
+
+        Args:
+          image: uint8 ``[height, width, 3]``, maybe reduced.
+          row: of `described`.
+
+        Returns:
+          uint8 of the same shape.
+        """
+
+    def written(
+        self, form: str, folder: pathlib.Path, rows: Mapping[str, Mapping[str, Any]]
+    ) -> None:
+        """Writes what `described` says for other programs.
+
+        Args:
+          form: one of `prediction_formats`.
+          folder: where to.
+          rows: of `described`, by the path of the image below a folder of all images.
         """
