@@ -6,6 +6,7 @@ import shlex
 from typing import Any
 
 from noisy_student_jax import config as configs
+from noisy_student_jax.cli import evaluate as evaluating
 from noisy_student_jax.config import decisions, renamed
 from noisy_student_jax.core import console, files
 from noisy_student_jax.core.errors import UserError
@@ -70,7 +71,7 @@ def label(options: Options, interruption: Interruption) -> int:
 
 
 def evaluate(options: Options, interruption: Interruption) -> int:
-    """Evaluates a generation or baseline, or any bundle on a robustness suite."""
+    """Evaluates a generation or baseline, or any bundle on labeled images."""
     if options.suite:
         robustness.check_suite(options.suite)
         if not (options.config or options.workdir):
@@ -79,12 +80,17 @@ def evaluate(options: Options, interruption: Interruption) -> int:
         name, _, _ = _stage_name(one, options, "evaluate").partition("/")
         student = next(s for s in one.students if s.spec.name == name)
         return robustness.of_student(options, student, interruption)
-    for flag in robustness.FLAGS:
+    of_suites = robustness.FLAGS
+    if options.model:
+        of_suites = tuple(set(of_suites) - set(evaluating.FLAGS))
+    for flag in of_suites:
         if getattr(options, flag) not in (None, False):
             raise UserError(
                 f"--{flag.replace('_', '-')} belongs to `noisy-student evaluate"
                 " --suite=SUITE`"
             )
+    if options.model:
+        return evaluating.of_bundle(options, interruption)
     return _one_stage(options, interruption, "evaluate")
 
 

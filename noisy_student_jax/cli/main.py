@@ -30,7 +30,7 @@ COMMANDS = {
     "train": "train one generation (--generation=K, or control)",
     "label": "label the pool with one generation",
     "select": "select among pseudo-labels, of a run or of any directory of them",
-    "evaluate": "evaluate one generation, or any bundle by a robustness suite",
+    "evaluate": "evaluate one generation, or any bundle on labeled images or a suite",
     "report": "judge a finished run and write its report",
     "status": "what is done, running, left",
     "predict": "classes or boxes of images and folders, from any bundle",

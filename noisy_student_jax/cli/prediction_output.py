@@ -146,7 +146,8 @@ def relative(images: Sequence[str]) -> list[str]:
     return [pathlib.PurePath(os.path.relpath(path, root)).as_posix() for path in whole]
 
 
-def draw(image: np.ndarray, row: Mapping[str, Any], task: Task, path: pathlib.Path
+def draw(
+    image: np.ndarray, row: Mapping[str, Any], task: Task, path: pathlib.Path
 ) -> None:
     """Writes an image with what was predicted drawn on it.
 

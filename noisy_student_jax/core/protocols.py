@@ -406,3 +406,19 @@ class Task(Protocol):
           folder: where to.
           rows: of `described`, by the path of the image below a folder of all images.
         """
+
+    def labeled_source(
+        self, place: pathlib.Path, *, side: int, decoding: Any
+    ) -> Source:
+        """Opens labeled images of people, to evaluate a model on.
+
+        Without this method, they are a folder for each class.
+
+        Args:
+          place: the folder.
+          side: shorter side of images that suffices, in pixels.
+          decoding: how images are decoded, an `images.decode.Decoding`.
+
+        Raises:
+          UserError: the labels are unusable.
+        """

@@ -44,9 +44,9 @@ def text_table(run: Run, summary: dict[str, Any]) -> str:
                 console.duration(entry["seconds"]),
             )
         )
-    table = _aligned(rows, left=2)
+    table = aligned(rows, left=2)
     if others := _with_intervals(titled, metric):
-        table += f"\n\n{_aligned(others, left=1)}"
+        table += f"\n\n{aligned(others, left=1)}"
     return table
 
 
@@ -69,7 +69,7 @@ def _with_intervals(
     return rows
 
 
-def _aligned(rows: Sequence[Sequence[str]], *, left: int) -> str:
+def aligned(rows: Sequence[Sequence[str]], *, left: int) -> str:
     """Aligns the first `left` columns to the left, and others to the right."""
     widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
     lines = []
