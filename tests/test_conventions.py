@@ -24,12 +24,15 @@ POSITIONAL = {
     "core.console.Progress.update": {"note"},
     "core.console.say": {"line"},
     "core.devices.idle_gpu": {"root"},
+    "core.protocols.Task.primary": {"draws"},
+    "core.protocols.Task.resampled": {"draws"},
     "core.sharding.make_mesh": {"devices"},
     "data.pipelines.draws.Draws.of_step": {"mesh"},
     "data.pipelines.draws.Draws.of_steps": {"mesh"},
     "data.pipelines.draws.assemble": {"weights", "teacher_images"},
     "data.sources.key_hashes": {"indices"},
     "data.sources.read_all_good": {"indices"},
+    "evaluation.resampling.mean": {"draws"},
     "interop.export.onnx_graph.Graph.constant": {"dtype"},  # as `np.array`
     "interop.published.bundle": {"members"},
     "models.layers.batch_norm": {"activation"},
@@ -38,6 +41,10 @@ POSITIONAL = {
     "models.resolution": {"given"},
     "planning.throughput.remembered": {"speeds"},
     "pseudo_labels.sidecar.batches": {"columns"},
+    "tasks.classification.Classification.primary": {"draws"},
+    "tasks.detection.average_precision.averages": {"draws"},
+    "tasks.detection.average_precision.metrics": {"draws"},
+    "tasks.detection.average_precision.primary": {"draws"},
     "training.step.TrainStep.gradients": {"taught_by"},
 }
 """Optional arguments that may be positional, as the subject of a call."""

@@ -80,10 +80,8 @@ def evaluate(options: Options, interruption: Interruption) -> int:
         name, _, _ = _stage_name(one, options, "evaluate").partition("/")
         student = next(s for s in one.students if s.spec.name == name)
         return robustness.of_student(options, student, interruption)
-    of_suites = robustness.FLAGS
-    if options.model:
-        of_suites = tuple(set(of_suites) - set(evaluating.FLAGS))
-    for flag in of_suites:
+    known = evaluating.FLAGS if options.model else ()
+    for flag in [flag for flag in robustness.FLAGS if flag not in known]:
         if getattr(options, flag) not in (None, False):
             raise UserError(
                 f"--{flag.replace('_', '-')} belongs to `noisy-student evaluate"

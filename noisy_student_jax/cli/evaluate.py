@@ -113,11 +113,14 @@ def _measured(task: Task, predicted: Predicted) -> dict[str, Any]:
     """Returns metrics, and the intervals of those that can be resampled."""
     predictions, labels = predicted.predictions[""], predicted.labels
     statistics = task.statistics(predictions, labels)
-    drawn = {"confidence": CONFIDENCE, "samples": SAMPLES}
     if hasattr(task, "resampled"):
-        intervals = resampling.intervals(statistics, task.resampled, **drawn)
+        intervals = resampling.intervals(
+            statistics, task.resampled, confidence=CONFIDENCE, samples=SAMPLES
+        )
     else:
-        ends = resampling.interval(statistics, task.primary, **drawn)
+        ends = resampling.interval(
+            statistics, task.primary, confidence=CONFIDENCE, samples=SAMPLES
+        )
         intervals = {task.primary_metric: ends}
     metrics = task.metrics(predictions, labels)
     if math.isnan(metrics[task.primary_metric]):

@@ -359,8 +359,8 @@ def test_mistakes_are_one_sentence(model, imagenet_c, tmp_path, capsys):
     assert "needs --images=DIR" in capsys.readouterr().err
     assert main(["evaluate", "--batch=4"]) == 2
     assert "--batch belongs to" in capsys.readouterr().err
-    assert main(["evaluate", f"--model={model}"]) == 2
-    assert "--model belongs to" in capsys.readouterr().err
+    assert main(["evaluate", f"--model={model}", "--epsilon=2"]) == 2
+    assert "--epsilon belongs to" in capsys.readouterr().err
     line = ["evaluate", "--suite=imagenet_a", f"--model={model}"]
     assert main([*line, f"--images={imagenet_c}"]) == 2
     assert "add --trust" in capsys.readouterr().err

@@ -110,6 +110,26 @@ def layers_of(
     return found
 
 
+def on_inputs(images: np.ndarray, targets: Arrays, names: Sequence[str]) -> np.ndarray:
+    """Draws targets on inputs of a model, for the contact sheet (`Task.drawn`).
+
+    Args:
+      images: uint8 ``[images, side, side, 3]``.
+      targets: the arrays of `targets.targets`, ``[images, boxes, …]``.
+      names: class names.
+    """
+    pictures = []
+    for number, image in enumerate(images):
+        own = {name: np.asarray(array[number]) for name, array in targets.items()}
+        layers = layers_of(own, labeled=False)
+        strong = [
+            dataclasses.replace(one, strong=np.ones(len(one.boxes), bool))
+            for one in layers
+        ]
+        pictures.append(drawn(image, strong, names))
+    return np.stack(pictures)
+
+
 def of_labels(labels: np.ndarray) -> list[Layer]:
     """Returns the layers of true boxes.
 
