@@ -185,8 +185,9 @@ def difference(
 def lead(ours: pa.Array, theirs: pa.Array, primary: Primary) -> Lead:
     """Compares two models on images that neither has learned from.
 
-    The standard error is that of the difference in bootstrap samples, with `UNDECIDED`
-    as for numbers: an image changes the metric by about one part of the images at most.
+    The standard error is that of a difference of zero, from bootstrap samples. As for
+    numbers, `UNDECIDED` images count besides, which differ as much as the images do on
+    which the models differ. For 0 and 1 this is the error of `statistics.lead`.
 
     Args:
       ours: `Task.statistics`, ``[images]``.
@@ -197,12 +198,15 @@ def lead(ours: pa.Array, theirs: pa.Array, primary: Primary) -> Lead:
         return of_numbers.lead(numbers(ours), numbers(theirs))
     images = len(ours)
     found = _defined(_resampled(ours, theirs, primary, LEAD_SAMPLES, seed=0))
-    variance = float(found.var()) if len(found) else 0.0
-    return Lead(
-        value=_gap(ours, theirs, primary),
-        error=math.sqrt(variance + UNDECIDED / images**2),
-        images=images,
-    )
+    value = _gap(ours, theirs, primary)
+    differ = sum(one != other for one, other in zip(ours, theirs, strict=True))
+    if differ and len(found):
+        # A bootstrap variance is about the difference that is seen, and not about zero.
+        variance = float(found.var()) + value**2 / images
+        error = math.sqrt(variance * (1 + UNDECIDED / differ))
+    else:
+        error = math.sqrt(UNDECIDED) / images
+    return Lead(value, error, images)
 
 
 def _are_numbers(statistics: pa.Array) -> bool:

@@ -79,7 +79,7 @@ def test_a_metric_that_is_a_mean_is_resampled_alike_in_both_ways():
     assert (found.only_ours, found.only_theirs) == (None, None)
     ahead = lead(*others, share)
     assert ahead.value == pytest.approx(found.value)
-    assert ahead.error == pytest.approx(lead(*numbers, mean).error, rel=0.1)
+    assert ahead.error == pytest.approx(lead(*numbers, mean).error, rel=0.05)
 
 
 def test_the_interval_of_a_ratio_covers_the_truth_as_often_as_it_says():
@@ -118,10 +118,30 @@ def test_results_do_not_depend_on_how_many_samples_are_in_memory(monkeypatch):
 
 
 def test_few_images_are_no_lead_and_many_are():
-    for images in (1, 2):
-        ones, zeros = single([1] * images), single([0] * images)
-        assert not lead(ones, zeros, share).is_sure
-    assert lead(single([1] * 40), single([0] * 40), share).is_sure
+    def ahead(images):
+        return lead(single([1] * images), single([0] * images), share)
+
+    assert [ahead(images).is_sure for images in (1, 2, 3, 4, 40)] == [0, 0, 0, 1, 1]
+    numbers = pa.array([1.0] * 40), pa.array([0.0] * 40)
+    assert ahead(40).error == pytest.approx(lead(*numbers, mean).error)
+
+
+def test_models_that_differ_in_no_image_are_level():
+    one, other = single([1, 0] * 20), pa.array([1.0, 0.0] * 20)
+
+    assert lead(one, one, share) == lead(other, other, mean)
+
+
+def test_the_error_of_a_lead_is_how_far_leads_of_equal_models_scatter():
+    leads = [
+        lead(some(60, 0.5, 2 * seed), some(60, 0.5, 2 * seed + 1), share)
+        for seed in range(100)
+    ]
+
+    scatter = np.std([one.value for one in leads])
+    # 8 images more than the 60, and what 100 trials tell of a deviation.
+    expected = scatter * (1 + 8 / 60) ** 0.5
+    assert np.mean([one.error for one in leads]) == pytest.approx(expected, rel=0.2)
 
 
 def test_samples_without_anything_to_measure_are_left_out():

@@ -196,8 +196,8 @@ def test_models_are_compared_by_the_metric_of_the_task():
     level, ahead = (choice.choose([one, control], largest) for one in (student, behind))
 
     assert (level.best, ahead.best) == (1, "control")
-    assert "cannot tell it from the control (0.0 ± 0.7 points" in level.says
-    assert "put it 100.0 ± 0.7 points (one standard error) ahead" in ahead.says
+    assert "cannot tell it from the control (0.0 ± 0.0 points" in level.says
+    assert "put it 100.0 ± 5.1 points (one standard error) ahead" in ahead.says
 
 
 def test_a_metric_without_anything_to_measure_decides_nothing():
