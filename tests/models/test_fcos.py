@@ -9,7 +9,9 @@ import pytest
 
 from noisy_student_jax import models
 from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.images.preprocessing import Preprocessing
 from noisy_student_jax.models import architectures, fcos
+from noisy_student_jax.models import bundle as bundles
 from noisy_student_jax.models.initialize import (
     abstract_outputs,
     abstract_variables,
@@ -92,6 +94,36 @@ def test_a_detector_has_outputs_for_every_cell_of_its_levels(name):
     assert found["locations"].shape == (count, 3)
     for output in ("logits", "distances", "locations"):
         assert found[output].dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("name", "side"), [("lite0", 320), ("lite4", 640), ("b0", 512), ("mini_s", 128)]
+)
+def test_a_detector_sees_larger_images_than_a_classifier(name, side):
+    assert models.resolution(f"fcos_{name}") == side
+    assert models.resolution(f"efficientnet_{name}") < side
+
+
+def test_a_detector_is_a_bundle_like_any_model(tmp_path):
+    given = bundles.Bundle(
+        architecture="fcos_test",
+        arguments={"outputs": CLASSES, "views": 2},
+        preprocessing=Preprocessing(SIDE, 0, "bilinear", framing="letterbox"),
+        task="detection",
+        classes=("a", "b", "c"),
+        variables=variables(),
+        origin={},
+        trained_on=np.zeros(0, np.uint64),
+    )
+
+    bundles.write(given, tmp_path / "model")
+    found = bundles.read(tmp_path / "model")
+
+    assert found.views == 2
+    assert jax.tree.all(jax.tree.map(np.array_equal, found.variables, given.variables))
+    with pytest.raises(UserError, match="views must be 1, or 2"):
+        three = found.in_views(3)
+        models.create(three.architecture, **three.arguments)
 
 
 def test_a_backbone_of_small_images_has_its_last_three_strides():
