@@ -11,7 +11,7 @@ from noisy_student_jax.config import decisions, renamed
 from noisy_student_jax.core import console, files
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.preemption import Interruption
-from noisy_student_jax.data.open import absolute
+from noisy_student_jax.data.open import FOLDERS, absolute
 from noisy_student_jax.generation import init_weights
 from noisy_student_jax.generation.preconditions import check
 from noisy_student_jax.planning import auto_config
@@ -313,7 +313,7 @@ def _load(
 
 def _with_absolute_places(config: configs.ConfigDict) -> configs.ConfigDict:
     """Returns a config whose places of images are found from every folder."""
-    if config.data.name != "own":
+    if config.data.name not in FOLDERS:
         return config
     config = config.copy_and_resolve_references()
     for name, place in config.data.sources.items():

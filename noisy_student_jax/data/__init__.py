@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 DATASETS = {
     "digits": "noisy_student_jax.data.digits:digits",
     "own": "noisy_student_jax.data.image_folder:own",
+    "boxes": "noisy_student_jax.data.image_folder:boxes",
 }
 
 __all__ = ["DATASETS", "Dataset", "load"]

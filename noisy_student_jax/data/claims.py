@@ -12,6 +12,7 @@ import numpy as np
 
 from noisy_student_jax.core import console
 from noisy_student_jax.core.console import printable
+from noisy_student_jax.data.labels import are_boxes, contents, present, told
 from noisy_student_jax.data.near_duplicates import SHOWN
 from noisy_student_jax.data.open import Opened
 from noisy_student_jax.data.sources import Alike
@@ -19,7 +20,6 @@ from noisy_student_jax.data.splits import LABELED, TEST, VALIDATION
 
 NAMED = 5
 """Number of records or classes that a sentence names."""
-_TWO_CLASSES = "one image in two classes"
 _TO_KEEP = (TEST, VALIDATION, LABELED, None)
 """Of copies that were dealt to different parts, the first of these stays."""
 _UNUSABLE = "files that cannot be used"
@@ -54,8 +54,9 @@ class Account:
         """Enters records that no part of the dataset has."""
         self._left_out[why] += len(records)
         if records.labels is not None:
-            for label in records.labels.tolist():
-                self.lost[label][why] += 1
+            for classes in present(records.labels):
+                for label in classes:
+                    self.lost[label][why] += 1
 
     def closed(self) -> dict[str, Any]:
         """Returns the account as facts; checks that it adds up."""
@@ -170,20 +171,29 @@ def _pixels(opened: Opened) -> list[str]:
 
 
 def _two_classes(*records: tuple[Opened, int]) -> Alike:
-    """Returns two records with labels as a pair of one image in two classes."""
+    """Returns two records with labels as a pair of one image with two labels."""
     (first, i), (second, j) = records
     return Alike(
-        _TWO_CLASSES,
+        _why(first),
         (first.key(i), second.key(j)),
-        (first.classes[first.known_labels[i]], second.classes[second.known_labels[j]]),
+        (
+            told(first.known_labels, i, first.classes),
+            told(second.known_labels, j, second.classes),
+        ),
         (first.alone(i), second.alone(j)),
     )
 
 
+def _why(opened: Opened) -> str:
+    """Says why copies whose labels disagree are left out."""
+    boxes = are_boxes(opened.known_labels)
+    return "one image with other boxes" if boxes else "one image in two classes"
+
+
 def of_one_class(labeled: Opened, claims: Claims) -> Opened:
     """Leaves out labeled images that have a copy with another label."""
-    labels = labeled.known_labels.tolist()
-    seen: dict[str, dict[int, int]] = collections.defaultdict(dict)
+    labels = contents(labeled.known_labels, len(labeled.classes))
+    seen: dict[str, dict[tuple[int, ...], int]] = collections.defaultdict(dict)
     for hashes in {id(of): of for of in (labeled.content, _pixels(labeled))}.values():
         for index, (content, label) in enumerate(zip(hashes, labels, strict=True)):
             seen[content].setdefault(label, index)
@@ -197,7 +207,8 @@ def of_one_class(labeled: Opened, claims: Claims) -> Opened:
     if not found:
         return labeled
     out = labeled.subset(np.array(found, int))
-    claims.leave_out(labeled, found, _TWO_CLASSES)
+    why = _why(labeled)
+    claims.leave_out(labeled, found, why)
     claims.ban(out, f"contradictory {labeled.name}")
     pairs = {tuple(of.values())[:2] for of in seen.values() if len(of) > 1}
     claims.alike += [
@@ -205,8 +216,10 @@ def of_one_class(labeled: Opened, claims: Claims) -> Opened:
         for first, second in sorted(pairs)[:SHOWN]
     ]
     named = ", ".join(f"'{printable(labeled.key(i))}'" for i in found[:NAMED])
+    boxes = are_boxes(labeled.known_labels)
+    what = "have other boxes" if boxes else "lie in other classes too"
     console.warn(
-        f"{len(found)} {labeled.name} images are left out, because copies of them lie"
-        f" in other classes too: {named}" + (" and more" if len(found) > NAMED else "")
+        f"{len(found)} {labeled.name} images are left out, because copies of them"
+        f" {what}: {named}" + (" and more" if len(found) > NAMED else "")
     )
     return labeled.subset(np.setdiff1d(np.arange(len(labeled)), found))

@@ -22,6 +22,7 @@ from noisy_student_jax.data.index import (
     kept,
     packed_headers,
 )
+from noisy_student_jax.data.labels import bytes_of
 from noisy_student_jax.images.decode import (
     DEFAULT,
     VERSION,
@@ -169,9 +170,10 @@ class FolderSource:
         digest = hashlib.sha256()
         for index in range(len(self)):
             digest.update(self.key(index).encode() + b"\0")
-        numbers = [listing.sizes, listing.modified]
-        for column in [*numbers, *([] if self.labels is None else [self.labels])]:
+        for column in (listing.sizes, listing.modified):
             digest.update(column.astype("<i8").tobytes())
+        if self.labels is not None:
+            digest.update(bytes_of(self.labels))
         if scales := self.decoding.scales:
             digest.update(json.dumps(dict(scales), sort_keys=True).encode())
         return digest.hexdigest()

@@ -16,7 +16,8 @@ from ml_collections import ConfigDict
 
 from noisy_student_jax.core.console import printable
 from noisy_student_jax.core.errors import UserError
-from noisy_student_jax.data.open import STREAMED
+from noisy_student_jax.data.labels import FIELDS
+from noisy_student_jax.data.open import BOXES, STREAMED
 from noisy_student_jax.data.sources import (
     NOT_PREPARED,
     Counted,
@@ -115,6 +116,8 @@ def _placeholder(
     kind = CountedRecords if streamed else Counted
     # A broadcast scalar takes no memory.
     labels = np.broadcast_to(np.int64(0), (sizes["labeled"],))
+    if data.name == BOXES:
+        labels = np.broadcast_to(np.float32(0), (sizes["labeled"], 1, FIELDS))
     known = fingerprints or {}
 
     def part(name: str, labels: np.ndarray | None = None) -> Counted:

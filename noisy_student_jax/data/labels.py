@@ -70,6 +70,19 @@ def totals(labels: np.ndarray, classes: int) -> np.ndarray:
     return np.bincount(labels[labels >= 0], minlength=classes)
 
 
+def most_classes(labels: np.ndarray) -> int:
+    """Returns one more than the largest class index that labels have."""
+    found = labels[..., _CLASS] if are_boxes(labels) else labels
+    return int(found.max(initial=-1)) + 1
+
+
+def records_with(labels: np.ndarray, classes: int) -> np.ndarray:
+    """Returns how many records have each class, int64 ``[classes]``."""
+    if are_boxes(labels):
+        return (class_counts(labels, classes) > 0).sum(0)
+    return totals(labels, classes)
+
+
 def present(labels: np.ndarray) -> list[tuple[int, ...]]:
     """Returns the classes that each record has, in order and without repeats."""
     if not are_boxes(labels):

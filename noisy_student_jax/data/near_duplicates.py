@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
+import scipy.sparse.csgraph
 
 from noisy_student_jax.core import console
 from noisy_student_jax.core.console import printable
@@ -150,6 +151,49 @@ def nearest(hashes: np.ndarray, among: np.ndarray) -> tuple[np.ndarray, np.ndarr
     others, first = others[known], first[known]
     # Distance and index in one number, whose minimum is the nearest.
     best = np.full(len(records), _BITS << 32, np.int64)
+    for row, other, apart in _near(records, others):
+        np.minimum.at(best, row, apart.astype(np.int64) << 32 | first[other])
+    best = best[of_record]
+    return np.where(best < _BITS << 32, best & (2**32 - 1), -1), best >> 32
+
+
+def groups(hashes: np.ndarray) -> np.ndarray:
+    """Numbers groups of images that are near-duplicates, directly or by others.
+
+    Args:
+      hashes: uint64 ``[records]``, by `perceptual_hash`.
+
+    Returns:
+      int64 ``[records]``; an image without a hash is a group of its own.
+    """
+    known = np.flatnonzero(hashes != NO_HASH)
+    records, of_record = np.unique(hashes[known], return_inverse=True)
+    pairs = [(row, other) for row, other, _ in _near(records, records)]
+    rows, others = (
+        np.concatenate([np.zeros(0, np.int64), *side])
+        for side in (zip(*pairs, strict=True) if pairs else ((), ()))
+    )
+    graph = scipy.sparse.coo_matrix(
+        (np.ones(len(rows), np.int8), (rows, others)), (len(records), len(records))
+    )
+    count, group = scipy.sparse.csgraph.connected_components(graph, directed=False)
+    found = count + np.arange(len(hashes))
+    found[known] = group[of_record]
+    return found
+
+
+def _near(
+    records: np.ndarray, others: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yields pairs of near hashes, some more than once.
+
+    Args:
+      records: uint64 ``[records]``; `NO_HASH` is near to none.
+      others: uint64 ``[others]``, without `NO_HASH`.
+
+    Yields:
+      Index in `records`, index in `others`, and number of bits in which they differ.
+    """
     edges = np.linspace(0, _BITS, RADIUS // 2 + 2).astype(int)
     for low, high in itertools.pairwise(edges):
         band, other_band = (
@@ -169,10 +213,7 @@ def nearest(hashes: np.ndarray, among: np.ndarray) -> tuple[np.ndarray, np.ndarr
                 apart = distances(np.repeat(records[rows], size), others[other])
                 near = np.flatnonzero(apart <= RADIUS)
                 row = np.repeat(np.arange(rows.start, rows.stop), size)[near]
-                found = apart[near].astype(np.int64) << 32 | first[other[near]]
-                np.minimum.at(best, row, found)
-    best = best[of_record]
-    return np.where(best < _BITS << 32, best & (2**32 - 1), -1), best >> 32
+                yield row, other[near], apart[near]
 
 
 def _chunks(counts: np.ndarray) -> Iterator[slice]:

@@ -14,11 +14,14 @@ from noisy_student_jax.core.console import Progress, printable
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.preemption import Interruption
 from noisy_student_jax.core.protocols import DivisibleSource, Source
+from noisy_student_jax.data.annotations.listing import list_boxes
 from noisy_student_jax.data.cache.build import PrepareOptions, open_prepared, prepare
 from noisy_student_jax.data.cache.listing import Listing, list_classes, list_images
 from noisy_student_jax.data.cache.walk import safe_text
 from noisy_student_jax.data.encoded import EncodedSource, FolderSource
+from noisy_student_jax.data.labels import are_boxes, records_with, totals
 from noisy_student_jax.data.sources import Listed
+from noisy_student_jax.data.splits import LABELED
 from noisy_student_jax.images.decode import (
     ANY,
     Decoding,
@@ -28,6 +31,10 @@ from noisy_student_jax.images.decode import (
 from noisy_student_jax.images.samples import Scale
 
 STREAMED = ("tfds:", "tfrecord:")
+BOXES = "boxes"
+"""The dataset whose labeled images have boxes."""
+FOLDERS = ("own", BOXES)
+"""The datasets of a user's own images."""
 _SIDE = "side_"
 _NAMED = 12
 HASHED_FILES, HASHED_BYTES = 20_000, 1 << 30
@@ -56,7 +63,7 @@ class Opened:
         of its location if files are streamed.
       dealt_by: per record, the hash that assigns it to a split: of its content, or of
         its key if files are streamed.
-      labels: int64 ``[records]``; None without labels.
+      labels: ``[records, …]``, see `data.labels`; None without labels.
       classes: class names in index order.
       pixels: per record, a hash that images of equal pixels share; None for images that
         were not read beforehand.
@@ -67,6 +74,9 @@ class Opened:
       unusable: number of unusable records by class, where their class is known.
       rows: records of `whole` that are included; None for all.
       counted: how records that have not been read beforehand were counted, as a phrase.
+      parts: the part of the dataset that each record is for, ``[records]``, if the
+        source comes with splits.
+      facts: what is counted about the labels.
     """
 
     name: str
@@ -83,13 +93,15 @@ class Opened:
     unusable: dict[int, int] = dataclasses.field(default_factory=dict)
     rows: np.ndarray | None = None
     counted: str | None = None
+    parts: np.ndarray | None = None
+    facts: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.content)
 
     @property
     def known_labels(self) -> np.ndarray:
-        """The labels of labeled records, int64 ``[records]``."""
+        """The labels of labeled records, ``[records, …]``."""
         assert self.labels is not None, "labeled images are opened with their labels"
         return self.labels
 
@@ -107,7 +119,22 @@ class Opened:
             pixels=self.pixels and [self.pixels[index] for index in indices],
             looks=None if self.looks is None else self.looks[indices],
             rows=indices if self.rows is None else self.rows[indices],
+            parts=None if self.parts is None else self.parts[indices],
         )
+
+    def by_part(self) -> dict[str, "Opened"]:
+        """Returns the records of each part that the source has splits for."""
+        if self.parts is None:
+            return {LABELED: self}
+        names = {LABELED, *self.parts.tolist()}
+        return {
+            name: self.subset(np.flatnonzero(self.parts == name))
+            for name in sorted(names)
+        }
+
+    def without_labels(self) -> "Opened":
+        """Returns the records as unlabeled ones."""
+        return dataclasses.replace(self, labels=None, parts=None)
 
     def alone(self, index: int) -> Source:
         """Returns one record as a source."""
@@ -165,11 +192,18 @@ class Opener:
         apart = [pathlib.Path(self._data.cache)]
         if own := self._data.get("workdir"):
             apart.append(pathlib.Path(own))
-        if labeled:
+        if labeled and self._data.name == BOXES:
+            # Whatever else is given may lie in the folder.
+            others = [one for key, one in self._data.sources.items() if key != name]
+            apart += [pathlib.Path(one).expanduser() for one in others if one]
+            listing = list_boxes(path, classes=classes, apart=apart)
+        elif labeled:
             listing = list_classes(path, classes=classes, apart=apart)
         else:
             listing = list_images(path, apart=apart)
         self._announce(name, len(listing), listing.labels, listing.classes)
+        for line in listing.told if self._announces else ():
+            console.say_once(f"  {name}: {line}")
         if self._streams:
             source = FolderSource(
                 listing, name, self._index_folder(name), self._decoding
@@ -182,6 +216,8 @@ class Opener:
                 labels=source.labels,
                 classes=listing.classes,
                 left_out=listing.left_out,
+                parts=listing.parts,
+                facts=listing.facts,
             )
         return self._prepared(name, listing)
 
@@ -228,6 +264,8 @@ class Opener:
             left_out=listing.left_out,
             quarantined=[(f"{name}/{path}", why) for path, why in source.quarantined],
             unusable=_unusable(listing, source.labels),
+            parts=source.parts,
+            facts=listing.facts,
         )
 
     def _locked(self, cache: pathlib.Path) -> contextlib.AbstractContextManager[None]:
@@ -325,7 +363,9 @@ def _told_classes(count: int, labels: np.ndarray | None, classes: Sequence[str])
     told = f"{count:,} images"
     if labels is None:
         return told
-    sizes = np.bincount(labels[labels >= 0], minlength=len(classes)).tolist()
+    sizes = totals(labels, len(classes)).tolist()
+    if are_boxes(labels):
+        told += f" with {sum(sizes):,} boxes"
     there = [(printable(name), size) for name, size in zip(classes, sizes, strict=True)]
     some = [(name, size) for name, size in there if size]
     named = ", ".join(f"{name} {size:,}" for name, size in some[:_NAMED])
@@ -344,7 +384,7 @@ def _unusable(listing: Listing, usable: np.ndarray | None) -> dict[int, int]:
     if listing.labels is None or usable is None:
         return {}
     listed, left = (
-        np.bincount(labels, minlength=len(listing.classes))
+        records_with(labels, len(listing.classes))
         for labels in (listing.labels, usable)
     )
     lost = (listed - left).tolist()
@@ -405,6 +445,8 @@ def _estimate(name: str, listing: Listing, interruption: Interruption) -> Opened
         quarantined=[(keys[row], why) for row, why in quarantined],
         unusable=_unusable(listing, labels),
         counted=counted,
+        parts=None if listing.parts is None else listing.parts[good],
+        facts=listing.facts,
     )
 
 

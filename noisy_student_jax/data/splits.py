@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from noisy_student_jax.core.console import printable
 from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.data.labels import records_with
 
 
 def content_hashes(images: np.ndarray) -> list[str]:
@@ -79,7 +80,7 @@ def stratified(
         for name, count in heads.items():
             parts[name] += members[:count]
             members = members[count:]
-        members.sort(key=lambda i: _salted(hashes[i], seed))
+        members.sort(key=lambda i: salted(hashes[i], seed))
         parts["labeled"] += members[:labels_per_class]
         parts["pool"] += members[labels_per_class:]
     split = {name: np.sort(np.array(indices)) for name, indices in parts.items()}
@@ -87,7 +88,8 @@ def stratified(
     return split
 
 
-def _salted(content: str, seed: int) -> str:
+def salted(content: str, seed: int) -> str:
+    """Returns a hash of content and seed, by which labeled records are drawn."""
     return hashlib.sha256(f"{seed}:{content}".encode()).hexdigest()
 
 
@@ -174,7 +176,7 @@ def lacking(
 
     Args:
       parts: the part of each record, ``[records]``.
-      labels: int ``[records]``, class indices.
+      labels: of the records, ``[records, …]``; see `data.labels`.
       classes: class names in index order.
       wanted: the parts that every class should be in.
 
@@ -183,7 +185,7 @@ def lacking(
     """
     found: dict[str, list[str]] = {}
     for part in wanted:
-        there = np.bincount(labels[parts == part], minlength=len(classes))
+        there = records_with(labels[parts == part], len(classes))
         for label in np.flatnonzero(there == 0).tolist():
             found.setdefault(classes[label], []).append(part)
     return found
@@ -255,6 +257,6 @@ def some_of_each_class(
     chosen: list[int] = []
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label).tolist()
-        members.sort(key=lambda index: _salted(content[index], seed))
+        members.sort(key=lambda index: salted(content[index], seed))
         chosen += members[:count]
     return np.sort(np.array(chosen, int))

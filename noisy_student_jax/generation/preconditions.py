@@ -9,8 +9,8 @@ import jax
 from noisy_student_jax import models
 from noisy_student_jax.core import console, types
 from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.data.dealing import LACKING
 from noisy_student_jax.data.encoded import is_encoded
-from noisy_student_jax.data.image_folder import LACKING
 from noisy_student_jax.data.splits import leaves_out_in_turn
 from noisy_student_jax.generation import init_weights, left_out, streams
 from noisy_student_jax.generation.solve_head import check_solvable

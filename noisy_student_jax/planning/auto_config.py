@@ -31,8 +31,9 @@ from noisy_student_jax.core.console import Progress, printable
 from noisy_student_jax.core.errors import DamagedFileError, UserError
 from noisy_student_jax.core.preemption import Interruption
 from noisy_student_jax.data.encoded import EncodedSource, is_encoded
-from noisy_student_jax.data.image_folder import check_places
+from noisy_student_jax.data.labels import most_classes, records_with
 from noisy_student_jax.data.open import Opener
+from noisy_student_jax.data.places import check_places
 from noisy_student_jax.data.sources import labels_of
 from noisy_student_jax.generation import init_weights, left_out
 from noisy_student_jax.generation.init_weights import RANDOM
@@ -365,7 +366,9 @@ def look(config: ConfigDict, workdir: pathlib.Path) -> Facts:
     data = with_places(config.data, workdir, side=1)
     check_places(data)
     labeled = _source(data, "labeled")
-    sizes = np.unique(labels_of(labeled), return_counts=True)[1]
+    labels = labels_of(labeled)
+    sizes = records_with(labels, most_classes(labels))
+    sizes = sizes[sizes > 0]
     count, classes = len(labeled), len(sizes)
     sides, faults = [], []
     # Spread over the classes, which are stored one after the other.

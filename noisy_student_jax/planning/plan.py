@@ -15,7 +15,7 @@ from noisy_student_jax.core import console, devices, files
 from noisy_student_jax.core.protocols import Task
 from noisy_student_jax.core.types import PyTree
 from noisy_student_jax.data.expected import ASSUMED
-from noisy_student_jax.data.open import STREAMED
+from noisy_student_jax.data.open import FOLDERS, STREAMED
 from noisy_student_jax.features.heads import FOLDS
 from noisy_student_jax.features.reduction import SAMPLE, directions_for
 from noisy_student_jax.generation import streams
@@ -384,7 +384,7 @@ def _taught_bytes(student: Generation, *, resident: int) -> int:
 def _prepared_bytes(run: Run) -> int:
     """Returns the bytes of a user's own images once prepared, at aspect ratio 4:3."""
     data = run.config.data
-    if data.name != "own" or data.pipeline != "prepared":
+    if data.name not in FOLDERS or data.pipeline != "prepared":
         return 0
     learned = (data.sources.labeled, data.sources.unlabeled)
     if any(place and place.startswith(STREAMED) for place in learned):

@@ -15,7 +15,7 @@ from noisy_student_jax.core.console import Progress
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.preemption import Interruption
 from noisy_student_jax.data import open as open_
-from noisy_student_jax.data.image_folder import LACKING
+from noisy_student_jax.data.dealing import LACKING
 from noisy_student_jax.images.decode import decode
 
 CLASSES = ("cat", "dog", "owl")

@@ -55,9 +55,14 @@ class Listing:
       sizes: int64 ``[files]``, in bytes; `MISSING` or `NOT_REGULAR` for entries of a
         CSV file that cannot be read.
       modified: int64 ``[files]``, modification times in ns.
-      labels: int64 ``[files]``, indices into `classes`; None without labels.
+      labels: of the files, ``[files, …]``: indices into `classes`, or boxes (see
+        `data.labels`); None without labels.
       classes: class names in index order; empty without labels.
       left_out: number of skipped entries by reason.
+      parts: the part of the dataset that each file is for, ``[files]``, if the files
+        come with splits; None otherwise.
+      told: lines about the labels, for people.
+      facts: what is counted about the labels.
     """
 
     root: pathlib.Path
@@ -67,6 +72,9 @@ class Listing:
     labels: np.ndarray | None
     classes: tuple[str, ...]
     left_out: dict[str, int]
+    parts: np.ndarray | None = None
+    told: tuple[str, ...] = ()
+    facts: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -90,7 +98,7 @@ def list_classes(
     Raises:
       UserError: the place does not exist, or its classes are ambiguous.
     """
-    place = _existing(place)
+    place = existing(place)
     if place.is_dir():
         return _of_class_folders(place, classes, apart)
     if place.suffix.lower() != ".csv":
@@ -113,7 +121,7 @@ def list_images(
     Raises:
       UserError: the folder does not exist, or holds no images.
     """
-    place = _existing(place)
+    place = existing(place)
     if not place.is_dir():
         raise UserError(f"'{shown(place)}' is a file: give a folder of images")
     walk = Walk(place, apart)
@@ -339,7 +347,12 @@ def _size_and_time(path: pathlib.Path) -> tuple[int, int]:
     return found.st_size, modified_at(found)
 
 
-def _existing(place: str | os.PathLike) -> pathlib.Path:
+def existing(place: str | os.PathLike) -> pathlib.Path:
+    """Returns a place as an absolute path.
+
+    Raises:
+      UserError: there is nothing, or it cannot be reached.
+    """
     place = pathlib.Path(place).absolute()
     try:
         place.stat()

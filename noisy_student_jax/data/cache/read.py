@@ -25,6 +25,7 @@ from noisy_student_jax.core.protocols import Examples
 from noisy_student_jax.data.cache import integrity
 from noisy_student_jax.data.cache.listing import Listing
 from noisy_student_jax.data.cache.walk import safe_text
+from noisy_student_jax.data.labels import bytes_of
 from noisy_student_jax.images.decode import ANY, scale_note
 from noisy_student_jax.images.perceptual import perceptual_hash
 from noisy_student_jax.images.samples import Scale
@@ -289,7 +290,7 @@ class PreparedSource:
 
     Attributes:
       name: name of the source, the first part of its keys.
-      labels: int64 ``[records]``; None without labels.
+      labels: ``[records, …]`` as in the listing; None without labels.
       quarantined: path (as `safe_text`) of each unusable file of the listing, and why
         it cannot be used; empty for a subset.
     """
@@ -313,6 +314,11 @@ class PreparedSource:
         )
         self.labels = None if listing.labels is None else listing.labels[self._rows]
         self._pixels = functools.lru_cache(MAX_OPEN_PARTS)(self._open)
+
+    @property
+    def parts(self) -> np.ndarray | None:
+        """The part of the dataset that each record is for, if the listing says so."""
+        return None if self._listing.parts is None else self._listing.parts[self._rows]
 
     @property
     def scales(self) -> dict[str, Scale]:
@@ -341,7 +347,7 @@ class PreparedSource:
             digest.update(self.key(index).encode() + b"\0")
         digest.update(self._found.sizes[self._rows].astype("<i4").tobytes())
         if self.labels is not None:
-            digest.update(self.labels.astype("<i8").tobytes())
+            digest.update(bytes_of(self.labels))
         if self.scales:
             digest.update(json.dumps(self.scales, sort_keys=True).encode())
         return digest.hexdigest()
