@@ -63,9 +63,11 @@ def write_json(path, document):
     path.write_text(json.dumps(document))
 
 
-def write_coco(root, **changes):
-    save_all(root, count=len(changes.get("boxes", BOXES)))
-    write_json(root / "annotations" / "instances.json", coco_document(**changes))
+def write_coco(root, boxes=BOXES, classes=CLASSES, names=NAMES):
+    """Writes ``images/`` and ``annotations/instances.json``."""
+    save_all(root, count=len(boxes))
+    document = coco_document(boxes, classes, names)
+    write_json(root / "annotations" / "instances.json", document)
 
 
 def write_yolo(root, boxes=BOXES, classes=CLASSES, names=NAMES, *, size=(40, 30)):
