@@ -47,6 +47,7 @@ VERSIONS = 4
 
 _ABREAST = 2  # images per row, each with its noised versions
 _TILE = 96  # maximum side of a tile in pixels; smaller images are enlarged towards it
+_LARGE = 200  # the same where targets are drawn, of which a row then has one image
 _ENLARGED = 64  # maximum side of images that are enlarged, in pixels
 _MARGIN, _GAP, _WIDE_GAP = 28, 6, 18
 _NAMES = 150  # width of the groups' names in pixels
@@ -126,7 +127,9 @@ def contact_sheet(
         for stream, (first, left_out) in shown.items()
         if first
     }
-    return _Sheet(title, list(sections.values())).drawn()
+    draws = any(group.targets is not None for group in groups)
+    tile, abreast = (_LARGE, 1) if draws else (_TILE, _ABREAST)
+    return _Sheet(title, list(sections.values()), tile=tile, abreast=abreast).drawn()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +144,8 @@ class _Section:
 def _shown(groups: Sequence[Group], stream: str) -> tuple[list[Group], int]:
     """Returns the groups to show of a stream, and the number of the others."""
     own = [group for group in groups if group.stream == stream]
-    most = IMAGES_SHOWN[stream]
+    # Labels that are no classes are one group.
+    most = IMAGES_SHOWN[stream if len(own) > 1 else "pseudo"]
     first = [
         dataclasses.replace(
             group,
@@ -228,16 +232,19 @@ def _says(noise: InputNoise) -> str:
 class _Sheet:
     """Draws a sheet in two passes, the first of which determines its height."""
 
-    def __init__(self, title: str, sections: list[_Section]):
-        self._title, self._sections = title, sections
+    def __init__(
+        self, title: str, sections: list[_Section], *, tile: int, abreast: int
+    ):
+        self._title, self._sections, self._abreast = title, sections, abreast
         sides = [
             len(image)
             for section in sections
             for group, _ in section.groups
             for image in group.images
         ]
-        self._tile = max(map(_tile_side, sides), default=_ENLARGED)
-        right = self._left(_ABREAST - 1, VERSIONS) + self._tile + _MARGIN
+        largest = [_tile_side(side, tile) for side in sides]
+        self._tile = max(largest, default=_ENLARGED)
+        right = self._left(abreast - 1, VERSIONS) + self._tile + _MARGIN
         self._width = max(_NARROWEST, right)
 
     def drawn(self) -> Image.Image:
@@ -274,7 +281,7 @@ class _Sheet:
                 pen.text((_MARGIN, y), line, _FAINT, _SMALL)
                 y += _line(_SMALL)
         y += _WIDE_GAP
-        for block in range(_ABREAST):
+        for block in range(self._abreast):
             pen.text((self._left(block, 0), y), "evaluated", _INK, _SMALL)
             pen.text((self._left(block, 1), y), "noised, as trained on", _INK, _SMALL)
         return y + _line(_SMALL) + _GAP // 2
@@ -296,7 +303,7 @@ class _Sheet:
         below += _line(_SMALL)
         pairs = zip(group.images, versions, strict=True)
         for number, (image, noised) in enumerate(pairs):
-            row, block = divmod(number, _ABREAST)
+            row, block = divmod(number, self._abreast)
             top = y + row * (self._tile + _GAP)
             for place, pixels in enumerate([image, *noised]):
                 left = self._left(block, place)
@@ -304,7 +311,7 @@ class _Sheet:
                 sheet.paste(tile, (left, top))
                 frame = (left - 1, top - 1, left + tile.width, top + tile.height)
                 pen.rectangle(frame, outline=_RULE)
-        rows = -(-len(group.images) // _ABREAST)
+        rows = -(-len(group.images) // self._abreast)
         return max(y + rows * (self._tile + _GAP), below)
 
     def _left(self, block: int, place: int) -> int:
@@ -315,10 +322,10 @@ class _Sheet:
         return start + place * step + (_GAP if place else 0)
 
 
-def _tile_side(side: int) -> int:
+def _tile_side(side: int, most: int) -> int:
     if side > _ENLARGED:
-        return min(side, _TILE)
-    return side * max(1, _TILE // side)
+        return min(side, most)
+    return side * max(1, most // side)
 
 
 def _tile(pixels: np.ndarray, side: int) -> Image.Image:
@@ -377,7 +384,8 @@ def _by_class(source: Source, classes: tuple[str, ...]) -> list[tuple[str, np.nd
     """Returns some records of each class; one group if labels are not classes."""
     labels, most = np.asarray(labels_of(source)), IMAGES_SHOWN["labeled"]
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        return [("labeled", np.arange(min(most, len(source))))]
+        some = np.linspace(0, len(source) - 1, IMAGES_SHOWN["pseudo"]).astype(int)
+        return [("labeled", np.unique(some))]
     return [
         (name, np.flatnonzero(labels == number)[:most])
         for number, name in enumerate(classes)
