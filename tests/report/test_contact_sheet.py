@@ -276,3 +276,29 @@ def test_targets_are_drawn_where_the_noise_moves_them():
     evaluated = sheets._drawn(group, Dotted()).images
     np.testing.assert_array_equal(np.stack(evaluated) == 255, images == 100)
     assert sheets._drawn(group, None) is group
+
+
+def test_targets_are_drawn_on_larger_tiles_one_image_a_row():
+    class Dots:
+        def drawn(self, images, targets):
+            marked = images.copy()
+            marked[:, 0, 0] = targets[:, None]
+            return marked
+
+    pair = images(2)
+    plain = contact_sheet([Group("a", pair)], noise=NOTHING, title="t")
+    group = Group("a", pair, targets=np.array([7, 9]))
+    sheet = contact_sheet([group], noise=NOTHING, title="t", task=Dots())
+    assert sheet.height > 2 * 200 > plain.height
+    for image, value in zip(pair, (7, 9), strict=True):
+        marked = image.copy()
+        marked[0, 0] = value
+        assert found(sheet, marked, factor=25) == 1
+
+
+def test_labels_that_are_no_classes_are_one_group_with_more_images():
+    some = images(9)
+    sheet = contact_sheet([Group("labeled", some)], noise=NOTHING, title="t")
+    for image in some[: sheets.IMAGES_SHOWN["pseudo"]]:
+        assert found(sheet, image, factor=12) == 1 + sheets.VERSIONS
+    assert found(sheet, some[6], factor=12) == 0

@@ -5,6 +5,7 @@ import pytest
 
 from noisy_student_jax.tasks.detection import drawing
 from noisy_student_jax.tasks.detection.drawing import Layer
+from noisy_student_jax.tasks.detection.targets import targets
 
 NAMES = ("cell", "fée 猫")
 
@@ -94,3 +95,17 @@ def test_layers_hold_what_is_there():
     assert len(drawing.of_predictions(predictions, 0.5).boxes) == 1
     by_class = np.array([0.95, 0.3])
     assert drawing.of_predictions(predictions, by_class).classes.tolist() == [1]
+
+
+def test_targets_are_drawn_on_the_inputs_of_a_model():
+    labels = np.zeros((2, 3, 6), np.float32)
+    labels[0, 0] = 0.25, 0.25, 0.75, 0.5, 1, 1
+    labels[0, 1] = 0.1, 0.6, 0.2, 0.9, 0, 2
+    images = np.full((2, 80, 80, 3), 128, np.uint8)
+
+    seen = drawing.on_inputs(images, targets(labels), NAMES)
+
+    assert seen.shape == images.shape and seen.dtype == np.uint8
+    assert bounds(seen[0], drawing.TRUE) == pytest.approx((20, 20, 60, 40), abs=1)
+    assert bounds(seen[0], drawing.IGNORED) == pytest.approx((8, 48, 16, 72), abs=1)
+    assert (seen[1] == 128).all()
