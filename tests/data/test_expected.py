@@ -60,6 +60,16 @@ def test_hundreds_of_millions_are_counted_not_listed(tmp_path):
     assert found.facts["sizes"].startswith("as config.data.expected says; not here: ")
 
 
+def test_images_with_boxes_are_counted_with_labels_of_that_kind(tmp_path):
+    helpers = {"interruption": Interruption(), "progress": Progress()}
+    data = section(tmp_path)
+    data.name = "boxes"
+    labels = load(data, seed=0, believe=True, **helpers).labeled.labels
+
+    assert labels.shape == (SIZES["labeled"], 1, 6)
+    assert labels.dtype == "float32"
+
+
 def test_labeled_images_left_out_in_turn_are_counted_once(tmp_path):
     data = section(tmp_path)
     data.validation_fraction = 0.0

@@ -64,7 +64,11 @@ def tables(folder: Folder) -> dict[str, str]:
     found = {}
     for path in folder.ending(".csv"):
         text = folder.text(path)
-        if _Columns(next(csv.reader(text.splitlines()[:1]), [])).whole:
+        try:
+            header = next(csv.reader(text.splitlines()[:1]), [])
+        except csv.Error:
+            continue
+        if _Columns(header).whole:
             found[path] = text
     return found
 
@@ -81,11 +85,12 @@ def read(folder: Folder, texts: Mapping[str, str], notes: Notes) -> Raw:
         own = split_of(path.rpartition("/")[2]) or split_of_path(path)
         rows = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True)
         try:
-            columns = _Columns(next(rows))
+            header = next(rows)
+            columns = _Columns(header)
             extents |= columns.extents
             for row in rows:
                 if any(row):
-                    row += [""] * max(0, 32 - len(row))
+                    row += [""] * (len(header) - len(row))
                     _add(folder, images, path, rows.line_num, row, columns, own)
         except csv.Error:
             raise UserError(
@@ -118,8 +123,9 @@ def _add(
         size = None
         if columns.size:
             words = [row[at].strip() for at in columns.size if at is not None]
-            if all(word.isdigit() and int(word) > 0 for word in words):
-                size = int(words[0]), int(words[1])
+            if all(word.isdecimal() and 0 < len(word) < 10 for word in words):
+                sides = int(words[0]), int(words[1])
+                size = sides if all(sides) else None
         split = split or split_of_path(found)
         images[path, name] = RawImage(found, path, size=size, split=split)
     words = [row[at].strip() for at in columns.box]

@@ -1,6 +1,5 @@
 """COCO JSON (https://cocodataset.org/#format-data), whichever program made it."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +10,8 @@ from noisy_student_jax.data.annotations.structure import Notes, Raw, RawBox, Raw
 
 FORM = "COCO JSON"
 _LISTS = ("images", "annotations", "categories")
+_FAR = 2**31
+"""No image has so many pixels on a side."""
 POLYGONS = "polygons were reduced to the boxes around them"
 
 
@@ -53,23 +54,22 @@ def _classes(path: str, document: dict[str, Any], notes: Notes) -> dict[Any, str
     """Returns class names by id, in the order of the ids."""
     found: dict[Any, dict[str, Any]] = {}
     for one in document["categories"]:
-        if not isinstance(one, dict) or "id" not in one or not one.get("name"):
+        key = _id(one, "id")
+        if key is None or not one.get("name"):
             raise UserError(
                 f"a category of '{printable(path)}' has no id or no name: give it both"
             )
-        if one["id"] in found:
+        if key in found:
             raise UserError(
-                f"'{printable(path)}' has two categories with the id {one['id']}: give"
-                " each its own"
+                f"'{printable(path)}' has two categories with the id"
+                f" {printable(str(key))}: give each its own"
             )
-        found[one["id"]] = one
-    used = {
-        one.get("category_id") for one in document["annotations"] if type(one) is dict
-    }
+        found[key] = one
+    used = {_id(one, "category_id") for one in document["annotations"]}
     # An exporter puts a class above all others that no box is of.
-    above = {one.get("supercategory") for one in found.values()}
+    above = {_id(one, "supercategory") for one in found.values()}
     for key, one in list(found.items()):
-        if key not in used and one["name"] in above and len(found) > 1:
+        if key not in used and _id(one, "name") in above and len(found) > 1:
             notes.add("categories only name a group of others", f"'{one['name']}'")
             del found[key]
     try:
@@ -90,7 +90,8 @@ def _images(
     split = split_of(path.rpartition("/")[2]) or split_of_path(path)
     by_id: dict[Any, RawImage] = {}
     for number, one in enumerate(document["images"]):
-        if not isinstance(one, dict) or "id" not in one or not one.get("file_name"):
+        key = _id(one, "id")
+        if key is None or not one.get("file_name"):
             raise UserError(
                 f"image {number + 1} of '{printable(path)}' has no id or no file_name:"
                 " give it both"
@@ -98,23 +99,23 @@ def _images(
         name = str(one["file_name"])
         found = folder.locate(name, near=near, split=split)
         size = (one.get("width"), one.get("height"))
-        whole = all(isinstance(side, int) and side > 0 for side in size)
-        if one["id"] in by_id:
+        whole = all(isinstance(side, int) and 0 < side < _FAR for side in size)
+        if key in by_id:
             notes.add(
                 "images have the id of another and are left out",
-                f"id {one['id']} of '{path}'",
+                f"id {key} of '{path}'",
             )
             continue
-        by_id[one["id"]] = RawImage(
+        by_id[key] = RawImage(
             path=found,
             file=path,
             size=(int(size[0] or 0), int(size[1] or 0)) if whole else None,
             split=split or split_of_path(found),
         )
     for number, one in enumerate(document["annotations"]):
-        known = isinstance(one, dict)
-        where = f"annotation {one.get('id', number + 1) if known else number + 1}"
-        image = by_id.get(one.get("image_id")) if known else None
+        own = _id(one, "id")
+        where = f"annotation {number + 1 if own is None else own}"
+        image = by_id.get(_id(one, "image_id"))
         if image is None:
             notes.add(
                 "annotations are of images that the file does not list",
@@ -128,7 +129,7 @@ def _images(
                 f"{where} of '{path}'",
             )
             continue
-        category = one.get("category_id")
+        category = _id(one, "category_id")
         image.boxes.append(
             RawBox(
                 corners,
@@ -158,11 +159,15 @@ def _corners(
     return None
 
 
+def _id(one: Any, field: str) -> int | float | str | None:
+    """Returns a number or text in a field of an object; None without one."""
+    value = one.get(field) if isinstance(one, dict) else None
+    return value if isinstance(value, int | float | str) else None
+
+
 def _numbers(values: Any) -> list[float] | None:
-    """Returns values as floats; None unless all are finite numbers."""
+    """Returns values as floats; None unless all are numbers of a possible size."""
     if not isinstance(values, list):
         return None
-    good = all(
-        isinstance(value, int | float) and math.isfinite(value) for value in values
-    )
+    good = all(isinstance(value, int | float) and abs(value) < _FAR for value in values)
     return [float(value) for value in values] if good else None

@@ -158,14 +158,15 @@ class Folder:
 
 
 def _annotation_files(root: pathlib.Path, apart: set[pathlib.Path]) -> list[str]:
-    found = []
-    for folder, folders, names in os.walk(root):
-        folders[:] = [
-            name
-            for name in folders
-            if not is_left_behind(name)
-            and not (apart and pathlib.Path(folder, name).resolve() in apart)
-        ]
+    found: list[str] = []
+    seen: set[str] = set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen or pathlib.Path(real) in apart:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not is_left_behind(name))
         for name in names:
             if name.lower().endswith(ANNOTATIONS) and not is_left_behind(name):
                 path = pathlib.Path(folder, name).relative_to(root).as_posix()

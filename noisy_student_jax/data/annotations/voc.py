@@ -115,7 +115,7 @@ def _corners(one: ET.Element) -> tuple[float, float, float, float] | None:
         )
     except ValueError:
         return None
-    if not all(map(math.isfinite, (left, top, right, bottom))):
+    if not all(math.isfinite(edge) for edge in (left, top, right, bottom)):
         return None
     return left, top, right, bottom
 
@@ -129,7 +129,8 @@ def _size(tree: ET.Element) -> tuple[int, int] | None:
         )
     except (ValueError, OverflowError):
         return None
-    return (width, height) if width > 0 and height > 0 else None
+    possible = 0 < min(width, height) <= max(width, height) < 2**31
+    return (width, height) if possible else None
 
 
 def _splits(folder: Folder) -> dict[str, str]:

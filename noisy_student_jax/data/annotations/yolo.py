@@ -16,8 +16,11 @@ from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.data.annotations.coco import POLYGONS
 from noisy_student_jax.data.annotations.folder import Folder, split_of, split_of_path
 from noisy_student_jax.data.annotations.structure import Notes, Raw, RawBox, RawImage
+from noisy_student_jax.data.cache.walk import shown
 
 FORM = "YOLO text"
+MOST_CLASSES = 10_000
+"""Largest number of classes without names."""
 NO_FILE = "images have no label file and count as unlabeled"
 
 
@@ -100,6 +103,11 @@ def read(folder: Folder, notes: Notes) -> Raw:
         images.append(RawImage(path, own[path], boxes, split=split))
     for path in _without_image(folder, own):
         notes.add("label files have no image and are left out", f"'{path}'")
+    if names is None and most >= MOST_CLASSES:
+        raise UserError(
+            f"'{shown(folder.root)}' has boxes of class number {most} and no list of"
+            " class names: give a data.yaml or classes.txt"
+        )
     if names is None and most >= 0:
         names = tuple(map(str, range(most + 1)))
         notes.add(
@@ -127,10 +135,9 @@ def _names(path: str, document: dict[str, Any], notes: Notes) -> tuple[str, ...]
             " names: [first, second]"
         )
     count = document.get("nc")
-    if count is not None and count != len(names):
+    if isinstance(count, int) and count != len(names):
         notes.add(
-            f"classes have names, but nc in '{path}' is {printable(str(count))}; the"
-            " names count",
+            f"classes have names, but nc in '{path}' is {count}; the names count",
             "",
             count=len(names),
         )

@@ -243,6 +243,7 @@ def test_a_thousand_boxes_are_kept_and_said(tmp_path):
         ("labels/1.txt", "cell 0.5 0.5 1 1", r"line 1 of 'labels/1.txt' is 'cell"),
         ("labels/1.txt", "0.5 0.5 0.5 1 1", r"but a class number"),
         ("data.yaml", "names: [a, b\nx: 1\n", r"line 2 of 'data.yaml' is not YAML"),
+        ("data.yaml", "- names\n- 3\n", r"class number 12345 and no list of class"),
         ("data.yaml", "names: 3\n", r"'names' in 'data.yaml' is no list"),
         ("data.yaml", "names: {1: a, 2: b}\n", r"are not 0 to 1: number"),
         ("data.yaml", "names: [a, a]\n", r"two classes .* are named 'a'"),
@@ -252,6 +253,8 @@ def test_a_thousand_boxes_are_kept_and_said(tmp_path):
 def test_a_yolo_file_that_cannot_be_understood_is_named(path, text, told, tmp_path):
     write_yolo(tmp_path)
     (tmp_path / path).write_text(text)
+    if "no list of class" in told:
+        (tmp_path / "labels" / "1.txt").write_text("12345 0.5 0.5 0.5 0.5\n")
 
     with pytest.raises(UserError, match=told):
         read(tmp_path)
@@ -305,6 +308,7 @@ def test_a_line_of_a_csv_that_cannot_be_understood_is_named(row, told, tmp_path)
     ("change", "told"),
     [
         ({"images": [{"id": 3}]}, "image 1 of 'boxes.json' has no id or no file_name"),
+        ({"images": [{"id": [], "file_name": "a"}]}, "image 1 of 'boxes.json' has no"),
         ({"categories": [{"id": 1}]}, "a category of 'boxes.json' has no id or no"),
         (
             {"categories": [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]},
@@ -325,7 +329,10 @@ def test_a_coco_file_that_lacks_a_field_is_named(change, told, tmp_path):
     [
         ("bbox", [1, 2, "3", 4], "without a box of four numbers"),
         ("bbox", None, "without a box of four numbers"),
+        ("bbox", [1, 2, 10**400, 4], "without a box of four numbers"),
         ("image_id", 77, "of images that the file does not list"),
+        ("image_id", [1], "of images that the file does not list"),
+        ("category_id", {}, "of a class that is not among the 2 listed names"),
     ],
 )
 def test_an_annotation_that_lacks_a_field_is_named(field, value, told, tmp_path):

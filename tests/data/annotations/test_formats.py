@@ -241,6 +241,17 @@ def test_yolo_splits_are_taken_from_folders_and_the_yaml_file(layout, given, tmp
     assert found == {"labeled", "validation", "test"}
 
 
+def test_folders_may_be_links(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    write_yolo(tmp_path / "elsewhere")
+    (tmp_path / "here").mkdir()
+    for name in ("images", "labels", "data.yaml"):
+        (tmp_path / "here" / name).symlink_to(tmp_path / "elsewhere" / name)
+    (tmp_path / "here" / "loop").symlink_to(tmp_path / "here")
+
+    assert [len(one.boxes) for one in read(tmp_path / "here").images] == [2, 1, 0, 2]
+
+
 def test_yolo_lists_of_images_are_splits(tmp_path):
     write_yolo(tmp_path)
     (tmp_path / "data.yaml").write_text("names: [cell, dust]\ntrain: a.txt\nval: b.txt")
