@@ -140,7 +140,7 @@ def _picture(one: sections.Picture) -> dict[str, Any]:
     if one.pixels is not None:
         picture = Image.fromarray(np.ascontiguousarray(one.pixels))
         picture.thumbnail((PICTURE, PICTURE))
-        data = data_url(picture, "JPEG", quality=85)
+        data = data_url(picture, "JPEG", quality=80)
     return vars(one) | {"data": data}
 
 

@@ -11,6 +11,7 @@ from noisy_student_jax.data.labels import IGNORE, NONE, OBJECT
 from noisy_student_jax.images.lettering import font, in_font
 
 Color = tuple[int, int, int]
+Place = tuple[int, int, int, int]
 TRUE: Color = (40, 220, 190)
 PREDICTED: Color = (255, 160, 40)
 PSEUDO: Color = (235, 130, 255)
@@ -79,9 +80,10 @@ def drawn(
         for box, one in zip(layer.boxes * longer, strong, strict=True):
             _rectangle(pen, box.tolist(), layer.color, 2 * width if one else width)
     # Labels lie above all lines.
+    taken: list[Place] = []
     for layer in layers:
         if layer.labeled and len(layer.boxes) <= _FEW:
-            _labels(pen, layer, names, longer)
+            _labels(pen, layer, names, picture.size, taken)
     return np.asarray(picture)
 
 
@@ -121,12 +123,12 @@ def on_inputs(images: np.ndarray, targets: Arrays, names: Sequence[str]) -> np.n
     pictures = []
     for number, image in enumerate(images):
         own = {name: np.asarray(array[number]) for name, array in targets.items()}
-        layers = layers_of(own, labeled=False)
-        strong = [
-            dataclasses.replace(one, strong=np.ones(len(one.boxes), bool))
-            for one in layers
+        layers = [
+            # Sheets show large inputs smaller than they are.
+            dataclasses.replace(one, strong=np.full(len(one.boxes), len(image) > 160))
+            for one in layers_of(own, labeled=False)
         ]
-        pictures.append(drawn(image, strong, names))
+        pictures.append(drawn(image, layers, names))
     return np.stack(pictures)
 
 
@@ -188,14 +190,29 @@ def _rectangle(
 
 
 def _labels(
-    pen: ImageDraw.ImageDraw, layer: Layer, names: Sequence[str], longer: int
+    pen: ImageDraw.ImageDraw,
+    layer: Layer,
+    names: Sequence[str],
+    size: tuple[int, int],
+    taken: list[Place],
 ) -> None:
+    """Writes class and score at each box, away from labels that are there.
+
+    Args:
+      pen: draws on the picture.
+      layer: the boxes.
+      names: class names.
+      size: width and height of the picture.
+      taken: places of labels, to which these are added.
+    """
+    width, height = size
+    longer = max(size)
     letters = font(max(10, round(longer / 25)))
     tall = round(letters.size * 1.25)
     # Labels of a few boxes hide little.
     least = 8 if len(layer.boxes) <= 6 else 3
     for number, box in enumerate(layer.boxes * longer):
-        left, top, right, _ = map(round, box.tolist())
+        left, top, right, bottom = map(round, box.tolist())
         name = in_font(names[int(layer.classes[number])])
         score = "" if layer.scores is None else f"{float(layer.scores[number]):.2f}"
         room = max(_ROOM * (right - left), least * letters.size)
@@ -203,7 +220,15 @@ def _labels(
         fitting = [text for text in texts if letters.getlength(text) <= room]
         text = fitting[0] if fitting else texts[-1]
         wide = round(letters.getlength(text)) + 4
-        x = min(max(0, left), max(0, longer - wide))
-        y = top - tall if top >= tall else top
-        pen.rectangle((x, y, x + wide, y + tall), fill=layer.color, outline=_INK)
-        pen.text((x + 2, y + 1), text, _INK, letters)
+        x = min(max(0, left), max(0, width - wide))
+        rows = [y for y in (top - tall, bottom, top, bottom - tall) if y >= 0]
+        places = [(x, y, x + wide, y + tall) for y in rows if y + tall <= height]
+        free = [one for one in places if not any(_overlap(one, two) for two in taken)]
+        place = (free or places or [(x, 0, x + wide, tall)])[0]
+        taken.append(place)
+        pen.rectangle(place, fill=layer.color, outline=_INK)
+        pen.text((place[0] + 2, place[1] + 1), text, _INK, letters)
+
+
+def _overlap(one: Place, two: Place) -> bool:
+    return one[0] < two[2] and two[0] < one[2] and one[1] < two[3] and two[1] < one[3]

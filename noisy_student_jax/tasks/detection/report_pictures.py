@@ -149,7 +149,7 @@ class _Shown:
         """Draws an image with a true box pointed out."""
         label = self.test.labels[image, place]
         name = self.names[int(label[4])]
-        caption = f"{name}, found with {score:.2f}" if score else f"{name}, not found"
+        caption = f"{name}, only {score:.2f}" if score else f"{name}, not found"
         found = drawing.of_predictions(self.test.of_image(image), self.lowest)
         layer = _one(label[:4], label[4], drawing.TRUE, None)
         around = [dataclasses.replace(found, labeled=False), layer]

@@ -72,6 +72,17 @@ def test_labels_stay_within_the_image():
     assert image.shape == (240, 400, 3)
 
 
+def test_labels_do_not_hide_each_other():
+    boxes = np.array([[0.2, 0.3, 0.7, 0.5], [0.21, 0.31, 0.71, 0.51]])
+    one = Layer(boxes, np.array([0, 0]), drawing.PREDICTED, np.array([0.9, 0.4]))
+
+    image = drawing.drawn(gray(), [one], NAMES, side=400)
+
+    color = (image == drawing.PREDICTED).all(axis=2).sum(axis=1)
+    labels = np.flatnonzero(color > 30)  # rows of labels, and of horizontal lines
+    assert labels.min() < 120 - 10 and labels.max() > 204 + 10
+
+
 def test_boxes_without_area_beyond_the_image_or_none_at_all_are_drawn():
     strange = layer((0.5, 0.2, 0.5, 0.2), (0.9, 0.5, 1.4, 0.9), (0.3, 0.3, 0.2, 0.2))
     image = drawing.drawn(gray(), [strange, layer()], NAMES)
