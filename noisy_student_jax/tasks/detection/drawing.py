@@ -207,10 +207,11 @@ def _labels(
     """
     width, height = size
     longer = max(size)
-    letters = font(max(10, round(longer / 25)))
+    # Large labels of a few boxes hide little.
+    few, many = len(layer.boxes) <= 6, len(layer.boxes) > 12
+    letters = font(max(9, round(longer / (34 if many else 25))))
     tall = round(letters.size * 1.25)
-    # Labels of a few boxes hide little.
-    least = 8 if len(layer.boxes) <= 6 else 3
+    least = 8 if few else 3
     for number, box in enumerate(layer.boxes * longer):
         left, top, right, bottom = map(round, box.tolist())
         name = in_font(names[int(layer.classes[number])])
