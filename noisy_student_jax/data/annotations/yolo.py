@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from noisy_student_jax.core import files
 from noisy_student_jax.core.console import printable
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.data.annotations.coco import POLYGONS
@@ -21,17 +22,24 @@ from noisy_student_jax.data.cache.walk import shown
 FORM = "YOLO text"
 MOST_CLASSES = 10_000
 """Largest number of classes without names."""
+_BESIDE = "../data.yaml"
 NO_FILE = "images have no label file and count as unlabeled"
 
 
 def settings(folder: Folder) -> tuple[str, dict[str, Any]] | None:
     """Returns path and contents of the yaml file that lists class names, if any.
 
+    That of a dataset lies beside the folder of one of its splits.
+
     Raises:
       UserError: two files do, or one is not YAML.
     """
     found = []
-    for path in folder.ending(".yaml", ".yml"):
+    paths = folder.ending(".yaml", ".yml")
+    is_split = split_of(folder.root.name, strict=True) is not None
+    if not paths and is_split and files.is_file(folder.root / _BESIDE):
+        paths = [_BESIDE]
+    for path in paths:
         try:
             document = yaml.safe_load(folder.text(path))
         except yaml.YAMLError as error:

@@ -195,6 +195,17 @@ def test_yolo_names_may_be_in_classes_txt(tmp_path):
     assert read(tmp_path).names == NAMES
 
 
+def test_the_folder_of_one_split_has_the_names_of_its_dataset(tmp_path):
+    (tmp_path / "train").mkdir()
+    write_yolo(tmp_path / "train", names=None)
+    (tmp_path / "data.yaml").write_text("names: [cell, dust]\ntrain: train/images\n")
+    (tmp_path / "other").mkdir()
+    write_yolo(tmp_path / "other", names=None)
+
+    assert read(tmp_path / "train").names == NAMES
+    assert read(tmp_path / "other").names == ("0", "1")
+
+
 def test_without_names_yolo_classes_are_their_numbers(tmp_path):
     write_yolo(tmp_path, names=None)
     found = read(tmp_path)
