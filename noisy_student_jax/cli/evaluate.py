@@ -102,8 +102,12 @@ def _source(task: Task, bundle: Bundle, place: pathlib.Path) -> Source:
     source, matched, left_out = folders.open_classes(
         place, bundle.classes, place.name, decoding=bundle.decoding
     )
-    if matched.unknown:
-        left_out |= {"in folders of no class of the model": len(matched.unknown)}
+    if unknown := matched.unknown:
+        first = console.printable(unknown[0])
+        console.warn(
+            f"left out: {len(unknown):,} folders of no class of the model, such as"
+            f" '{first}'"
+        )
     for why, count in left_out.items():
         console.warn(f"left out: {count:,} {why}")
     return source

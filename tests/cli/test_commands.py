@@ -753,3 +753,32 @@ def test_control_characters_are_shown():
     assert console.printable("a\nb\x1b[2J\u202e\udcff é") == (
         r"a\nb\x1b[2J\u202e\udcff é"
     )
+
+
+# ---- evaluate, on any labeled images
+
+
+def test_evaluate_takes_a_folder_of_each_class(
+    tiny_run, digits_by_key, tmp_path, capsys
+):
+    recorded = pq.read_table(tiny_run / "generation_0/predictions.parquet").to_pylist()
+    for row in recorded:
+        name = row["key"].replace("/", "_")
+        path = tmp_path / "digits" / CLASSES[row["truth"]] / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(digits_by_key[row["key"].split("-")[0]]).save(path)
+    (tmp_path / "digits" / "letters").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "digits" / "letters" / "a.png")
+    expected = json.loads((tiny_run / "generation_0/evaluation.json").read_text())
+    line = ["evaluate", f"--model={tiny_run / 'generation_0/model'}"]
+    line += [f"--images={tmp_path / 'digits'}", "--batch=16"]
+
+    found = json.loads(run_main(capsys, *line, "--json")[0])
+
+    test = expected["splits"]["test"]
+    assert found["images"] == test["images"]
+    assert found["metrics"] == pytest.approx(test["ema"], abs=1e-5)
+    assert found["intervals"]["top1"] == pytest.approx(test["interval"], abs=1e-9)
+    out, _ = run_main(capsys, *line)
+    assert f"top1  {100 * test['ema']['top1']:.1f} %  [" in out
+    assert "left out: 1 folders of no class of the model, such as 'letters'" in out
