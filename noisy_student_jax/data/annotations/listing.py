@@ -59,7 +59,7 @@ def list_boxes(
             ],
             object,
         ),
-        told=(_told(found), *(f"  {line}" for line in found.notes.lines())),
+        told=(_told(found), *found.notes.lines()),
         facts={what: count for what, count in found.notes.counts.items()},
     )
 
