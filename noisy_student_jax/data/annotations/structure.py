@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from noisy_student_jax.core import console
 from noisy_student_jax.core.console import printable
 
 NAMED = 3
@@ -75,6 +76,11 @@ class Notes:
         places = self._places[what]
         more = " and more" if places and count > len(places) else ""
         return f": {printable(', '.join(places))}{more}" if places else ""
+
+    def tell(self, name: str) -> None:
+        """Prints the sentences about a source, each once in a command."""
+        for line in self.lines():
+            console.say_once(f"  {name}: {line}")
 
 
 @dataclasses.dataclass(frozen=True)
