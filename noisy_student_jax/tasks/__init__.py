@@ -9,6 +9,7 @@ from noisy_student_jax.core.registry import make
 
 TASKS = {
     "classification": "noisy_student_jax.tasks.classification:Classification",
+    "detection": "noisy_student_jax.tasks.detection.task:Detection",
 }
 
 __all__ = ["TASKS", "LossOptions", "Task", "create"]

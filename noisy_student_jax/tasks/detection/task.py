@@ -1,0 +1,117 @@
+"""Object detection with a few classes, as a task."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import jax
+import numpy as np
+import pyarrow as pa
+
+from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.core.protocols import Arrays, LossOptions
+from noisy_student_jax.core.types import Batch, PerStream, PyTree
+from noisy_student_jax.pseudo_labels.plan import SelectionOptions
+from noisy_student_jax.tasks.detection import (
+    average_precision,
+    decode,
+    loss,
+    moved,
+    repeats,
+    sidecar,
+    targets,
+)
+from noisy_student_jax.tasks.detection.selection import BoxChooser
+
+
+class Detection:
+    """Boxes of objects and their classes, in units of an image's longer side.
+
+    The model is a detector of `models.fcos`. Nothing here knows a pixel: images are
+    seen in a letterbox, so that boxes have the same numbers in the model's input and,
+    times the longer side, in the image.
+    """
+
+    name = "detection"
+    primary_metric = "AP"
+
+    def __init__(self, classes: tuple[str, ...]):
+        """Takes the class names in index order.
+
+        Raises:
+          UserError: there is no class.
+        """
+        if not classes:
+            raise UserError("detection needs at least one class, got none")
+        self.classes = tuple(classes)
+        self.outputs = len(classes)
+
+    def targets(self, labels: np.ndarray) -> Arrays:
+        """See `targets.targets`."""
+        return targets.targets(labels)
+
+    def moved(self, target: PyTree, matrices: jax.Array) -> PyTree:
+        """See `moved.moved`."""
+        return moved.moved(target, matrices)
+
+    def loss(
+        self, outputs: PyTree, batch: Batch, options: LossOptions
+    ) -> dict[str, PerStream]:
+        """See `loss.loss`."""
+        return loss.loss(outputs, batch, options)
+
+    def predict(self, outputs: PyTree) -> dict[str, jax.Array]:
+        """See `decode.decode`."""
+        return decode.decode(outputs)
+
+    def bucket(self, predictions: Arrays) -> np.ndarray:
+        """See `sidecar.bucket`."""
+        return sidecar.bucket(predictions)
+
+    def score(self, predictions: Arrays) -> np.ndarray:
+        """See `sidecar.score`."""
+        return sidecar.score(predictions)
+
+    def columns(self, predictions: Arrays, *, top_k: int | None) -> dict[str, pa.Array]:
+        """See `sidecar.columns`."""
+        return sidecar.columns(predictions, top_k=top_k)
+
+    def record_bytes(self, *, top_k: int | None) -> int:
+        """See `sidecar.record_bytes`."""
+        return sidecar.record_bytes(top_k=top_k)
+
+    def stored_targets(self, rows: pa.RecordBatch) -> Arrays:
+        """See `sidecar.stored_targets`."""
+        return sidecar.stored_targets(rows)
+
+    def chooser(
+        self,
+        batches: Callable[[], Iterator[pa.RecordBatch]],
+        labels: np.ndarray,
+        options: SelectionOptions,
+    ) -> BoxChooser:
+        """See `BoxChooser`."""
+        return BoxChooser(batches, labels, options, classes=self.classes)
+
+    def repeats(self, labels: np.ndarray, keys: Sequence[str]) -> np.ndarray:
+        """See `repeats.repeats`."""
+        return repeats.repeats(labels, keys, self.outputs)
+
+    def pseudo_targets(self, stored: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """See `targets.pseudo_targets`."""
+        return targets.pseudo_targets(stored)
+
+    def statistics(self, predictions: Arrays, labels: np.ndarray) -> pa.StructArray:
+        """See `average_precision.statistics`."""
+        return average_precision.statistics(predictions, labels, classes=self.outputs)
+
+    def primary(
+        self, statistics: pa.StructArray, draws: np.ndarray | None = None
+    ) -> np.ndarray:
+        """See `average_precision.primary`."""
+        return average_precision.primary(statistics, draws)
+
+    def metrics(self, predictions: Arrays, labels: np.ndarray) -> dict[str, float]:
+        """Returns ``AP``, ``AP50``, ``AP75``, ``AR100`` and the AP of each class."""
+        found = average_precision.metrics(
+            self.statistics(predictions, labels), self.classes
+        )
+        return {name: float(value[0]) for name, value in found.items()}
