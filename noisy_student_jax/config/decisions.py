@@ -9,7 +9,7 @@ from typing import Any
 from ml_collections.config_flags import config_path
 
 from noisy_student_jax.config import ConfigDict
-from noisy_student_jax.config.schema import OWNER
+from noisy_student_jax.config.schema import LABELS_ONLY, OWNER
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +25,32 @@ class Decision:
     field: str
     value: Any
     why: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """Facts about data and machine that decisions depend on.
+
+    Attributes:
+      machine: ``cpu`` or ``accelerator``.
+      shorter_side: median of the images' shorter sides, in pixels.
+      labeled: number of labeled training images.
+      pool: number of unlabeled images.
+      classes: number of classes.
+      median_class: labeled images of the median class, without test images.
+      pretrained: models with installed published weights.
+      small_box: of boxes, the side that nine of ten exceed, in units of the image's
+        longer side; None of images without boxes.
+    """
+
+    machine: str
+    shorter_side: int
+    labeled: int
+    pool: int
+    classes: int
+    median_class: float
+    pretrained: tuple[str, ...] = ()
+    small_box: float | None = None
 
 
 GENERATIONS = "generations"
@@ -78,3 +104,19 @@ def _named(every: set[str], own: set[str]) -> str:
         names.append(f"student{'s' * (len(students) > 1)} {numbers}")
     others = sorted(own - {first, *later})
     return ", ".join([*names, *(one.replace("_", "-") for one in others)])
+
+
+def sections(config: ConfigDict) -> list[tuple[str, ConfigDict]]:
+    """Returns each path prefix with its sections, the shared ones last."""
+    found = [(f"generations[{k}].", one) for k, one in enumerate(config.generations)]
+    found += [(f"{name}.", config[name]) for name in LABELS_ONLY]
+    return [*found, ("", config)]
+
+
+def rung(owner: str, config: ConfigDict) -> int:
+    """Returns the position on the ladder of an owner of sections."""
+    if len(config.generations) == 1:
+        return 0
+    if owner.startswith("generations"):
+        return int(owner.removeprefix("generations[").removesuffix("]."))
+    return len(config.generations) - 1

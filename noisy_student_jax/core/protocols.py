@@ -198,6 +198,9 @@ class Task(Protocol):
       outputs: number of outputs of the model's head.
       primary_metric: key of `metrics` by which generations are compared, from 0 to 1;
         larger is better. `primary` computes it from `statistics`.
+      decide: optional, of the class: maps a config and `config.decisions.Facts` to
+        decisions on all fields that the config leaves open. Without it, they are those
+        for images of one class each.
     """
 
     name: str

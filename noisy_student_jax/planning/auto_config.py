@@ -23,13 +23,14 @@ from noisy_student_jax.config import (
     plain,
     renamed,
 )
-from noisy_student_jax.config.decisions import Decision
+from noisy_student_jax.config.decisions import Decision, Facts, rung, sections
 from noisy_student_jax.config.load import undecided
 from noisy_student_jax.config.schema import GENERATION_SECTIONS, LABELS_ONLY, OWNER
 from noisy_student_jax.core import console, files
 from noisy_student_jax.core.console import Progress, printable
 from noisy_student_jax.core.errors import DamagedFileError, UserError
 from noisy_student_jax.core.preemption import Interruption
+from noisy_student_jax.core.registry import find
 from noisy_student_jax.data.encoded import EncodedSource, is_encoded
 from noisy_student_jax.data.labels import most_classes, records_with
 from noisy_student_jax.data.open import Opener
@@ -46,6 +47,7 @@ from noisy_student_jax.planning import budget, speeds
 from noisy_student_jax.runs.paths import DECISIONS
 from noisy_student_jax.runs.run import Run, with_places
 from noisy_student_jax.runs.spec import compared_with
+from noisy_student_jax.tasks import TASKS
 
 SMALL = 48
 """Shorter side, in pixels, up to which images are used whole, unlike photographs."""
@@ -84,35 +86,12 @@ RATES = {
 """Learning rates of a teacher and of its students, per 256 labeled images."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Facts:
-    """Facts about data and machine that decisions depend on.
-
-    Attributes:
-      machine: ``cpu`` or ``accelerator``.
-      shorter_side: median of the images' shorter sides, in pixels.
-      labeled: number of labeled training images.
-      pool: number of unlabeled images.
-      classes: number of classes.
-      median_class: labeled images of the median class, without test images.
-      pretrained: models with installed published weights.
-    """
-
-    machine: str
-    shorter_side: int
-    labeled: int
-    pool: int
-    classes: int
-    median_class: float
-    pretrained: tuple[str, ...] = ()
-
-
 def is_open(config: ConfigDict) -> bool:
     """Whether a config of a user's own images leaves any field open."""
     return config.data.name == "own" and (
         config.data.validation_fraction is None
         or config.probe.enabled is None
-        or any(_has_open_fields(section) for _, section in _sections(config))
+        or any(_has_open_fields(section) for _, section in sections(config))
     )
 
 
@@ -123,12 +102,28 @@ def decide(config: ConfigDict, facts: Facts) -> list[Decision]:
       config: a complete config, not yet checked.
       facts: facts about data and machine.
     """
+    own = getattr(find(config.task, TASKS, "task"), "decide", _of_classes)
+    made = own(config, facts)
+    whole = decisions.apply(config, made)
+    # Sections that all share have been handed down, and serve nobody themselves.
+    off = *GENERATION_SECTIONS, *(n for n in LABELS_ONLY if not whole[n].enabled)
+    silent = tuple(f"{name}." for name in off)
+    return [
+        dataclasses.replace(one, why="")
+        if one.field.startswith(silent) and not one.field.endswith(".enabled")
+        else one
+        for one in made
+    ]
+
+
+def _of_classes(config: ConfigDict, facts: Facts) -> list[Decision]:
+    """Decides the open fields of a config of images of one class each."""
     kind = "small" if facts.shorter_side <= SMALL else "large"
     made = _rounds(config, facts)
     config = decisions.apply(config, made)
     ladder = _ladder(config, facts, kind)
-    for owner, section in _sections(config):
-        number = _rung(owner, config)
+    for owner, section in sections(config):
+        number = rung(owner, config)
         model = section.model.name
         if model is None:
             model = ladder[min(number, len(ladder) - 1)]
@@ -188,16 +183,7 @@ def decide(config: ConfigDict, facts: Facts) -> list[Decision]:
             made.append(Decision(f"{owner}train.learning_rate", rate, why))
     made += _rivals(decisions.apply(config, made), config)
     made += _validation(config, made, facts)
-    whole = decisions.apply(config, made)
-    # Sections that all share have been handed down, and serve nobody themselves.
-    off = *GENERATION_SECTIONS, *(n for n in LABELS_ONLY if not whole[n].enabled)
-    silent = tuple(f"{name}." for name in off)
-    return [
-        dataclasses.replace(one, why="")
-        if one.field.startswith(silent) and not one.field.endswith(".enabled")
-        else one
-        for one in made
-    ]
+    return made
 
 
 def _rivals(whole: ConfigDict, asked: ConfigDict) -> list[Decision]:
@@ -313,7 +299,7 @@ def _selection(
 ) -> list[Decision]:
     """Decides which of a teacher's pseudo-labels its student learns from."""
     selection, made = section.selection, []
-    number, last = _rung(owner, config), len(config.generations) - 1
+    number, last = rung(owner, config), len(config.generations) - 1
     natural = selection.method == "all"
     whose = owner.startswith("generations") and number > 0
 
@@ -534,18 +520,11 @@ def _asked(
         "students": [part(one) for one in config.generations],
         "inits": [
             written(section.model.init, path="model.init")
-            for _, section in _sections(config)
+            for _, section in sections(config)
         ],
         **{name: part(config[name]) for name in LABELS_ONLY},
     }
     return files.digest(json.loads(json.dumps(asked)))
-
-
-def _sections(config: ConfigDict) -> list[tuple[str, ConfigDict]]:
-    """Returns each path prefix with its sections, the shared ones last."""
-    found = [(f"generations[{k}].", one) for k, one in enumerate(config.generations)]
-    found += [(f"{name}.", config[name]) for name in LABELS_ONLY]
-    return [*found, ("", config)]
 
 
 def _has_open_fields(section: ConfigDict) -> bool:
@@ -568,15 +547,6 @@ def _ladder(config: ConfigDict, facts: Facts, kind: str) -> tuple[str, ...]:
     if last.init == init_weights.PRETRAINED or (last.init is None and installed):
         return PRETRAINED_LADDER
     return LADDERS[facts.machine, kind]
-
-
-def _rung(owner: str, config: ConfigDict) -> int:
-    """Returns the position on the ladder of an owner of sections."""
-    if len(config.generations) == 1:
-        return 0
-    if owner.startswith("generations"):
-        return int(owner.removeprefix("generations[").removesuffix("]."))
-    return len(config.generations) - 1
 
 
 def _says_model(model: str, members: tuple[str, ...] | None, facts: Facts) -> str:

@@ -16,6 +16,7 @@ from noisy_student_jax.tasks.detection import (
     loss,
     moved,
     repeats,
+    settings,
     sidecar,
     targets,
 )
@@ -32,6 +33,7 @@ class Detection:
 
     name = "detection"
     primary_metric = "AP"
+    decide = staticmethod(settings.decide)
 
     def __init__(self, classes: tuple[str, ...]):
         """Takes the class names in index order.

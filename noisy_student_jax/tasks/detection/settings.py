@@ -1,0 +1,141 @@
+"""Settings of a detector that follow from boxes and machine, where a config is open."""
+
+from typing import Any
+
+from noisy_student_jax import models
+from noisy_student_jax.config import ConfigDict, plain
+from noisy_student_jax.config.decisions import (
+    GENERATIONS,
+    Decision,
+    Facts,
+    rung,
+    sections,
+)
+from noisy_student_jax.core.console import printable
+
+LADDERS = {
+    ("cpu", True): ("fcos_lite0",),
+    ("accelerator", True): ("fcos_lite0", "fcos_lite1", "fcos_lite2"),
+    ("cpu", False): ("fcos_mini_m", "fcos_mini_l"),
+    ("accelerator", False): ("fcos_b0", "fcos_b1"),
+}
+"""Detectors of a teacher and its students, by machine and whether published weights are
+installed. The last one serves all further students."""
+ON_CPU = 2
+"""Generations on a CPU, where a student takes most of an hour's quarter."""
+HELD_OUT = 0.2
+"""Fraction of the labeled images that is split off for validation."""
+SEEN = 12
+"""Pixels to show the side of a small box in: a cell and a half of the finest level."""
+SIDES = {"cpu": (192, 256), "accelerator": (320, 640)}
+"""Smallest and largest resolution."""
+STEP = 32
+"""Resolutions are multiples of the coarsest level's cells."""
+STEPS = {"cpu": (300, 600), "accelerator": (2000, 4000)}
+"""Steps of a teacher and of its students."""
+FROZEN = 10
+"""Blocks of published weights that keep them on a CPU: all that sees in cells of 16
+pixels or less, and takes two thirds of the time of a step."""
+RATES = {"pretrained": 0.064, "random": 0.128}
+"""Learning rates per 256 labeled images."""
+
+
+def decide(config: ConfigDict, facts: Facts) -> list[Decision]:
+    """Decides every open field of a config.
+
+    Args:
+      config: a complete config, not yet checked.
+      facts: facts about data and machine.
+    """
+    made = []
+    students = [plain(one) for one in config.generations[1:]]
+    if facts.machine == "cpu" and len(students) > 1:
+        if all(one == students[0] for one in students):
+            why = (
+                "generations: a teacher and a student, as a student takes long on a CPU"
+            )
+            made.append(Decision(GENERATIONS, ON_CPU, why))
+            config = config.copy_and_resolve_references()
+            config.generations = config.generations[:ON_CPU]
+    if config.data.validation_fraction is None:
+        given = config.data.sources.validation is not None
+        why = "" if given else f"validation: {HELD_OUT:.0%} of the labeled images"
+        made.append(Decision("data.validation_fraction", HELD_OUT, why))
+    for owner, section in sections(config):
+        chosen = _Settings(section, facts, number=rung(owner, config))
+        made += [Decision(f"{owner}{f}", v, why) for f, v, why in chosen.found]
+    return made
+
+
+class _Settings:
+    """The open fields of one owner's sections.
+
+    Attributes:
+      found: field, value and reason of each.
+    """
+
+    def __init__(self, section: ConfigDict, facts: Facts, *, number: int):
+        self.found: list[tuple[str, Any, str]] = []
+        self._section, machine = section, facts.machine
+        ladder = LADDERS[machine, self._installed(facts)]
+        name = ladder[min(number, len(ladder) - 1)]
+        device = "a CPU" if machine == "cpu" else "an accelerator"
+        name = self._open("model.name", name, f"model: {name}, on {device}")
+        backbone = models.backbone(name)
+        there = backbone in facts.pretrained
+        init = "pretrained" if there else "random"
+        start = f"published ImageNet weights of {printable(str(backbone))}"
+        init = self._open(
+            "model.init",
+            init,
+            f"models start from {start if there else 'random weights'}",
+        )
+        side = self._open("model.resolution", *self._side(facts))
+        for stream in ("labeled", "pseudo"):
+            for field in ("randaugment_translate", "randaugment_cutout"):
+                self._open(f"noise.{stream}.{field}", float(side // 10), "")
+        if (
+            machine == "cpu"
+            and init != "random"
+            and section.train.frozen_blocks is None
+        ):
+            why = (
+                f"trained: all but the stem and the first {FROZEN} blocks, as it takes a"
+                " third of the time"
+            )
+            self.found.append(("train.frozen_blocks", FROZEN, why))
+        if section.train.steps is None and section.train.epochs is None:
+            steps = STEPS[machine][min(number, 1)]
+            why = f"steps: {steps:,} of {section.train.batch} labeled images each"
+            self.found.append(("train.steps", steps, why))
+        rate = RATES["random" if init == "random" else "pretrained"]
+        why = f"learning rate: {rate:g} per 256 labeled images"
+        self._open("train.learning_rate", rate, why)
+
+    def _open(self, field: str, value: Any, why: str) -> Any:
+        """Decides a field if it is open; returns what it is then."""
+        group, *_, name = field.split(".")
+        section = self._section[group]
+        if group == "noise":
+            section = section[field.split(".")[1]]
+        if section[name] is not None:
+            return section[name]
+        self.found.append((field, value, why))
+        return value
+
+    def _installed(self, facts: Facts) -> bool:
+        wanted = LADDERS[facts.machine, True]
+        here = all(models.backbone(one) in facts.pretrained for one in wanted)
+        return here and self._section.model.init in (None, "pretrained")
+
+    @staticmethod
+    def _side(facts: Facts) -> tuple[int, str]:
+        low, high = SIDES[facts.machine]
+        if not facts.small_box:
+            return low, f"resolution: {low} px"
+        wanted = SEEN / facts.small_box
+        side = int(min(max(wanted, low), high)) // STEP * STEP
+        return side, (
+            f"resolution: {side} px, for boxes of which nine of ten have sides of"
+            f" {facts.small_box:.0%} of the image or more"
+        )
