@@ -8,6 +8,7 @@ from noisy_student_jax.config.decisions import (
     GENERATIONS,
     Decision,
     Facts,
+    apply,
     rung,
     sections,
 )
@@ -49,14 +50,11 @@ def decide(config: ConfigDict, facts: Facts) -> list[Decision]:
     """
     made = []
     students = [plain(one) for one in config.generations[1:]]
-    if facts.machine == "cpu" and len(students) > 1:
-        if all(one == students[0] for one in students):
-            why = (
-                "generations: a teacher and a student, as a student takes long on a CPU"
-            )
-            made.append(Decision(GENERATIONS, ON_CPU, why))
-            config = config.copy_and_resolve_references()
-            config.generations = config.generations[:ON_CPU]
+    alike = len(students) > 1 and all(one == students[0] for one in students)
+    if facts.machine == "cpu" and alike:
+        why = "generations: a teacher and one student, as each takes long on a CPU"
+        made.append(Decision(GENERATIONS, ON_CPU, why))
+        config = apply(config, made)
     if config.data.validation_fraction is None:
         given = config.data.sources.validation is not None
         why = "" if given else f"validation: {HELD_OUT:.0%} of the labeled images"
@@ -94,14 +92,11 @@ class _Settings:
         for stream in ("labeled", "pseudo"):
             for field in ("randaugment_translate", "randaugment_cutout"):
                 self._open(f"noise.{stream}.{field}", float(side // 10), "")
-        if (
-            machine == "cpu"
-            and init != "random"
-            and section.train.frozen_blocks is None
-        ):
+        frozen = section.train.frozen_blocks
+        if machine == "cpu" and init != "random" and frozen is None:
             why = (
-                f"trained: all but the stem and the first {FROZEN} blocks, as it takes a"
-                " third of the time"
+                f"trained: all but the stem and the first {FROZEN} blocks, which takes"
+                " half of the time (--config.train.frozen_blocks=0 freezes the stem)"
             )
             self.found.append(("train.frozen_blocks", FROZEN, why))
         if section.train.steps is None and section.train.epochs is None:
