@@ -14,8 +14,12 @@ from typing import Any
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
-# The config of a user's own images cannot be planned without them.
-CONFIGS = [p for p in sorted((ROOT / "configs").glob("*.py")) if p.stem != "folder"]
+# The configs of a user's own images cannot be planned without them.
+CONFIGS = [
+    p
+    for p in sorted((ROOT / "configs").glob("*.py"))
+    if p.stem not in ("folder", "boxes")
+]
 TINY = ROOT / "tests" / "configs" / "tiny.py"
 EIGHT_DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
 """The environment that splits a CPU into eight devices."""
