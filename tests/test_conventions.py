@@ -45,6 +45,8 @@ POSITIONAL = {
     "tasks.detection.average_precision.averages": {"draws"},
     "tasks.detection.average_precision.metrics": {"draws"},
     "tasks.detection.average_precision.primary": {"draws"},
+    "tasks.detection.task.Detection.primary": {"draws"},
+    "tasks.detection.task.Detection.resampled": {"draws"},
     "training.step.TrainStep.gradients": {"taught_by"},
 }
 """Optional arguments that may be positional, as the subject of a call."""

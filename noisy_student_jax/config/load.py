@@ -205,7 +205,8 @@ def check(config: ConfigDict) -> None:
         if left:
             raise UserError(
                 f"config.{left[0]} is none, and only for images of your own"
-                " (config.data.name=own) is it chosen automatically: give a value"
+                " (config.data.name=own or boxes) is it chosen automatically: give a"
+                " value"
             )
 
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from noisy_student_jax.core.console import printable
 from noisy_student_jax.data.labels import IGNORE, OBJECT, are_boxes
+from noisy_student_jax.data.labels import sides as sides_of
 
 _QUANTILES = (0.05, 0.5, 0.95)
 
@@ -23,9 +24,8 @@ def facts_of_boxes(
     """
     if not are_boxes(labels):
         return {}
-    left, top, right, bottom, label, kind = np.moveaxis(labels, -1, 0)
-    objects = kind == OBJECT
-    sides = np.sqrt(np.maximum((right - left) * (bottom - top), 0))
+    label, kind = labels[..., 4], labels[..., 5]
+    objects, sides = kind == OBJECT, sides_of(labels)
     each, sizes, bare = [], [], []
     for number, name in enumerate(classes):
         own = objects & (label == number)

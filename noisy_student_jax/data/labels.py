@@ -117,6 +117,17 @@ def told(labels: np.ndarray, index: int, classes: Sequence[str]) -> str:
     return ", ".join(each) or "no objects"
 
 
+def sides(labels: np.ndarray) -> np.ndarray:
+    """Returns the square root of each box's area, float32 ``[records, N]``."""
+    left, top, right, bottom = np.moveaxis(labels[..., :_CLASS], -1, 0)
+    return np.sqrt(np.maximum((right - left) * (bottom - top), 0))
+
+
+def object_sides(labels: np.ndarray) -> np.ndarray:
+    """Returns the `sides` of all objects, float32 ``[objects]``."""
+    return sides(labels)[labels[..., _KIND] == OBJECT]
+
+
 def bytes_of(labels: np.ndarray) -> bytes:
     """Returns the bytes of labels for a fingerprint."""
     kind = "<f4" if are_boxes(labels) else "<i8"

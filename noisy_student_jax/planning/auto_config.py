@@ -32,8 +32,13 @@ from noisy_student_jax.core.errors import DamagedFileError, UserError
 from noisy_student_jax.core.preemption import Interruption
 from noisy_student_jax.core.registry import find
 from noisy_student_jax.data.encoded import EncodedSource, is_encoded
-from noisy_student_jax.data.labels import most_classes, records_with
-from noisy_student_jax.data.open import Opener
+from noisy_student_jax.data.labels import (
+    are_boxes,
+    most_classes,
+    object_sides,
+    records_with,
+)
+from noisy_student_jax.data.open import FOLDERS, Opener
 from noisy_student_jax.data.places import check_places
 from noisy_student_jax.data.sources import labels_of
 from noisy_student_jax.generation import init_weights, left_out
@@ -88,7 +93,7 @@ RATES = {
 
 def is_open(config: ConfigDict) -> bool:
     """Whether a config of a user's own images leaves any field open."""
-    return config.data.name == "own" and (
+    return config.data.name in FOLDERS and (
         config.data.validation_fraction is None
         or config.probe.enabled is None
         or any(_has_open_fields(section) for _, section in sections(config))
@@ -396,7 +401,14 @@ def look(config: ConfigDict, workdir: pathlib.Path) -> Facts:
         classes=classes,
         median_class=median_class,
         pretrained=published.available(),
+        small_box=_small_box(labels),
     )
+
+
+def _small_box(labels: np.ndarray) -> float | None:
+    """Returns the side that nine of ten boxes exceed; None without boxes."""
+    sides = object_sides(labels) if are_boxes(labels) else np.zeros(0)
+    return float(np.quantile(sides, 0.1)) if len(sides) else None
 
 
 def _source(data: ConfigDict, name: str) -> EncodedSource:

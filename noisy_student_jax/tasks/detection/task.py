@@ -1,21 +1,37 @@
 """Object detection with a few classes, as a task."""
 
-from collections.abc import Callable, Iterator, Sequence
+import pathlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 import pyarrow as pa
 
 from noisy_student_jax.core.errors import UserError
-from noisy_student_jax.core.protocols import Arrays, LossOptions
+from noisy_student_jax.core.protocols import (
+    Arrays,
+    LossOptions,
+    OnnxOutputs,
+    ReportContext,
+    Source,
+)
+from noisy_student_jax.core.sections import Section
 from noisy_student_jax.core.types import Batch, PerStream, PyTree
+from noisy_student_jax.images.decode import Decoding
+from noisy_student_jax.interop.export.onnx_graph import Graph
 from noisy_student_jax.pseudo_labels.plan import SelectionOptions
 from noisy_student_jax.tasks.detection import (
     average_precision,
     decode,
+    described,
+    drawing,
+    labeled,
     loss,
     moved,
+    onnx_head,
     repeats,
+    report,
     settings,
     sidecar,
     targets,
@@ -33,6 +49,7 @@ class Detection:
 
     name = "detection"
     primary_metric = "AP"
+    prediction_formats = described.FORMATS
     decide = staticmethod(settings.decide)
 
     def __init__(self, classes: tuple[str, ...]):
@@ -54,6 +71,10 @@ class Detection:
         """See `moved.moved`."""
         return moved.moved(target, matrices)
 
+    def drawn(self, images: np.ndarray, target: Arrays) -> np.ndarray:
+        """See `drawing.on_inputs`."""
+        return drawing.on_inputs(images, target, self.classes)
+
     def loss(
         self, outputs: PyTree, batch: Batch, options: LossOptions
     ) -> dict[str, PerStream]:
@@ -63,6 +84,10 @@ class Detection:
     def predict(self, outputs: PyTree) -> dict[str, jax.Array]:
         """See `decode.decode`."""
         return decode.decode(outputs)
+
+    def onnx_head(self, graph: Graph, shapes: dict[str, list[int]]) -> OnnxOutputs:
+        """See `onnx_head.onnx_head`."""
+        return onnx_head.onnx_head(graph, shapes)
 
     def bucket(self, predictions: Arrays) -> np.ndarray:
         """See `sidecar.bucket`."""
@@ -111,9 +136,47 @@ class Detection:
         """See `average_precision.primary`."""
         return average_precision.primary(statistics, draws)
 
+    def resampled(
+        self, statistics: pa.StructArray, draws: np.ndarray | None = None
+    ) -> Arrays:
+        """See `average_precision.metrics`."""
+        return average_precision.metrics(statistics, self.classes, draws)
+
     def metrics(self, predictions: Arrays, labels: np.ndarray) -> dict[str, float]:
         """Returns ``AP``, ``AP50``, ``AP75``, ``AR100`` and the AP of each class."""
-        found = average_precision.metrics(
-            self.statistics(predictions, labels), self.classes
-        )
+        found = self.resampled(self.statistics(predictions, labels))
         return {name: float(value[0]) for name, value in found.items()}
+
+    def report_sections(self, context: ReportContext) -> list[Section]:
+        """See `report.sections`."""
+        return report.sections(context, self.classes)
+
+    def described(
+        self,
+        predictions: Arrays,
+        sizes: Sequence[tuple[int, int]],
+        *,
+        min_score: float | None,
+    ) -> list[dict[str, Any]]:
+        """See `described.rows`."""
+        return described.rows(predictions, sizes, self.classes, min_score=min_score)
+
+    def told(self, row: Mapping[str, Any]) -> str:
+        """See `described.text`."""
+        return described.text(row, self.classes)
+
+    def pictured(self, image: np.ndarray, row: Mapping[str, Any]) -> np.ndarray:
+        """See `described.pictured`."""
+        return described.pictured(image, row, self.classes)
+
+    def written(
+        self, form: str, folder: pathlib.Path, rows: Mapping[str, Mapping[str, Any]]
+    ) -> None:
+        """See `described.written`."""
+        described.written(form, folder, rows, self.classes)
+
+    def labeled_source(
+        self, place: pathlib.Path, *, side: int, decoding: Decoding
+    ) -> Source:
+        """See `labeled.source`."""
+        return labeled.source(place, self.classes, side=side, decoding=decoding)
