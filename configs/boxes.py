@@ -40,7 +40,7 @@ def get_config() -> ConfigDict:
         # As much weight for pseudo-labeled boxes as for true ones; published settings
         # of 2 to 4 are for online teachers.
         loss_normalization="sum",
-        ema_decay=0.998,
+        ema_decay=0.99,
     )
     for stream in ("labeled", "pseudo"):
         config.noise[stream].update(
@@ -55,7 +55,9 @@ def get_config() -> ConfigDict:
     # All of the pool: an image without objects tells as much as one with some. Boxes
     # are chosen within images, by a threshold for each class.
     config.selection.update(method="all", share=1.0, min_score=0.0)
-    config.generations = ({}, {}, {})
+    # A step of the teacher has as many images as a student's: from a weaker teacher, its
+    # student learns less than the control does from the labels.
+    config.generations = ({"train": {"batch": 24}}, {}, {})
     config.labels.batch = 32
     config.evaluation.update(batch=32, bootstrap=1000)
     config.checkpoint.every_steps = 250

@@ -32,13 +32,13 @@ SIDES = {"cpu": (192, 256), "accelerator": (320, 640)}
 """Smallest and largest resolution."""
 STEP = 32
 """Resolutions are multiples of the coarsest level's cells."""
-STEPS = {"cpu": (300, 600), "accelerator": (2000, 4000)}
+STEPS = {"cpu": (500, 600), "accelerator": (2000, 4000)}
 """Steps of a teacher and of its students."""
 FROZEN = 10
 """Blocks of published weights that keep them on a CPU: all that sees in cells of 16
 pixels or less, and takes two thirds of the time of a step."""
-RATES = {"pretrained": 0.064, "random": 0.128}
-"""Learning rates per 256 labeled images."""
+RATE = 0.004
+"""Peak learning rate, whatever the batch."""
 
 
 def decide(config: ConfigDict, facts: Facts) -> list[Decision]:
@@ -103,8 +103,8 @@ class _Settings:
             steps = STEPS[machine][min(number, 1)]
             why = f"steps: {steps:,} of {section.train.batch} labeled images each"
             self.found.append(("train.steps", steps, why))
-        rate = RATES["random" if init == "random" else "pretrained"]
-        why = f"learning rate: {rate:g} per 256 labeled images"
+        rate = round(RATE * 256 / section.train.batch, 4)
+        why = f"learning rate: {RATE:g} at its peak"
         self._open("train.learning_rate", rate, why)
 
     def _open(self, field: str, value: Any, why: str) -> Any:
