@@ -55,7 +55,7 @@ def get_config() -> ConfigDict:
     # All of the pool: an image without objects tells as much as one with some. Boxes
     # are chosen within images, by a threshold for each class.
     config.selection.update(method="all", share=1.0, min_score=0.0)
-    # A step of the teacher has as many images as a student's: from a weaker teacher, its
+    # A step of the teacher has as many images as a student's: from a weaker teacher, a
     # student learns less than the control does from the labels.
     config.generations = ({"train": {"batch": 24}}, {}, {})
     config.labels.batch = 32

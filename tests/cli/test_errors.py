@@ -200,7 +200,7 @@ WRONG_OVERRIDES = {
     "data.cache=": "config.data.cache is '', which is written none now (the run",
     "noise.pseudo.randaugment_cutout=-1": "is -1.0, which is written none now",
     "noise.pseudo.randaugment_cutout=-2": "is -2.0, but must be at least 0",
-    "model.crop_padding=none": "and only for images of your own (config.data.name=own or boxes)",
+    "model.crop_padding=none": "(config.data.name=own or boxes)",
     "train.batch=none": "takes a value of type int, but got 'none'",
     "model.resolution=big": "takes a value of type int, or none, but got 'big'",
     "data.labels_per_class=none": "which leaves no digits for the pool",
