@@ -8,7 +8,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 import pytest
-from support import TINY
+from support import TINY, TINY_BOXES
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -85,6 +85,19 @@ def tiny_run(tmp_path_factory) -> pathlib.Path:
 
     workdir = tmp_path_factory.mktemp("tiny") / "run"
     assert main(["run", f"--config={TINY}", f"--workdir={workdir}"]) == 0
+    return workdir
+
+
+@pytest.fixture(scope="session")
+def tiny_boxes_run(tmp_path_factory) -> pathlib.Path:
+    """Returns the directory of a finished run of ``tests/configs/tiny_boxes.py``.
+
+    Do not change it: copy it first.
+    """
+    from noisy_student_jax.cli.main import main
+
+    workdir = tmp_path_factory.mktemp("boxes") / "run"
+    assert main(["run", f"--config={TINY_BOXES}", f"--workdir={workdir}"]) == 0
     return workdir
 
 

@@ -21,6 +21,7 @@ CONFIGS = [
     if p.stem not in ("folder", "boxes")
 ]
 TINY = ROOT / "tests" / "configs" / "tiny.py"
+TINY_BOXES = ROOT / "tests" / "configs" / "tiny_boxes.py"
 EIGHT_DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
 """The environment that splits a CPU into eight devices."""
 

@@ -7,23 +7,18 @@ import shutil
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from support import ROOT
+from support import TINY_BOXES
 
 from noisy_student_jax.cli.main import main
 
-CONFIG = ROOT / "tests" / "configs" / "tiny_boxes.py"
-
 
 def line(workdir, *more):
-    return ["run", f"--config={CONFIG}", f"--workdir={workdir}", *more]
+    return ["run", f"--config={TINY_BOXES}", f"--workdir={workdir}", *more]
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A finished run. Do not change it."""
-    workdir = tmp_path_factory.mktemp("boxes") / "run"
-    assert main(line(workdir)) == 0
-    return workdir
+def run(tiny_boxes_run):
+    return tiny_boxes_run
 
 
 @pytest.fixture(scope="module")
