@@ -10,6 +10,7 @@ import pytest
 from support import TINY_BOXES
 
 from noisy_student_jax.cli.main import main
+from noisy_student_jax.tasks.detection.doubles import doubles
 
 
 def line(workdir, *more):
@@ -46,15 +47,21 @@ def test_its_verdict_compares_resampled_images(run, summary):
 def test_a_student_learns_from_boxes_above_the_thresholds_of_their_classes(run):
     selection = run / "generation_0" / "selection"
     plan = pq.read_table(selection / "plan.parquet")
-    kinds, scores, classes = (
-        np.load(selection / "targets" / f"{name}.npy")
-        for name in ("kinds", "scores", "classes")
-    )
+    stored = {
+        name: np.load(selection / "targets" / f"{name}.npy")
+        for name in ("kinds", "scores", "classes", "boxes")
+    }
+    kinds, scores, classes = (stored[one] for one in ("kinds", "scores", "classes"))
     assert len(plan) == len(kinds) == 60
     facts = json.loads((selection / "selection.json").read_text("utf-8"))["facts"]
+    there = np.nonzero(kinds)
+    boxes = {name: one[there] for name, one in stored.items()}
+    single = np.zeros(kinds.shape, bool)
+    single[there] = ~doubles({"rows": there[0], "places": there[1], **boxes})
+    assert (kinds[there][~single[there]] == 2).all()
     for label, name in enumerate(("disc", "square")):
         taken = scores[(kinds == 1) & (classes == label)]
-        left = scores[(kinds == 2) & (classes == label)]
+        left = scores[(kinds == 2) & (classes == label) & single]
         assert taken.min() >= facts["threshold"][name] - 1e-3
         assert left.max() < taken.min()
     assert (kinds == 0).all(axis=1).any(), "images without objects are learned from too"

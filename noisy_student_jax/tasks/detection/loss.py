@@ -1,8 +1,8 @@
 """The loss of a detector: quality focal loss and generalized IoU.
 
 Li et al., "Generalized Focal Loss" (2020): a class's score learns how well the box of
-its location fits. A pseudo box's place is uncertain, so the score learns the teacher's
-instead. Label smoothing has no part in it.
+its location fits. A pseudo box may be none, so the score learns the teacher's instead.
+Label smoothing has no part in it.
 """
 
 import jax
@@ -43,10 +43,10 @@ def loss(outputs: PyTree, batch: Batch, options: LossOptions) -> dict[str, PerSt
     locations = outputs["locations"]
     scores = taught_scores(target["scores"], pseudo[:, None], options)
 
-    def of_image(logits, distances, target, scores, pseudo):
-        return _of_image(logits, distances, locations, target, scores, pseudo)
+    def of_image(logits, distances, target, scores):
+        return _of_image(logits, distances, locations, target, scores)
 
-    found = jax.vmap(of_image)(logits, distances, target, scores, pseudo)
+    found = jax.vmap(of_image)(logits, distances, target, scores)
     by_stream = {"stream": batch["stream"], "weight": batch["weight"]}
     total = PerStream.of(found["quality"], **by_stream).total
     normalizer = jnp.maximum(total, 1)
@@ -67,10 +67,14 @@ def taught_scores(
 ) -> jax.Array:
     """Returns the scores that boxes teach: pseudo boxes' as `options` say.
 
+    A score of 1 leaves no doubt that there is an object; what its locations then learn
+    is how well their boxes fit, in whichever stream it is.
+
     Args:
       scores: float32 ``[batch, N]``.
       pseudo: bool ``[batch, 1]``.
-      options: hard ones are 1; of soft ones, the temperature divides the logits.
+      options: hard ones are 1, as true boxes' are; of soft ones, the temperature
+        divides the logits.
     """
     if options.targets == "hard":
         taught = jnp.ones_like(scores)
@@ -90,7 +94,6 @@ def _of_image(
     locations: jax.Array,
     target: dict[str, jax.Array],
     scores: jax.Array,
-    pseudo: jax.Array,
 ) -> dict[str, jax.Array]:
     """Returns the sums of an image: ``classification``, ``boxes`` and so on."""
     outputs = logits.shape[-1]
@@ -101,7 +104,8 @@ def _of_image(
     fitting = target["boxes"][found.box]
     proposed = geometry.around(locations, distances)
     overlap = jax.lax.stop_gradient(geometry.iou(proposed, fitting))
-    quality = jnp.where(pseudo, scores[found.box], overlap)
+    taught = scores[found.box]
+    quality = jnp.where(taught < 1, taught, overlap)
     quality = jnp.where(positive, quality, 0)
     of_class = jax.nn.one_hot(target["classes"][found.box], outputs)
     per_class = quality_focal(logits, of_class * quality[:, None])

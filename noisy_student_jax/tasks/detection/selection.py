@@ -1,9 +1,10 @@
 """Which of a teacher's boxes a student learns from, and how often it sees an image.
 
 Boxes at or above the threshold of their class (`thresholds`) are objects. Those below,
-from `UNSURE` on, are regions to ignore: nobody knows whether there is an object. An
-image without boxes is a valid example: nothing is to be found in it. The place of a box
-is learned where both views of the teacher agree on it (`sidecar.RELIABLE`).
+from `UNSURE` on, are regions to ignore: nobody knows whether there is an object. So are
+boxes that a surer one of another class overlaps with (`doubles`). An image without
+boxes is a valid example: nothing is to be found in it. The place of a box is learned
+where both views of the teacher agree on it (`sidecar.RELIABLE`).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,7 @@ from noisy_student_jax.core.protocols import Arrays
 from noisy_student_jax.data.labels import IGNORE, NONE, OBJECT, totals
 from noisy_student_jax.pseudo_labels.plan import SelectionOptions
 from noisy_student_jax.tasks.detection import repeats, sidecar, thresholds
+from noisy_student_jax.tasks.detection.doubles import doubles
 
 UNSURE = np.float32(0.1)
 """Boxes below are taken for background."""
@@ -94,7 +96,7 @@ class BoxChooser:
           found: the result of `sidecar.flat`.
         """
         scores = found["scores"]
-        sure = scores >= self.thresholds[found["classes"]]
+        sure = (scores >= self.thresholds[found["classes"]]) & ~doubles(found)
         kinds = np.where(scores >= UNSURE, IGNORE, NONE)
         return np.where(sure, OBJECT, kinds).astype(np.int8)
 
@@ -171,11 +173,14 @@ class BoxChooser:
 
 
 def _scores(batches: Batches, classes: int) -> tuple[np.ndarray, int]:
-    """Returns the histogram of the pool's scores, and its number of images."""
+    """Returns the histogram of the pool's scores, without doubles, and its images."""
     counts, images = np.zeros((classes, thresholds.BINS + 1), np.int64), 0
     for rows in batches():
         found = sidecar.flat(rows)
-        counts += thresholds.histogram(found["classes"], found["scores"], classes)
+        single = ~doubles(found)
+        counts += thresholds.histogram(
+            found["classes"][single], found["scores"][single], classes
+        )
         images += rows.num_rows
     return counts, images
 

@@ -29,7 +29,10 @@ def random_labels(images, classes, *, seed=0, most=6, ignored=0.0):
 
 
 def predicted(boxes):
-    """Predictions of images, each a list of (class, score, reliability)."""
+    """Predictions of images, each a list of (class, score, reliability).
+
+    The boxes of an image lie side by side.
+    """
     shape = (len(boxes), sidecar.PLACES)
     found = {
         "boxes": np.zeros((*shape, 4), np.float32),
@@ -40,7 +43,7 @@ def predicted(boxes):
     for image, own in enumerate(boxes):
         for place, (of, score, reliability) in enumerate(sorted(own, key=by_score)):
             at = image, place
-            found["boxes"][at] = (place / 200, image / 500, 0.6, 0.75)
+            found["boxes"][at] = (place / 128, image / 500, (place + 1) / 128, 0.75)
             found["classes"][at], found["scores"][at] = of, score
             found["reliabilities"][at] = reliability
     return found

@@ -147,6 +147,21 @@ def test_the_quality_of_a_pseudo_box_is_the_teachers_not_its_overlap():
     assert found["loss"].normalizer[PSEUDO] == pytest.approx(0.5 * positives)
 
 
+@pytest.mark.parametrize("options", [LossOptions(), LossOptions(targets="hard")])
+def test_true_boxes_teach_the_same_in_both_streams_as_hard_pseudo_boxes_do(options):
+    given, target = outputs(2), image("left", "right")
+    both = {
+        name: one if name == "locations" else jnp.concatenate([one[:1], one[:1]])
+        for name, one in given.items()
+    }
+    score = 0.4 if options.targets == "hard" else 1.0
+    streams = batch(target, image("left", "right", score=score), stream=[0, 1])
+
+    for found in loss(both, streams, options).values():
+        labeled, pseudo = found.means()
+        assert float(pseudo) == pytest.approx(float(labeled), 1e-6)
+
+
 def test_a_location_that_scores_the_quality_costs_nothing_to_move():
     quality = jnp.array([0.3, 0.9])
     logits = jnp.log(quality / (1 - quality))
