@@ -89,12 +89,13 @@ def write_predictions(path, source, labels, predictions):
     files.write_parquet(path, pa.table(table))
 
 
-def boxes_run(workdir, *, generations=2, parts=None, found=True):
+def boxes_run(workdir, *, generations=2, parts=None, found=True, names=CLASSES):
     """Returns a finished run and its summary.
 
     Args:
       parts: images and labels by part of the dataset; None for rectangles.
       found: whether the detectors find anything in test images.
+      names: class names.
     """
     rng = np.random.default_rng(5)
     sizes = {"labeled": 20, "pool": 30, "validation": 16, "test": 24}
@@ -108,8 +109,8 @@ def boxes_run(workdir, *, generations=2, parts=None, found=True):
         )
         for name, (images, labels) in parts.items()
     }
-    run.dataset = Dataset(name="made up boxes", classes=CLASSES, **sources)
-    run.__dict__["task"] = Boxes()
+    run.dataset = Dataset(name="made up boxes", classes=names, **sources)
+    run.__dict__["task"] = Boxes(names)
     students = [run.student(k) for k in range(generations)]
     for number, student in enumerate([*students, run.student("control")]):
         folder = student.paths.folder
@@ -124,16 +125,16 @@ def boxes_run(workdir, *, generations=2, parts=None, found=True):
             path = path or student.paths.validation
             write_predictions(path, sources[name], labels, predictions)
     for student in students[:-1]:
-        pseudo_label(student, sources, parts, rng)
+        pseudo_label(student, sources, parts, rng, names)
     summary = summary_of(run) | {"task": "detection", "primary_metric": "AP"}
     for one in (*summary["generations"], summary["control"]):
         metrics = {"AP": 0.5, "AP50": 0.7, "AP75": 0.6, "AR100": 0.6}
-        metrics |= {f"AP/{name}": 0.5 for name in CLASSES}
+        metrics |= {f"AP/{name}": 0.5 for name in names}
         one |= entry(0.5) | {"metrics": metrics, "raw": metrics, "validation": metrics}
     return run, summary
 
 
-def pseudo_label(student, sources, parts, rng):
+def pseudo_label(student, sources, parts, rng, names):
     """Writes a teacher's sidecars, and what its student learns from."""
     found = predicted(rng, parts["pool"][1])
     folder, pool = student.paths.labels, sources["pool"]
@@ -159,5 +160,5 @@ def pseudo_label(student, sources, parts, rng):
         student.paths.selection,
         options,
         targets=columns.stored_targets,
-        choose=lambda batches: BoxChooser(batches, labels, options, classes=CLASSES),
+        choose=lambda batches: BoxChooser(batches, labels, options, classes=names),
     )

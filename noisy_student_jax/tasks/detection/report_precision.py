@@ -12,6 +12,7 @@ from noisy_student_jax.core.sections import (
     Block,
     Curve,
     Curves,
+    Heading,
     Model,
     Section,
     Table,
@@ -32,7 +33,7 @@ def section(context: ReportContext, names: Sequence[str]) -> Section:
     best = context.best
     test = _read(best, blocks)
     if test is not None:
-        blocks.append(_cuts(best, test, names))
+        blocks += [Heading("Scores to cut at"), _cuts(best, test, names)]
         rival = _rival(context)
         other = None if rival is None else _read(rival, blocks)
         blocks += _curves([(best, test), (rival, other)], names)
@@ -100,7 +101,8 @@ def _curves(
         "Precision by recall as boxes of lower and lower scores are taken in. A box is"
         " right if it overlaps a true one of its class by half (an IoU of 0.5)."
     )
-    return [Text(says + left_out(len(names))), Beside(charts)]
+    says += left_out(len(names))
+    return [Heading("Precision by recall"), Text(says), Beside(charts)]
 
 
 def most_frequent(boxes: Sequence[int]) -> list[int]:

@@ -2,12 +2,13 @@
 
 import base64
 import io
+import itertools
 import re
 
 import numpy as np
 import pytest
 from made_up_boxes import CLASSES, boxes_run
-from made_up_run import Page, render
+from made_up_run import HOSTILE, Page, render
 from PIL import Image
 
 from noisy_student_jax.core import files
@@ -109,6 +110,31 @@ def test_scores_to_cut_at_are_the_best_on_validation(finished):
     )
     text = Page(section(source, "precision")).text
     assert f"cell{lowest[0]:.2f}{100 * precision:.1f} %{100 * recall:.1f} %" in text
+
+
+def test_its_headings_are_in_order_and_charts_and_tables_are_named(finished):
+    source = finished[1]
+    page = Page(source)  # which fails where an element is left open
+    levels = [int(n[1]) for n, _ in page.elements if re.fullmatch(r"h\d", n)]
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+    for chart in re.findall(r'<svg[^>]*role="img".*?>(.{30})', source, re.S):
+        assert chart.startswith("<title>")
+    assert source.count("<table") == source.count("<caption>")
+    ids = [a["id"] for _, a in page.elements if "id" in a]
+    links = {a["href"][1:] for n, a in page.elements if n == "a"}
+    assert links <= set(ids) and len(ids) == len(set(ids))
+    assert "://" not in source.replace("data:image", "")
+
+
+def test_names_of_classes_are_only_text(tmp_path):
+    run, summary = boxes_run(tmp_path, names=(HOSTILE, "platelet"))
+
+    source = render(run, summary)
+
+    page = Page(source)
+    assert "<script" not in source.lower() and "\x00" not in source
+    assert page.text.count("<script>alert(1)</script>") > 10
+    assert 'class="missing"' not in section(source, "boxes")
 
 
 def test_a_report_without_images_and_files_says_so(tmp_path):
