@@ -10,28 +10,31 @@ from noisy_student_jax.core.protocols import Arrays
 from noisy_student_jax.tasks.detection.nms import THRESHOLD
 
 
-def doubles(found: Arrays) -> np.ndarray:
-    """Returns which boxes a more certain box of another class overlaps with.
+def doubles(found: Arrays, thresholds: np.ndarray) -> np.ndarray:
+    """Returns which boxes a surer box of another class overlaps with.
+
+    Scores are measured by the threshold of their class. Otherwise a class whose scores
+    are higher throughout would take all objects in doubt from another.
 
     Args:
-      found: the result of `sidecar.flat`; the boxes of an image, the surest first.
+      found: the result of `sidecar.flat`; the boxes of an image follow each other.
+      thresholds: ``[classes]``, scores that are equally sure.
 
     Returns:
       bool ``[boxes]``; true where their intersection over union exceeds that of
       suppression.
     """
-    rows, boxes, classes, scores = (
-        found[name] for name in ("rows", "boxes", "classes", "scores")
-    )
+    rows, boxes, classes = (found[name] for name in ("rows", "boxes", "classes"))
+    sure = found["scores"] / thresholds[classes]
     double = np.zeros(len(rows), bool)
-    most = int(found["places"].max(initial=0))
-    # Boxes of an image lie in a row: each is compared with the one `back` before it.
-    for back in range(1, most + 1):
-        same = (rows[back:] == rows[:-back]) & (classes[back:] != classes[:-back])
-        same &= scores[back:] < scores[:-back]
-        later = np.flatnonzero(same) + back
-        overlap = _iou(boxes[later], boxes[later - back])
-        double[later[overlap > THRESHOLD]] = True
+    # Each box is compared with the one `back` places before it.
+    for back in range(1, int(found["places"].max(initial=0)) + 1):
+        differ = (rows[back:] == rows[:-back]) & (classes[back:] != classes[:-back])
+        late = np.flatnonzero(differ) + back
+        early = late - back
+        one = _iou(boxes[late], boxes[early]) > THRESHOLD
+        double[late[one & (sure[late] < sure[early])]] = True
+        double[early[one & (sure[early] < sure[late])]] = True
     return double
 
 

@@ -74,11 +74,12 @@ class BoxChooser:
         scores, images = _scores(batches, len(classes))
         if options.min_score:
             lowest = np.float32(options.min_score)
-            self.thresholds = np.full(len(classes), lowest)
+            self._with_doubles = self.thresholds = np.full(len(classes), lowest)
         else:
-            self.thresholds = thresholds.at_labeled_rate(
-                scores, images, objects, len(labels)
-            )
+            known = objects, len(labels)
+            self._with_doubles = thresholds.at_labeled_rate(scores, images, *known)
+            scores, _ = _scores(batches, len(classes), but=self._doubles)
+            self.thresholds = thresholds.at_labeled_rate(scores, images, *known)
         counts = self._counted(batches)
         if not counts["objects"].any():
             raise _nothing(scores, images, self.thresholds)
@@ -96,7 +97,7 @@ class BoxChooser:
           found: the result of `sidecar.flat`.
         """
         scores = found["scores"]
-        sure = (scores >= self.thresholds[found["classes"]]) & ~doubles(found)
+        sure = (scores >= self.thresholds[found["classes"]]) & ~self._doubles(found)
         kinds = np.where(scores >= UNSURE, IGNORE, NONE)
         return np.where(sure, OBJECT, kinds).astype(np.int8)
 
@@ -109,6 +110,9 @@ class BoxChooser:
         """See `core.protocols.Chooser`; images of rare classes are repeated."""
         present = self._present(sidecar.flat(rows), rows.num_rows)
         return repeats.draws(present, self._asked, rows.column("key"), seed=self._seed)
+
+    def _doubles(self, found: Arrays) -> np.ndarray:
+        return doubles(found, self._with_doubles)
 
     def _present(self, found: Arrays, images: int) -> np.ndarray:
         """Returns which classes have an object, bool ``[images, classes]``."""
@@ -172,14 +176,25 @@ class BoxChooser:
         }
 
 
-def _scores(batches: Batches, classes: int) -> tuple[np.ndarray, int]:
-    """Returns the histogram of the pool's scores, without doubles, and its images."""
+def _scores(
+    batches: Batches,
+    classes: int,
+    *,
+    but: Callable[[Arrays], np.ndarray] | None = None,
+) -> tuple[np.ndarray, int]:
+    """Returns the histogram of the pool's scores, and its number of images.
+
+    Args:
+      batches: reads the pool's labeled rows.
+      classes: number of classes.
+      but: tells which boxes of `sidecar.flat` do not count.
+    """
     counts, images = np.zeros((classes, thresholds.BINS + 1), np.int64), 0
     for rows in batches():
         found = sidecar.flat(rows)
-        single = ~doubles(found)
+        counted = slice(None) if but is None else ~but(found)
         counts += thresholds.histogram(
-            found["classes"][single], found["scores"][single], classes
+            found["classes"][counted], found["scores"][counted], classes
         )
         images += rows.num_rows
     return counts, images

@@ -1,6 +1,7 @@
 """Boxes of one object under two names."""
 
 import numpy as np
+import pytest
 from tasks.detection.boxes_to_choose import predicted, random_labels, rows_of
 
 from noisy_student_jax.pseudo_labels.plan import SelectionOptions
@@ -20,8 +21,9 @@ def found(*images):
     return given
 
 
-def double(*images):
-    return doubles(sidecar.flat(rows_of(found(*images)))).tolist()
+def double(*images, thresholds=(0.5, 0.5, 0.5)):
+    flat = sidecar.flat(rows_of(found(*images)))
+    return doubles(flat, np.array(thresholds)).tolist()
 
 
 def test_a_box_is_a_double_of_a_surer_one_of_another_class_that_it_overlaps_with():
@@ -32,6 +34,12 @@ def test_a_box_is_a_double_of_a_surer_one_of_another_class_that_it_overlaps_with
     assert double([(ONE, 0, 0.9), (FAR, 0, 0.85), (NEAR, 1, 0.8)])[2]
     assert double([(ONE, 0, 0.9), (ONE, 1, 0.9)]) == [False, False]
     assert double([], []) == []
+
+
+def test_a_class_of_low_scores_is_not_the_double_of_another_throughout():
+    boxes = [(ONE, 0, 0.8), (NEAR, 1, 0.7)]
+    assert double(boxes, thresholds=(0.6, 0.5)) == [True, False]
+    assert double(boxes, thresholds=(0.5, 0.6)) == [False, True]
 
 
 def test_doubles_are_those_of_all_pairs_one_by_one():
@@ -62,12 +70,14 @@ def test_a_double_is_ignored_and_takes_no_place_in_the_labeled_rate():
     given = found(surest, surest, [(ONE, 1, 0.6)], [(ONE, 1, 0.5)])
     labels = np.zeros((4, 1, 6), np.float32)
     labels[:, 0] = (0, 0, 1, 1, 0, 1)
-    labels[:2, 0, 4] = 1
+    labels[:3, 0, 4] = 1
     rows = rows_of(given)
     options = SelectionOptions(method="all", min_score=0.0)
 
     chooser = BoxChooser(lambda: iter([rows]), labels, options, classes=("a", "b"))
 
-    # Counted with the doubles, class 1 would have its rate from a score of 0.6 on.
+    # With doubles, class 0 (one box in four images) has a threshold of 0.801, and class
+    # 1 (three) one of 0.501, by which it is the surer one. It then keeps its threshold.
     kinds = chooser.targets(rows)["kinds"]
-    assert kinds[:, :2].tolist() == [[1, 2], [1, 2], [1, 0], [1, 0]]
+    assert kinds[:, :2].tolist() == [[2, 1], [2, 1], [1, 0], [2, 0]]
+    assert chooser.thresholds.tolist() == pytest.approx([0.3, 0.501])
