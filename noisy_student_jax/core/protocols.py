@@ -211,6 +211,41 @@ class Task(Protocol):
     def targets(self, labels: np.ndarray) -> PyTree:
         """Converts a source's labels to training targets."""
 
+    def check_model(self, model: Mapping[str, Any], outputs: PyTree) -> None:
+        """Checks that a model suits the task, before any training.
+
+        Without this method, every model does.
+
+        Args:
+          model: the ``model`` section of the model's config.
+          outputs: shapes and dtypes of its outputs for one image.
+
+        Raises:
+          UserError: it does not.
+        """
+
+    def check_labels(self, labels: np.ndarray, part: str) -> None:
+        """Checks that labels suit the task, and warns of what they lack.
+
+        Called before any training. Without this method, all labels suit the task.
+
+        Args:
+          labels: of all records of the part, ``[records, …]``.
+          part: ``labeled``, ``validation`` or ``test``.
+
+        Raises:
+          UserError: nothing can be learned from them, or measured by them.
+        """
+
+    def check_selection(self, options: Any) -> None:
+        """Checks a student's `SelectionOptions`, before any training.
+
+        Without this method, all of them suit the task.
+
+        Raises:
+          UserError: they do not.
+        """
+
     def loss(
         self, outputs: PyTree, batch: Batch, options: LossOptions
     ) -> dict[str, PerStream]:
@@ -268,9 +303,6 @@ class Task(Protocol):
             can be called several times.
           labels: labels of the labeled records, ``[records, …]``.
           options: the `SelectionOptions`.
-
-        Raises:
-          UserError: the options do not suit the task.
         """
 
     def repeats(self, labels: np.ndarray, keys: Sequence[str]) -> np.ndarray:

@@ -11,7 +11,12 @@ from noisy_student_jax.core import console, types
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.data.dealing import LACKING
 from noisy_student_jax.data.encoded import is_encoded
-from noisy_student_jax.data.splits import leaves_out_in_turn
+from noisy_student_jax.data.splits import (
+    LABELED,
+    TEST,
+    VALIDATION,
+    leaves_out_in_turn,
+)
 from noisy_student_jax.generation import init_weights, left_out, streams
 from noisy_student_jax.generation.solve_head import check_solvable
 from noisy_student_jax.generation.trainable import head
@@ -47,6 +52,7 @@ def check(run: Run, *, devices: int | None = None) -> None:
         console.warn(lacking)
     if run.dataset.cross_fitted:
         left_out.refuse(run.config, dataset=run.dataset)
+    _check_labels(run)
     for student in run.students:
         with _named(student):
             _check_model(student)
@@ -143,11 +149,33 @@ def _check_batch_norm_group(student: Generation, devices: int) -> None:
 def _check_model(student: Generation) -> None:
     """Checks the model by tracing it, and its initial weights."""
     student.cost.parameters  # noqa: B018
+    student.spec.model.module  # noqa: B018 - with its number of views
+    _check_for_task(student)
     if student.spec.config.train.optimizer == "lbfgs" and not student.spec.adopted:
         check_solvable(student)
     init_weights.check(student)
     _check_on_the_fly(student)
     _check_moved(student)
+
+
+def _check_labels(run: Run) -> None:
+    """Checks that the task can learn from the labels, and measure by them."""
+    task, data = run.task, run.dataset
+    if not hasattr(task, "check_labels"):
+        return
+    parts = {LABELED: data.labeled, VALIDATION: data.validation, TEST: data.test}
+    for part, source in parts.items():
+        if (labels := getattr(source, "labels", None)) is not None:
+            task.check_labels(labels, part)
+
+
+def _check_for_task(student: Generation) -> None:
+    """Checks that the task can use the model, and what the student learns from."""
+    task, spec = student.run.task, student.spec
+    if hasattr(task, "check_model"):
+        task.check_model(spec.config.model, student.cost.outputs)
+    if spec.teacher and hasattr(task, "check_selection"):
+        task.check_selection(SelectionOptions.from_config(spec.config.selection))
 
 
 def _check_on_the_fly(student: Generation) -> None:

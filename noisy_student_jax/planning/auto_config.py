@@ -31,6 +31,7 @@ from noisy_student_jax.core.console import Progress, printable
 from noisy_student_jax.core.errors import DamagedFileError, UserError
 from noisy_student_jax.core.preemption import Interruption
 from noisy_student_jax.core.registry import find
+from noisy_student_jax.data.annotations.listing import UNLABELED
 from noisy_student_jax.data.encoded import EncodedSource, is_encoded
 from noisy_student_jax.data.labels import (
     are_boxes,
@@ -38,7 +39,7 @@ from noisy_student_jax.data.labels import (
     object_sides,
     records_with,
 )
-from noisy_student_jax.data.open import FOLDERS, Opener
+from noisy_student_jax.data.open import FOLDERS, Opened, Opener
 from noisy_student_jax.data.places import check_places
 from noisy_student_jax.data.sources import labels_of
 from noisy_student_jax.generation import init_weights, left_out
@@ -356,11 +357,14 @@ def look(config: ConfigDict, workdir: pathlib.Path) -> Facts:
     """
     data = with_places(config.data, workdir, side=1)
     check_places(data)
-    labeled = _source(data, "labeled")
+    opened = _opened(data, "labeled")
+    # Images that a folder with boxes tells nothing about join the pool.
+    bare = opened.by_part().get(UNLABELED, ())
+    labeled = _encoded(opened)
     labels = labels_of(labeled)
     sizes = records_with(labels, most_classes(labels))
     sizes = sizes[sizes > 0]
-    count, classes = len(labeled), len(sizes)
+    count, classes, pool = len(labeled) - len(bare), len(sizes), len(bare)
     sides, faults = [], []
     # Spread over the classes, which are stored one after the other.
     some = np.linspace(0, len(labeled) - 1, min(HEADERS_READ, len(labeled)))
@@ -389,10 +393,11 @@ def look(config: ConfigDict, workdir: pathlib.Path) -> Facts:
     median_class = float(np.median(sizes)) * (1 - fractions["test"])
     learned = round(count * (1 - sum(fractions.values())))
     if data.labels_per_class is not None:
-        pool, learned = learned, min(learned, data.labels_per_class * classes)
-        median_class = min(median_class, data.labels_per_class)
+        kept = min(learned, data.labels_per_class * classes)
+        pool += learned - kept if data.sources.unlabeled is None else 0
+        learned, median_class = kept, min(median_class, data.labels_per_class)
     if data.sources.unlabeled is not None:
-        pool = len(_source(data, "unlabeled"))
+        pool += len(_opened(data, "unlabeled"))
     return Facts(
         machine="cpu" if jax.default_backend() == "cpu" else "accelerator",
         shorter_side=int(np.median(sides)),
@@ -411,12 +416,16 @@ def _small_box(labels: np.ndarray) -> float | None:
     return float(np.quantile(sides, 0.1)) if len(sides) else None
 
 
-def _source(data: ConfigDict, name: str) -> EncodedSource:
+def _opened(data: ConfigDict, name: str) -> Opened:
     """Opens a source without preparing it."""
     with data.unlocked():
         data.pipeline = "streamed"
     opener = Opener(data, Interruption(), Progress(), look_only=True, announce=True)
-    source = opener.open(name).source()
+    return opener.open(name)
+
+
+def _encoded(opened: Opened) -> EncodedSource:
+    source = opened.source()
     assert is_encoded(source), "a streamed source keeps its records encoded"
     return source
 

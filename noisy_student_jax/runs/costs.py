@@ -8,7 +8,7 @@ import jax
 
 from noisy_student_jax.core.types import PyTree
 from noisy_student_jax.models import cost
-from noisy_student_jax.models.initialize import abstract_variables
+from noisy_student_jax.models.initialize import abstract_outputs, abstract_variables
 from noisy_student_jax.runs.spec import ModelSpec
 
 
@@ -26,6 +26,11 @@ class ModelCost:
     def shapes(self) -> PyTree:
         """Shapes and dtypes of the variables."""
         return abstract_variables(self._module, resolution=self.model.resolution)
+
+    @functools.cached_property
+    def outputs(self) -> PyTree:
+        """Shapes and dtypes of the outputs for one view of an image."""
+        return abstract_outputs(self._module, resolution=self.model.resolution)
 
     @functools.cached_property
     def parameters(self) -> int:

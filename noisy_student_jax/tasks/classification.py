@@ -1,5 +1,8 @@
 """Single-label classification; targets are class probabilities."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,6 +50,32 @@ class Classification:
     def targets(self, labels: np.ndarray) -> np.ndarray:
         """Converts classes ``[images]`` to one-hot float32 ``[images, classes]``."""
         return np.eye(self.outputs, dtype=np.float32)[np.asarray(labels, np.int64)]
+
+    def check_labels(self, labels: np.ndarray, part: str) -> None:
+        """Checks that labels are one class an image.
+
+        Raises:
+          UserError: they are not, as boxes.
+        """
+        if np.ndim(labels) != 1:
+            raise UserError(
+                f"the {part} images have labels of another kind than one class each,"
+                f" which task '{self.name}' needs: from boxes, configs/boxes.py learns"
+            )
+
+    def check_model(self, model: Mapping[str, Any], outputs: PyTree) -> None:
+        """Checks that a model has one output a class.
+
+        Raises:
+          UserError: it has not, as a detector.
+        """
+        logits = outputs.get("logits") if isinstance(outputs, Mapping) else None
+        if logits is None or logits.shape[1:] != (self.outputs,):
+            raise UserError(
+                f"model {model['name']!r} does not tell classes of whole images, as"
+                f" task '{self.name}' needs: choose another, such as"
+                " --config.model.name=efficientnet_lite0"
+            )
 
     def loss(
         self, outputs: PyTree, batch: Batch, options: LossOptions

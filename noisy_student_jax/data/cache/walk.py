@@ -30,7 +30,7 @@ _OTHER_KINDS = "other kinds of file"
 _HIDDEN = "hidden files and folders"
 _LINKS = "links that lead nowhere or back"
 _NOT_REGULAR = "not regular files"
-_RUNS = "folders of runs and prepared images"
+_RUNS = "folders of runs, of prepared images, or given for another use"
 _VANISHED = "files that vanished meanwhile"
 # Control characters, line separators, lone surrogates (bytes that are not UTF-8), and
 # the backslash, so that escapes cannot be confused with literal names.

@@ -37,6 +37,21 @@ PSEUDO_RATE = "boxes of a pseudo-labeled image"
 Batches = Callable[[], Iterator[pa.RecordBatch]]
 
 
+def check(options: SelectionOptions) -> None:
+    """Checks the options of a selection.
+
+    Raises:
+      UserError: the method balances whole images by one class each.
+    """
+    if options.method != "all":
+        raise UserError(
+            f"config.selection.method is {options.method!r}, which draws whole images"
+            " by one class each, and an image has boxes of several classes: choose"
+            " --config.selection.method=all (boxes have a threshold by class, and"
+            " images of rare classes are repeated)"
+        )
+
+
 class BoxChooser:
     """See `core.protocols.Chooser`.
 
@@ -61,13 +76,7 @@ class BoxChooser:
         *,
         classes: Sequence[str],
     ):
-        if options.method != "all":
-            raise UserError(
-                f"selection.method is {options.method!r}, which draws whole images by"
-                " one class each, and an image has boxes of several classes: choose"
-                " --config.selection.method=all (boxes have a threshold by class, and"
-                " images of rare classes are repeated)"
-            )
+        check(options)
         self.names = [str(name) for name in classes]
         self._seed = options.seed
         objects = totals(labels, len(classes))

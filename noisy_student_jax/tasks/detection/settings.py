@@ -1,5 +1,6 @@
-"""Settings of a detector that follow from boxes and machine, where a config is open."""
+"""Settings of a detector: those that follow from boxes and machine, and their check."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from noisy_student_jax import models
@@ -13,6 +14,8 @@ from noisy_student_jax.config.decisions import (
     sections,
 )
 from noisy_student_jax.core.console import printable
+from noisy_student_jax.core.errors import UserError
+from noisy_student_jax.core.types import PyTree
 
 LADDERS = {
     ("cpu", True): ("fcos_lite0",),
@@ -37,6 +40,8 @@ STEPS = {"cpu": (500, 600), "accelerator": (2000, 4000)}
 FROZEN = 10
 """Blocks of published weights that keep them on a CPU: all that sees in cells of 16
 pixels or less, and takes two thirds of the time of a step."""
+OUTPUTS = {"logits", "distances", "locations"}
+"""What `models.fcos` returns, and predictions are made of."""
 RATE = 0.004
 """Peak learning rate, whatever the batch."""
 
@@ -63,6 +68,29 @@ def decide(config: ConfigDict, facts: Facts) -> list[Decision]:
         chosen = _Settings(section, facts, number=rung(owner, config))
         made += [Decision(f"{owner}{f}", v, why) for f, v, why in chosen.found]
     return made
+
+
+def check_model(model: Mapping[str, Any], outputs: PyTree) -> None:
+    """Checks that a model is a detector that sees whole images.
+
+    Args:
+      model: the ``model`` section of its config.
+      outputs: shapes of its outputs.
+
+    Raises:
+      UserError: it is none, or it sees a part of each image.
+    """
+    if not (isinstance(outputs, Mapping) and outputs.keys() >= OUTPUTS):
+        raise UserError(
+            f"model {model['name']!r} finds no boxes, as task 'detection' needs: choose"
+            " a detector, such as --config.model.name=fcos_lite0"
+        )
+    if model["framing"] != "letterbox":
+        raise UserError(
+            f"config.model.framing is {model['framing']!r}, which shows a part of each"
+            " image, but boxes are of whole images: set"
+            " --config.model.framing=letterbox and --config.model.crop_padding=0"
+        )
 
 
 class _Settings:

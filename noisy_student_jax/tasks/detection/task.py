@@ -32,11 +32,11 @@ from noisy_student_jax.tasks.detection import (
     onnx_head,
     repeats,
     report,
+    selection,
     settings,
     sidecar,
     targets,
 )
-from noisy_student_jax.tasks.detection.selection import BoxChooser
 
 
 class Detection:
@@ -74,6 +74,18 @@ class Detection:
     def drawn(self, images: np.ndarray, target: Arrays) -> np.ndarray:
         """See `drawing.on_inputs`."""
         return drawing.on_inputs(images, target, self.classes)
+
+    def check_labels(self, labels: np.ndarray, part: str) -> None:
+        """See `labeled.check_labels`."""
+        labeled.check_labels(labels, part, self.classes)
+
+    def check_model(self, model: Mapping[str, Any], outputs: PyTree) -> None:
+        """See `settings.check_model`."""
+        settings.check_model(model, outputs)
+
+    def check_selection(self, options: SelectionOptions) -> None:
+        """See `selection.check`."""
+        selection.check(options)
 
     def loss(
         self, outputs: PyTree, batch: Batch, options: LossOptions
@@ -114,9 +126,9 @@ class Detection:
         batches: Callable[[], Iterator[pa.RecordBatch]],
         labels: np.ndarray,
         options: SelectionOptions,
-    ) -> BoxChooser:
-        """See `BoxChooser`."""
-        return BoxChooser(batches, labels, options, classes=self.classes)
+    ) -> selection.BoxChooser:
+        """See `selection.BoxChooser`."""
+        return selection.BoxChooser(batches, labels, options, classes=self.classes)
 
     def repeats(self, labels: np.ndarray, keys: Sequence[str]) -> np.ndarray:
         """See `repeats.repeats`."""

@@ -17,6 +17,8 @@ from noisy_student_jax.data.cache.listing import (
 )
 from noisy_student_jax.data.cache.walk import safe_text
 
+RUNS = "folders of runs, of prepared images, or given for another use"
+
 
 def tree(root, *paths):
     for path in paths:
@@ -135,10 +137,10 @@ def test_runs_and_folders_that_are_written_are_no_data(tmp_path):
 
     assert listing.classes == ("cat", "dog")
     assert len(listing) == 2
-    assert listing.left_out["folders of runs and prepared images"] == 3
+    assert listing.left_out[RUNS] == 3
     images = list_images(tmp_path / "cat")
     assert images.paths == ("1.png",)
-    assert images.left_out == {"folders of runs and prepared images": 1}
+    assert images.left_out == {RUNS: 1}
 
 
 def test_of_many_other_kinds_the_most_are_named(tmp_path):
