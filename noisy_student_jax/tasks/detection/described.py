@@ -40,9 +40,12 @@ def rows(
     found = []
     for number, (width, height) in enumerate(sizes):
         scores = predictions["scores"][number].astype(np.float64)
-        own = np.flatnonzero((scores > 0) & (scores >= lowest))
-        corners = predictions["boxes"][number][own].astype(np.float64)
+        corners = predictions["boxes"][number].astype(np.float64)
         corners = np.clip(corners * max(width, height), 0, [width, height] * 2)
+        # A box in the gray beside the image has no area in it.
+        there = (corners[:, 2:] > corners[:, :2]).all(axis=1)
+        own = np.flatnonzero((scores > 0) & (scores >= lowest) & there)
+        corners = corners[own]
         classes = predictions["classes"][number][own].tolist()
         boxes = [
             {

@@ -14,6 +14,7 @@ from noisy_student_jax.config.decisions import (
     sections,
 )
 from noisy_student_jax.core.console import printable
+from noisy_student_jax.data.dealing import HELD_OUT
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.types import PyTree
 
@@ -27,8 +28,6 @@ LADDERS = {
 installed. The last one serves all further students."""
 ON_CPU = 2
 """Generations on a CPU, where a student takes most of an hour's quarter."""
-HELD_OUT = 0.2
-"""Fraction of the labeled images that is split off for validation."""
 SEEN = 12
 """Pixels to show the side of a small box in: a cell and a half of the finest level."""
 SIDES = {"cpu": (192, 256), "accelerator": (320, 640)}
