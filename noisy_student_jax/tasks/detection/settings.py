@@ -14,9 +14,9 @@ from noisy_student_jax.config.decisions import (
     sections,
 )
 from noisy_student_jax.core.console import printable
-from noisy_student_jax.data.dealing import HELD_OUT
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.types import PyTree
+from noisy_student_jax.data.dealing import HELD_OUT
 
 LADDERS = {
     ("cpu", True): ("fcos_lite0",),
