@@ -170,9 +170,12 @@ def _check_labels(run: Run) -> None:
 
 
 def _check_for_task(student: Generation) -> None:
-    """Checks that the task can use the model, and what the student learns from."""
+    """Checks that the task can use the model, and what the student learns from.
+
+    An adopted model has to be of the same task, as `init_weights.check` checks.
+    """
     task, spec = student.run.task, student.spec
-    if hasattr(task, "check_model"):
+    if hasattr(task, "check_model") and not spec.adopted:
         task.check_model(spec.config.model, student.cost.outputs)
     if spec.teacher and hasattr(task, "check_selection"):
         task.check_selection(SelectionOptions.from_config(spec.config.selection))

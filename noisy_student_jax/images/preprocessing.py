@@ -246,11 +246,12 @@ class Preprocessing:
         """Preprocesses images to be augmented: `apply_all`, converted to uint8."""
         return to_uint8(self.apply_all(images))
 
-    def refuse_letterbox(self, where: str) -> None:
+    def refuse_letterbox(self, where: str, *, instead: str) -> None:
         """Checks that images are framed as a program without letterboxes frames them.
 
         Args:
           where: the program, for the message.
+          instead: what to do, for the message.
 
         Raises:
           UserError: the framing is ``letterbox``.
@@ -258,7 +259,8 @@ class Preprocessing:
         if self.framing == LETTERBOX:
             raise UserError(
                 f"{where} only crops the middle of images, but this model's framing is"
-                " 'letterbox', which shows them whole"
+                " 'letterbox', which shows them whole:"
+                f" {instead}"
             )
 
     def blank(self) -> np.ndarray:

@@ -104,6 +104,6 @@ def test_only_a_letterbox_is_written_down_as_framing():
 
 
 def test_programs_that_only_crop_say_so():
-    Preprocessing(8).refuse_letterbox("timm")
+    Preprocessing(8).refuse_letterbox("timm", instead="use --format=onnx")
     with pytest.raises(UserError, match="timm only crops the middle of images, but"):
-        framed(8).refuse_letterbox("timm")
+        framed(8).refuse_letterbox("timm", instead="use --format=onnx")

@@ -48,7 +48,10 @@ class View:
         Raises:
           UserError: it is a letterbox.
         """
-        self.preprocessing.refuse_letterbox("the streamed input pipeline")
+        self.preprocessing.refuse_letterbox(
+            "the streamed input pipeline",
+            instead="set config.data.pipeline to prepared",
+        )
 
     @property
     def dtype(self) -> type[np.generic]:

@@ -34,7 +34,7 @@ def export(bundle: Bundle, output: pathlib.Path, *, task: Task) -> str:
     """
     from noisy_student_jax.interop.tensorflow import savedmodel
 
-    bundle.preprocessing.refuse_letterbox("a SavedModel")
+    bundle.preprocessing.refuse_letterbox("a SavedModel", instead="use --format=onnx")
     module = agreement.make_module(bundle)
 
     def predict(variables, images):

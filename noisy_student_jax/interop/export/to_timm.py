@@ -56,14 +56,14 @@ def model_name(bundle: Bundle) -> str:
     if bundle.task != "classification":
         raise UserError(
             f"timm classifies, and this bundle is for task '{bundle.task}': use"
-            " --format=savedmodel"
+            " --format=onnx"
         )
     if bundle.architecture == models.CONCATENATED:
         raise UserError(
             "timm's models are single networks, and this bundle is several with one"
             " head: use --format=onnx"
         )
-    bundle.preprocessing.refuse_letterbox("timm")
+    bundle.preprocessing.refuse_letterbox("timm", instead="use --format=onnx")
     name = timm_names.model_name(bundle.architecture)
     epsilon = agreement.make_module(bundle).arguments.batch_norm_epsilon
     if epsilon != EPSILON:

