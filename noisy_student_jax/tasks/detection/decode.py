@@ -10,10 +10,11 @@ from noisy_student_jax.core.types import PyTree
 from noisy_student_jax.tasks.detection import boxes as geometry
 from noisy_student_jax.tasks.detection import nms
 
-CANDIDATES = 200
-"""Best pairs of a location and a class that are decoded."""
 OUTPUTS = 100
 """Boxes of an image."""
+CANDIDATES = 10 * OUTPUTS
+"""Best pairs of a location and a class that are decoded: nine locations or more find
+each object, and those of sure objects must not crowd out unsure ones."""
 
 
 class Found(NamedTuple):

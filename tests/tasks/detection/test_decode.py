@@ -153,3 +153,25 @@ def test_images_of_a_batch_do_not_depend_on_each_other():
     alike = together["classes"][:, :, None] == together["classes"][:, None]
     there = (together["scores"] > 0)[:, :, None] & ~np.eye(OUTPUTS, dtype=bool)[None]
     assert not (there & alike & (np.asarray(overlaps) > 0.6)).any()
+
+
+def test_many_sure_objects_do_not_crowd_out_an_unsure_one():
+    side, where = 512, locations(512, 512, (8, 16, 32))
+    logits = np.full((1, 1, len(where), 1), NOTHING, np.float32)
+    distances = np.full((1, 1, len(where), 4), 0.01, np.float32)
+    finest = where[: (side // 8) ** 2, :2] * side
+    centers = np.mgrid[0:9, 0:9].reshape(2, -1).T * 48 + 28  # nine locations find each
+    for x, y in centers.tolist():
+        near = np.flatnonzero((np.abs(finest - [x, y]) < 1.5 * 8).all(axis=1))
+        assert len(near) == 9
+        box = [x - 20, y - 20, x + 20, y + 20]
+        logits[0, 0, near] = 3.0
+        sides = [finest[near] - box[:2], box[2:] - finest[near]]
+        distances[0, 0, near] = np.concatenate(sides, axis=1) / side
+    logits[0, 0, len(finest) - 1] = -1.0
+
+    outputs = {"logits": logits, "distances": distances, "locations": where}
+    scores = np.asarray(decode(jax.tree.map(jnp.asarray, outputs))["scores"])[0]
+
+    assert (scores > 0.9).sum() == len(centers) == 81
+    assert scores[81] == pytest.approx(sigmoid(-1), 1e-5)
