@@ -2,9 +2,10 @@
 
 Boxes at or above the threshold of their class (`thresholds`) are objects. Those below,
 from `UNSURE` on, are regions to ignore: nobody knows whether there is an object. So are
-boxes that a surer one of another class overlaps with (`doubles`). An image without
-boxes is a valid example: nothing is to be found in it. The place of a box is learned
-where both views of the teacher agree on it (`sidecar.RELIABLE`).
+boxes that a surer one of another class overlaps with (`doubles`). A further box of an
+object is neither: what is there is known. An image without boxes is a valid example:
+nothing is to be found in it. The place of a box is learned where both views of the
+teacher agree on it (`sidecar.RELIABLE`).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +20,7 @@ from noisy_student_jax.core.protocols import Arrays
 from noisy_student_jax.data.labels import IGNORE, NONE, OBJECT, totals
 from noisy_student_jax.pseudo_labels.plan import SelectionOptions
 from noisy_student_jax.tasks.detection import repeats, sidecar, thresholds
-from noisy_student_jax.tasks.detection.doubles import doubles
+from noisy_student_jax.tasks.detection.doubles import again, doubles
 
 UNSURE = np.float32(0.1)
 """Boxes below are taken for background."""
@@ -107,7 +108,8 @@ class BoxChooser:
         """
         scores = found["scores"]
         sure = (scores >= self.thresholds[found["classes"]]) & ~self._doubles(found)
-        kinds = np.where(scores >= UNSURE, IGNORE, NONE)
+        unsure = (scores >= UNSURE) & ~again(found, sure)
+        kinds = np.where(unsure, IGNORE, NONE)
         return np.where(sure, OBJECT, kinds).astype(np.int8)
 
     def targets(self, rows: pa.RecordBatch) -> Arrays:

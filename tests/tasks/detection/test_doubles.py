@@ -1,15 +1,17 @@
-"""Boxes of one object under two names."""
+"""Boxes of one object: under two names, or once more beside the first."""
 
 import numpy as np
 import pytest
 from tasks.detection.boxes_to_choose import predicted, random_labels, rows_of
 
+from noisy_student_jax.data.labels import IGNORE, NONE, OBJECT
 from noisy_student_jax.pseudo_labels.plan import SelectionOptions
 from noisy_student_jax.tasks.detection import sidecar
-from noisy_student_jax.tasks.detection.doubles import doubles
+from noisy_student_jax.tasks.detection.doubles import again, doubles
 from noisy_student_jax.tasks.detection.selection import BoxChooser
 
 ONE, NEAR, FAR = (0.1, 0.1, 0.5, 0.5), (0.1, 0.1, 0.5, 0.4), (0.1, 0.1, 0.5, 0.3)
+THIN = (0.1, 0.1, 0.5, 0.2)
 
 
 def found(*images):
@@ -56,6 +58,32 @@ def test_doubles_are_those_of_all_pairs_one_by_one():
             expected.append(any(overlap(box, one) > 0.6 for one in surer))
     assert 20 < sum(expected) < len(expected) - 20
     assert double(*images) == expected
+
+
+def further(*images, objects):
+    flat = sidecar.flat(rows_of(found(*images)))
+    return again(flat, np.array(objects, bool)).tolist()
+
+
+def test_a_further_box_of_an_object_is_one_of_its_class_that_it_overlaps_with():
+    pair = [(ONE, 0, 0.9), (FAR, 0, 0.3)]
+    assert further(pair, objects=[1, 0]) == [False, True]
+    assert further(pair, objects=[1, 1]) == [False, False]
+    assert further(pair, objects=[0, 0]) == [False, False]
+    assert further([(ONE, 0, 0.9), (FAR, 1, 0.3)], objects=[1, 0]) == [False, False]
+    assert further([(ONE, 0, 0.9), (THIN, 0, 0.3)], objects=[1, 0]) == [False, False]
+    assert further([(ONE, 0, 0.9)], [(ONE, 0, 0.3)], objects=[1, 0]) == [False, False]
+
+
+def test_what_is_around_an_object_is_background_and_not_ignored():
+    """Otherwise a student is never taught that a worse box of it is none."""
+    image = [(ONE, 0, 0.9), (FAR, 0, 0.3), (THIN, 0, 0.2)]
+    labels = random_labels(4, 1, most=1)
+    rows = rows_of(found(image))
+    options = SelectionOptions(method="all", min_score=0.5)
+    chosen = BoxChooser(lambda: iter([rows]), labels, options, classes=["a"])
+    kinds = chosen.kinds(sidecar.flat(rows))
+    assert kinds.tolist() == [OBJECT, NONE, IGNORE]
 
 
 def overlap(one, other):
