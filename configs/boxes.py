@@ -37,8 +37,8 @@ def get_config() -> ConfigDict:
         schedule="cosine",
         warmup_epochs=2.0,
         weight_decay=0.01,
-        # The score of a pseudo box learns how well the student's box fits it, as that of
-        # a true box does; with the teacher's scores students were three points worse.
+        # The score of a pseudo box learns how well the student's box fits it, as for
+        # true boxes; with the teacher's scores a student was three points worse.
         targets="hard",
         # As much weight for pseudo-labeled boxes as for true ones; published settings
         # of 2 to 4 are for online teachers.
