@@ -5,7 +5,7 @@ import io
 import pathlib
 from typing import Any
 
-from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from noisy_student_jax.config import renamed
 from noisy_student_jax.core import files
@@ -57,7 +57,7 @@ def _picture(path: pathlib.Path) -> str | None:
     try:
         data = files.read_bytes(path)
         if len(data) > _MOST_BYTES:
-            with Image.open(io.BytesIO(data)) as picture:
+            with PngImageFile(io.BytesIO(data)) as picture:
                 return data_url(picture.convert("RGB"), "JPEG", quality=85)
     except OSError:
         return None

