@@ -1,14 +1,13 @@
 """Does Noisy Student help a detector of three classes? Teacher, students and control.
 
     python benchmarks/detection.py DATA                        # both sets, three seeds
-    python benchmarks/detection.py DATA --sets=cells --seeds=0 --generations=3 --oracle
+    python benchmarks/detection.py DATA --sets=cells --seeds=0
 
 DATA is described in `box_sets`. Each set and seed is a whole run of
 ``configs/boxes.py``: T, a teacher on the labeled images; S1 (and S2), students on these
 and the pool; C, the control, S1's model on labeled images alone with as many steps,
-image draws and noise. ``--oracle`` adds O, a teacher that has the labels of the pool
-too. Other flags (``--config.key=value``) are passed on. Runs are kept in ``--workdir``
-and reused.
+image draws and noise. Other flags (``--config.key=value``) are passed on. Runs are kept
+in ``--workdir`` and reused.
 
 The table has AP, AP50 and AP75 on test images in percent, and paired differences of the
 students to the control with Student's 95 % interval over seeds. Below stand precision
@@ -33,20 +32,6 @@ from noisy_student_jax.cli.main import main as program
 
 ROOT = pathlib.Path(__file__).parent.parent
 METRICS = ("AP", "AP50", "AP75")
-ALL_LABELS = 1 << 20
-CONFIG = """import importlib.util
-
-
-def get_config():
-    spec = importlib.util.spec_from_file_location("boxes", {path!r})
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config()
-    config.generations = config.generations[:{generations}]
-    config.control.enabled = {generations} > 1
-    return config
-"""
-"""A config with fewer generations; their number is no field."""
 Boxes = list[tuple[int, np.ndarray]]
 
 
@@ -58,8 +43,6 @@ def main() -> None:
     parser.add_argument("--sets", default=",".join(box_sets.STOCKS))
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--labels", type=int, default=100)
-    parser.add_argument("--generations", type=int, default=2)
-    parser.add_argument("--oracle", action="store_true")
     parser.add_argument("--workdir", type=pathlib.Path, default="runs/detection")
     options, overrides = parser.parse_known_args()
     workdir = options.workdir.resolve()
@@ -84,40 +67,19 @@ def results(
     kept = run / "detection.json"
     if not kept.is_file():
         more = [f"--config.seed={seed}", *overrides]
-        seconds = trained(folder, run, generations=options.generations, more=more)
+        seconds = trained(folder, run, more)
         row = {"seconds": seconds, "arms": arms(run), "pseudo": pseudo(run, folder)}
         kept.write_text(json.dumps(row), encoding="utf-8")
-    row = json.loads(kept.read_text(encoding="utf-8"))
-    if options.oracle:
-        whole = workdir / name / f"oracle_{seed}"
-        if not (whole / "summary.json").is_file():
-            every = box_sets.deal(
-                name, options.data, workdir / "sets", seed, ALL_LABELS
-            )
-            more = [f"--config.seed={seed}", *overrides]
-            trained(every, whole, generations=1, more=more, pool=folder)
-        row["arms"]["O"] = arms(whole)["T"]
-    return row
+    return json.loads(kept.read_text(encoding="utf-8"))
 
 
-def trained(
-    folder: pathlib.Path,
-    run: pathlib.Path,
-    *,
-    generations: int,
-    more: list[str],
-    pool: pathlib.Path | None = None,
-) -> float:
+def trained(folder: pathlib.Path, run: pathlib.Path, more: list[str]) -> float:
     """Runs the program on a dealt set; returns seconds."""
     run.parent.mkdir(parents=True, exist_ok=True)
-    config = run.with_suffix(".py")
-    path = str(ROOT / "configs" / "boxes.py")
-    text = CONFIG.format(path=path, generations=generations)
-    config.write_text(text, encoding="utf-8")
+    config = ROOT / "configs" / "boxes.py"
     line = ["run", f"--config={config}", f"--workdir={run}"]
-    for part in ("labeled", "validation", "test"):
+    for part in ("labeled", "unlabeled", "validation", "test"):
         line.append(f"--config.{part}={folder / part}")
-    line.append(f"--config.unlabeled={(pool or folder) / 'unlabeled'}")
     log, begun = run.with_suffix(".log"), time.monotonic()
     with log.open("w", encoding="utf-8") as file, contextlib.redirect_stdout(file):
         status = program([*line, *more])

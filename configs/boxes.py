@@ -38,7 +38,7 @@ def get_config() -> ConfigDict:
         warmup_epochs=2.0,
         weight_decay=0.01,
         # The score of a pseudo box learns how well the student's box fits it, as for
-        # true boxes; with the teacher's scores a student was three points worse.
+        # true boxes; with the teacher's scores a student was worse (docs/boxes.md).
         targets="hard",
         # As much weight for pseudo-labeled boxes as for true ones; published settings
         # of 2 to 4 are for online teachers.
@@ -58,8 +58,8 @@ def get_config() -> ConfigDict:
     # All of the pool: an image without objects tells as much as one with some. Boxes
     # are chosen within images, by a threshold for each class.
     config.selection.update(method="all", share=1.0, min_score=0.0)
-    # A step of the teacher has as many images as a student's: from a weaker teacher, a
-    # student learns less than the control does from the labels.
+    # A step of the teacher has as many images as a student's, so that it is about as
+    # good as the control.
     config.generations = ({"train": {"batch": 24}}, {}, {})
     config.labels.batch = 32
     config.evaluation.update(batch=32, bootstrap=1000)

@@ -27,7 +27,7 @@ LADDERS = {
 """Detectors of a teacher and its students, by machine and whether published weights are
 installed. The last one serves all further students."""
 ON_CPU = 2
-"""Generations on a CPU, where a student takes most of an hour's quarter."""
+"""Generations on a CPU, where a student takes minutes."""
 SEEN = 12
 """Pixels to show the side of a small box in: a cell and a half of the finest level."""
 SIDES = {"cpu": (192, 256), "accelerator": (320, 640)}
@@ -37,8 +37,8 @@ STEP = 32
 STEPS = {"cpu": (500, 600), "accelerator": (2000, 4000)}
 """Steps of a teacher and of its students."""
 FROZEN = 10
-"""Blocks of published weights that keep them on a CPU: all that sees in cells of 16
-pixels or less, and takes two thirds of the time of a step."""
+"""Blocks of published weights that keep them on a CPU: most of those that see in cells
+of 16 pixels or less, and half of the time of a step."""
 OUTPUTS = {"logits", "distances", "locations"}
 """What `models.fcos` returns, and predictions are made of."""
 RATE = 0.004
