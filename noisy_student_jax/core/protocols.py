@@ -201,6 +201,8 @@ class Task(Protocol):
       decide: optional, of the class: maps a config and `config.decisions.Facts` to
         decisions on all fields that the config leaves open. Without it, they are those
         for images of one class each.
+      hub_task, hub_metrics: optional: what the Hugging Face Hub calls the task, and its
+        metrics.
     """
 
     name: str

@@ -82,9 +82,10 @@ def model_name(name: str) -> str:
       UserError: timm has no such model.
     """
     if name not in MODELS:
-        what = "has" if name in models.names() else "may have"
+        own = name in models.names()
+        what, form = ("has", "onnx") if own else ("may have", "savedmodel")
         raise UserError(
-            f"timm has no model like '{name}', which {what} other blocks, strides or"
-            f" widths: it knows {', '.join(MODELS)}"
+            f"timm has no model like '{name}', which {what} other blocks, strides,"
+            f" widths or heads: use --format={form} (timm knows {', '.join(MODELS)})"
         )
     return MODELS[name]

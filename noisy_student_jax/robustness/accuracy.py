@@ -4,13 +4,17 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax
 import numpy as np
 
+from noisy_student_jax import models
+from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.protocols import Source, Task
 from noisy_student_jax.core.types import PyTree
 from noisy_student_jax.core.unusable import refuse
 from noisy_student_jax.evaluation.predictor import Predictor
 from noisy_student_jax.images.preprocessing import Preprocessing
+from noisy_student_jax.models import initialize
 from noisy_student_jax.models.bundle import Bundle
 from noisy_student_jax.robustness.metrics import restricted_hits
 
@@ -35,7 +39,18 @@ class Subject:
 
     @classmethod
     def of(cls, bundle: Bundle, task: Task, *, batch: int) -> "Subject":
-        """Builds the model and moves its variables to the devices."""
+        """Builds the model and moves its variables to the devices.
+
+        Raises:
+          UserError: the model does not tell one class of an image.
+        """
+        logits = _shapes(bundle, task).get("logits")
+        if logits is None or logits.shape[1:] != (len(bundle.classes),):
+            raise UserError(
+                "robustness suites judge models that tell one class of an image, and"
+                f" this one's task '{bundle.task}' predicts otherwise: evaluate it"
+                " without --suite"
+            )
         predictor = Predictor.from_bundle(bundle, task, batch=batch)
         return cls(bundle, task, predictor, predictor.place(bundle.variables))
 
@@ -43,6 +58,19 @@ class Subject:
     def all_classes(self) -> np.ndarray:
         """Indices of all classes."""
         return np.arange(len(self.bundle.classes))
+
+
+def _shapes(bundle: Bundle, task: Task) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the shapes of what a model predicts of one image."""
+    module = models.create(bundle.architecture, **bundle.arguments)
+    module = initialize.with_grouped_convolutions(module)
+    side = bundle.preprocessing.resolution
+
+    def predict(variables, image):
+        return task.predict(module.apply(variables, image, train=False))
+
+    image = jax.ShapeDtypeStruct((1, side, side, 3), np.float32)
+    return jax.eval_shape(predict, bundle.variables, image)
 
 
 @dataclasses.dataclass

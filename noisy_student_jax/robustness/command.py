@@ -143,11 +143,6 @@ def _evaluate(
       output: path of the result; None only prints it.
       interruption: checked before each batch.
     """
-    if bundle.task != "classification":
-        raise UserError(
-            f"robustness suites judge classification, and this model's task is"
-            f" '{bundle.task}'"
-        )
     batch = BATCH if options.batch is None else options.batch
     if batch < 1:
         raise UserError(f"--batch is {options.batch}, but must be at least 1")

@@ -33,6 +33,7 @@ class Classification:
 
     name = "classification"
     primary_metric = "top1"
+    hub_task, hub_metrics = "image-classification", ("accuracy",)
 
     def __init__(self, classes: tuple[str, ...]):
         """Takes the class names in index order.

@@ -3,20 +3,16 @@
 import json
 import xml.etree.ElementTree as ET
 
-import jax
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from interop.export import some
 from PIL import Image
 
-from noisy_student_jax import models
 from noisy_student_jax.cli.main import main
 from noisy_student_jax.data.annotations import formats, write
 from noisy_student_jax.data.annotations.structure import AnnotatedImage
-from noisy_student_jax.images.preprocessing import Preprocessing
 from noisy_student_jax.models import bundle as bundles
-from noisy_student_jax.models.bundle import Bundle
-from noisy_student_jax.models.initialize import initialize
 from noisy_student_jax.tasks.detection import drawing
 
 CLASSES = ("cell", "platelet")
@@ -26,20 +22,8 @@ SIZES = {"a.png": (64, 48), "deep/b.jpg": (60, 90), "deep/c.webp": (50, 50)}
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """A bundle; low scores are all that random weights give."""
-    module = models.create("fcos_test", outputs=2)
-    variables = initialize(module, resolution=64, seed=0)
-    bundle = Bundle(
-        architecture="fcos_test",
-        arguments={"outputs": 2},
-        preprocessing=Preprocessing(resolution=64, crop_padding=0, framing="letterbox"),
-        task="detection",
-        classes=CLASSES,
-        variables=jax.device_get(variables),
-        origin={},
-        trained_on=np.zeros(0, np.uint64),
-    )
     folder = tmp_path_factory.mktemp("model")
-    bundles.write(bundle, folder)
+    bundles.write(some.detector(classes=CLASSES), folder)
     return folder
 
 
@@ -231,6 +215,13 @@ def test_every_format_gives_the_same_precision(model, images, tmp_path, capsys):
         line = ["evaluate", f"--model={model}", f"--images={folder}", "--json"]
         results.append(json.loads(run(capsys, *line)[0])["metrics"])
     assert all(one == pytest.approx(results[0], nan_ok=True) for one in results)
+
+
+def test_suites_of_images_with_one_class_each_are_refused(model, images, capsys):
+    line = ["evaluate", "--suite=fgsm", f"--model={model}", f"--images={images}"]
+    _, err = run(capsys, *line, status=2)
+    assert "judge models that tell one class of an image" in err
+    assert "task 'detection' predicts otherwise: evaluate it without --suite" in err
 
 
 def test_an_evaluation_that_cannot_be_is_told(model, images, tmp_path, capsys):

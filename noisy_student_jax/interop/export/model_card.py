@@ -10,6 +10,7 @@ import re
 from typing import Any
 
 from noisy_student_jax.core.console import printable
+from noisy_student_jax.core.protocols import Task
 from noisy_student_jax.images.preprocessing import LETTERBOX
 from noisy_student_jax.images.resize import BICUBIC_TF1
 from noisy_student_jax.models import bundle as bundles
@@ -32,7 +33,7 @@ def text(
     bundle: Bundle,
     evaluation: dict[str, Any] | None,
     *,
-    primary_metric: str,
+    task: Task,
     timm: str | None,
     own: str,
 ) -> str:
@@ -41,7 +42,7 @@ def text(
     Args:
       bundle: the model.
       evaluation: the run's evaluation of the model; None if unknown.
-      primary_metric: the task's primary metric.
+      task: the model's task.
       timm: timm's name of the model; None if the weights are not exported for timm.
       own: the bundle's folder in the repository.
 
@@ -49,14 +50,14 @@ def text(
       Markdown with YAML front matter.
     """
     parts = [
-        _front_matter(bundle, evaluation, timm),
+        _front_matter(bundle, evaluation, task, timm),
         f"# {inline(bundle.architecture)}, by Noisy Student Training\n",
         _what(bundle),
-        _use(bundle, timm, own),
+        _use(bundle, task, timm, own),
         "## Where it comes from\n",
         _table(_lineage(bundle)),
         "## Metrics\n",
-        _metrics(evaluation, primary_metric),
+        _metrics(evaluation, task.primary_metric),
         "## Data and license\n",
         _table(
             [
@@ -80,18 +81,19 @@ def inline(value: Any) -> str:
 
 
 def _front_matter(
-    bundle: Bundle, evaluation: dict[str, Any] | None, timm: str | None
+    bundle: Bundle, evaluation: dict[str, Any] | None, task: Task, timm: str | None
 ) -> str:
     # JSON is valid YAML, and quotes all strings.
-    measured = evaluation is not None and bundle.task == "classification"
-    kind = bundle.task.replace("classification", "image-classification")
+    kind = getattr(task, "hub_task", None)
+    tags = ["timm"] if timm else []
+    metrics = getattr(task, "hub_metrics", ()) if evaluation else ()
     fields = {
         "license": _license(bundle) or "unknown",
         "library_name": "timm" if timm else "noisy-student-jax",
-        "pipeline_tag": kind if bundle.task == "classification" else None,
-        "tags": [*(["timm"] if timm else []), kind, "noisy-student", "jax"],
+        "pipeline_tag": kind,
+        "tags": [*tags, kind or task.name, "noisy-student", "jax"],
         "datasets": [],
-        "metrics": ["accuracy"] if measured else [],
+        "metrics": list(metrics),
     }
     lines = [
         f"{key}: {json.dumps(value)}"
@@ -136,10 +138,15 @@ def _what(bundle: Bundle) -> str:
     )
 
 
-def _use(bundle: Bundle, timm: str | None, own: str) -> str:
+def _use(bundle: Bundle, task: Task, timm: str | None, own: str) -> str:
     lines = ["## How to use it\n", "```", "hf download USER/NAME --local-dir=model"]
     where = "model" if own == "." else f"model/{own}"
-    lines += [f"noisy-student predict --model={where} IMAGE", "```", ""]
+    flags = [""]
+    if hasattr(task, "described"):
+        form = task.prediction_formats[0]
+        flags += ["--json ", "--draw=DIR ", f"--format={form} --output=DIR "]
+    lines += [f"noisy-student predict --model={where} {flag}IMAGE" for flag in flags]
+    lines += ["```", ""]
     if timm:
         less = " and sees one view, so that other metrics hold" * (bundle.views > 1)
         lines += [

@@ -6,7 +6,6 @@ from typing import Any
 from noisy_student_jax.core import files
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.protocols import Task
-from noisy_student_jax.interop import timm_names
 from noisy_student_jax.interop.export import model_card, to_timm
 from noisy_student_jax.models import bundle as bundles
 from noisy_student_jax.models.bundle import Bundle
@@ -50,7 +49,7 @@ def export(
             model_card.text(
                 bundle,
                 evaluation,
-                primary_metric=task.primary_metric,
+                task=task,
                 timm=config["architecture"] if for_timm else None,
                 own=OWN if for_timm else ".",
             ),
@@ -88,8 +87,6 @@ def find_evaluation(source: pathlib.Path, sha256: str) -> dict[str, Any] | None:
 
 def _for_timm(bundle: Bundle) -> bool:
     """Whether timm has an equivalent model."""
-    if bundle.task != "classification" or bundle.architecture not in timm_names.MODELS:
-        return False
     try:
         to_timm.model_name(bundle)
     except UserError:

@@ -53,19 +53,21 @@ def model_name(bundle: Bundle) -> str:
     Raises:
       UserError: timm has no such model.
     """
-    if bundle.task != "classification":
-        raise UserError(
-            f"timm classifies, and this bundle is for task '{bundle.task}': use"
-            " --format=onnx"
-        )
     if bundle.architecture == models.CONCATENATED:
         raise UserError(
             "timm's models are single networks, and this bundle is several with one"
             " head: use --format=onnx"
         )
-    bundle.preprocessing.refuse_letterbox("timm", instead="use --format=onnx")
     name = timm_names.model_name(bundle.architecture)
-    epsilon = agreement.make_module(bundle).arguments.batch_norm_epsilon
+    bundle.preprocessing.refuse_letterbox("timm", instead="use --format=onnx")
+    module = agreement.make_module(bundle)
+    if module.outputs != len(bundle.classes):
+        raise UserError(
+            f"timm's {name} has an output for each class, and this bundle's model"
+            f" {module.outputs:,} outputs for {len(bundle.classes):,} classes of task"
+            f" '{bundle.task}': use --format=savedmodel"
+        )
+    epsilon = module.arguments.batch_norm_epsilon
     if epsilon != EPSILON:
         raise UserError(
             f"timm's {name} has a batch-norm epsilon of {EPSILON:g} and this bundle's"

@@ -50,6 +50,7 @@ class Detection:
     name = "detection"
     primary_metric = "AP"
     prediction_formats = described.FORMATS
+    hub_task, hub_metrics = "object-detection", ("mean_average_precision",)
     decide = staticmethod(settings.decide)
 
     def __init__(self, classes: tuple[str, ...]):

@@ -64,6 +64,22 @@ def concatenated(side=16, members=MEMBERS, **changes):
     return bundle(models.CONCATENATED, side, members=members, **changes)
 
 
+def detector(name="fcos_test", classes=("cell", "platelet"), side=64):
+    """A bundle that finds boxes, with random weights."""
+    arguments = {"outputs": len(classes)}
+    variables = initialize(models.create(name, **arguments), resolution=side, seed=0)
+    return bundles.Bundle(
+        architecture=name,
+        arguments=arguments,
+        preprocessing=Preprocessing(side, 0, framing="letterbox"),
+        task="detection",
+        classes=classes,
+        variables=jax.device_get(variables),
+        origin={},
+        trained_on=np.zeros(0, np.uint64),
+    )
+
+
 def written(folder, *arguments, **changes):
     """The folder of a bundle."""
     bundles.write(bundle(*arguments, **changes), folder)

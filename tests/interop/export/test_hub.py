@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import yaml
 from interop.export import some
+from outside.bright_square import BrightSquare
 
 from noisy_student_jax.core import files
 from noisy_student_jax.images.preprocessing import Preprocessing
@@ -88,7 +89,8 @@ def test_the_card_says_of_how_many_views_its_metrics_are(tmp_path):
 
     assert "over 2 views of them: whole, zoomed." in body
     assert "`tf_efficientnet_lite0` and sees one view, so that other metrics" in body
-    alone = model_card.text(one, None, primary_metric="top1", timm="lite0", own=".")
+    task = some.task(one)
+    alone = model_card.text(one, None, task=task, timm="lite0", own=".")
     assert "view" not in alone
 
 
@@ -168,6 +170,43 @@ def test_the_best_models_evaluation_is_its_generations(source, tmp_path):
     assert "| test | 40 | top1 |" in body
 
 
+def test_the_card_of_a_detector_has_its_precision_and_says_how_boxes_come(tmp_path):
+    source = tmp_path / "generation_1" / "model"
+    bundles.write(some.detector(), source)
+    of_test = {
+        "images": 40,
+        "ema": {"AP": 0.537, "AP50": 0.794, "AP/cell": 0.6, "AP/platelet": None},
+        "interval": [0.51, 0.56],
+        "intervals": {"AP": [0.51, 0.56], "AP50": [0.77, 0.81], "AP/cell": [0.5, None]},
+    }
+    found = {"sha256": bundles.read(source).sha256, "splits": {"test": of_test}}
+    files.write_json(tmp_path / "generation_1" / "evaluation.json", found)
+
+    front, body = export(source, tmp_path / "hub")
+
+    assert front["pipeline_tag"] == front["tags"][0] == "object-detection"
+    assert front["metrics"] == ["mean_average_precision"]
+    assert "| test | 40 | AP | 0.5370 (0.5100 to 0.5600) |" in body
+    assert "| test | 40 | AP50 | 0.7940 (0.7700 to 0.8100) |" in body
+    assert "| test | 40 | AP/cell | 0.6000 |" in body
+    assert "AP/platelet" not in body
+    for flags in ("", "--json ", "--draw=DIR ", "--format=coco --output=DIR "):
+        assert f"noisy-student predict --model=model {flags}IMAGE" in body
+
+
+def test_a_task_that_the_hub_has_no_name_for_has_its_own(tmp_path):
+    task = BrightSquare(some.CLASSES)
+    one = some.bundle(task=task.name)
+
+    text = model_card.text(one, EVALUATION, task=task, timm=None, own=".")
+
+    front = yaml.safe_load(text.split("---\n")[1])
+    assert "pipeline_tag" not in front
+    assert front["tags"][0] == task.name
+    assert front["metrics"] == []
+    assert "| test | 40 | top1 | 0.8500 |" in text
+
+
 @pytest.mark.parametrize("place", ["generation_1/model", "best"])
 def test_a_models_metrics_are_those_of_its_run(place, tiny_run, tmp_path):
     front, body = export(tiny_run / place, tmp_path / "hub")
@@ -225,7 +264,7 @@ def test_names_of_people_are_shown_and_do_nothing(tmp_path):
 def test_thousands_of_classes_do_not_fill_the_card():
     one = some.bundle(classes=tuple(f"class {n}" for n in range(1000)))
 
-    text = model_card.text(one, None, primary_metric="top1", timm=None, own=".")
+    text = model_card.text(one, None, task=some.task(one), timm=None, own=".")
 
     assert "99. class 99" in text
     assert "class 100" not in text

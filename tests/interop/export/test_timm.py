@@ -68,6 +68,18 @@ def test_a_model_that_timm_has_not_is_refused(name, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_detector_is_sent_to_another_format(tmp_path):
+    with pytest.raises(UserError, match=r"'fcos_test', which has .* --format=onnx"):
+        to_timm.export(some.detector(), tmp_path / "model.safetensors")
+
+
+def test_outputs_that_are_not_classes_are_refused(tmp_path):
+    one = some.bundle("lite0", side=32, classes=some.CLASSES[:3])
+    with pytest.raises(UserError, match="has an output for each class, and this bund"):
+        to_timm.export(one, tmp_path / "model.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
 def test_several_networks_with_one_head_are_sent_to_another_format(tmp_path):
     with pytest.raises(UserError, match=r"this bundle is several .* --format=onnx"):
         to_timm.export(some.concatenated(), tmp_path / "model.safetensors")
