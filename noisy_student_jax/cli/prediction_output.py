@@ -74,6 +74,11 @@ def check_task(options: argparse.Namespace, task: Task) -> None:
                 " has one class an image"
             )
         return
+    if options.logits:
+        raise UserError(
+            "--logits is for models that tell one class of an image; of what task"
+            f" '{task.name}' finds in one, --json prints the scores"
+        )
     if options.min_score is not None and not 0 <= options.min_score <= 1:
         raise UserError(f"--min-score is {options.min_score:g}, but must be 0 to 1")
     known = tuple(task.prediction_formats)

@@ -151,6 +151,7 @@ def test_mistakes_are_one_sentence(model, images, tmp_path, capsys, tiny_run):
         "--format=coco": "--format=coco also needs --output=DIR",
         "--format=kitti --output=x": "--format='kitti' is not known (known: coco",
         "--min-score=2": "--min-score is 2, but must be 0 to 1",
+        "--logits --json": "--logits is for models that tell one class of an image",
         "--output=x.csv": "give --format=csv and a folder",
         f"--format=coco --output={images}": "exists: give another",
     }
