@@ -264,9 +264,7 @@ def _check_blocks(spec: GenerationSpec, field: str) -> None:
     try:
         spec.trainee  # noqa: B018 - the module checks its arguments
     except UserError as error:
-        raise UserError(
-            f"{field}={spec.frozen_blocks} is invalid: {error} (none freezes nothing)"
-        ) from None
+        raise UserError(f"{field}={spec.frozen_blocks} is invalid: {error}") from None
 
 
 def _check_length(spec: GenerationSpec) -> None:

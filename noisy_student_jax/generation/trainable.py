@@ -114,17 +114,18 @@ def head(student: Generation) -> nn.Module:
       UserError: see `part`.
     """
     model = student.spec.config.model
+    found = getattr(student.spec.model.module, "head", None)
+    if found is None:
+        raise UserError(
+            f"config.train.part is 'head', but model '{model.name}' has no head that"
+            " can be trained alone (an attribute 'head', a module that reads its"
+            " 'pooled'): set train.part to 'all'"
+        )
     if not init_weights.is_given(student):
         raise UserError(
             "config.train.part is 'head', which leaves the rest unchanged, but"
             f" config.model.init='{model.init}' gives {student.spec.name} no weights to"
             " start from: give a bundle, or 'pretrained'"
-        )
-    found = getattr(student.spec.model.module, "head", None)
-    if found is None:
-        raise UserError(
-            f"config.train.part is 'head', but model '{model.name}' has no head of its"
-            " own: it needs an attribute 'head', a module that reads its 'pooled'"
         )
     return found
 

@@ -313,7 +313,7 @@ def efficientnet(
         -1 <= frozen_blocks <= blocks,
         "frozen_blocks",
         frozen_blocks,
-        f"at most its {blocks} blocks, 0 for the stem alone or -1 for nothing",
+        f"0 (the stem alone) to {blocks}, the number of its blocks",
     )
     return EfficientNet(architecture, outputs, given, frozen_blocks)
 

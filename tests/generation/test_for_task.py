@@ -39,6 +39,11 @@ def check(tmp_path):
             ["model.views=3"],
             "views must be 1, or 2 for the image and its",
         ),
+        (
+            BOXES,
+            ["train.part=head"],
+            r"'fcos_test' has no head that can be trained alone .*: set train\.part",
+        ),
         (BOXES, ["selection.method=paper"], "_1: config.selection.method is 'paper'"),
         (BOXES, ["data.name=outside.squares:squares"], "labeled images have no boxes"),
         (TINY, ["model.name=fcos_test"], "'fcos_test' does not tell classes of whole"),

@@ -284,5 +284,5 @@ def test_a_detector_takes_the_arguments_of_its_backbone():
 
     assert detector == backbone
     assert models.takes_views("fcos_lite0")
-    with pytest.raises(UserError, match="frozen_blocks must be at most its 2 blocks"):
+    with pytest.raises(UserError, match=r"must be 0 \(the stem alone\) to 2, the num"):
         create(frozen_blocks=3)

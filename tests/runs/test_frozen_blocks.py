@@ -42,7 +42,11 @@ def leaves(tree):
     ("blocks", "says"),
     [
         (1, "no weights to start from"),
-        (99, "frozen_blocks=99 is invalid"),
+        (
+            99,
+            "frozen_blocks=99 is invalid: The model's frozen_blocks must be 0 (the stem"
+            " alone) to 2, the number of its blocks, not 99.\n",
+        ),
     ],
 )
 def test_what_cannot_be_frozen_is_refused(blocks, says, tmp_path, capsys):
