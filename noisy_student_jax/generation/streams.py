@@ -24,7 +24,7 @@ from noisy_student_jax.generation.trainable import HeadOnFeatures, Part
 from noisy_student_jax.images.preprocessing import Preprocessing
 from noisy_student_jax.models import bundle as bundles
 from noisy_student_jax.pseudo_labels import selection
-from noisy_student_jax.runs.run import Generation
+from noisy_student_jax.runs.run import Generation, Run
 
 QUARANTINE = "quarantine.csv"
 
@@ -224,16 +224,22 @@ def _distinct(stream: Stream) -> int:
     return len(np.unique(stream.picks[:, 0]))
 
 
+def labeled_draws(run: Run) -> np.ndarray:
+    """Returns the labeled record of each draw of an epoch, int64 ``[draws]``."""
+    source = run.dataset.labeled
+    records = np.arange(len(source))
+    if not hasattr(run.task, "repeats"):
+        return records
+    keys = [source.key(record) for record in records.tolist()]
+    return np.repeat(records, run.task.repeats(labels_of(source), keys))
+
+
 def _labeled(student: Generation) -> Stream:
-    source, task = student.run.dataset.labeled, student.run.task
-    labels, rows = labels_of(source), np.arange(len(source))
-    if hasattr(task, "repeats"):
-        keys = [source.key(record) for record in rows.tolist()]
-        rows = np.repeat(rows, task.repeats(labels, keys))
+    source, rows = student.run.dataset.labeled, labeled_draws(student.run)
     return Stream(
         source=source,
         picks=np.stack([rows, rows], axis=1),
-        targets=task.targets(labels),
+        targets=student.run.task.targets(labels_of(source)),
         to_target=lambda stored: stored,
         noise=make_noise(student.spec.config.noise.labeled),
         lanes=make_lanes(student.run.config.data),

@@ -5,6 +5,7 @@ import math
 from noisy_student_jax import models
 from noisy_student_jax.config import ConfigDict
 from noisy_student_jax.config.accelerators import CHIPS
+from noisy_student_jax.generation.streams import labeled_draws
 from noisy_student_jax.runs.run import Generation
 
 BACKWARD = 2
@@ -105,11 +106,12 @@ def draws_per_epoch(student: Generation) -> int:
     """Returns the number of draws in an epoch of a student's second stream.
 
     For pseudo-labels it is an upper bound, reached if every class has a record to draw:
-    the number of records that pass the score threshold is unknown before labeling.
+    the number of records that pass the score threshold is unknown before labeling, and
+    so are draws that a task's chooser adds.
     """
     data, selection = student.run.dataset, student.spec.config.selection
     if not student.spec.teacher:
-        return len(data.labeled)
+        return len(labeled_draws(student.run))
     if selection.method == "all":
         return max(1, round(selection.share * len(data.pool)))
     full = selection.per_class * len(data.classes)
@@ -121,7 +123,7 @@ def draws_per_epoch(student: Generation) -> int:
 def passes(student: Generation) -> dict[str, float]:
     """Returns the number of passes of each stream over its records."""
     layout, steps = student.spec.layout, student.spec.schedule.steps
-    found = {"labeled": steps * layout.labeled / len(student.run.dataset.labeled)}
+    found = {"labeled": steps * layout.labeled / len(labeled_draws(student.run))}
     if layout.pseudo:
         found["pseudo"] = steps * layout.pseudo / draws_per_epoch(student)
     return found

@@ -1,12 +1,13 @@
 """Steps, passes and FLOPs of the paper's runs, against figures worked out by hand."""
 
 import pytest
-from support import CONFIGS, TINY, planned
+from support import CONFIGS, ROOT, TINY, planned
 
 from noisy_student_jax import config as configs
 from noisy_student_jax.config import decisions
 from noisy_student_jax.config.decisions import Decision
 from noisy_student_jax.core.preemption import Interruption
+from noisy_student_jax.generation import streams
 from noisy_student_jax.planning import flops, throughput
 from noisy_student_jax.planning.throughput import Speed
 from noisy_student_jax.runs.run import Run
@@ -35,6 +36,16 @@ def test_l2_passes_over_the_selected_images_as_often_as_in_the_paper():
     assert found[0].keys() == {"labeled"}
     # 350 epochs of 1,271,167 × 14 (or 28) draws, of 1000 × 130,000.
     assert [round(one["pseudo"]) for one in found[1:]] == [48, 48, 96]
+
+
+def test_a_pass_draws_records_as_often_as_training_does(tmp_path):
+    config = configs.load(ROOT / "tests" / "configs" / "bright_square.py")
+    run = Run(config, tmp_path, interruption=Interruption())
+    teacher, control = run.student(0), run.student("control")
+    drawn = len(streams.make(control).labeled.picks)
+    assert drawn > len(run.dataset.labeled)
+    assert flops.passes(teacher) == {"labeled": 80 * 20 / drawn}
+    assert flops.passes(control) == {"labeled": 80 * 20 / drawn, "pseudo": 3200 / drawn}
 
 
 def test_small_students_are_trained_twice_as_long_on_a_schedule_half_as_steep():
