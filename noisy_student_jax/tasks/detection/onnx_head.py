@@ -8,7 +8,11 @@ import numpy as np
 from noisy_student_jax.core.protocols import OnnxOutputs
 from noisy_student_jax.interop.export.onnx_graph import Graph
 from noisy_student_jax.tasks.detection import nms
-from noisy_student_jax.tasks.detection.decode import CANDIDATES, OUTPUTS
+from noisy_student_jax.tasks.detection.decode import (
+    CANDIDATES,
+    OUTPUTS,
+    TINY,
+)
 
 
 class Named(NamedTuple):
@@ -88,7 +92,31 @@ class _Head:
     def suppressed(self, found: Named) -> Named:
         """Adds `decode.suppressed`."""
         kept = self._kept(found.boxes, found.scores, found.classes)
-        return self._best(found._replace(scores=self._mul(found.scores, kept)))
+        own = self._mul(found.scores, kept)
+        remaining = self._best(found._replace(scores=own))
+        return remaining._replace(boxes=self._voted(remaining, found))
+
+    def _voted(self, remaining: Named, candidates: Named) -> str:
+        """Adds `decode.voted`."""
+        node = self.graph.node
+        alike = self._alike(remaining, candidates)
+        overlaps = self._iou_matrix(remaining.boxes, candidates.boxes)
+        beyond = node("Relu", node("Sub", overlaps, self._real(nms.THRESHOLD)))
+        scores = node("Unsqueeze", candidates.scores, self._wholes([1]))
+        votes = node("Where", alike, self._mul(beyond, scores), self._real(0))
+        total = node("ReduceSum", votes, self._wholes([2]))
+        places = node("MatMul", votes, candidates.boxes)
+        places = node("Div", places, node("Max", total, self._real(TINY)))
+        some = node("Greater", total, self._real(TINY))
+        return node("Where", some, places, remaining.boxes)
+
+    def _alike(self, one: Named, other: Named) -> str:
+        """Adds whether two boxes are of one class, bool ``[batch, boxes, boxes]``."""
+        return self.graph.node(
+            "Equal",
+            self.graph.node("Unsqueeze", one.classes, self._wholes([2])),
+            self.graph.node("Unsqueeze", other.classes, self._wholes([1])),
+        )
 
     def mirrored(self, found: Named) -> Named:
         """Adds `boxes.mirror`."""
@@ -117,11 +145,7 @@ class _Head:
     def _seen_by(self, one: Named, other: Named) -> Named:
         """Adds `decode._seen_by`."""
         node = self.graph.node
-        alike = node(
-            "Equal",
-            node("Unsqueeze", one.classes, self._wholes([2])),
-            node("Unsqueeze", other.classes, self._wholes([1])),
-        )
+        alike = self._alike(one, other)
         there = node("Greater", other.scores, self._real(0))
         there = node("Unsqueeze", there, self._wholes([1]))
         overlaps = self._iou_matrix(one.boxes, other.boxes)
@@ -132,9 +156,15 @@ class _Head:
         matched = node("Greater", overlap, self._real(nms.THRESHOLD))
         theirs = node("GatherND", other.scores, at, batch_dims=1)
         theirs = node("Where", matched, theirs, self._real(0))
-        mean = self._mul(node("Add", one.scores, theirs), self._real(0.5))
-        reliabilities = node("Where", matched, overlap, self._real(0))
-        return one._replace(scores=mean, reliabilities=reliabilities)
+        both = node("Add", one.scores, theirs)
+        share = node("Div", theirs, node("Max", both, self._real(TINY)))
+        share = node("Unsqueeze", share, self._wholes([2]))
+        apart = node("Sub", node("GatherND", other.boxes, at, batch_dims=1), one.boxes)
+        return one._replace(
+            boxes=node("Add", one.boxes, self._mul(share, apart)),
+            scores=self._mul(both, self._real(0.5)),
+            reliabilities=node("Where", matched, overlap, self._real(0)),
+        )
 
     def _iou_matrix(self, one: str, other: str) -> str:
         node = self.graph.node

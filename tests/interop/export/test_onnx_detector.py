@@ -39,7 +39,7 @@ def bundle(name="fcos_test", side=37, **arguments):
         variables,
     )
     logits = variables["params"]["detector"]["logits"]
-    logits["kernel"] = logits["kernel"] * 40
+    logits["kernel"] = logits["kernel"] * 20
     logits["bias"] = logits["bias"] + np.array([0, 4], np.float32)  # of both classes
     mean, std = models.normalization(name)
     return bundles.Bundle(

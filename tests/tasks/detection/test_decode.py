@@ -92,6 +92,38 @@ def test_of_boxes_of_one_class_that_overlap_the_best_remains():
     assert found["scores"][0, 2] == 0
 
 
+def test_boxes_that_overlap_with_the_best_have_a_part_in_its_place():
+    # The best is 20 wide and high. Two overlap with it by 0.9 and 0.7, and a fourth is
+    # of another class.
+    centers = (20, 20), (28, 20), (20, 28), (28, 28)
+    rights, classes, chosen = (30, 28, 24, 28), (0, 0, 0, 1), (2.0, 1.0, 1.0, 1.5)
+    found = zip(centers, classes, chosen, strict=True)
+    logits, distances = view(*((*center, 1, 1, c, z) for center, c, z in found))
+    for (x, y), right in zip(centers, rights, strict=True):
+        center = WHERE[at(x, y), :2] * SIDE
+        sides = [*(center - [10, 10]), right - center[0], 30 - center[1]]
+        distances[at(x, y)] = np.array(sides) / SIDE
+
+    found = jax.device_get(decode(outputs([(logits, distances)])))
+
+    # By their scores, and by how far overlaps exceed 0.6.
+    weights = sigmoid(np.array([2.0, 1.0, 1.0])) * [0.4, 0.3, 0.1]
+    expected = (weights * rights[:3]).sum() / weights.sum()
+    np.testing.assert_array_equal(found["classes"][0, :2], [0, 1])
+    assert found["scores"][0, 2] == 0
+    np.testing.assert_allclose(
+        found["boxes"][0, :2] * SIDE,
+        [[10, 10, expected, 30], [10, 10, 28, 30]],
+        atol=1e-4,
+    )
+
+
+def test_a_box_without_area_stays_in_its_place():
+    found = jax.device_get(decode(outputs([view((20, 20, 0, 0, 0, 0.5))])))
+
+    np.testing.assert_allclose(found["boxes"][0, 0] * SIDE, [20, 20, 20, 20], atol=1e-4)
+
+
 def test_one_view_is_reliable_and_none_is_not():
     found = jax.device_get(decode(outputs([view((20, 20, 10, 8, 0, 0.5))])))
 
@@ -109,7 +141,9 @@ def test_two_views_that_agree_give_the_mean_score_and_how_well_they_agree():
 
     assert found["scores"][0, 0] == pytest.approx((sigmoid(2) + sigmoid(1)) / 2)
     assert found["scores"][0, 1] == 0
-    np.testing.assert_allclose(found["boxes"][0, 0] * SIDE, [10, 12, 30, 28], atol=1e-4)
+    more = sigmoid(1) / (sigmoid(2) + sigmoid(1))  # [11, 29] of [10, 30]
+    expected = [10 + more, 12, 30 - more, 28]
+    np.testing.assert_allclose(found["boxes"][0, 0] * SIDE, expected, atol=1e-4)
     assert found["reliabilities"][0, 0] == pytest.approx(0.9, abs=1e-5)
 
 
