@@ -56,6 +56,7 @@ def _teacher(
         return said | {"missing": f"{path.name} is not there"}
     except (UserError, KeyError, TypeError):
         return said | {"missing": f"{path.name} is damaged"}
+    by_class = not _has_classes_within(found, classes)
     return said | {
         "missing": None,
         "method": found.get("method", ""),
@@ -70,10 +71,11 @@ def _teacher(
             name: percent(value)
             for name, value in (found.get("confidence") or {}).items()
         },
-        "lowest": _lowest(found.get("thresholds") or [])
+        "lowest": _lowest(found.get("thresholds") or []) * by_class
         + _cap(found.get("options", {}).get("max_copies")),
         "histogram": _histogram(one, found),
-        "balance": _balance(one, found, classes),
+        "by_class": by_class,
+        "balance": _balance(one, found, classes) if by_class else None,
         "precision": _precision(run, one, found, classes),
         "warnings": found.get("warnings") or [],
     }
@@ -97,6 +99,17 @@ def _facts(found: dict[str, Any]) -> dict[str, str]:
     if not isinstance(facts, dict):
         return {}
     return {name: fact_text(value) for name, value in facts.items()}
+
+
+def _has_classes_within(found: dict[str, Any], classes: list[str]) -> bool:
+    """Returns whether facts tell of the classes within records.
+
+    The class that a record is counted as is then one of several.
+    """
+    facts = found.get("facts")
+    return isinstance(facts, dict) and any(
+        isinstance(one, dict) and one.keys() == set(classes) for one in facts.values()
+    )
 
 
 def _over(found: dict[str, Any]) -> str:

@@ -87,6 +87,13 @@ def test_rates_and_thresholds_are_those_of_the_selection(finished):
         assert f"taken from {threshold:.2f}" in text
 
 
+def test_images_are_not_counted_by_the_class_of_their_surest_box(finished):
+    text = section(finished[1], "pseudo-labels")
+    assert "<h4>Confidence</h4>" in text
+    assert "Class balance" not in text and "least confident record" not in text
+    assert 'class="missing"' not in text
+
+
 def test_each_class_has_its_charts(finished):
     boxes, precision = (section(finished[1], name) for name in ("boxes", "precision"))
     for name in CLASSES:
