@@ -102,6 +102,8 @@ def kept(
     name: str,
     state: dict[str, Any],
     make: Callable[[], np.ndarray],
+    *,
+    writes: bool = True,
 ) -> np.ndarray:
     """Returns numbers that are computed once, and again when their origin changes.
 
@@ -110,6 +112,7 @@ def kept(
       name: determines the name of the file that keeps the numbers.
       state: anything in JSON that changes whenever the numbers would.
       make: computes the numbers, int64 ``[count]``.
+      writes: whether to keep numbers that are computed.
 
     Raises:
       UserError: the index cannot be written.
@@ -126,7 +129,9 @@ def kept(
         console.warn(
             f"'{path}' is damaged ({files.reason(error)}): it is computed again"
         )
-    table = pa.table({"number": make()})
-    table = table.replace_schema_metadata({"file": json.dumps(state)})
-    files.write_parquet(path, table)
-    return table["number"].to_numpy()
+    numbers = make()
+    if writes:
+        table = pa.table({"number": numbers})
+        table = table.replace_schema_metadata({"file": json.dumps(state)})
+        files.write_parquet(path, table)
+    return numbers

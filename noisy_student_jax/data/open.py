@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import pathlib
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from noisy_student_jax.core.console import Progress, printable
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.preemption import Interruption
 from noisy_student_jax.core.protocols import DivisibleSource, Source
+from noisy_student_jax.data import index
 from noisy_student_jax.data.annotations.listing import list_boxes
 from noisy_student_jax.data.cache.build import PrepareOptions, open_prepared, prepare
 from noisy_student_jax.data.cache.listing import Listing, list_classes, list_images
@@ -196,7 +198,13 @@ class Opener:
             # Whatever else is given may lie in the folder.
             others = [one for key, one in self._data.sources.items() if key != name]
             apart += [pathlib.Path(one).expanduser() for one in others if one]
-            listing = list_boxes(path, classes=classes, apart=apart)
+            cache = pathlib.Path(self._data.cache)
+            keep = functools.partial(
+                index.kept,
+                self._index_folder(name),
+                writes=not self._look_only and files.is_writable(cache),
+            )
+            listing = list_boxes(path, classes=classes, apart=apart, keep=keep)
         elif labeled:
             listing = list_classes(path, classes=classes, apart=apart)
         else:

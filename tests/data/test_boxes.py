@@ -13,8 +13,11 @@ from noisy_student_jax.config import ConfigDict, base_config
 from noisy_student_jax.core.console import Progress
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.preemption import Interruption
+from noisy_student_jax.data.annotations import orientation
+from noisy_student_jax.data.annotations.folder import Folder
 from noisy_student_jax.data.labels import OBJECT, class_counts
 from noisy_student_jax.data.sources import fingerprint
+from noisy_student_jax.images.decode import inspect
 
 COUNT = 20
 BOXES = [[(2.0, 3.0, 12.0, 13.0), (20.0, 4.0, 36.0, 28.0)] for _ in range(COUNT)]
@@ -235,6 +238,52 @@ def test_copies_with_other_boxes_are_left_out_and_equal_ones_count_once(
     assert found.facts["left out of labeled: one image with other boxes"] == 2
     assert found.facts["left out of labeled: byte-identical copies of each other"] == 1
     assert "because copies of them have other boxes" in capsys.readouterr().out
+
+
+def test_headers_are_read_once_until_a_file_changes(copied, tmp_path, monkeypatch):
+    """A file that cannot be read is tried again."""
+    images = copied / "labeled" / "images"
+    (images / "1.jpg").write_bytes(b"no image")
+    opened = []
+
+    def counting(path):
+        opened.append(path.name)
+        return inspect(path)
+
+    monkeypatch.setattr(orientation, "inspect", counting)
+
+    def labels(**how):
+        opened.clear()
+        found = load(copied, tmp_path / "cache", max_quarantined=0.2, **how)
+        return {name: part.labels for name, part in found.parts().items()}
+
+    first = labels()
+    assert set(opened) == {f"{number}.jpg" for number in range(COUNT)}
+    for look_only in (False, True):
+        again = labels(look_only=look_only)
+        assert opened == ["1.jpg"]
+        for name in ("labeled", "validation", "test"):
+            np.testing.assert_array_equal(first[name], again[name])
+    save(images / "2.jpg", 99, orientation=6)
+    labels(look_only=True)
+    labels()
+    assert len(set(opened)) == COUNT, "looking keeps nothing"
+    labels()
+    assert opened == ["1.jpg"]
+
+
+def test_sizes_are_kept_with_their_turn(tmp_path):
+    read = {}
+
+    def kept(name, state, make):
+        return read.setdefault(name, make())
+
+    for number in range(1, 9):
+        save(tmp_path / f"{number}.jpg", size=(40 + number, 30), orientation=number)
+    folder, paths = Folder(tmp_path), [f"{number}.jpg" for number in range(1, 9)]
+    sizes = orientation.all_measured(folder, paths, kept)
+    assert sizes == [orientation.measured(tmp_path / path) for path in paths]
+    assert [size.orientation for size in sizes] == list(range(1, 9))
 
 
 def test_missing_and_broken_images_are_quarantined(copied, tmp_path):

@@ -6,7 +6,6 @@ import numpy as np
 
 from noisy_student_jax.core.console import printable
 from noisy_student_jax.core.errors import UserError
-from noisy_student_jax.data.annotations import orientation
 from noisy_student_jax.data.annotations.folder import Folder
 from noisy_student_jax.data.annotations.geometry import (
     Boxes,
@@ -15,7 +14,7 @@ from noisy_student_jax.data.annotations.geometry import (
     kept_in_image,
     to_pixels,
 )
-from noisy_student_jax.data.annotations.orientation import Size
+from noisy_student_jax.data.annotations.orientation import Keep, Size, all_measured
 from noisy_student_jax.data.annotations.structure import (
     Annotated,
     AnnotatedImage,
@@ -37,7 +36,11 @@ MANY_BOXES = 100
 
 
 def checked(
-    raw: Raw, folder: Folder, *, classes: Sequence[str] | None = None
+    raw: Raw,
+    folder: Folder,
+    *,
+    classes: Sequence[str] | None = None,
+    keep: Keep | None = None,
 ) -> Annotated:
     """Checks annotations; counts what is changed or left out.
 
@@ -46,6 +49,7 @@ def checked(
       folder: the folder.
       classes: known class names in index order; None to take the format's, or those
         found, sorted.
+      keep: see `orientation.all_measured`.
 
     Raises:
       UserError: they are unusable as a whole.
@@ -55,7 +59,7 @@ def checked(
     images = _of_one_entry(raw.images, notes)
     _check_there(images, folder)
     names = _class_names(raw, images, folder, classes)
-    sizes = [orientation.measured(folder.root / image.path) for image in images]
+    sizes = all_measured(folder, [image.path for image in images], keep)
     rows = [row for row, image in enumerate(images) for _ in image.boxes]
     boxes = Boxes(
         corners=np.array(

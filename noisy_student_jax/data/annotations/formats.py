@@ -12,6 +12,7 @@ from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.data.annotations import boxes_csv, coco, voc, yolo
 from noisy_student_jax.data.annotations.checks import checked
 from noisy_student_jax.data.annotations.folder import Folder
+from noisy_student_jax.data.annotations.orientation import Keep
 from noisy_student_jax.data.annotations.structure import Annotated, Notes, Raw, RawImage
 from noisy_student_jax.data.cache.walk import shown
 
@@ -28,6 +29,7 @@ def read(
     *,
     classes: Sequence[str] | None = None,
     apart: Sequence[pathlib.Path] = (),
+    keep: Keep | None = None,
 ) -> tuple[Annotated, Folder]:
     """Reads and checks the boxes of a folder.
 
@@ -35,6 +37,7 @@ def read(
       place: the folder, or one of its annotation files, such as a COCO JSON.
       classes: known class names in index order, as for a test set.
       apart: folders that are left out wherever they lie.
+      keep: see `orientation.all_measured`.
 
     Returns:
       The annotations; images that none is of count as unlabeled. And the folder.
@@ -61,7 +64,7 @@ def read(
         raw.notes.add(
             "images are in no annotation file and count as unlabeled", f"'{path}'"
         )
-    return checked(raw, folder, classes=classes), folder
+    return checked(raw, folder, classes=classes, keep=keep), folder
 
 
 def _raw(folder: Folder) -> Raw:

@@ -9,6 +9,7 @@ import numpy as np
 from noisy_student_jax.core.console import printable
 from noisy_student_jax.data import labels
 from noisy_student_jax.data.annotations.formats import read
+from noisy_student_jax.data.annotations.orientation import Keep
 from noisy_student_jax.data.annotations.structure import Annotated
 from noisy_student_jax.data.cache.listing import MISSING, Listing, existing
 from noisy_student_jax.data.splits import LABELED
@@ -22,6 +23,7 @@ def list_boxes(
     *,
     classes: Sequence[str] | None = None,
     apart: Sequence[pathlib.Path] = (),
+    keep: Keep | None = None,
 ) -> Listing:
     """Lists images with boxes in any format that `formats.read` knows.
 
@@ -32,11 +34,12 @@ def list_boxes(
       place: a folder, or an annotation file in it.
       classes: known class names in index order, as for a test set.
       apart: folders that are left out wherever they lie.
+      keep: see `orientation.all_measured`.
 
     Raises:
       UserError: the place does not exist, or its boxes are unusable.
     """
-    found, folder = read(existing(place), classes=classes, apart=apart)
+    found, folder = read(existing(place), classes=classes, apart=apart, keep=keep)
     files = [folder.images.get(image.path) for image in found.images]
     images = found.images
     return Listing(
