@@ -215,12 +215,6 @@ def _assembled(
                 "boxes are there twice, and count once", boxes.where[mine[number]]
             )
         mine = mine[np.sort(first)]
-        if len(mine) > MANY_BOXES:
-            notes.add(
-                f"images have more than {MANY_BOXES} boxes, of which at most"
-                f" {MANY_BOXES} can be predicted",
-                f"'{image.path}' ({len(mine):,})",
-            )
         found.append(
             AnnotatedImage(
                 path=image.path,
@@ -231,6 +225,14 @@ def _assembled(
                 split=image.split,
                 annotated=image.annotated,
             )
+        )
+    for image in sorted(found, key=lambda one: -len(one.boxes)):
+        if (count := len(image.boxes)) <= MANY_BOXES:
+            break
+        notes.add(
+            f"images have more than {MANY_BOXES} boxes, of which at most {MANY_BOXES}"
+            " can be predicted; all labels take as much memory as those of the fullest",
+            f"'{image.path}' ({count:,})",
         )
     return found
 

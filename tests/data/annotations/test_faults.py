@@ -228,12 +228,16 @@ def test_no_boxes_at_all_are_refused(form, tmp_path):
 
 def test_a_thousand_boxes_are_kept_and_said(tmp_path):
     grid = [(x, y, x + 2.0, y + 2.0) for x in range(38) for y in range(27)][:1000]
-    boxes = [*BOXES, grid]
-    write_yolo(tmp_path, boxes=boxes, classes=[*CLASSES, [0] * 1000])
+    crowds = [grid[:150], grid[:101], grid[:100], grid[:120], grid]
+    classes = [*CLASSES, *([0] * len(crowd) for crowd in crowds)]
+    write_yolo(tmp_path, boxes=[*BOXES, *crowds], classes=classes)
     found = read(tmp_path)
 
-    assert len(found.images[4].boxes) == 1000
-    assert any("'images/4.jpg' (1,000)" in line for line in found.notes.lines())
+    assert len(found.images[8].boxes) == 1000
+    (told,) = (line for line in found.notes.lines() if "of the fullest" in line)
+    assert told.startswith("4 images have more than 100 boxes, of which at most 100 ca")
+    named = "'images/8.jpg' (1,000), 'images/4.jpg' (150), 'images/7.jpg' (120)"
+    assert told.endswith(f"{named} and more")
 
 
 @pytest.mark.parametrize(
