@@ -226,13 +226,13 @@ def _assembled(
                 annotated=image.annotated,
             )
         )
-    for image in sorted(found, key=lambda one: -len(one.boxes)):
-        if (count := len(image.boxes)) <= MANY_BOXES:
+    for one in sorted(found, key=lambda each: -len(each.boxes)):
+        if (count := len(one.boxes)) <= MANY_BOXES:
             break
         notes.add(
             f"images have more than {MANY_BOXES} boxes, of which at most {MANY_BOXES}"
             " can be predicted; all labels take as much memory as those of the fullest",
-            f"'{image.path}' ({count:,})",
+            f"'{one.path}' ({count:,})",
         )
     return found
 
