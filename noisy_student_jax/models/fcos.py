@@ -71,6 +71,7 @@ class Detector(nn.Module):
     frozen_blocks: int = -1
     width: int = WIDTH
 
+    view_names = ("whole", "mirrored")
     parts = Parts(
         classes=("detector/logits",),
         own=("neck", "detector"),

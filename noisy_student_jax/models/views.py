@@ -68,6 +68,11 @@ def numbers(module: nn.Module | Seen) -> range:
     return range(getattr(getattr(module, "arguments", None), "views", 1))
 
 
+def names(module: nn.Module) -> tuple[str, ...]:
+    """Returns the names of a module's views; a detector has its own."""
+    return getattr(module, "view_names", NAMES)
+
+
 def stacked(images: jax.Array, count: int) -> jax.Array:
     """Returns the first views of images, one after the other.
 

@@ -13,6 +13,7 @@ from noisy_student_jax.core.console import printable
 from noisy_student_jax.core.protocols import Task
 from noisy_student_jax.images.preprocessing import LETTERBOX
 from noisy_student_jax.images.resize import BICUBIC_TF1
+from noisy_student_jax.interop.export import agreement
 from noisy_student_jax.models import bundle as bundles
 from noisy_student_jax.models import views
 from noisy_student_jax.models.bundle import Bundle
@@ -120,9 +121,10 @@ def _what(bundle: Bundle) -> str:
         how = "TensorFlow 1's `resize_bicubic`"
     several = ""
     if bundle.views > 1:
+        names = views.names(agreement.make_module(bundle))[: bundle.views]
         several = (
-            f" It predicts from the mean of its features over {bundle.views} views of"
-            f" them: {', '.join(views.NAMES[: bundle.views])}."
+            f" It predicts from the mean over {bundle.views} views of them:"
+            f" {', '.join(names)}."
         )
     part = (
         "the middle"

@@ -172,7 +172,7 @@ def test_the_best_models_evaluation_is_its_generations(source, tmp_path):
 
 def test_the_card_of_a_detector_has_its_precision_and_says_how_boxes_come(tmp_path):
     source = tmp_path / "generation_1" / "model"
-    bundles.write(some.detector(), source)
+    bundles.write(some.detector().in_views(2), source)
     of_test = {
         "images": 40,
         "ema": {"AP": 0.537, "AP50": 0.794, "AP/cell": 0.6, "AP/platelet": None},
@@ -186,6 +186,7 @@ def test_the_card_of_a_detector_has_its_precision_and_says_how_boxes_come(tmp_pa
 
     assert front["pipeline_tag"] == front["tags"][0] == "object-detection"
     assert front["metrics"] == ["mean_average_precision"]
+    assert "from the mean over 2 views of them: whole, mirrored." in body
     assert "| test | 40 | AP | 0.5370 (0.5100 to 0.5600) |" in body
     assert "| test | 40 | AP50 | 0.7940 (0.7700 to 0.8100) |" in body
     assert "| test | 40 | AP/cell | 0.6000 |" in body
