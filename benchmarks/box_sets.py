@@ -39,7 +39,7 @@ def deal(
       data: see the module.
       folder: holds the sets.
       seed: draws the labeled images.
-      labels: number of labeled images.
+      labels: number of labeled images; −1 for all but one.
 
     Returns:
       A folder of ``labeled``, ``unlabeled``, ``validation`` and ``test``, and the

@@ -29,8 +29,9 @@ def get_config() -> ConfigDict:
     )
     config.train.update(
         part="all",
-        batch=8,
-        ratio=2.0,
+        # Small steps: of as many image draws, more and smaller ones are the better.
+        batch=4,
+        ratio=1.0,
         epochs=None,
         optimizer="adamw",
         learning_rate=None,
@@ -60,7 +61,7 @@ def get_config() -> ConfigDict:
     config.selection.update(method="all", share=1.0, min_score=0.0)
     # A step of the teacher has as many images as a student's, so that it is about as
     # good as the control.
-    config.generations = ({"train": {"batch": 24}}, {}, {})
+    config.generations = ({"train": {"batch": 8}}, {}, {})
     config.labels.batch = 32
     config.evaluation.update(batch=32, bootstrap=1000)
     config.checkpoint.every_steps = 250

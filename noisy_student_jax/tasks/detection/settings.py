@@ -34,14 +34,14 @@ SIDES = {"cpu": (192, 256), "accelerator": (320, 640)}
 """Smallest and largest resolution."""
 STEP = 32
 """Resolutions are multiples of the coarsest level's cells."""
-STEPS = {"cpu": (500, 600), "accelerator": (2000, 4000)}
-"""Steps of a teacher and of its students."""
+STEPS = {"cpu": 1800, "accelerator": 8000}
+"""Steps of teachers, students and controls alike."""
 FROZEN = 10
 """Blocks of published weights that keep them on a CPU: most of those that see in cells
 of 16 pixels or less, and half of the time of a step."""
 OUTPUTS = {"logits", "distances", "locations"}
 """What `models.fcos` returns, and predictions are made of."""
-RATE = 0.004
+RATE = 0.008
 """Peak learning rate, whatever the batch."""
 
 
@@ -133,7 +133,7 @@ class _Settings:
             )
             self.found.append(("train.frozen_blocks", FROZEN, why))
         if section.train.steps is None and section.train.epochs is None:
-            steps = STEPS[machine][min(number, 1)]
+            steps = STEPS[machine]
             why = f"steps: {steps:,} of {section.train.batch} labeled images each"
             self.found.append(("train.steps", steps, why))
         rate = round(RATE * 256 / section.train.batch, 4)
