@@ -84,11 +84,11 @@ class Choice:
 
 
 def choose(rows: Sequence[Row], primary: Primary) -> Choice:
-    """Chooses the best student, its rival, and the better of the two.
+    """Chooses the best student, its rival, and the model to use.
 
     The rule of thumb prefers the largest model, and the latest among equals: students
     in their order; of the models that learn from labels only, the first teacher, the
-    probe, fine-tuning, and the control. It prefers a student to its rival, and to a
+    probe, fine-tuning, and the control. It prefers a student to all of these, and to a
     teacher that the run was given.
 
     Args:
@@ -108,9 +108,9 @@ def choose(rows: Sequence[Row], primary: Primary) -> Choice:
     rival = _best(others or given, leads, compare)
     best = student or rival
     assert best is not None, "a run has a model"
-    challengers = [*given, *([rival] if rival and others else [])]
-    challengers = [row for row in challengers if row is not best]
-    ahead = _ahead(challengers, best, leads, compare)
+    # Not the rival alone: another may be surely ahead of the student, not of the rival.
+    challengers = [*given, *others] if student else given
+    ahead = _ahead([c for c in challengers if c is not best], best, leads, compare)
     winner = ahead[0] if ahead else best
     notes = []
     if student:

@@ -50,6 +50,20 @@ def test_a_control_that_is_clearly_better_is_used_and_said():
     )
 
 
+def test_a_teacher_that_is_clearly_better_is_used_where_the_control_is_the_rival():
+    # Each is wrong on images of its own; steps of 1.3 points are not sure.
+    def wrong(start, end):
+        return "1" * start + "0" * (end - start) + "1" * (1000 - end)
+
+    teacher, control = row(0, wrong(0, 100)), row("control", wrong(100, 213))
+    student = row(1, wrong(213, 339))
+
+    chosen = choose([teacher, student, control])
+
+    assert (chosen.best, chosen.rival) == (0, "control")
+    assert "use generation 0 (best/), not a student" in chosen.says
+
+
 def test_a_student_that_is_clearly_better_is_said_to_be():
     chosen = choose([row(0, "0" * 100), row(1, "1" * 100), row("control", "01" * 50)])
 
