@@ -100,6 +100,7 @@ setup(
             "simplejpeg",
             "timm",
             "torch",
+            "torchvision",
         ],
     },
     entry_points={"console_scripts": ["noisy-student=noisy_student_jax.__main__:main"]},

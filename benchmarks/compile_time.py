@@ -90,7 +90,7 @@ def first_step(options: argparse.Namespace) -> dict[str, float]:
         started = now
 
     import jax
-    from our_programs import Ours, training_work
+    from our_programs import Ours, TrainingWork
 
     from noisy_student_jax.core import devices
 
@@ -101,7 +101,7 @@ def first_step(options: argparse.Namespace) -> dict[str, float]:
     model, side, classes, batch = CASES[options.child]
     arguments = {"layers": options.layers, "depthwise": options.depthwise}
     made = Ours.make(f"efficientnet_{model}", side=side, classes=classes, **arguments)
-    work = training_work(made, batch)
+    work = TrainingWork(made, batch)
     note("initial state")
     work()
     note("first step")

@@ -2,27 +2,33 @@
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import numpy as np
-from side_by_side import Work
 
 from noisy_student_jax import models
 from noisy_student_jax.core import sharding
 from noisy_student_jax.core.batch_layout import BatchLayout
 from noisy_student_jax.core.protocols import LossOptions
 from noisy_student_jax.core.types import Batch, PyTree
+from noisy_student_jax.data.labels import FIELDS, OBJECT
 from noisy_student_jax.evaluation.predictor import Predictor
-from noisy_student_jax.images.preprocessing import Preprocessing
+from noisy_student_jax.images.preprocessing import (
+    CENTER_CROP,
+    LETTERBOX,
+    Preprocessing,
+)
 from noisy_student_jax.models.initialize import abstract_variables, initialize
 from noisy_student_jax.tasks.classification import Classification
+from noisy_student_jax.tasks.detection import settings
+from noisy_student_jax.tasks.detection.task import Detection
 from noisy_student_jax.training import optimizer as optimizers
 from noisy_student_jax.training.compiled_step import StepProgram
 from noisy_student_jax.training.optimizer import OptimizerOptions
 from noisy_student_jax.training.state import TrainState
-from noisy_student_jax.training.step import StepOptions, TrainStep
+from noisy_student_jax.training.step import Metrics, StepOptions, TrainStep
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,15 +39,18 @@ class Ours:
       name: the model's name in ``models``.
       side: side of its images, in pixels.
       module: the model.
-      task: classification.
+      task: its task, of type `TASK`.
       preprocessing: preprocessing at `side`, for images that already have that size.
     """
 
     name: str
     side: int
     module: nn.Module
-    task: Classification
+    task: Any
     preprocessing: Preprocessing
+
+    TASK: ClassVar[type] = Classification
+    FRAMING: ClassVar[str] = CENTER_CROP
 
     @classmethod
     def make(
@@ -55,8 +64,10 @@ class Ours:
             name,
             side,
             module,
-            Classification(tuple(map(str, range(classes)))),
-            Preprocessing(side, crop_padding=0, mean=mean, std=std),
+            cls.TASK(tuple(map(str, range(classes)))),
+            Preprocessing(
+                side, crop_padding=0, mean=mean, std=std, framing=cls.FRAMING
+            ),
         )
 
     @functools.cached_property
@@ -102,16 +113,18 @@ class Ours:
 
     def batch(self, layout: BatchLayout) -> Batch:
         """Returns a batch of synthetic images, on the host."""
-        rng = np.random.default_rng(0)
         ones = np.ones(layout.total, np.float32)
-        labels = rng.integers(0, self.task.outputs, layout.total)
         return {
             "image": self.images(layout.total),
-            "target": self.task.targets(labels),
+            "target": self.task.targets(self.labels(layout.total)),
             "weight": ones,
             "stream": layout.stream(),
             "noise": {"dropout": ones, "stochastic_depth": ones},
         }
+
+    def labels(self, count: int) -> np.ndarray:
+        """Returns labels of synthetic images."""
+        return np.random.default_rng(0).integers(0, self.task.outputs, count)
 
     def images(self, count: int) -> np.ndarray:
         """Returns synthetic images, uint8 ``[count, side, side, 3]``."""
@@ -125,31 +138,100 @@ class Ours:
         return predictor, predictor.place(self.variables)
 
 
-def training_work(ours: Ours, batch: int) -> Work:
-    """Returns a work that is one training step, set up as in a run.
+@dataclasses.dataclass(frozen=True)
+class OurDetector(Ours):
+    """A detector, trained as ``configs/boxes.py`` trains on labeled images."""
+
+    TASK: ClassVar[type] = Detection
+    FRAMING: ClassVar[str] = LETTERBOX
+    PLACES: ClassVar[int] = 60
+    """Boxes that an image of a batch may have."""
+    BOXES: ClassVar[int] = 20
+    """Boxes that an image has: as many as one of blood cells."""
+
+    @classmethod
+    def make(cls, name: str, **arguments: Any) -> "Ours":
+        """See `Ours.make`."""
+        noise = {"batch_norm_momentum": 0.9, "dropout_rate": 0.2}
+        return super().make(name, **noise, **arguments)
+
+    def step_and_optimizer(self, *, ratio: float = 0.0) -> tuple[TrainStep, Any]:
+        """Returns the pure step of ``configs/boxes.py``, and its optimizer."""
+        options = OptimizerOptions(
+            optimizer="adamw",
+            learning_rate=settings.RATE,
+            schedule="cosine",
+            decay_epochs=1.0,
+            decay_factor=1.0,
+            warmup_epochs=2.0,
+            momentum=0.9,
+            weight_decay=0.01,
+        )
+        schedule = optimizers.make_schedule(
+            options, batch=256, steps=500, steps_per_epoch=4
+        )
+        frozen = self.module.frozen
+        optimizer = optimizers.make_optimizer(options, schedule, frozen=frozen)
+        step = TrainStep(
+            self.module,
+            functools.partial(self.task.loss, options=LossOptions(targets="hard")),
+            optimizer,
+            schedule,
+            StepOptions(
+                ratio=ratio, loss_normalization="sum", ema_decay=0.99, frozen=frozen
+            ),
+            mean=self.preprocessing.mean,
+            std=self.preprocessing.std,
+        )
+        return step, optimizer
+
+    def labels(self, count: int, boxes: int = BOXES) -> np.ndarray:
+        """Returns labels of synthetic images, with `boxes` in each."""
+        rng = np.random.default_rng(0)
+        labels = np.zeros((count, self.PLACES, FIELDS), np.float32)
+        side = rng.uniform(0.05, 0.4, (count, boxes, 2))
+        corner = rng.uniform(0, 1 - side)
+        labels[:, :boxes, :4] = np.concatenate([corner, corner + side], -1)
+        labels[:, :boxes, 4] = rng.integers(0, self.task.outputs, (count, boxes))
+        labels[:, :boxes, 5] = OBJECT
+        return labels
+
+
+class TrainingWork:
+    """A work that is one training step, set up as in a run.
 
     Its programs are compiled, or found, while the state is initialized.
     """
-    mesh = sharding.make_mesh()
-    step, optimizer = ours.step_and_optimizer()
-    shapes = abstract_variables(ours.module, resolution=ours.side)
-    given = ours.batch(BatchLayout(batch, 0))
-    program = StepProgram(
-        step,
-        mesh,
-        state=jax.eval_shape(lambda v: ours.state(v, optimizer), shapes),
-        batch=given,
-    )
-    state = jax.device_put(ours.state(ours.variables, optimizer), program.held)
-    placed = sharding.put_batch(given, mesh)
 
-    def work() -> int:
-        nonlocal state
-        state, metrics = program(state, placed)
+    def __init__(self, ours: Ours, batch: int):
+        self._mesh = sharding.make_mesh()
+        step, optimizer = ours.step_and_optimizer()
+        shapes = abstract_variables(ours.module, resolution=ours.side)
+        given = ours.batch(BatchLayout(batch, 0))
+        self._program = StepProgram(
+            step,
+            self._mesh,
+            state=jax.eval_shape(lambda v: ours.state(v, optimizer), shapes),
+            batch=given,
+        )
+        state = ours.state(ours.variables, optimizer)
+        self._state = jax.device_put(state, self._program.held)
+        self._placed, self._count = self.placed(given), batch
+
+    def __call__(self) -> int:
+        """Does a step; returns its images."""
+        self.step(self._placed)
+        return self._count
+
+    def placed(self, batch: Batch) -> Batch:
+        """Returns a batch of the first one's shapes on the devices."""
+        return sharding.put_batch(batch, self._mesh)
+
+    def step(self, batch: Batch) -> Metrics:
+        """Does a step on a batch of `placed`."""
+        self._state, metrics = self._program(self._state, batch)
         wait(metrics)
-        return batch
-
-    return work
+        return metrics
 
 
 def wait(tree: PyTree) -> None:

@@ -6,13 +6,21 @@ in place.
 """
 
 import itertools
+import operator
 
+import jax
+import numpy as np
 import torch
+from flax import traverse_util
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from noisy_student_jax.core.types import PyTree
+from noisy_student_jax.interop import timm_names
 from noisy_student_jax.models.architectures import Architecture, Stage
 
+STEM = 3
+"""Layers of a stem."""
 BATCH_NORM = {"eps": 1e-3, "momentum": 0.01}
 
 
@@ -101,33 +109,9 @@ def torch_twin(
     architecture: Architecture, *, outputs: int, stochastic_depth: float = 0.2
 ) -> nn.Module:
     """Builds the PyTorch module of an architecture, for images ``[n, 3, h, w]``."""
-    swish = architecture.activation is not None and "relu" not in str(
-        architecture.activation
-    )
-    act = nn.SiLU if swish else nn.ReLU6
-    plan = [
-        (stage, index)
-        for stage, index in itertools.chain.from_iterable(
-            ((stage, index) for index in range(stage.repeats))
-            for stage in architecture.stages
-        )
-    ]
-    layers: list[nn.Module] = [
-        Same(3, architecture.stem, 3, stride=architecture.stem_stride),
-        nn.BatchNorm2d(architecture.stem, **BATCH_NORM),
-        act(inplace=True),
-    ]
-    for number, (stage, index) in enumerate(plan):
-        layers.append(
-            Block(
-                stage,
-                stage.outputs if index else stage.inputs,
-                1 if index else stage.stride,
-                stochastic_depth * number / len(plan),
-                act,
-            )
-        )
-    layers += [
+    act = activation(architecture)
+    return nn.Sequential(
+        *stem_and_blocks(architecture, act, stochastic_depth),
         Same(architecture.stages[-1].outputs, architecture.head, 1),
         nn.BatchNorm2d(architecture.head, **BATCH_NORM),
         act(inplace=True),
@@ -135,8 +119,101 @@ def torch_twin(
         nn.Flatten(),
         nn.Dropout(architecture.dropout_rate),
         nn.Linear(architecture.head, outputs),
+    )
+
+
+def activation(architecture: Architecture) -> type[nn.Module]:
+    return nn.ReLU6 if architecture.activation is jax.nn.relu6 else nn.SiLU
+
+
+def stem_and_blocks(
+    architecture: Architecture, act: type[nn.Module], stochastic_depth: float
+) -> list[nn.Module]:
+    """Returns the stem's `STEM` layers, and the blocks."""
+    blocks = architecture.blocks
+    return [
+        Same(3, architecture.stem, 3, stride=architecture.stem_stride),
+        nn.BatchNorm2d(architecture.stem, **BATCH_NORM),
+        act(inplace=True),
+        *(
+            Block(
+                stage,
+                stage.inputs,
+                stage.stride,
+                stochastic_depth * number / len(blocks),
+                act,
+            )
+            for number, stage in enumerate(blocks)
+        ),
     ]
-    return nn.Sequential(*layers)
+
+
+class Backbone(nn.Module):
+    """The stem and blocks of an architecture, for a detector.
+
+    Attributes:
+      channels: of the last activations of each stride.
+    """
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        *,
+        stochastic_depth: float = 0.2,
+        frozen_blocks: int = -1,
+    ):
+        """Builds it.
+
+        Args:
+          architecture: its stages; their head is left out.
+          stochastic_depth: the drop rate that the rates of the blocks approach.
+          frozen_blocks: the stem and this number of blocks are not trained, and keep
+            their batch norm; -1 trains everything.
+        """
+        super().__init__()
+        layers = stem_and_blocks(
+            architecture, activation(architecture), stochastic_depth
+        )
+        self.stem = nn.Sequential(*layers[:STEM])
+        self.blocks = nn.ModuleList(layers[STEM:])
+        steps = (architecture.stem_stride, *(one.stride for one in architecture.blocks))
+        self.strides = list(itertools.accumulate(steps, operator.mul))[1:]
+        outputs = (stage.outputs for stage in architecture.blocks)
+        self.channels = dict(zip(self.strides, outputs, strict=True))
+        self.frozen = [self.stem, *self.blocks][: frozen_blocks + 1]
+        for part in self.frozen:
+            part.requires_grad_(False)
+        for norm in self.modules():
+            if isinstance(norm, nn.BatchNorm2d):
+                norm.momentum = 0.1
+
+    def train(self, mode: bool = True) -> "Backbone":
+        """Leaves what is frozen in evaluation mode."""
+        super().train(mode)
+        for part in self.frozen:
+            part.eval()
+        return self
+
+    def forward(self, images: torch.Tensor) -> dict[int, torch.Tensor]:
+        """Maps ``[n, 3, h, w]`` to the last activations of each stride of blocks."""
+        hidden, found = self.stem(images), {}
+        for block, stride in zip(self.blocks, self.strides, strict=True):
+            hidden = block(hidden)
+            found[stride] = hidden
+        return found
+
+    def load(self, architecture: Architecture, variables: PyTree) -> None:
+        """Copies our variables, whose order is that of the module's own."""
+        ours = traverse_util.flatten_dict(variables, sep="/")
+        names = [name for name in self.state_dict() if not name.endswith("_tracked")]
+        rows = timm_names.rows(architecture)[: len(names)]
+        self.load_state_dict(
+            {
+                name: torch.tensor(row.to_theirs(np.asarray(ours[row.ours])))
+                for name, row in zip(names, rows, strict=True)
+            },
+            strict=False,
+        )
 
 
 def fold_batch_norm(module: nn.Module) -> None:

@@ -11,7 +11,7 @@ from discs_and_squares import CLASSES, SIDE, images
 from noisy_student_jax import models
 from noisy_student_jax.core.protocols import LossOptions
 from noisy_student_jax.core.types import LABELED, PSEUDO
-from noisy_student_jax.data.labels import IGNORE
+from noisy_student_jax.data.labels import IGNORE, OBJECT
 from noisy_student_jax.models.initialize import initialize
 from noisy_student_jax.tasks.detection.average_precision import metrics, statistics
 from noisy_student_jax.tasks.detection.decode import decode
@@ -135,3 +135,24 @@ def test_a_step_of_both_streams_in_parts_is_repeatable_and_one_program():
     for name in ("loss", "classification", "boxes", "positives"):
         assert measured[f"labeled/{name}"] > 0 and measured[f"pseudo/{name}"] > 0
     assert run._cache_size() == 1
+
+
+def test_batches_with_none_one_and_many_boxes_are_one_program():
+    step, state = step_and_state()
+    run = jax.jit(step)
+    places = 60
+    rng = np.random.default_rng(0)
+    corner, side = rng.uniform(0, 0.5, (2, 4, places, 2))
+    kind = np.full((4, places, 1), OBJECT)
+    every = np.concatenate([corner, corner + side, 0 * kind, kind], -1)
+    every = every.astype(np.float32)
+    positives = []
+
+    for boxes in (0, 1, 20, places):
+        labels = np.where(np.arange(places)[None, :, None] < boxes, every, 0)
+        _, measured = run(state, batch([LABELED] * 4, labels))
+        assert np.isfinite(measured["loss"])
+        positives.append(float(measured["labeled/positives"]))
+
+    assert run._cache_size() == 1
+    assert positives[0] == 0 and positives == sorted(set(positives))
