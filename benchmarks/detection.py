@@ -12,6 +12,8 @@ labeled. Other flags (``--config.key=value``) are passed on.
 
 The result of each set and seed is a file in ``benchmarks/detection``; those that are
 there are not run again, so that the table adds up what was run at different times.
+Results with other flags are kept in ``--workdir``, and none is of settings that
+``configs/boxes.py`` has got since: remove them when it changes.
 
 The table has AP, AP50 and AP75 on test images in percent, and paired differences to the
 control with Student's 95 % interval over seeds. Below stand precision and recall of the
@@ -68,7 +70,8 @@ def results(
 ) -> dict[str, Any]:
     """Runs all arms of a set and seed; finished ones are read."""
     sets, more = workdir / "sets", [f"--config.seed={seed}", *overrides]
-    kept = RESULTS / f"{name}_{seed}_of_{options.labels}.json"
+    kept = workdir if overrides else RESULTS
+    kept /= f"{name}_{seed}_of_{options.labels}.json"
     if not kept.is_file():
         folder = box_sets.deal(name, options.data, sets, seed, options.labels)
         run = workdir / name / f"run_{seed}_of_{options.labels}"

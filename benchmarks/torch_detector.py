@@ -16,10 +16,10 @@ from noisy_student_jax.core.types import PyTree
 from noisy_student_jax.data.labels import IGNORE, OBJECT
 from noisy_student_jax.models import fcos
 from noisy_student_jax.models.architectures import Architecture
-from noisy_student_jax.tasks.detection import assign, loss
+from noisy_student_jax.tasks.detection import assign, loss, settings
 
 Target = dict[str, torch.Tensor]
-RATE, WEIGHT_DECAY, AVERAGED = 0.004, 0.01, 0.01
+WEIGHT_DECAY, AVERAGED = 0.01, 0.01
 
 
 class Detector(nn.Module):
@@ -257,7 +257,7 @@ def detector_step(ours: OurDetector, batch: int) -> Work:
             }
             for is_norm in (False, True)
         ],
-        lr=RATE,
+        lr=settings.RATE,
         fused=True,
     )
     moving = [

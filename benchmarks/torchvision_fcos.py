@@ -62,7 +62,8 @@ def results(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]
     if not (finished.is_file() and run.is_dir()):
         sys.exit(f"there is no '{finished}' or '{run}': run benchmarks/detection.py")
     asked = like(read(run / "config.json")["control"], options)
-    kept = RESULTS / f"torchvision_{options.width}_{row}.json"
+    kept = workdir if options.draws else RESULTS
+    kept /= f"torchvision_{options.width}_{row}.json"
     if not kept.is_file() or read(kept)["asked"] != asked:
         classes = tuple(read(run / "summary.json")["classes"])
         found = {"asked": asked, **rival(folder, classes, seed=seed, **asked)}

@@ -15,10 +15,8 @@ OUTPUTS = 100
 CANDIDATES = 10 * OUTPUTS
 """Best pairs of a location and a class that are decoded: nine locations or more find
 each object, and those of sure objects must not crowd out unsure ones."""
-
-
 TINY = 1e-9
-"""Sums of scores are taken for no smaller, so that no box of none is divided."""
+"""Sums of weights up to this count as none, and are not divided by."""
 
 
 class Found(NamedTuple):
@@ -103,7 +101,7 @@ def voted(remaining: Found, candidates: Found) -> jax.Array:
     beyond = jnp.maximum(overlaps - nms.THRESHOLD, 0)
     votes = jnp.where(alike, beyond * candidates.scores[None, :], 0)
     total = votes.sum(axis=1, keepdims=True)
-    # A TPU would round boxes to a hundredth of their place otherwise.
+    # A TPU's default is products of bfloat16, with eight bits of a place.
     places = jnp.matmul(votes, candidates.boxes, precision=lax.Precision.HIGHEST)
     # A box without area overlaps with none, not even with itself.
     return jnp.where(total > TINY, places / jnp.maximum(total, TINY), remaining.boxes)

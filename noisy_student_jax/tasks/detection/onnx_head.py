@@ -8,11 +8,7 @@ import numpy as np
 from noisy_student_jax.core.protocols import OnnxOutputs
 from noisy_student_jax.interop.export.onnx_graph import Graph
 from noisy_student_jax.tasks.detection import nms
-from noisy_student_jax.tasks.detection.decode import (
-    CANDIDATES,
-    OUTPUTS,
-    TINY,
-)
+from noisy_student_jax.tasks.detection.decode import CANDIDATES, OUTPUTS, TINY
 
 
 class Named(NamedTuple):

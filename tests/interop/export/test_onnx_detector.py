@@ -39,6 +39,7 @@ def bundle(name="fcos_test", side=37, **arguments):
         variables,
     )
     logits = variables["params"]["detector"]["logits"]
+    # Logits from −13 to 9: those of a trained detector were from −11 to 3.
     logits["kernel"] = logits["kernel"] * 20
     logits["bias"] = logits["bias"] + np.array([0, 4], np.float32)  # of both classes
     mean, std = models.normalization(name)
