@@ -28,6 +28,7 @@ FLOORS = (
     "report",
     "self_training",
     "planning",
+    "studies",
     "cli",
     "__main__",
 )

@@ -1,0 +1,1 @@
+"""What many runs and models say together: ablations, and what models transfer."""
