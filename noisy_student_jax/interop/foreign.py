@@ -186,7 +186,7 @@ def _architecture(model: str) -> Architecture:
         )
     if model not in models.FAMILY:
         raise UserError(
-            "weights are imported for the package's own models, and none is called"
+            "weights are imported for the package's EfficientNets, and none is called"
             f" '{model}'{nearest(model, models.FAMILY)}"
         )
     return models.create(model, outputs=1).architecture

@@ -79,8 +79,13 @@ def model_name(name: str) -> str:
     """Returns timm's name of one of our models, such as ``tf_efficientnet_b0``.
 
     Raises:
-      UserError: timm has no such model.
+      UserError: timm has no such model, or its names are not known.
     """
+    if name in models.RESIDUAL:
+        raise UserError(
+            f"timm's names are known here for EfficientNets alone, and not for '{name}':"
+            " use --format=savedmodel"
+        )
     if name not in MODELS:
         own = name in models.names()
         what, form = ("has", "onnx") if own else ("may have", "savedmodel")

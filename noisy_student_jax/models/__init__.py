@@ -64,34 +64,33 @@ _MODELS = {
 _MODELS["efficientnet_b0_svhn"] = _MODELS["efficientnet_b0_small"]
 FAMILY = tuple(_MODELS)
 """Names of the EfficientNets, each a single network."""
-_FCOS = "noisy_student_jax.models.fcos:"
-_MODELS |= {
-    name: _FCOS + name
-    for name in (
-        "fcos_b0",
-        "fcos_b1",
-        "fcos_b2",
-        "fcos_b3",
-        "fcos_b4",
-        "fcos_b5",
-        "fcos_b6",
-        "fcos_b7",
-        "fcos_lite0",
-        "fcos_lite1",
-        "fcos_lite2",
-        "fcos_lite3",
-        "fcos_lite4",
-        "fcos_mini_s",
-        "fcos_mini_m",
-        "fcos_mini_l",
-        "fcos_tiny_s",
-        "fcos_tiny_m",
-        "fcos_tiny_l",
-        "fcos_test",
-    )
-}
-DETECTORS = tuple(name for name in _MODELS if name not in FAMILY)
+RESIDUAL = ("resnet50", "wrn_28_2")
+"""Names of the residual networks."""
+_MODELS |= {name: f"noisy_student_jax.models.resnet:{name}" for name in RESIDUAL}
+DETECTORS = (
+    "fcos_b0",
+    "fcos_b1",
+    "fcos_b2",
+    "fcos_b3",
+    "fcos_b4",
+    "fcos_b5",
+    "fcos_b6",
+    "fcos_b7",
+    "fcos_lite0",
+    "fcos_lite1",
+    "fcos_lite2",
+    "fcos_lite3",
+    "fcos_lite4",
+    "fcos_mini_s",
+    "fcos_mini_m",
+    "fcos_mini_l",
+    "fcos_tiny_s",
+    "fcos_tiny_m",
+    "fcos_tiny_l",
+    "fcos_test",
+)
 """Names of the detectors, each on one of the `FAMILY`."""
+_MODELS |= {name: f"noisy_student_jax.models.fcos:{name}" for name in DETECTORS}
 CONCATENATED = "concatenated"
 """The model that consists of several of the `FAMILY`."""
 _MODELS[CONCATENATED] = "noisy_student_jax.models.concatenated:concatenated"

@@ -1,4 +1,4 @@
-"""Architectures of the EfficientNet family: stages, scaling rules, members.
+"""Architectures: those of the EfficientNet family, with stages and scaling rules.
 
 The numbers are from the authors' `efficientnet_builder.py`; those of L2 from
 `noisystudent`'s, those of L0 and L1 from the first version of the paper, those of Lite
@@ -9,6 +9,7 @@ project, for small images and small photographs on a CPU.
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 
@@ -50,23 +51,24 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """A member of the family, with its defaults.
+    """A network's dimensions, with its defaults.
 
     Attributes:
       stem: channels of the first convolution.
-      stages: the stages between stem and head.
+      stages: the stages between stem and head: each a `Stage`, or of another kind of
+        network (`models.resnet`).
       head: input channels of the classifier.
       resolution: default height and width of the images.
       stem_stride: of the first convolution.
       dropout_rate: before the classifier.
       activation: after every batch norm but a block's last, and inside
-        squeeze-and-excitation.
+        squeeze-and-excitation; of a residual network, where it has one.
       mean: of the images per channel, on the 0–1 scale.
       std: of the images per channel, on the 0–1 scale.
     """
 
     stem: int
-    stages: tuple[Stage, ...]
+    stages: tuple[Any, ...]
     head: int
     resolution: int
     stem_stride: int = 2
@@ -76,7 +78,7 @@ class Architecture:
     std: tuple[float, ...] = Preprocessing.std
 
     @property
-    def blocks(self) -> tuple[Stage, ...]:
+    def blocks(self) -> tuple[Any, ...]:
         """All blocks in order, each as a stage with one block."""
         return tuple(
             dataclasses.replace(stage, repeats=1)

@@ -15,6 +15,7 @@ from jax.typing import DTypeLike
 
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.models import initialize
+from noisy_student_jax.models.initialize import Initializer
 
 Activation = Callable[[jax.Array], jax.Array]
 
@@ -35,6 +36,7 @@ class BatchNorm(nn.Module):
       group: number of examples that share statistics; 0 for the whole batch.
       own_gradient: whether to use the custom gradient, which supports reverse-mode
         differentiation only.
+      scale_init: of its scale.
       dtype: of the result; statistics are float32.
     """
 
@@ -43,6 +45,7 @@ class BatchNorm(nn.Module):
     epsilon: float
     group: int = 0
     own_gradient: bool = True
+    scale_init: Initializer = initialize.ONES
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -59,7 +62,7 @@ class BatchNorm(nn.Module):
                 "batch_norm_group, or make the batch a multiple of it."
             )
         shape = values.shape[-1:]
-        scale = self.param("scale", initialize.ONES, shape, jnp.float32)
+        scale = self.param("scale", self.scale_init, shape, jnp.float32)
         bias = self.param("bias", initialize.ZEROS, shape, jnp.float32)
         moving = {
             "mean": self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32),

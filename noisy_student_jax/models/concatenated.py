@@ -23,11 +23,12 @@ from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.model_arguments import ModelArguments
 from noisy_student_jax.core.types import PyTree
 from noisy_student_jax.images.preprocessing import Preprocessing
-from noisy_student_jax.models import efficientnet, onnx_backbone
+from noisy_student_jax.models import constructors, onnx_backbone
 from noisy_student_jax.models.architectures import Architecture
-from noisy_student_jax.models.efficientnet import EfficientNet, Noise
+from noisy_student_jax.models.efficientnet import EfficientNet
 from noisy_student_jax.models.head import Head
 from noisy_student_jax.models.layers import classify
+from noisy_student_jax.models.network import Network, Noise
 
 CLASSIFIER = "classifier"
 """The module that reads the features of all members."""
@@ -50,7 +51,7 @@ class Concatenated(nn.Module):
       std: of the images given, per channel, on the 0–1 scale.
       blank: whether features of members from outside are zeros where none are given,
         for shapes and operations alone.
-      headless: see `EfficientNet`.
+      headless: see `Network`.
     """
 
     members: tuple[str, ...]
@@ -69,17 +70,17 @@ class Concatenated(nn.Module):
         noise: Noise | None = None,
         outside: jax.Array | None = None,
     ) -> dict[str, Any]:
-        """Returns logits and features; see `EfficientNet`.
+        """Returns logits and features; see `Network`.
 
         Args:
           images: normalized, floating point ``[batch, height, width, channels]``.
-          train: see `EfficientNet`.
-          noise: see `EfficientNet`.
+          train: see `Network`.
+          noise: see `Network`.
           outside: features of the members from outside, in their order: float32
             ``[batch, channels]``.
 
         Returns:
-          ``{"logits", "pooled", "features"}`` as of an `EfficientNet`, with the
+          ``{"logits", "pooled", "features"}`` as of a `Network`, with the
           members' channels one after the other; "features" has the strides that all
           members have, and none if any is from outside.
 
@@ -229,7 +230,7 @@ def concatenated(  # noqa: D417 - the other arguments are in its signature
     return Concatenated(
         names,
         outputs,
-        efficientnet.checked_arguments(max(rates), outputs, arguments),
+        constructors.checked_arguments(max(rates), outputs, arguments),
         mean=usual[0] if mean is None else tuple(mean),
         std=usual[1] if std is None else tuple(std),
     )
@@ -287,7 +288,7 @@ def backbones(
     """
     if not isinstance(module, Concatenated):
         own = {n: v for n, v in variables["params"].items() if n != CLASSIFIER}
-        if isinstance(module, EfficientNet):
+        if isinstance(module, Network):
             module = module.clone(headless=True)
             variables = {**variables, "params": own}
         return (Backbone(name, module, variables, preprocessing),)
@@ -306,9 +307,9 @@ def backbones(
     return tuple(found)
 
 
-def networks(module: nn.Module) -> tuple[EfficientNet, ...]:
-    """Returns the EfficientNets that a module consists of; none of a foreign one."""
-    if isinstance(module, EfficientNet):
+def networks(module: nn.Module) -> tuple[Network, ...]:
+    """Returns the networks that a module consists of; none of a foreign one."""
+    if isinstance(module, Network):
         return (module,)
     return getattr(module, "networks", ())
 

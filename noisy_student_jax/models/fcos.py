@@ -22,16 +22,12 @@ from jax.typing import DTypeLike
 
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.model_arguments import ModelArguments
-from noisy_student_jax.models import architectures, initialize
+from noisy_student_jax.models import architectures, constructors, initialize
 from noisy_student_jax.models.architectures import Architecture
-from noisy_student_jax.models.efficientnet import (
-    EfficientNet,
-    Noise,
-    efficientnet,
-    member,
-)
+from noisy_student_jax.models.efficientnet import EfficientNet
 from noisy_student_jax.models.initialize import Initializer
 from noisy_student_jax.models.layers import chosen, convolution, keep_factors
+from noisy_student_jax.models.network import Noise
 from noisy_student_jax.models.parts import Parts
 
 STRIDES = (8, 16, 32)
@@ -61,7 +57,7 @@ class Detector(nn.Module):
       arguments: options of noise, batch norm and computation. `dropout_rate` is that
         of whole channels before the class logits; `views` 2 predicts from the image
         and its mirror.
-      frozen_blocks: see `EfficientNet`.
+      frozen_blocks: see `Network`.
       width: channels of pyramid and head.
     """
 
@@ -95,19 +91,19 @@ class Detector(nn.Module):
         Args:
           images: normalized, floating point ``[batch, height, width, channels]``.
           train: whether to use batch statistics, dropout and stochastic depth.
-          noise: see `EfficientNet`.
+          noise: see `Network`.
 
         Returns:
           ``logits``, float32 ``[batch, views, locations, outputs]``; ``distances``,
           float32 ``[batch, views, locations, 4]``: from a location to the left, top,
           right and bottom of its box, at least 0, in units of the images' longer side;
           ``locations``, float32 ``[locations, 3]``: x, y and stride, in the same unit;
-          and ``features`` ``{stride: [batch, h, w, c]}``, as of an `EfficientNet`. The
+          and ``features`` ``{stride: [batch, h, w, c]}``, as of a `Network`. The
           second view is the mirrored image, and its boxes lie in the mirror. Only
           features if `outputs` is 0.
 
         Raises:
-          UserError: see `EfficientNet`.
+          UserError: see `Network`.
         """
         batch, height, width = images.shape[:3]
         count = 1 if train or not self.outputs else self.arguments.views
@@ -343,8 +339,12 @@ def fcos(
     Raises:
       UserError: If an argument is out of its range.
     """
-    backbone = efficientnet(
-        architecture, outputs=outputs, frozen_blocks=frozen_blocks, **arguments
+    backbone = constructors.build(
+        EfficientNet,
+        architecture,
+        outputs=outputs,
+        frozen_blocks=frozen_blocks,
+        **arguments,
     )
     given = backbone.arguments
     if given.views > VIEWS:
@@ -363,7 +363,7 @@ def _on(
         architectures.MEMBERS[name], resolution=resolution, **changed
     )
     build = functools.partial(fcos, width=width)
-    return member(build, own, backbone=f"efficientnet_{name}")
+    return constructors.member(build, own, backbone=f"efficientnet_{name}")
 
 
 # Resolutions of EfficientDet (Tan et al., 2020) and of EfficientDet-Lite.

@@ -9,6 +9,7 @@ from jax.typing import DTypeLike
 from noisy_student_jax.models import initialize
 from noisy_student_jax.models.batch_norm import Activation, BatchNorm
 from noisy_student_jax.models.depthwise import depthwise_conv
+from noisy_student_jax.models.initialize import Initializer
 from noisy_student_jax.models.stem import stem_conv
 
 LAYERS = ("auto", "own", "flax")
@@ -31,25 +32,37 @@ def convolution(
     *,
     kernel: int = 1,
     stride: int = 1,
+    padding: int | None = None,
     bias: bool = False,
     dtype: DTypeLike = jnp.float32,
     implementation: str = "own",
     name: str,
 ) -> nn.Module:
-    """Creates a convolution with SAME padding and the authors' initialization.
+    """Creates a convolution with the authors' initialization.
 
     With the implementation "own", a 1×1 convolution is computed as a matrix product,
     and the stem's by `stem_conv`. The variables do not depend on `implementation`.
+
+    Args:
+      channels: of the result.
+      kernel: its height and width.
+      stride: the same in both directions.
+      padding: zeros on every side; None for TensorFlow's SAME, which pads the far side
+        more.
+      bias: whether a bias is added.
+      dtype: of the computation.
+      implementation: "own" or "flax", see `chosen`.
+      name: of the module.
     """
     if implementation == "own" and kernel == 1 and stride == 1:
         return Pointwise(channels, bias, dtype, name=name)
-    if implementation == "own" and name == "stem_conv":
+    if implementation == "own" and name == "stem_conv" and padding is None:
         return Stem(channels, kernel, stride, dtype, name=name)
     return nn.Conv(
         channels,
         (kernel, kernel),
         strides=stride,
-        padding="SAME",
+        padding="SAME" if padding is None else padding,
         use_bias=bias,
         dtype=dtype,
         kernel_init=initialize.CONVOLUTION,
@@ -112,6 +125,7 @@ def batch_norm(
     group: int = 0,
     momentum: float,
     epsilon: float,
+    scale_init: Initializer = initialize.ONES,
     dtype: DTypeLike = jnp.float32,
     implementation: str = "own",
     name: str,
@@ -127,6 +141,7 @@ def batch_norm(
       group: number of examples that share batch statistics; 0 for the whole batch.
       momentum: of the moving statistics.
       epsilon: added to the variance.
+      scale_init: of its scale.
       dtype: of the result; statistics are float32.
       implementation: "own" uses a custom gradient of both (`BatchNorm`).
       name: of the module.
@@ -140,6 +155,7 @@ def batch_norm(
             epsilon=epsilon,
             group=group,
             own_gradient=own,
+            scale_init=scale_init,
             dtype=dtype,
             name=name,
         )(values)
@@ -148,7 +164,7 @@ def batch_norm(
         momentum=momentum,
         epsilon=epsilon,
         dtype=dtype,
-        scale_init=initialize.ONES,
+        scale_init=scale_init,
         bias_init=initialize.ZEROS,
         name=name,
     )
@@ -210,6 +226,18 @@ def classify(
         bias_init=initialize.ZEROS,
         name="classifier",
     )(pooled)
+
+
+def branch(hidden: jax.Array, kept: jax.Array | None) -> jax.Array:
+    """Returns a residual branch after stochastic depth.
+
+    Args:
+      hidden: ``[batch, h, w, channels]``.
+      kept: float32 ``[batch]``, factors of `keep_factors`; None for 1.
+    """
+    if kept is None:
+        return hidden
+    return hidden * kept[:, None, None, None].astype(hidden.dtype)
 
 
 def keep_factors(

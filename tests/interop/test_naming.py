@@ -122,6 +122,11 @@ def test_only_timms_models_have_a_name_there():
             timm_names.model_name(name)
 
 
+def test_a_residual_network_is_sent_to_another_format():
+    with pytest.raises(UserError, match=r"not for 'resnet50': use --format=savedmodel"):
+        timm_names.model_name("resnet50")
+
+
 def test_variables_of_another_architecture_are_not_written_in_part():
     with pytest.raises(KeyError):
         naming.to_theirs(timm_names.rows(MEMBERS["b0"]), random_variables("b1"))

@@ -58,10 +58,13 @@ def test_every_name_builds_a_module_and_has_a_resolution():
         ("b3_small", 32, 0.3),
         ("lite0_small", 32, 0.2),
         ("mini_s", 64, 0.2),
+        ("resnet50", 224, 0.0),
+        ("wrn_28_2", 32, 0.0),
     ],
 )
 def test_default_resolution_and_dropout_are_the_papers(name, size, dropout):
-    name = f"efficientnet_{name}"
+    if name not in models.RESIDUAL:
+        name = f"efficientnet_{name}"
     assert models.resolution(name) == size
     assert models.create(name, outputs=1).arguments.dropout_rate == dropout
 
@@ -146,8 +149,9 @@ def test_a_model_is_given_what_it_takes_and_no_more(outside_name):
     assert set(arguments) == {"outputs", *dataclasses.asdict(ModelArguments())}
 
 
-def test_a_member_takes_every_argument_and_how_much_of_it_is_frozen():
-    assert models.accepted_arguments("efficientnet_b0") == (
+@pytest.mark.parametrize("name", ["efficientnet_b0", *models.RESIDUAL])
+def test_a_member_takes_every_argument_and_how_much_of_it_is_frozen(name):
+    assert models.accepted_arguments(name) == (
         "outputs",
         *dataclasses.asdict(ModelArguments()),
         "frozen_blocks",
@@ -157,8 +161,8 @@ def test_a_member_takes_every_argument_and_how_much_of_it_is_frozen():
 def test_an_unknown_name_is_told_with_the_nearest():
     with pytest.raises(UserError, match=r"efficientnet_bo.*did you mean 'efficientnet"):
         models.create("efficientnet_bo", outputs=3)
-    with pytest.raises(UserError, match="no model is called 'resnet'"):
-        models.resolution("resnet")
+    with pytest.raises(UserError, match="no model is called 'vgg'"):
+        models.resolution("vgg")
 
 
 def test_an_unknown_argument_is_told_with_the_nearest():

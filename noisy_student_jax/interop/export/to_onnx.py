@@ -45,8 +45,8 @@ def export(
       A description of the verification, for the console.
 
     Raises:
-      UserError: the model is not one of this package's, or onnxruntime's predictions
-        differ.
+      UserError: the model is none that graphs are written for, or onnxruntime's
+        predictions differ.
     """
     library("onnxruntime")
     data = model_bytes(bundle, task=task, preprocess=preprocess)
@@ -61,7 +61,7 @@ def model_bytes(bundle: Bundle, *, task: Task, preprocess: bool) -> bytes:
     """Returns the content of the ONNX file.
 
     Raises:
-      UserError: model or task are not ones of this package.
+      UserError: graphs are written for no such model or task.
     """
     module = agreement.make_module(bundle)
     if outside := getattr(module, "outside", ()):
@@ -73,8 +73,8 @@ def model_bytes(bundle: Bundle, *, task: Task, preprocess: bool) -> bytes:
         module, EfficientNet | Concatenated | Detector
     ):
         raise UserError(
-            "ONNX graphs are written for this package's own models and tasks, and not"
-            f" for '{bundle.architecture}' with task '{bundle.task}': use"
+            "ONNX graphs are written for this package's EfficientNets, its detectors and"
+            f" its tasks, and not for '{bundle.architecture}' with task '{bundle.task}': use"
             " --format=savedmodel"
         )
     graph, side = Graph(), bundle.preprocessing.resolution

@@ -258,6 +258,13 @@ def test_a_model_from_outside_is_sent_to_another_format(tmp_path):
         to_onnx.export(foreign, tmp_path / "model.onnx", task=some.task(foreign))
 
 
+def test_a_residual_network_is_sent_to_another_format(tmp_path):
+    arguments = {"outputs": len(some.CLASSES)}
+    one = some.bundle(architecture="wrn_28_2", arguments=arguments)
+    with pytest.raises(UserError, match=r"not for 'wrn_28_2' .*savedmodel"):
+        to_onnx.export(one, tmp_path / "model.onnx", task=some.task(one))
+
+
 def test_a_model_too_large_for_the_format_is_told(tmp_path, monkeypatch):
     one = some.bundle()
     monkeypatch.setattr(onnx.checker, "MAXIMUM_PROTOBUF", 1000)
