@@ -83,8 +83,8 @@ def model_name(name: str) -> str:
     """
     if name in models.RESIDUAL:
         raise UserError(
-            f"timm's names are known here for EfficientNets alone, and not for '{name}':"
-            " use --format=savedmodel"
+            "timm's names are known here for EfficientNets alone, and not for"
+            f" '{name}': use --format=savedmodel"
         )
     if name not in MODELS:
         own = name in models.names()

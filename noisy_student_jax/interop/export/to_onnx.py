@@ -73,9 +73,9 @@ def model_bytes(bundle: Bundle, *, task: Task, preprocess: bool) -> bytes:
         module, EfficientNet | Concatenated | Detector
     ):
         raise UserError(
-            "ONNX graphs are written for this package's EfficientNets, its detectors and"
-            f" its tasks, and not for '{bundle.architecture}' with task '{bundle.task}': use"
-            " --format=savedmodel"
+            "ONNX graphs are written for this package's EfficientNets, detectors and"
+            f" tasks, and not for '{bundle.architecture}' with task '{bundle.task}':"
+            " use --format=savedmodel"
         )
     graph, side = Graph(), bundle.preprocessing.resolution
     images = INPUT
