@@ -1,8 +1,9 @@
-"""The paper's ImageNet recipes, from which the files in ``configs/`` are built.
+"""Recipes from which files in ``configs/`` are built.
 
-Xie, Luong, Hovy, Le: Self-training with Noisy Student improves ImageNet
-classification, CVPR 2020 ("the paper"), and the scripts that its authors released with
-their code. All other fields keep the values of `base_config`.
+Those on ImageNet are from Xie, Luong, Hovy, Le: Self-training with Noisy Student
+improves ImageNet classification, CVPR 2020 ("the paper"), and the scripts that its
+authors released with their code; those with few labels take the protocol on which
+semi-supervised methods are compared. All other fields keep the values of `base_config`.
 """
 
 import dataclasses
@@ -114,4 +115,74 @@ def imagenet_student(size: str) -> ConfigDict:
     config = imagenet()
     # The teacher uses the same recipe as its student, on labeled images alone.
     config.generations = (student(size), student(size))
+    return config
+
+
+def few_labels(
+    *, labels_per_class: int, pool: int, validation: int, test: int
+) -> ConfigDict:
+    """Returns the base of a config with few labels, 32-pixel images and ten classes.
+
+    Labels, split, network, optimizer, batch and moving average are those of Oliver et
+    al., "Realistic Evaluation of Deep Semi-Supervised Learning Algorithms" (2018), and
+    of FixMatch's code (Sohn et al., 2020); the method and its noise are Noisy
+    Student's. A teacher, two students of its size, and the control.
+
+    Args:
+      labels_per_class: labels that are kept.
+      pool: expected number of unlabeled images.
+      validation: expected number of validation images, a tenth of the training images.
+      test: number of test images.
+    """
+    config = base_config()
+    config.data.update(
+        name="own",
+        labels_per_class=labels_per_class,
+        validation_fraction=0.1,
+        pool_shards=8,
+    )
+    config.data.expected.update(
+        labeled=10 * labels_per_class,
+        pool=pool,
+        validation=validation,
+        test=test,
+        classes=10,
+    )
+    config.model.update(
+        name="wrn_28_2",
+        crop_padding=0,
+        dropout_rate=0.2,
+        batch_norm_momentum=0.999,
+        dtype="bfloat16",
+    )
+    config.train.update(
+        batch=64,
+        ratio=7.0,
+        epochs=None,
+        steps=2**18,
+        optimizer="sgd",
+        # 0.03 for 64 labeled images.
+        learning_rate=0.12,
+        schedule="cosine",
+        warmup_epochs=0.0,
+        weight_decay=5e-4,
+        label_smoothing=0.0,
+        # The weight of unlabeled images is one, whatever their number.
+        loss_normalization="sum",
+        ema_decay=0.999,
+    )
+    for stream in ("labeled", "pseudo"):
+        config.noise[stream].update(
+            randaugment_magnitude=5.0,
+            # In pixels of a 32-pixel image.
+            randaugment_translate=4.0,
+            randaugment_cutout=4.0,
+            cutout_size=16,
+            crop_padding=4,
+        )
+    config.selection.update(per_class=pool // 10, max_copies=5)
+    config.generations = ({"train": {"steps": 2**16}}, {}, {})
+    config.checkpoint.every_steps = 5000
+    config.log.validate_every_steps = 5000
+    config.plan.update(chip="h100", devices=1, utilization=0.1)
     return config

@@ -1,7 +1,7 @@
 """The constructor arguments that models share, as one dataclass.
 
 The ``model`` section of a config has a field for each, with the same default; the
-models of `models.efficientnet` hold them; a bundle records them.
+networks of `models.network` hold them; a bundle records them.
 """
 
 import dataclasses
