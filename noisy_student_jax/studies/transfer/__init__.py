@@ -1,0 +1,1 @@
+"""What backbones transfer: probes and fine-tuning on other images, compared."""
