@@ -36,11 +36,12 @@ COMMANDS = {
     "predict": "classes or boxes of images and folders, from any bundle",
     "import": "weights of other libraries into a bundle",
     "export": "a bundle for other programs: timm, onnx, savedmodel, hub",
+    "transfer": "what models are worth on other images: probes, fine-tuning",
     "plan": "before spending anything: parameters, FLOPs, memory, steps, disk",
 }
 
 
-STEPPING = ("run", "train", "label", "evaluate", "plan")
+STEPPING = ("run", "train", "label", "evaluate", "transfer", "plan")
 """Commands that execute a compiled program many times."""
 
 
@@ -142,6 +143,7 @@ def _dispatch(arguments: list[str], interruption: Interruption) -> int:
     from noisy_student_jax.cli import commands
     from noisy_student_jax.cli.export import export
     from noisy_student_jax.cli.predict import predict
+    from noisy_student_jax.cli.transfer import transfer
     from noisy_student_jax.core import devices
     from noisy_student_jax.interop import importing
     from noisy_student_jax.planning.topology import slices
@@ -152,6 +154,7 @@ def _dispatch(arguments: list[str], interruption: Interruption) -> int:
         "import": importing.import_weights,
         "export": export,
         "predict": predict,
+        "transfer": transfer,
     }
     if options.command in STEPPING:
         # JAX reads its dispatch settings when it starts.
@@ -336,6 +339,34 @@ def _export_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _transfer_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--models",
+        metavar="LIST",
+        help="bundles (or NAME=BUNDLE), run directories, random, pretrained:MODEL",
+    )
+    parser.add_argument(
+        "--target", metavar="DIR", help="a folder of class folders, or digits"
+    )
+    parser.add_argument(
+        "--shots", metavar="LIST", default="1,5,10,25", help="images of each class"
+    )
+    parser.add_argument(
+        "--fine-tune", action="store_true", help="fine-tune each model as well"
+    )
+    parser.add_argument(
+        "--workdir",
+        metavar="DIR",
+        default="runs/transfer",
+        help="keeps images, features and fine-tunings (runs/transfer)",
+    )
+    parser.add_argument("--output", metavar="FILE", help="keep the result as JSON")
+    parser.add_argument("--json", action="store_true", help="print it as JSON")
+    parser.add_argument(
+        "--trust", action="store_true", help="use code that a bundle names"
+    )
+
+
 def _plan_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="FILE", help="a config file")
     parser.add_argument("--workdir", metavar="DIR", help="the run directory, if any")
@@ -368,5 +399,6 @@ _FLAGS = {
     "predict": _predict_flags,
     "import": _import_flags,
     "export": _export_flags,
+    "transfer": _transfer_flags,
     "plan": _plan_flags,
 }

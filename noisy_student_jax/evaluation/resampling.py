@@ -128,7 +128,7 @@ def intervals(
       Their ends by metric; NaN where the metric is not defined.
     """
     found = [
-        resampled(statistics, draws) for draws in _draws(len(statistics), samples, seed)
+        resampled(statistics, draws) for draws in drawn(len(statistics), samples, seed)
     ]
     return {
         name: _percentiles(
@@ -226,13 +226,19 @@ def _resampled(
     return np.concatenate(
         [
             primary(ours, draws) - primary(theirs, draws)
-            for draws in _draws(len(ours), samples, seed)
+            for draws in drawn(len(ours), samples, seed)
         ]
     )
 
 
-def _draws(images: int, samples: int, seed: int) -> Iterator[np.ndarray]:
-    """Yields how often each image is drawn, int64 ``[some samples, images]``."""
+def drawn(images: int, samples: int, seed: int) -> Iterator[np.ndarray]:
+    """Yields how often each image is drawn, int64 ``[some samples, images]``.
+
+    Args:
+      images: number of images.
+      samples: number of bootstrap samples.
+      seed: seed of the resampling.
+    """
     rng = np.random.Generator(np.random.Philox(seed))
     most = max(1, MOST_COUNTS // images)
     for start in range(0, samples, most):

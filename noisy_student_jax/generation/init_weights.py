@@ -203,7 +203,7 @@ def with_given(config: ConfigDict) -> ConfigDict:
     filled = config.copy_and_resolve_references()
     if config.teacher is not None:
         bundle = _read(config.teacher, "config.teacher")
-        _copy_model(filled.generations[0], bundle, config.teacher)
+        copy_model(filled.generations[0], bundle, config.teacher)
     for section in (*filled.generations, *(filled[name] for name in LABELS_ONLY)):
         model = section.model
         if model.init in (None, RANDOM, TEACHER, PRETRAINED):
@@ -217,8 +217,17 @@ def with_given(config: ConfigDict) -> ConfigDict:
     return filled
 
 
-def _copy_model(generation: ConfigDict, bundle: Bundle, place: str) -> None:
-    """Sets a generation's model fields to those of a bundle."""
+def copy_model(generation: ConfigDict, bundle: Bundle, place: str) -> None:
+    """Sets the model fields of a generation's sections to those of a bundle.
+
+    Args:
+      generation: its sections of a config, which are changed.
+      bundle: the bundle.
+      place: its folder, for messages.
+
+    Raises:
+      UserError: the bundle names code from outside the package, and the config another.
+    """
     model, usual = generation.model, base_config().model
     if bundle.architecture != model.name:
         # Foreign code is trusted only if the config names it.

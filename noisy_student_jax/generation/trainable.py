@@ -29,6 +29,7 @@ from noisy_student_jax.models.bundle import Bundle
 from noisy_student_jax.models.initialize import abstract_outputs, abstract_variables
 from noisy_student_jax.runs.paths import PREPARED
 from noisy_student_jax.runs.run import Generation
+from noisy_student_jax.runs.spec import ModelSpec
 
 NOT_OF_FEATURES = ("outputs", "dropout_rate", "members", "mean", "std", "views")
 """Arguments of models that the features of their networks do not depend on."""
@@ -105,6 +106,37 @@ def width(student: Generation) -> int:
 def channels(module: nn.Module, side: int) -> int:
     """Returns the number of channels of a module's features, from images of a size."""
     return abstract_outputs(module, resolution=side)["pooled"].shape[-1]
+
+
+def backbones(
+    model: ModelSpec, variables: PyTree, *, head: tuple[str, ...]
+) -> tuple[Backbone, ...]:
+    """Returns the networks of a model, whose features other models share.
+
+    Args:
+      model: the model.
+      variables: its variables, with or without those of its head.
+      head: names of the head's parameters.
+    """
+    alone = model.in_views(1)
+    used = {
+        name: value
+        for name, value in alone.arguments.items()
+        if name not in NOT_OF_FEATURES
+    }
+    return tuple(
+        Backbone(
+            one.module,
+            one.variables,
+            one.preprocessing,
+            channels(one.module, one.preprocessing.resolution),
+            {"model": one.described, "arguments": used},
+            head=head,
+        )
+        for one in concatenated.backbones(
+            alone.name, alone.module, variables, alone.preprocessing
+        )
+    )
 
 
 def head(student: Generation) -> nn.Module:
@@ -200,27 +232,10 @@ class HeadOnFeatures(Part):
     @functools.cached_property
     def _backbones(self) -> tuple[Backbone, ...]:
         """The networks of the model, whose features other models share."""
-        model = self.student.spec.model.in_views(1)
-        used = {
-            name: value
-            for name, value in model.arguments.items()
-            if name not in NOT_OF_FEATURES
-        }
-        return tuple(
-            Backbone(
-                one.module,
-                one.variables,
-                one.preprocessing,
-                channels(one.module, one.preprocessing.resolution),
-                {"model": one.described, "arguments": used},
-                head=tuple(self.shapes),
-            )
-            for one in concatenated.backbones(
-                model.name,
-                model.module,
-                init_weights.initial_variables(self.student),
-                model.preprocessing,
-            )
+        return backbones(
+            self.student.spec.model,
+            init_weights.initial_variables(self.student),
+            head=tuple(self.shapes),
         )
 
     @functools.cached_property
