@@ -122,8 +122,8 @@ def read(given: str, *, trust: bool) -> list[Checkpoint]:
             f"--models='{given}' names {names.count(twice[0])} models '{twice[0]}':"
             " tell them apart, as NAME=BUNDLE"
         )
-    for one in whole:
-        _check(one)
+    for model in whole:
+        _check(model)
     return whole
 
 

@@ -119,6 +119,7 @@ def opened(
         )
         test = train.subset(np.flatnonzero(parts == TEST))
         train = train.subset(np.flatnonzero(parts == LABELED))
+    assert train.pixels and test.pixels, "images in folders are read beforehand"
     both = np.isin(train.pixels, test.pixels)
     if both.any():
         console.say(f"  left out: {both.sum():,} copies of test images")
