@@ -116,11 +116,17 @@ def select(options: Options, interruption: Interruption) -> int:
     for warning in summary["warnings"]:
         console.warn(warning)
     counts = summary["counts"]
+    more = "".join(
+        f" + {told} {counts[name]:,}"
+        for name, told in (("above_max_score", "surer"), ("not_drawn", "not drawn"))
+        if name in counts
+    )
     below = "below" if summary["method"] == "reference" else "not above"
     console.say(
         f"read {counts['read']:,} = selected {counts['selected']:,} + quarantined"
         f" {counts['quarantined']:,} + {below} {config.selection.min_score:g}"
-        f" {counts['below_threshold']:,} + over capacity {counts['over_capacity']:,};"
+        f" {counts['below_threshold']:,} + over capacity {counts['over_capacity']:,}"
+        f"{more};"
         f" {counts['draws']:,} draws, written to '{options.output}'"
     )
     return 0

@@ -74,7 +74,7 @@ REMOVED = (
 ADDED: dict[str, dict[str, Any]] = {
     "log": {"profile_steps": None},
     "data": {"near_duplicates": "keep", "max_pixels": 64_000_000, "scale": None},
-    "selection": {"share": 1.0},
+    "selection": {"share": 1.0, "max_score": 1.0, "pool_fraction": 1.0},
     "model": {"members": None, "views": 1, "framing": "center_crop"},
     "train": {"frozen_blocks": None},
     "noise.labeled": {"zoom": 0.0, "turns": False},

@@ -306,6 +306,8 @@ _SCHEMA: dict[str, Any] = {
         "per_class": _whole(130_000, _FROM_1, "records drawn per class", DECIDED),
         "max_copies": _whole(None, _FROM_1, "copies of one record, at most", OFF),
         "share": _number(1.0, _FRACTION, "of the pool: the surest, for 'all'", DECIDED),
+        "max_score": _number(1.0, _FRACTION, "scores above are left out"),
+        "pool_fraction": _number(1.0, _FRACTION, "of the pool, drawn at random"),
         "seed": _whole(0, _SEED, "of ties and of the last repeats"),
         "relabel": _switch(False, "the teacher's own selection is labeled anew"),
     },

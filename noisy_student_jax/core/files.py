@@ -592,6 +592,19 @@ def copy_file(source: pathlib.Path, target: pathlib.Path) -> None:
         shutil.copyfileobj(data, file)
 
 
+def link_file(source: pathlib.Path, target: pathlib.Path) -> None:
+    """Gives a file a second name, or copies it where that cannot be, atomically."""
+    temporary = _temporary(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary.hardlink_to(source)
+        temporary.replace(target)
+    except OSError:
+        copy_file(source, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def copy_folder(source: pathlib.Path, target: pathlib.Path) -> None:
     """Copies a folder with its contents, atomically.
 

@@ -12,7 +12,12 @@ import pyarrow.compute as pc
 from noisy_student_jax.core.console import printable
 from noisy_student_jax.core.protocols import Chooser
 from noisy_student_jax.pseudo_labels import sidecar
-from noisy_student_jax.pseudo_labels.plan import NaturalPlan, Plan
+from noisy_student_jax.pseudo_labels.plan import (
+    NaturalPlan,
+    Plan,
+    SelectionOptions,
+    batches,
+)
 from noisy_student_jax.pseudo_labels.reference import ReferencePlan
 
 Batches = Callable[[], Iterator[pa.RecordBatch]]
@@ -22,14 +27,17 @@ NAMED = 20
 """Number of classes that a fact names."""
 
 
-def labeled_rows(paths: Sequence[Path]) -> Iterator[pa.RecordBatch]:
+def labeled_rows(
+    paths: Sequence[Path], options: SelectionOptions
+) -> Iterator[pa.RecordBatch]:
     """Reads the labeled records of all shards, with all columns.
 
     Args:
       paths: sidecars, in the pool's order.
+      options: options of the selection.
     """
     for path in paths:
-        for batch in sidecar.batches(path):
+        for batch in batches(path, options):
             yield batch.filter(pc.equal(batch["status"], sidecar.OK))
 
 
@@ -93,7 +101,7 @@ class RepeatedPlan:
         if not self._plan.settled:
             self._plan.histogram(path, counts)
             return
-        for batch in sidecar.batches(path):
+        for batch in batches(path, self.options):
             _, label, copies = self.take(batch)
             np.add.at(counts[0], label, copies)
 

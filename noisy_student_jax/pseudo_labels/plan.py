@@ -3,12 +3,13 @@
 import copy
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.pseudo_labels import radix, sidecar
@@ -18,7 +19,9 @@ EDGES = np.arange(BINS + 1) / BINS
 
 MOST_CLASSES = 1 << 20  # a label above this is a mistake, not a class
 _FIXED_POINT = 1 << 24  # scores are summed as integers: equal in any order
-_TIE, _REMAINDER = 0x7469, 0x7265  # two uses of one seed
+_TIE, _REMAINDER, _FRACTION = 0x7469, 0x7265, 0x6672  # three uses of one seed
+NOT_DRAWN = "not drawn"
+"""Status of records that do not belong to `SelectionOptions.pool_fraction`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,6 +40,10 @@ class SelectionOptions:
         fewer draws than `per_class`; None for no bound, as in the paper.
       share: for ``all``, the share of the labeled records that is taken at most, those
         with the highest scores whatever their classes.
+      max_score: inclusive upper bound of scores, compared as float32; with `min_score`
+        a bin of confidence (paper, its study of hard against soft pseudo-labels).
+      pool_fraction: fraction of the records that is read at all, drawn by a hash of
+        their keys. Smaller ones are part of larger ones.
       seed: seed for ties at the cut, and for choosing records with one more copy.
 
     Raises:
@@ -48,6 +55,8 @@ class SelectionOptions:
     per_class: int | None = None
     max_copies: int | None = None
     share: float = 1.0
+    max_score: float = 1.0
+    pool_fraction: float = 1.0
     seed: int = 0
 
     @classmethod
@@ -92,14 +101,21 @@ class SelectionOptions:
                 f"max_copies is {copies!r} but must be a whole number of draws of one "
                 "record, 1 or more, or None for no cap"
             )
-        share = self.share
-        if isinstance(share, bool) or not isinstance(share, int | float):
-            raise UserError(f"share must be a number, not {share!r}")
-        if not 0 < share <= 1:
+        for name in ("share", "max_score", "pool_fraction"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise UserError(f"{name} must be a number, not {value!r}")
+            if not 0 < value <= 1:
+                raise UserError(
+                    f"{name} is {value} but must be above 0 and at most 1, which is all"
+                    " of them"
+                )
+        if self.max_score <= score:
             raise UserError(
-                f"share is {share} but must be above 0 and at most 1, which is all of "
-                "them"
+                f"max_score is {self.max_score} but must be above min_score {score}, or"
+                " no score is left"
             )
+        share = self.share
         if share < 1 and self.method != "all":
             raise UserError(
                 f"share is {share} but method {self.method!r} takes per_class records "
@@ -131,7 +147,27 @@ class SelectionOptions:
           bool `[n]`.
         """
         lowest = np.float32(self.min_score)
-        return score >= lowest if self.inclusive else score > lowest
+        above = score >= lowest if self.inclusive else score > lowest
+        return above & ~self.exceeded_by(score)
+
+    def exceeded_by(self, score: np.ndarray) -> np.ndarray:
+        """Returns which scores are above `max_score`, bool `[n]`."""
+        if self.max_score == 1:
+            return np.zeros(len(score), bool)  # a score may exceed 1 by rounding
+        return score > np.float32(self.max_score)
+
+    def drawn(self, keys: pa.Array) -> np.ndarray:
+        """Returns which records belong to `pool_fraction`.
+
+        Args:
+          keys: string `[n]`.
+
+        Returns:
+          bool `[n]`.
+        """
+        seed = self.seed ^ _FRACTION << 48
+        hashes = radix.hash_keys(keys, np.arange(len(keys)), seed=seed)
+        return (hashes >> np.uint64(11)) * 2.0**-53 < self.pool_fraction
 
     def most_records(self, labeled: int) -> int:
         """Returns the number of records that `share` allows: 1 or more.
@@ -168,7 +204,7 @@ class Survey:
         self.fixed = classes
         self.options = options
         self.read = 0
-        self.quarantined = 0
+        self.quarantined = self.not_drawn = self.too_sure = 0
         self.ok = np.zeros(classes or 0, np.int64)  # per class
         self.eligible = np.zeros(classes or 0, np.int64)
         self.scores = np.zeros(BINS, np.int64)
@@ -191,12 +227,15 @@ class Survey:
         ok = label >= 0
         label, score = label[ok], score[ok]
         self.read += batch.num_rows
-        self.quarantined += batch.num_rows - len(label)
+        left = pc.sum(pc.equal(batch["status"], NOT_DRAWN), min_count=0).as_py()
+        self.not_drawn += left
+        self.quarantined += batch.num_rows - len(label) - left
         if not len(label):
             return
         self._widen(path, int(label.max()) + 1)
         classes = len(self.ok)
         above = self.options.admits(score)
+        self.too_sure += int(self.options.exceeded_by(score).sum())
         self.ok += np.bincount(label, minlength=classes)
         self.eligible += np.bincount(label[above], minlength=classes)
         self.scores += histogram(score)
@@ -277,7 +316,7 @@ class Plan:
             for cut, word in zip(self._cuts, self._hash_words, strict=True)
         )
         columns = ["label", "score"] + ["key"] * hashing
-        for batch in sidecar.batches(path, columns):
+        for batch in batches(path, self.options, columns):
             _, label, words = _ranked(batch, self.options)
             for cut, own, into in zip(self._cuts, words, counts, strict=True):
                 if not cut.settled:
@@ -351,7 +390,7 @@ class NaturalPlan:
           counts: the result of `counters`, updated in place.
         """
         (into,) = counts
-        for batch in sidecar.batches(path, self._columns):
+        for batch in batches(path, self.options, self._columns):
             if self._cut.settled:
                 _, label, _ = self.take(batch)
                 into += np.bincount(label, minlength=len(into))
@@ -398,15 +437,44 @@ def natural(
       options: options of the selection.
     """
     every, seed = np.arange(len(keys)), options.seed ^ _TIE << 48
-    hashes = radix.hash_keys(pa.array(keys, pa.string()), every, seed=seed)
+    column = pa.array(keys, pa.string())
+    hashes = radix.hash_keys(column, every, seed=seed)
+    drawn = options.drawn(column)
 
     def select(score: np.ndarray) -> np.ndarray:
+        score = np.where(drawn, score, np.float32(np.nan))
         rows = np.flatnonzero(options.admits(score))
         rank = np.lexsort((hashes[rows], radix.score_rank(score[rows])))
         most = options.most_records(int(np.isfinite(score).sum()))
         return np.sort(rows[rank[::-1][:most]])
 
     return select
+
+
+def batches(
+    path: Path, options: SelectionOptions, columns: Sequence[str] | None = None
+) -> Iterator[pa.RecordBatch]:
+    """Streams a sidecar; records outside `pool_fraction` have no label and no score.
+
+    Args:
+      path: a sidecar.
+      options: options of the selection.
+      columns: columns to read; None for all.
+    """
+    if options.pool_fraction == 1:
+        yield from sidecar.batches(path, columns)
+        return
+    if columns is not None:
+        columns = list(dict.fromkeys([*columns, "key"]))
+    for batch in sidecar.batches(path, columns):
+        drawn = pa.array(options.drawn(batch["key"]))
+        left = {"status": NOT_DRAWN, "label": None, "score": None}
+        for name in left.keys() & set(batch.schema.names):
+            otherwise = pa.scalar(left[name], sidecar.COLUMNS[name])
+            column = pc.if_else(drawn, batch[name], otherwise)
+            place = batch.schema.get_field_index(name)
+            batch = batch.set_column(place, name, column)
+        yield batch
 
 
 def _ranked(

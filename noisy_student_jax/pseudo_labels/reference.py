@@ -17,11 +17,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from noisy_student_jax.pseudo_labels import radix, sidecar
+from noisy_student_jax.pseudo_labels import radix
 from noisy_student_jax.pseudo_labels.plan import (
     BINS,
     SelectionOptions,
     Survey,
+    batches,
     eligible,
     hundredths,
 )
@@ -73,12 +74,12 @@ class ReferencePlan:
         """
         (into,) = counts
         if self._passes_left == 2:
-            for batch in sidecar.batches(path, ["label", "score"]):
+            for batch in batches(path, self.options, ["label", "score"]):
                 _, label, score = eligible(batch, self.options)
                 cell = label.astype(np.int64) * into.shape[1] + hundredths(score)
                 np.add.at(into.reshape(-1), cell, 1)
         else:
-            for batch in sidecar.batches(path, ["label", "score", "key"]):
+            for batch in batches(path, self.options, ["label", "score", "key"]):
                 _, label, copies = self.take(batch)
                 np.add.at(into[:, 0], label, 1)
                 np.add.at(into[:, 1], label, copies)

@@ -42,6 +42,7 @@ from noisy_student_jax.pseudo_labels.plan import (
     Plan,
     SelectionOptions,
     Survey,
+    batches,
     fixed_point,
     histogram,
     mean,
@@ -115,8 +116,9 @@ def select(
       ``schema``, ``method``, ``options``, ``counts``, ``per_class``, ``thresholds``,
       ``score_histogram``, ``confidence``, ``labels``, ``kept``, ``facts`` if there is a
       chooser, ``warnings``, ``made_for`` and the SHA-256 of the ``files``. In
-      ``counts``, read = selected + quarantined + below_threshold + over_capacity, or,
-      for a kept plan, selected + quarantined + not_in_plan.
+      ``counts``, read = selected + quarantined + below_threshold + over_capacity
+      (+ above_max_score, not_drawn where the options ask for them), or, for a kept
+      plan, selected + quarantined + not_in_plan.
 
     Raises:
       NothingSelectedError: no record scores high enough.
@@ -133,7 +135,7 @@ def select(
     survey = _survey(paths, _classes(paths[0], metadata), rule)
     if not (survey.ok if kept else survey.eligible).any():
         raise _nothing(Path(labels_directory), survey, rule)
-    chooser = choose(functools.partial(labeled_rows, paths)) if choose else None
+    chooser = choose(functools.partial(labeled_rows, paths, rule)) if choose else None
     plan: AnyPlan
     if kept:
         plan = KeptPlan(survey, rule, Path(kept) / PLAN, load_picks(kept)[0])
@@ -245,7 +247,7 @@ def _survey(
 ) -> Survey:
     survey = Survey(classes, options)
     for path in paths:
-        for batch in sidecar.batches(path, list(sidecar.COLUMNS)):
+        for batch in batches(path, options, list(sidecar.COLUMNS)):
             survey.add(path, batch)
     return survey
 
@@ -339,7 +341,7 @@ def _write(
             own = _TargetFiles(stack, directory / TARGETS, targets, selected)
         columns = None if own else _PLAN_SCHEMA.names[:3]
         for path in paths:
-            for batch in sidecar.batches(path, columns):
+            for batch in batches(path, plan.options, columns):
                 rows, label, copies = plan.take(batch)
                 if len(rows):
                     chosen = batch.take(pa.array(rows))
@@ -386,9 +388,13 @@ def _summary(
     selected = int(tally.selected.sum())
     draws = int(tally.draws.sum())
     left = {
-        "below_threshold": int(survey.ok.sum()) - above,
+        "below_threshold": int(survey.ok.sum()) - above - survey.too_sure,
         "over_capacity": int((survey.eligible - plan.capacity).sum()),
     }
+    if options.max_score < 1:
+        left["above_max_score"] = survey.too_sure
+    if options.pool_fraction < 1:
+        left["not_drawn"] = survey.not_drawn
     if isinstance(plan, KeptPlan):
         left = plan.left_out(survey)
     if read != selected + quarantined + sum(left.values()):
@@ -489,10 +495,11 @@ def _nothing(directory: Path, survey: Survey, options: SelectionOptions) -> User
 
 
 def _told(options: SelectionOptions) -> dict[str, Any]:
-    """Returns the options, and `share` only where it leaves out any record."""
+    """Returns the options, but those that leave out nothing."""
     values = dataclasses.asdict(options)
-    if options.share == 1:
-        del values["share"]
+    for name in ("share", "max_score", "pool_fraction"):
+        if values[name] == 1:
+            del values[name]
     return values
 
 

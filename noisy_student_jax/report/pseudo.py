@@ -83,14 +83,11 @@ def _teacher(
 
 def _left_out(found: dict[str, Any]) -> tuple[str, ...]:
     """Returns the reasons for which labeled records are not selected."""
-    return (
-        ("not_in_plan",)
-        if found.get("kept")
-        else (
-            "below_threshold",
-            "over_capacity",
-        )
-    )
+    if found.get("kept"):
+        return ("not_in_plan",)
+    asked = ("above_max_score", "not_drawn")
+    there = [name for name in asked if name in found["counts"]]
+    return ("below_threshold", "over_capacity", *there)
 
 
 def _facts(found: dict[str, Any]) -> dict[str, str]:

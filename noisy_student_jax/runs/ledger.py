@@ -57,6 +57,10 @@ class Identity:
                 phrases.append(f"input '{name}'")
         return phrases
 
+    def digest(self, stage: str) -> str:
+        """Returns one digest of the identity of a stage of this name."""
+        return files.digest({"stage": stage, **self.record()})
+
     def record(self) -> dict[str, Any]:
         """Returns the identity as the ledger stores it."""
         return {"config": _jsonable(self.config), "inputs": self.inputs}
@@ -139,7 +143,7 @@ class Ledger:
         record = {
             "stage": stage,
             **identity.record(),
-            "made_for": files.digest({"stage": stage, **identity.record()}),
+            "made_for": identity.digest(stage),
             "environment": environment(),
             "at": _now(),
         }
@@ -183,6 +187,11 @@ class Ledger:
             "finished": _now(),
         }
         self._write(stage, record)
+        self.forget_start(stage)
+
+    def adopt(self, stage: str, manifest: dict[str, Any]) -> None:
+        """Writes the manifest of a stage that another run has finished."""
+        self._write(stage, manifest)
         self.forget_start(stage)
 
     def supersede(self, stage: str, outputs: list[str]) -> pathlib.Path | None:

@@ -26,6 +26,7 @@ from noisy_student_jax.runs import fixres
 from noisy_student_jax.runs.costs import Costs, ModelCost
 from noisy_student_jax.runs.ledger import Ledger
 from noisy_student_jax.runs.paths import DATASET, DECISIONS, PREPARED, GenerationPaths
+from noisy_student_jax.runs.shared_stages import SharedStages
 from noisy_student_jax.runs.spec import (
     TRAIN,
     DataFacts,
@@ -50,6 +51,7 @@ class Run:
         look_only: bool = False,
         believe: bool = False,
         decisions: dict[str, Any] | None = None,
+        shared: SharedStages | None = None,
     ):
         """Opens a run; writes nothing yet.
 
@@ -63,12 +65,14 @@ class Run:
           believe: whether missing data are assumed to have the sizes given in
             ``config.data.expected``. For plans only; such data cannot be read.
           decisions: record of the decisions made for the config, stored beside it.
+          shared: the stages that it shares with other runs, if any.
         """
         self.command = command
         self.look_only = look_only
         self.believe = believe
         self.costs = Costs()
         self.decisions = decisions
+        self.shared = shared
         self.config = config
         self.workdir = pathlib.Path(workdir)
         self.interruption = interruption

@@ -228,6 +228,10 @@ def _perform_one(
     run: Run, stage: Stage, label: str, *, goes_on: bool, gone: Collection[str]
 ) -> None:
     identity = _identity(run, stage, gone)
+    shared = None if stage.derived else run.shared
+    if shared and shared.take(run.ledger, stage.name, identity):
+        console.say(f"{label}: made already by another run, linked")
+        return
     console.say(f"{label}{': resuming' if goes_on else ''}")
     started = run.ledger.started(stage.name) if goes_on else None
     if started is not None:
@@ -260,6 +264,8 @@ def _perform_one(
         counts=counts,
         seconds=seconds,
     )
+    if shared:
+        shared.keep(run.ledger, stage.name, identity)
     told = ", ".join(
         f"{key.replace('_', ' ')} {_told(value)}"
         for key, value in counts.items()
