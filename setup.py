@@ -61,6 +61,7 @@ setup(
         "noisy_student_jax": [
             "interop/imagenet_classes.txt",
             "report/*.html",
+            "studies/*.html",
             "report/*.css",
         ]
     },

@@ -7,15 +7,13 @@ from typing import Any
 
 from noisy_student_jax import config as configs
 from noisy_student_jax.cli import evaluate as evaluating
-from noisy_student_jax.config import decisions, renamed
+from noisy_student_jax.config import renamed
 from noisy_student_jax.core import console, files
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.preemption import Interruption
-from noisy_student_jax.data.open import FOLDERS, absolute
-from noisy_student_jax.generation import init_weights
 from noisy_student_jax.generation.preconditions import check
-from noisy_student_jax.planning import auto_config
 from noisy_student_jax.planning import plan as planning
+from noisy_student_jax.planning.load import load
 from noisy_student_jax.planning.topology import command as topology
 from noisy_student_jax.pseudo_labels import selection
 from noisy_student_jax.pseudo_labels.plan import SelectionOptions
@@ -210,7 +208,9 @@ def plan(options: Options, interruption: Interruption) -> int:
             console.say(planning.blocks_text([facts]))
         return 0
     workdir = pathlib.Path(options.workdir or "runs/plan")
-    config, _ = _load(options, workdir, interruption, fit=False)
+    config, _ = load(
+        options.config, options.overrides, workdir, interruption, fit=False
+    )
     if where:
         topology.settle(config, where)
     one = Run(config, workdir, interruption=interruption, look_only=True, believe=True)
@@ -278,7 +278,7 @@ def _open_run(options: Options, interruption: Interruption) -> Run:
             f"--workdir='{workdir}' has other files in it and no run of ours: give an"
             " empty or a new directory"
         )
-    config, decided = _load(options, workdir, interruption)
+    config, decided = load(options.config, options.overrides, workdir, interruption)
     command = ["noisy-student", "run", f"--config={options.config}"]
     command += [f"--workdir={options.workdir}", *options.overrides]
     one = Run(
@@ -290,44 +290,6 @@ def _open_run(options: Options, interruption: Interruption) -> Run:
     )
     check(one)
     return one
-
-
-def _load(
-    options: Options,
-    workdir: pathlib.Path,
-    interruption: Interruption,
-    *,
-    fit: bool = True,
-) -> tuple[configs.ConfigDict, dict[str, Any] | None]:
-    """Reads the config and prints its decisions; returns both."""
-    record = None
-
-    def decide(config: configs.ConfigDict) -> configs.ConfigDict:
-        nonlocal record
-        config = _with_absolute_places(config)
-        config = init_weights.with_given(config)
-        made = auto_config.decided(config, workdir, interruption, fit=fit)
-        # A fit without reductions is a decision as well.
-        if made or config.budget_hours:
-            record = auto_config.record(config, made)
-        for why in decisions.reasons(made):
-            console.say(f"decided: {why}")
-        return decisions.apply(config, made)
-
-    return configs.load(options.config, options.overrides, decide=decide), record
-
-
-def _with_absolute_places(config: configs.ConfigDict) -> configs.ConfigDict:
-    """Returns a config whose places of images are found from every folder."""
-    if config.data.name not in FOLDERS:
-        return config
-    config = config.copy_and_resolve_references()
-    for name, place in config.data.sources.items():
-        if place is not None:
-            config.data.sources[name] = absolute(place)
-    if config.data.cache is not None:
-        config.data.cache = absolute(config.data.cache)
-    return config
 
 
 def _perform(one: Run, options: Options, *, only: set[str] | None = None) -> list[str]:

@@ -31,6 +31,7 @@ COMMANDS = {
     "label": "label the pool with one generation",
     "select": "select among pseudo-labels, of a run or of any directory of them",
     "evaluate": "evaluate one generation, or any bundle on labeled images or a suite",
+    "study": "one question, asked of many runs: one table, with the paper's beside",
     "report": "judge a finished run and write its report",
     "status": "what is done, running, left",
     "predict": "classes or boxes of images and folders, from any bundle",
@@ -41,7 +42,7 @@ COMMANDS = {
 }
 
 
-STEPPING = ("run", "train", "label", "evaluate", "transfer", "plan")
+STEPPING = ("run", "study", "train", "label", "evaluate", "transfer", "plan")
 """Commands that execute a compiled program many times."""
 
 
@@ -140,7 +141,7 @@ def _dispatch(arguments: list[str], interruption: Interruption) -> int:
     from noisy_student_jax.core import environment
 
     environment.pin()
-    from noisy_student_jax.cli import commands
+    from noisy_student_jax.cli import commands, study
     from noisy_student_jax.cli.export import export
     from noisy_student_jax.cli.predict import predict
     from noisy_student_jax.cli.transfer import transfer
@@ -154,6 +155,7 @@ def _dispatch(arguments: list[str], interruption: Interruption) -> int:
         "import": importing.import_weights,
         "export": export,
         "predict": predict,
+        "study": study.perform,
         "transfer": transfer,
     }
     if options.command in STEPPING:
@@ -226,6 +228,19 @@ def _run_flags(parser: argparse.ArgumentParser) -> None:
         "--again",
         action="store_true",
         help="repeat stages done with other settings (nothing is deleted)",
+    )
+
+
+def _study_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", metavar="FILE", help="a file of configs/studies")
+    parser.add_argument("--workdir", metavar="DIR", help="the study's directory")
+    parser.add_argument("--base", metavar="FILE", help="a config instead of its own")
+    parser.add_argument("--seeds", type=int, default=5, help="how many (5)")
+    parser.add_argument(
+        "--jobs", metavar="I/N", help="perform the seeds of one of several jobs"
+    )
+    parser.add_argument(
+        "--results", metavar="DIR", help="keep the seeds' results there; read others'"
     )
 
 
@@ -394,6 +409,7 @@ _FLAGS = {
     "label": _stage_flags,
     "select": _select_flags,
     "evaluate": _evaluate_flags,
+    "study": _study_flags,
     "report": _report_flags,
     "status": _status_flags,
     "predict": _predict_flags,

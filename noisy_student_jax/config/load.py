@@ -49,6 +49,9 @@ _TYPES = {
     str: "a text",
 }
 
+MOST = 100
+"""Generations that may be asked for by their number."""
+
 Layer = dict[str, Any]
 """Values of some fields, by dotted path."""
 
@@ -127,6 +130,8 @@ def complete(config: ConfigDict, *, overrides: Sequence[str] = ()) -> ConfigDict
     Raises:
       UserError: there are no generations, a key is unknown, or a value has a wrong
         type.
+
+    ``--config.generations=NUMBER`` cuts the generations, or repeats the last one.
     """
     given = plain(config)
     _check_keys(given, plain(base_config()), "config")
@@ -135,6 +140,11 @@ def complete(config: ConfigDict, *, overrides: Sequence[str] = ()) -> ConfigDict
             "config.generations is empty: name at least the teacher's, for example"
             " ({'model': {'name': 'efficientnet_b0'}},)"
         )
+    overrides, count = _generations(overrides)
+    if count:
+        # The last one's own values serve all further students.
+        listed = given["generations"]
+        given["generations"] = (*listed, *listed[-1:] * (count - len(listed)))[:count]
     own = {f"generations[{k}]": one for k, one in enumerate(given["generations"])}
     own |= {name: given[name] for name in LABELS_ONLY}
     shared = {key: one for key, one in given.items() if key not in OWNERS}
@@ -164,6 +174,27 @@ def complete(config: ConfigDict, *, overrides: Sequence[str] = ()) -> ConfigDict
     completed = ConfigDict(whole)
     completed.lock()
     return completed
+
+
+def _generations(overrides: Sequence[str]) -> tuple[list[str], int]:
+    """Takes ``--config.generations=NUMBER`` from overrides.
+
+    Returns:
+      The other overrides, and the number; 0 where it is not given.
+
+    Raises:
+      UserError: it is no number of generations.
+    """
+    flag = "--config.generations="
+    said = [one.removeprefix(flag) for one in overrides if one.startswith(flag)]
+    if not said:
+        return list(overrides), 0
+    if not (said[-1].isascii() and said[-1].isdigit() and 0 < int(said[-1]) <= MOST):
+        raise UserError(
+            f"config.generations is '{said[-1]}', but must be the number of"
+            f" generations, teacher and students, from 1 to {MOST}"
+        )
+    return [one for one in overrides if not one.startswith(flag)], int(said[-1])
 
 
 def check(config: ConfigDict) -> None:

@@ -28,14 +28,15 @@ NAMED = 20
 
 
 def labeled_rows(
-    paths: Sequence[Path], options: SelectionOptions
+    paths: Sequence[Path], *, options: SelectionOptions | None = None
 ) -> Iterator[pa.RecordBatch]:
     """Reads the labeled records of all shards, with all columns.
 
     Args:
       paths: sidecars, in the pool's order.
-      options: options of the selection.
+      options: options of a selection that may read a part of them; None for all.
     """
+    options = options or SelectionOptions(method="all")
     for path in paths:
         for batch in batches(path, options):
             yield batch.filter(pc.equal(batch["status"], sidecar.OK))

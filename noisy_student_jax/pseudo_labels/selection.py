@@ -135,7 +135,9 @@ def select(
     survey = _survey(paths, _classes(paths[0], metadata), rule)
     if not (survey.ok if kept else survey.eligible).any():
         raise _nothing(Path(labels_directory), survey, rule)
-    chooser = choose(functools.partial(labeled_rows, paths, rule)) if choose else None
+    chooser = (
+        choose(functools.partial(labeled_rows, paths, options=rule)) if choose else None
+    )
     plan: AnyPlan
     if kept:
         plan = KeptPlan(survey, rule, Path(kept) / PLAN, load_picks(kept)[0])

@@ -412,3 +412,19 @@ def test_the_model_section_has_the_defaults_that_models_have():
     own["batch_norm_group"] = own["batch_norm_group"] or None
 
     assert {name: section[name] for name in own} == own
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_the_number_of_generations_may_be_given(file, count):
+    config = configs.load(file, [f"--config.generations={count}"])
+
+    whole = configs.load(file).generations
+    assert len(config.generations) == count
+    for number, one in enumerate(config.generations):
+        assert plain(one) == plain(whole[min(number, 1)])
+
+
+@pytest.mark.parametrize("said", ["0", "-1", "two", "1.5", "101"])
+def test_what_is_no_number_of_generations_is_refused(file, said):
+    with pytest.raises(UserError, match=f"config.generations is '{said}', but must be"):
+        configs.load(file, [f"--config.generations={said}"])
