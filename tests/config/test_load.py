@@ -15,6 +15,7 @@ from noisy_student_jax.config import (
     renamed,
     schema,
 )
+from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.model_arguments import ModelArguments
 
 EPOCHS_NONE = "--config.train.epochs=none"
@@ -341,6 +342,8 @@ def test_operational_fields_identify_nothing():
         "plan.utilization",
         # These are dropped while they do what was done before there were any.
         "selection.share",
+        "selection.max_score",
+        "selection.pool_fraction",
         "model.views",
         "model.framing",
         "noise.labeled.zoom",
