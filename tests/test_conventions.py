@@ -40,6 +40,7 @@ POSITIONAL = {
     "models.normalization": {"given"},
     "models.resolution": {"given"},
     "planning.throughput.remembered": {"speeds"},
+    "pseudo_labels.plan.batches": {"columns"},
     "pseudo_labels.sidecar.batches": {"columns"},
     "tasks.classification.Classification.primary": {"draws"},
     "tasks.detection.average_precision.averages": {"draws"},

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from noisy_student_jax.core import files
 from noisy_student_jax.core.errors import UserError, nearest, one_line
 
 STUDENT, TEACHER, CONTROL = "student", "teacher", "control"
@@ -135,8 +136,8 @@ class Study:
 def is_study(path: str | pathlib.Path) -> bool:
     """Whether a Python file defines a study, and not a config."""
     try:
-        return "def get_study(" in pathlib.Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeError):
+        return "def get_study(" in files.read_text(pathlib.Path(path))
+    except (OSError, UserError):
         return False
 
 
@@ -147,7 +148,7 @@ def load(path: str | pathlib.Path) -> Study:
       UserError: the file is missing, fails, or defines no study.
     """
     path = pathlib.Path(path)
-    if not path.is_file() or path.suffix != ".py":
+    if not files.is_file(path) or path.suffix != ".py":
         raise UserError(
             f"no study at '{path}': give a Python file, for example"
             " --config=configs/studies/noise.py"
