@@ -75,4 +75,6 @@ def test_a_model_that_has_learned_from_test_images_is_refused(capsys, tmp_path):
         f"--workdir={tmp_path / 'work'}",
     )
 
-    assert told.startswith("2 of 500 test images are among those that this model")
+    assert told.startswith(
+        "knowing: 2 of 500 test images are among those that this model"
+    )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from noisy_student_jax.core.console import Progress
+from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.preemption import Interruption
 from noisy_student_jax.data.sources import labels_of
 from noisy_student_jax.features.store import FOLDER as FEATURES
@@ -60,7 +61,10 @@ def compare(
     )
     probing.check_shots(target, shots)
     for one in models:
-        refuse_overlap(one.bundle, target.test)
+        try:
+            refuse_overlap(one.bundle, target.test)
+        except UserError as error:
+            raise UserError(f"{one.name}: {error}") from None
     store = FeatureStore(workdir / PREPARED / FEATURES, interruption, progress)
     truth = labels_of(target.test)
     probed: dict[str, dict[int, Probed]] = {}

@@ -150,3 +150,14 @@ def test_code_that_a_bundle_names_is_used_only_if_it_is_trusted(run, tmp_path):
     with pytest.raises(UserError, match="needs code from outside"):
         read(tmp_path / "other")
     assert read(tmp_path / "other", trust=True)
+
+
+def test_a_finished_run_gives_its_models_and_what_it_measured(tiny_run):
+    found = read(tiny_run)
+
+    assert [one.name for one in found] == ["teacher", "student", "control"]
+    for one in found:
+        evaluation = files.read_json(one.folder / "evaluation.json")
+        test = evaluation["splits"]["test"]["ema"]
+        assert one.source()["top1"] == test["top1"]
+        assert one.source()["ece"] == test["ece"]
