@@ -197,6 +197,68 @@ class OurDetector(Ours):
         return labels
 
 
+@dataclasses.dataclass(frozen=True)
+class OurResidual(Ours):
+    """A residual network, trained as ``configs/cifar10_4000.py`` trains on labels."""
+
+    RATE: ClassVar[float] = 0.01
+    MOMENTUM: ClassVar[float] = 0.9
+    DECAY: ClassVar[float] = 5e-4
+    LEARNED: ClassVar[int] = 10
+    """Classes that there are images of, each with a coarse pattern of its own."""
+
+    def step_and_optimizer(self, *, ratio: float = 0.0) -> tuple[TrainStep, Any]:
+        """Returns a step of SGD at a constant rate, and its optimizer."""
+        options = OptimizerOptions(
+            optimizer="sgd",
+            learning_rate=self.RATE,
+            schedule="constant",
+            decay_epochs=1.0,
+            decay_factor=1.0,
+            warmup_epochs=0.0,
+            momentum=self.MOMENTUM,
+            weight_decay=self.DECAY,
+        )
+        schedule = optimizers.make_schedule(
+            options, batch=256, steps=1000, steps_per_epoch=100
+        )
+        optimizer = optimizers.make_optimizer(options, schedule)
+        step = TrainStep(
+            self.module,
+            functools.partial(self.task.loss, options=LossOptions(label_smoothing=0.0)),
+            optimizer,
+            schedule,
+            StepOptions(ratio=ratio, weight_decay=self.DECAY, ema_decay=0.999),
+            mean=self.preprocessing.mean,
+            std=self.preprocessing.std,
+        )
+        return step, optimizer
+
+    def batch(self, layout: BatchLayout, number: int = 0) -> Batch:
+        """Returns one of many batches of synthetic images, on the host."""
+        labels = self.labels(layout.total, number)
+        images = self.images(layout.total, number)
+        return {
+            **super().batch(layout),
+            "image": images,
+            "target": self.task.targets(labels),
+        }
+
+    def labels(self, count: int, number: int = 0) -> np.ndarray:
+        """Returns labels of a batch of synthetic images."""
+        classes = min(self.LEARNED, self.task.outputs)
+        return np.random.default_rng(number).integers(0, classes, count)
+
+    def images(self, count: int, number: int = 0) -> np.ndarray:
+        """Returns a batch of synthetic images, uint8 ``[count, side, side, 3]``."""
+        patterns = np.random.default_rng(0).normal(0, 40, (self.LEARNED, 4, 4, 3))
+        part = -(-self.side // 4)
+        seen = patterns[self.labels(count, number)].repeat(part, 1).repeat(part, 2)
+        noise = np.random.default_rng([1, number]).normal(128, 40, seen.shape)
+        bytes_ = np.clip(seen + noise, 0, 255).astype(np.uint8)
+        return bytes_[:, : self.side, : self.side]
+
+
 class TrainingWork:
     """A work that is one training step, set up as in a run.
 

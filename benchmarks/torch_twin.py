@@ -98,11 +98,16 @@ class Block(nn.Module):
         hidden = self.layers(images)
         if not self.residual:
             return hidden
-        if self.training and self.drop:
-            keep = 1 - self.drop
-            mask = torch.empty(len(hidden), 1, 1, 1).bernoulli_(keep).div_(keep)
-            hidden = hidden * mask
-        return hidden + images
+        return dropped(hidden, self) + images
+
+
+def dropped(hidden: torch.Tensor, block: nn.Module) -> torch.Tensor:
+    """Applies stochastic depth at the rate `drop` of a block in training."""
+    if not (block.training and block.drop):
+        return hidden
+    keep = 1 - block.drop
+    mask = torch.empty(len(hidden), 1, 1, 1).bernoulli_(keep).div_(keep)
+    return hidden * mask
 
 
 def torch_twin(

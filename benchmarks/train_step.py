@@ -4,6 +4,7 @@
     python benchmarks/train_step.py
     python benchmarks/train_step.py --only=b0 --plain          # what `plain` costs
     python benchmarks/train_step.py --let-go                   # memory given back
+    python benchmarks/train_step.py --only resnet50 wrn_28_2   # and their losses
 
 A step of either side takes un-normalized bytes through the forward pass with dropout
 and stochastic depth, label-smoothed cross entropy with L2, the backward pass, RMSProp
@@ -22,6 +23,13 @@ relative differences are "loss_apart", at most 1e-4, and "gradient_apart", at mo
 (PyTorch's in float32 is 1e-3 from its own in float64 where all is trained).
 "recompiled" is the number of programs that steps on images of 0, 1, 20 and 60 boxes
 compile after the first step.
+
+A residual network's step is SGD with momentum on true labels. Its peer
+(`torch_residual`) has the same weights at first, and before anything is timed the
+losses of both over a hundred steps (``--curve``) are compared, on the same images and
+without dropout and stochastic depth: "first_apart" is the largest relative difference
+of the first five, at most 1e-4, "curve_apart" the mean difference over all, and
+"rounding" that between PyTorch's own losses in float32 and in float64.
 """
 
 import contextlib
@@ -33,9 +41,10 @@ import geffnet
 import jax
 import numpy as np
 import torch
-from our_programs import OurDetector, Ours, TrainingWork
+from our_programs import OurDetector, OurResidual, Ours, TrainingWork
 from side_by_side import Work, add_only, case, chosen, parser, rates, show
 from torch_detector import detector_step, loss_and_norm
+from torch_residual import curves_apart, residual_step
 from torch_twin import torch_twin
 
 from noisy_student_jax.core import devices
@@ -55,6 +64,11 @@ DETECTORS = (
     ("lite0", 192, 3, 8, -1),
     ("lite0", 192, 3, 24, 10),
 )
+RESIDUAL = (
+    # model, resolution, classes, batch
+    ("wrn_28_2", 32, 10, 64),
+    ("resnet50", 224, 1000, 16),
+)
 PLAIN = {"depthwise": "grouped", "layers": "flax"}
 TOLERANCES = {"loss": 1e-4, "gradient": 1e-2}
 COMPILES = "/jax/core/compile/backend_compile_duration"
@@ -65,6 +79,7 @@ def main() -> None:
     add_only(command_line)
     command_line.add_argument("--plain", action="store_true")
     command_line.add_argument("--let-go", action="store_true")
+    command_line.add_argument("--curve", type=int, default=100, help="steps compared")
     options = command_line.parse_args()
     if not options.let_go:
         devices.keep_freed_memory()
@@ -77,6 +92,9 @@ def main() -> None:
         elif isinstance(ours, OurDetector):
             found = checked(ours, work, batch)
             peer = detector_step(ours, batch)
+        elif isinstance(ours, OurResidual):
+            found = curves_apart(ours, work, batch, options.curve)
+            peer = residual_step(ours, batch)
         else:
             peer = torch_step(ours, batch)
         rate = rates(
@@ -96,6 +114,11 @@ def made() -> dict[str, tuple[Callable[..., Ours], int]]:
     for model, side, classes, batch in CASES:
         make = functools.partial(
             Ours.make, f"efficientnet_{model}", side=side, classes=classes
+        )
+        named[f"{model} at {side} px, batch {batch}"] = make, batch
+    for model, side, classes, batch in RESIDUAL:
+        make = functools.partial(
+            OurResidual.make, model, side=side, classes=classes, dropout_rate=0.2
         )
         named[f"{model} at {side} px, batch {batch}"] = make, batch
     for model, side, classes, batch, frozen in DETECTORS:
