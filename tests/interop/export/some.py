@@ -32,8 +32,9 @@ sys.meta_path.insert(0, Absent())
 
 
 def bundle(name="test", side=8, padding=4, interpolation="bicubic", **changes):
-    """A bundle of a member of the family, with statistics, scales and biases drawn."""
-    name = name if name == models.CONCATENATED else f"efficientnet_{name}"
+    """A bundle of a classifier, with statistics, scales and biases drawn."""
+    if name not in (models.CONCATENATED, *models.RESIDUAL):
+        name = f"efficientnet_{name}"
     arguments = {"outputs": len(CLASSES), "stochastic_depth": 0.9}
     if members := changes.pop("members", None):
         arguments["members"] = members

@@ -259,8 +259,7 @@ def test_a_model_from_outside_is_sent_to_another_format(tmp_path):
 
 
 def test_a_residual_network_is_sent_to_another_format(tmp_path):
-    arguments = {"outputs": len(some.CLASSES)}
-    one = some.bundle(architecture="wrn_28_2", arguments=arguments)
+    one = some.bundle("wrn_28_2")
     with pytest.raises(UserError, match=r"not for 'wrn_28_2' .*savedmodel"):
         to_onnx.export(one, tmp_path / "model.onnx", task=some.task(one))
 

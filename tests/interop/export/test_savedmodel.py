@@ -64,6 +64,15 @@ def test_several_networks_with_one_head_are_one_program(tmp_path):
     assert [member["name"] for member in card["members"]] == list(some.MEMBERS)
 
 
+def test_a_residual_network_is_a_program_too(tmp_path):
+    one = some.bundle("wrn_28_2", side=16)
+
+    told = to_savedmodel.export(one, tmp_path / "model", task=some.task(one))
+
+    assert "predictions are the bundle's" in told
+    assert (tmp_path / "model" / "saved_model.pb").is_file()
+
+
 def test_views_are_averaged_in_the_program_too(tmp_path):
     savedmodel = pytest.importorskip("noisy_student_jax.interop.tensorflow.savedmodel")
     one = some.concatenated().in_views(3)
