@@ -104,6 +104,9 @@ def training(run: Run, generation: int | str) -> list[Stage]:
     needs = ["data"]
     if spec.teacher:
         needs.append(f"{spec.teacher}/select")
+    elif start := student.start:
+        # A baseline that starts from the first teacher.
+        needs.append(f"{start.spec.name}/{start.final.spec.stage}")
     model, before = f"{spec.name}/{MODEL}", f"{spec.name}/{fixres.BEFORE}"
     kept_at = {before: model} if spec.refined else {model: before}
     stages = [_training(student, needs, ("model", "train", "noise"), kept_at)]

@@ -27,9 +27,9 @@ from noisy_student_jax.models.initialize import initialize
 from noisy_student_jax.models.parts import Parts, within
 from noisy_student_jax.models.parts import parts as parts_of
 from noisy_student_jax.runs.run import Generation
+from noisy_student_jax.runs.spec import FROM_TEACHER
 
 RANDOM = "random"
-TEACHER = "teacher"
 PRETRAINED = "pretrained"
 FROM_BUNDLE = (
     "resolution",
@@ -44,16 +44,16 @@ FROM_BUNDLE = (
 def given(student: Generation) -> Bundle | None:
     """Returns the bundle that a student starts from; None for random weights.
 
-    The first teacher and the baselines have no teacher to start from.
+    The first teacher has no teacher to start from, and then starts from random weights.
 
     Raises:
       UserError: the weights are missing or damaged.
     """
-    model, teacher = student.spec.config.model, student.teacher
+    model, start = student.spec.config.model, student.start
     if model.init == RANDOM:
         return None
-    if model.init == TEACHER:
-        return bundles.read(teacher.paths.model) if teacher else None
+    if model.init == FROM_TEACHER:
+        return bundles.read(start.paths.model) if start else None
     if model.init == PRETRAINED:
         return published.bundle(model.name, model.members)
     return _read(model.init, "config.model.init")
@@ -61,8 +61,8 @@ def given(student: Generation) -> Bundle | None:
 
 def is_given(student: Generation) -> bool:
     """Whether a student starts from the weights of a bundle; see `given`."""
-    init, teacher = student.spec.config.model.init, student.spec.teacher
-    return init != RANDOM and (init != TEACHER or teacher is not None)
+    init, start = student.spec.config.model.init, student.spec.starts_from
+    return init != RANDOM and (init != FROM_TEACHER or start is not None)
 
 
 def digests(student: Generation) -> dict[str, str]:
@@ -75,9 +75,9 @@ def digests(student: Generation) -> dict[str, str]:
     """
     spec = student.spec
     name = "teacher" if spec.adopted else "init"
-    if not spec.adopted and spec.config.model.init == TEACHER:
+    if not spec.adopted and spec.config.model.init == FROM_TEACHER:
         # The teacher's stage is among the needs of this one.
-        return {name: TEACHER} if spec.teacher else {}
+        return {name: FROM_TEACHER} if spec.starts_from else {}
     try:
         bundle = given_teacher(student) if spec.adopted else given(student)
     except UserError:
@@ -206,7 +206,7 @@ def with_given(config: ConfigDict) -> ConfigDict:
         copy_model(filled.generations[0], bundle, config.teacher)
     for section in (*filled.generations, *(filled[name] for name in LABELS_ONLY)):
         model = section.model
-        if model.init in (None, RANDOM, TEACHER, PRETRAINED):
+        if model.init in (None, RANDOM, FROM_TEACHER, PRETRAINED):
             continue
         bundle = _read(model.init, "config.model.init")
         if model.name is None:
@@ -279,14 +279,14 @@ def check(student: Generation) -> None:
     if student.spec.adopted:
         check_teacher(student)
         refuse_judged(student, given_teacher(student))
-    elif student.spec.config.model.init == TEACHER:
-        teacher = student.teacher
+    elif student.spec.config.model.init == FROM_TEACHER:
+        teacher = student.start
         if teacher is None:
             return
         ours, theirs = student.cost.shapes, teacher.cost.shapes
         if jax.tree.map(np.shape, ours) != jax.tree.map(np.shape, theirs):
             raise UserError(
-                f"config.model.init is '{TEACHER}', but model"
+                f"config.model.init is '{FROM_TEACHER}', but model"
                 f" '{student.spec.model.name}' is not the teacher's,"
                 f" '{teacher.spec.model.name}': give both the same, or start"
                 " from something else"

@@ -23,7 +23,7 @@ from noisy_student_jax.generation.trainable import Part, part, synthetic_images,
 from noisy_student_jax.planning import flops, memory
 from noisy_student_jax.planning.memory import StepMemory
 from noisy_student_jax.runs.run import Generation
-from noisy_student_jax.runs.spec import CostKey
+from noisy_student_jax.runs.spec import FROM_TEACHER, CostKey
 from noisy_student_jax.training.step import jit_train_step
 
 SMALL_BATCH = 64
@@ -245,7 +245,7 @@ def _steps_per_second(
 
 def _startable(student: Generation) -> Generation:
     """Returns the student with random weights in place of its teacher's."""
-    if student.spec.config.model.init != init_weights.TEACHER:
+    if student.spec.config.model.init != FROM_TEACHER:
         return student
     config = student.spec.config.copy_and_resolve_references()
     config.model.init = init_weights.RANDOM

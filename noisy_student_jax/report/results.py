@@ -289,17 +289,23 @@ def _notes(workdir: pathlib.Path, summary: dict[str, Any]) -> list[Note]:
         )
     notes += _against_teacher(entries[0], student, name)
     against = summary["verdict"].get("against")
-    drawn = student.get("images_drawn")
-    if rival and against == "control" and rival.get("images_drawn") != drawn:
+    theirs, ours = (_drawn(one) for one in (rival or {}, student))
+    if rival and against == "control" and theirs != ours:
         notes.append(
             Note(
                 "The comparison is not on equal terms: the control drew"
-                f" {count(rival.get('images_drawn'))} images, the student"
-                f" {count(drawn)}.",
+                f" {count(theirs)} images, the student {count(ours)}, those of the"
+                " weights that they started from included.",
                 adverse=True,
             )
         )
     return notes
+
+
+def _drawn(entry: dict[str, Any]) -> int | None:
+    """Returns a model's image draws, with those of the weights that it started from."""
+    own = entry.get("images_drawn")
+    return None if own is None else own + (entry.get("drawn_before") or 0)
 
 
 def _student(summary: dict[str, Any]) -> dict[str, Any]:

@@ -113,6 +113,8 @@ def _trained(student: Generation) -> dict[str, Any]:
         "pseudo_labeled": trained["counts"]["pseudo_labeled"],
         "images_drawn": trained["counts"]["images_drawn"]
         + (refined["counts"]["images_drawn"] if final.spec.fine_tunes else 0),
+        # By the generations whose weights it started from.
+        "drawn_before": _drawn_before(student),
         "metrics": test["ema"],
         "raw": test["raw"],
         "interval": test["interval"],
@@ -120,6 +122,19 @@ def _trained(student: Generation) -> dict[str, Any]:
         "validation": validation["ema"],
         "seconds": round(seconds, 1),
     }
+
+
+def _drawn_before(student: Generation) -> int:
+    """Returns the image draws in the weights that a model started from."""
+    start = student.start
+    if start is None:
+        return 0
+    stages = dict.fromkeys(("train", start.final.spec.stage))
+    manifests = [
+        start.run.ledger.manifest(f"{start.spec.name}/{stage}") for stage in stages
+    ]
+    drawn = sum(one["counts"].get("images_drawn", 0) for one in manifests if one)
+    return drawn + _drawn_before(start)
 
 
 def _row(student: Generation) -> Row:

@@ -284,6 +284,12 @@ class Generation:
         return self.run.named(name) if name else None
 
     @property
+    def start(self) -> "Generation | None":
+        """The generation whose weights it starts from, or None."""
+        name = self.spec.starts_from
+        return self.run.named(name) if name else None
+
+    @property
     def final(self) -> "Generation":
         """The generation with its final weights: fine-tuned, where FixRes is on."""
         if not self.spec.refined:

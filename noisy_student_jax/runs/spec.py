@@ -22,6 +22,8 @@ from noisy_student_jax.data.sources import Dataset
 from noisy_student_jax.images.preprocessing import Preprocessing
 from noisy_student_jax.runs import fixres
 
+FROM_TEACHER = "teacher"
+"""``model.init`` of a student that starts from its teacher's weights."""
 TRAIN = "train"
 """The stage that trains a model; `fixres.STAGE` fine-tunes it."""
 
@@ -210,6 +212,17 @@ class GenerationSpec:
         if self.role.labels_only:
             return self.name
         return f"generations[{self.generation}]"
+
+    @property
+    def starts_from(self) -> str | None:
+        """Name of the generation whose weights it starts from, or None.
+
+        Models trained on labels only start from the first teacher where students start
+        from their teachers, so that they have been trained as long.
+        """
+        if self.config.model.init != FROM_TEACHER or self.adopted:
+            return None
+        return "generation_0" if self.role.labels_only else self.teacher
 
     @property
     def frozen_blocks(self) -> int | None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from support import TINY
 
-from noisy_student_jax import config, models
+from noisy_student_jax import config, models, self_training
 from noisy_student_jax.cli.main import main
 from noisy_student_jax.core import files
 from noisy_student_jax.core.errors import UserError
@@ -198,7 +198,21 @@ def test_a_student_starts_from_its_teacher_and_the_first_from_nothing(tiny_run):
 
     assert equal(start, teacher.variables)
     assert init_weights.given(student(tiny_run, 0, flag)) is None
-    assert init_weights.given(student(tiny_run, "control", flag)) is None
+
+
+def test_models_on_labels_alone_start_from_the_first_teacher_then(tiny_run):
+    flag = "--config.init=teacher"
+    control = student(tiny_run, "control", flag)
+
+    (stage,) = self_training.training(control.run, "control")
+    assert "generation_0/train" in stage.needs
+    assert stage.inputs == {"init": "teacher"}
+    assert init_weights.given(control).sha256 == (
+        bundles.read(tiny_run / "generation_0" / "model").sha256
+    )
+    run = student(tiny_run, "control").run
+    (from_nothing,) = self_training.training(run, "control")
+    assert from_nothing.needs == ("data",)
 
 
 def test_weights_of_another_architecture_are_refused_by_name(tiny_run):
@@ -290,8 +304,6 @@ def test_another_teacher_makes_the_run_stale(tiny_run, taught, tmp_path, capsys)
 
 
 def test_a_start_from_the_teacher_is_not_one_from_nothing(tiny_run):
-    from noisy_student_jax import self_training
-
     random, warm = (
         self_training.training(student(tiny_run, 1, flag).run, 1)[0]
         for flag in ("--config.init=random", "--config.init=teacher")

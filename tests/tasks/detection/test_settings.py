@@ -72,3 +72,25 @@ def test_a_start_from_nothing_is_said_without_results_of_another_task():
         decision.why for decision in made
     )
     assert auto_config.from_nothing(decisions.apply(config, made)) is None
+
+
+def test_on_a_cpu_students_and_control_start_from_the_teacher():
+    made = decided()
+    assert made["generations[1].model.init"] == "teacher"
+    assert made["control.model.init"] == "teacher"
+    assert made["generations[1].train.frozen_blocks"] == settings.FROZEN
+
+    on_accelerators = decided(machine="accelerator")
+    assert on_accelerators["generations[1].model.init"] == "pretrained"
+
+
+def test_a_student_of_another_model_starts_on_its_own():
+    made = decided(pretrained=())
+    assert made["generations[0].model.name"] == "fcos_mini_m"
+    assert made["generations[1].model.name"] == "fcos_mini_l"
+    assert made["generations[1].model.init"] == "random"
+
+
+def test_a_start_of_your_own_is_kept():
+    made = decided("init=pretrained")
+    assert not any(field.endswith("model.init") for field in made)
