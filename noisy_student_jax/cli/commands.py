@@ -7,6 +7,7 @@ from typing import Any
 
 from noisy_student_jax import config as configs
 from noisy_student_jax.cli import evaluate as evaluating
+from noisy_student_jax.cli import study
 from noisy_student_jax.config import renamed
 from noisy_student_jax.core import console, files
 from noisy_student_jax.core.errors import UserError
@@ -25,6 +26,7 @@ from noisy_student_jax.runs import fixres, scheduler
 from noisy_student_jax.runs.paths import DECISIONS, PREPARED
 from noisy_student_jax.runs.run import Run
 from noisy_student_jax.self_training import noisy_student
+from noisy_student_jax.studies.study import is_study
 
 Options = argparse.Namespace
 
@@ -178,6 +180,8 @@ def status(options: Options, interruption: Interruption) -> int:
 
 def plan(options: Options, interruption: Interruption) -> int:
     """Prints the predicted cost of a model or a config."""
+    if options.config and is_study(options.config):
+        return study.plan(options, interruption)
     if bool(options.model) == bool(options.config):
         raise UserError(
             "`noisy-student plan` needs either --config=FILE or --model=NAME"

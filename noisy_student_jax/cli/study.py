@@ -7,10 +7,14 @@ import shlex
 from noisy_student_jax.core import console, files
 from noisy_student_jax.core.errors import UserError
 from noisy_student_jax.core.preemption import Interruption
+from noisy_student_jax.planning.speeds import of_machine
 from noisy_student_jax.studies import findings, page, study
+from noisy_student_jax.studies import plan as planning
 from noisy_student_jax.studies.perform import RESULTS, Performed, dealt
 
 FINDINGS = "study.json"
+SEEDS = 5
+"""Of a plan."""
 
 
 def perform(options: argparse.Namespace, interruption: Interruption) -> int:
@@ -29,6 +33,25 @@ def perform(options: argparse.Namespace, interruption: Interruption) -> int:
     console.say()
     console.say(findings.text(found))
     console.say(f"page: {path}")
+    return 0
+
+
+def plan(options: argparse.Namespace, interruption: Interruption) -> int:
+    """Prints what a study will take."""
+    for flag in ("model", "resolution", "recipe", "topology", "generation"):
+        if getattr(options, flag):
+            raise UserError(
+                f"`noisy-student plan` of a study takes no --{flag}: it adds up its"
+                " runs"
+            )
+    options.base, options.results, options.seeds = None, None, SEEDS
+    one = opened(options, pathlib.Path(options.workdir or "runs/plan"), interruption)
+    speeds = of_machine() if options.measure else None
+    planned = planning.facts(one, speeds=speeds)
+    if options.json:
+        console.print_json(planned)
+    else:
+        console.say(planning.text(planned, seeds=SEEDS))
     return 0
 
 

@@ -231,6 +231,7 @@ def _perform_one(
     shared = None if stage.derived else run.shared
     if shared and shared.take(run.ledger, stage.name, identity):
         console.say(f"{label}: made already by another run, linked")
+        run.progress.total_work -= stage.work
         return
     console.say(f"{label}{': resuming' if goes_on else ''}")
     started = run.ledger.started(stage.name) if goes_on else None

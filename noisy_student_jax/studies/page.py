@@ -13,6 +13,7 @@ from noisy_student_jax.report import formatting, svg
 from noisy_student_jax.studies import comparison
 from noisy_student_jax.studies.findings import Findings, Row, difference
 from noisy_student_jax.studies.perform import Performed
+from noisy_student_jax.studies.study import STUDENT, written
 
 PAGE = "study.html"
 _HERE = pathlib.Path(studies.__file__).parent
@@ -118,7 +119,12 @@ def _drawn(row: Row, scale: svg.Scale, top: float) -> list[Markup]:
 
 
 def _row(performed: Performed, found: Findings, row: Row) -> dict[str, Any]:
-    changes = [f"{name} = {value}" for name, value in row.variant.changes.items()]
+    variant = row.variant
+    changes = [f"{name}={written(value)}" for name, value in variant.changes.items()]
+    if variant.generations != found.rows[0].variant.generations:
+        changes.append(f"generations={variant.generations}")
+    if variant.judged != STUDENT:
+        changes.append(f"judged: the {variant.judged}")
     runs = []
     for seed in found.seeds:
         path = performed.folder(row.variant, seed) / report.REPORT

@@ -59,8 +59,13 @@ class Performed:
         """Returns the run directory of a variant and seed."""
         return self.workdir / variant.folder / f"seed_{seed}"
 
-    def run(self, variant: Variant, seed: int) -> Run:
+    def run(self, variant: Variant, seed: int, *, look_only: bool = False) -> Run:
         """Opens the run of a variant and seed.
+
+        Args:
+          variant: the variant.
+          seed: the seed.
+          look_only: whether the run is only inspected, as for plans.
 
         Raises:
           UserError: its config is invalid; the message names the variant.
@@ -77,6 +82,8 @@ class Performed:
                 interruption=self.interruption,
                 command=self.command,
                 decisions=decided,
+                look_only=look_only,
+                believe=look_only,
                 shared=SharedStages(self.workdir / STAGES),
             )
             check(one)
@@ -95,7 +102,7 @@ class Performed:
             variant.name: self.run(variant, seed) for variant in self.study.variants
         }
         asked = files.digest(
-            {name: _settings(one.config) for name, one in runs.items()}
+            {name: identity(plain(one.config)) for name, one in runs.items()}
         )
         if files.is_file(path):
             found = files.read_json(path)
@@ -156,19 +163,6 @@ class Performed:
             config.data.cache = str((self.workdir / PREPARED).resolve())
         config.lock()
         return config
-
-
-def _settings(config: configs.ConfigDict) -> dict[str, Any]:
-    """Returns what the result of a run depends on, as plain values for a digest."""
-    return _listed(identity(plain(config)))
-
-
-def _listed(tree: Any) -> Any:
-    if isinstance(tree, dict):
-        return {key: _listed(value) for key, value in tree.items()}
-    if isinstance(tree, (list, tuple)):
-        return [_listed(value) for value in tree]
-    return tree
 
 
 def _on_what(runs: dict[str, Run]) -> dict[str, Any]:

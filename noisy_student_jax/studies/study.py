@@ -58,7 +58,7 @@ class Variant:
                 ],
             }.get(owner)
             paths = [f"{one}{rest}" for one in owners] if owners else [field]
-            flags += [f"--config.{path}={_written(value)}" for path in paths]
+            flags += [f"--config.{path}={written(value)}" for path in paths]
         return flags
 
 
@@ -176,7 +176,7 @@ def load(path: str | pathlib.Path) -> Study:
     return study
 
 
-def _written(value: Any) -> str:
+def written(value: Any) -> str:
     """Formats a value in command-line syntax."""
     if isinstance(value, (tuple, list)):
         return ",".join(map(str, value))

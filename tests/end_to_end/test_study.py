@@ -164,3 +164,24 @@ def test_seeds_are_dealt_to_jobs(tmp_path, finished, capsys):
         told(capsys, *line(tmp_path / f"job_{job}", *flags))
         found = json.loads((tmp_path / f"job_{job}" / "study.json").read_text())
         assert found["seeds"] == [job]
+
+
+def test_a_plan_tells_the_stages_that_are_made(finished, capsys):
+    capsys.readouterr()
+    assert main(["plan", f"--config={STUDY}", "--json"]) == 0
+    planned = json.loads(capsys.readouterr().out)
+
+    kept = [
+        files.read_json(path)["stage"]
+        for path in finished.glob("stages/*/manifest.json")
+    ]
+    seeds = 2
+    assert seeds * planned["trainings"] == sum(one.endswith("/train") for one in kept)
+    derived = ("contact_sheet", "report")
+    assert seeds * (planned["made"] - len(VARIANTS) * len(derived)) == len(kept)
+
+
+def test_a_plan_of_a_study_takes_no_flag_of_a_models(capsys):
+    out = told(capsys, "plan", f"--config={STUDY}", "--recipe", status=2)
+
+    assert "takes no --recipe" in out
