@@ -215,7 +215,7 @@ def test_a_name_of_no_model_is_refused_with_the_near_one(tmp_path, tensors):
 
     with pytest.raises(UserError, match="did you mean 'efficientnet_b0'"):
         foreign.fit(tensors, timm_names.TIMM, "eficientnet_b0", source="x")
-    with pytest.raises(UserError, match="the package's own models"):
+    with pytest.raises(UserError, match="EfficientNets, and none is called"):
         foreign.fit(tensors, timm_names.TIMM, "os.path:join", source="x")
     with pytest.raises(UserError, match="fused blocks"):
         foreign.fit(tensors, timm_names.TIMM, "efficientnet_tiny_s", source="x")
