@@ -1,7 +1,8 @@
 """One to four students in a row (paper, section 4.2).
 
-Command: ``noisy-student study --config=configs/studies/iterations.py --workdir=W``.
-Time: 20 minutes for five seeds on two CPU cores. What it found: docs/claims.md.
+Command: ``noisy-student study --config=configs/studies/iterations.py
+--workdir=W``. Time: ``noisy-student plan`` with the same config and ``--measure``.
+What it found: docs/claims.md.
 """
 
 from noisy_student_jax.studies.study import Claim, Study, Variant

@@ -1,7 +1,8 @@
 """A student with and without noise on unlabeled images (paper, section 4.1).
 
-Command: ``noisy-student study --config=configs/studies/noise.py --workdir=W``. Time: 25
-minutes for five seeds on two CPU cores. What it found: docs/claims.md.
+Command: ``noisy-student study --config=configs/studies/noise.py
+--workdir=W``. Time: ``noisy-student plan`` with the same config and ``--measure``.
+What it found: docs/claims.md.
 """
 
 from noisy_student_jax.studies.study import CONTROL, Claim, Study, Variant

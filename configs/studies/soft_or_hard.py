@@ -1,7 +1,8 @@
 """Soft and hard pseudo-labels by confidence (paper, section 4.3, appendix).
 
-Command: ``noisy-student study --config=configs/studies/soft_or_hard.py --workdir=W``.
-Time: 25 minutes for five seeds on two CPU cores. What it found: docs/claims.md.
+Command: ``noisy-student study --config=configs/studies/soft_or_hard.py
+--workdir=W``. Time: ``noisy-student plan`` with the same config and ``--measure``.
+What it found: docs/claims.md.
 """
 
 from noisy_student_jax.studies.study import CONTROL, Claim, Study, Variant

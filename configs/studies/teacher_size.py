@@ -1,7 +1,8 @@
 """Teachers of three sizes for one student (paper, section 4.3 and appendix).
 
-Command: ``noisy-student study --config=configs/studies/teacher_size.py --workdir=W``.
-Time: 15 minutes for five seeds on two CPU cores. What it found: docs/claims.md.
+Command: ``noisy-student study --config=configs/studies/teacher_size.py
+--workdir=W``. Time: ``noisy-student plan`` with the same config and ``--measure``.
+What it found: docs/claims.md.
 """
 
 from noisy_student_jax.studies.study import CONTROL, TEACHER, Claim, Study, Variant

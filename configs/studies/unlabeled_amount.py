@@ -1,8 +1,8 @@
 """From all of the pool to 1/128 of it (paper, section 4.3 and appendix).
 
 Command: ``noisy-student study --config=configs/studies/unlabeled_amount.py
---workdir=W``. Time: 25 minutes for five seeds on two CPU cores. What it found:
-docs/claims.md.
+--workdir=W``. Time: ``noisy-student plan`` with the same config and ``--measure``.
+What it found: docs/claims.md.
 """
 
 from noisy_student_jax.studies.study import CONTROL, Claim, Study, Variant

@@ -202,7 +202,7 @@ def _verdict(run: Run, chosen: Choice) -> dict[str, Any]:
             "says": "there is one generation and no control: nothing to compare with",
         }
     rival = run.student(chosen.rival)
-    role, ours, theirs = rival.spec.role, *_paired(run.student(chosen.student), rival)
+    role, ours, theirs = rival.spec.role, *paired(run.student(chosen.student), rival)
     primary = run.task.primary
     difference = resampling.difference(
         ours,
@@ -253,7 +253,7 @@ def _no_student(teacher: Generation) -> dict[str, Any]:
     }
 
 
-def _paired(one: Generation, other: Generation) -> tuple[pa.Array, pa.Array]:
+def paired(one: Generation, other: Generation) -> tuple[pa.Array, pa.Array]:
     """Returns the statistics of two models for each test image common to both.
 
     An image that was unreadable in one of the evaluations is in neither result.

@@ -12,8 +12,6 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-import pyarrow as pa
-
 from noisy_student_jax import config as configs
 from noisy_student_jax.config import identity, plain
 from noisy_student_jax.core import console, files
@@ -23,6 +21,7 @@ from noisy_student_jax.data.open import FOLDERS
 from noisy_student_jax.evaluation import resampling
 from noisy_student_jax.generation.preconditions import check
 from noisy_student_jax.planning.load import load
+from noisy_student_jax.report.summary import paired
 from noisy_student_jax.runs import scheduler
 from noisy_student_jax.runs.paths import PREPARED
 from noisy_student_jax.runs.run import Generation, Run
@@ -213,12 +212,8 @@ def _gap(ours: Generation | None, theirs: Generation | None) -> dict[str, Any]:
     if ours is None or theirs is None:
         return {"difference": None, "variance": None}
     run = ours.run
-    keys, statistics_of = _recorded(ours)
-    other_keys, others = _recorded(theirs)
-    both = sorted(set(keys) & set(other_keys))
     found = resampling.difference(
-        resampling.of_images(keys, statistics_of, both),
-        resampling.of_images(other_keys, others, both),
+        *paired(ours, theirs),
         run.task.primary,
         confidence=0.95,
         samples=run.config.evaluation.bootstrap,
@@ -226,11 +221,6 @@ def _gap(ours: Generation | None, theirs: Generation | None) -> dict[str, Any]:
     half = (found.high - found.low) / 2 / statistics.NormalDist().inv_cdf(0.975)
     variance = None if math.isnan(half) else half**2
     return {"difference": found.value, "variance": variance}
-
-
-def _recorded(student: Generation) -> tuple[list[str], pa.Array]:
-    table = files.read_parquet(student.paths.predictions, columns=["key", "primary"])
-    return table["key"].to_pylist(), table["primary"].combine_chunks()
 
 
 def dealt(seeds: Sequence[int], jobs: str | None) -> list[int]:
